@@ -1,0 +1,111 @@
+"""The types that pass between stages. Frozen, and checked where they are made.
+
+Data flow: Task -> Trajectory -> Group -> Batch. One flat token stream per trajectory: what the model
+sampled is exactly what is trained on, never decoded and tokenised again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal
+
+Role = Literal["generator", "grm", "policy"]
+ROLES: tuple[Role, ...] = ("generator", "grm", "policy")
+
+
+class StopReason(str, Enum):
+    """Why a trajectory ended. What an agent does wrong is data, not an exception."""
+
+    FINISHED = "finished"  # closed with the one output its role owes
+    NO_OUTPUT = "no_output"  # ended its turn with neither a tool call nor an output
+    TWO_OUTPUTS = "two_outputs"  # more than one output in the closing turn: none of them counts
+    MALFORMED_CALL = "malformed_call"  # a tool call that is not the JSON asked for
+    UNKNOWN_TOOL = "unknown_tool"  # a well-formed call of a tool that does not exist
+    TURN_TOO_LONG = "turn_too_long"  # a turn used up its token budget
+    TURN_LIMIT = "turn_limit"  # still searching at the last allowed turn
+    CONTEXT_FULL = "context_full"  # the next turn would not fit the context
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One thing to do for one role. `prompt` is the user message; every field may hold untrusted text."""
+
+    id: str
+    role: Role
+    prompt: str
+    question: str = ""
+    references: tuple[str, ...] = ()  # accepted outputs: answers (policy), the label (grm); () if none is known
+    hops: int = 0  # hops asked for (generator) or known (policy); 0 if unknown
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise ValueError(f"task {self.id}: unknown role {self.role!r}, expected one of {ROLES}")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A span [start, end) of a trajectory's token stream and the text it stands for."""
+
+    kind: Literal["prompt", "sampled", "tool"]
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trajectory:
+    """What one rollout left behind.
+
+    token_ids, loss_mask (1 where the model sampled) and logprobs (of the sampling distribution, scaled by the
+    temperature; 0.0 where not sampled) have the same length.
+    """
+
+    task: Task
+    token_ids: tuple[int, ...]
+    loss_mask: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    turns: tuple[Turn, ...]
+    stop: StopReason
+    output: str | None = None  # the answer, verdict or question; None unless stop is FINISHED
+    output_answer: str | None = None  # generator: the reference answer that came with its question
+    adapter_version: int = 0
+
+    def __post_init__(self) -> None:
+        n = len(self.token_ids)
+        if not (n == len(self.loss_mask) == len(self.logprobs)):
+            raise ValueError(f"trajectory {self.task.id}: {n} tokens, {len(self.loss_mask)} mask, {len(self.logprobs)} logprobs")
+        if (self.output is not None) != (self.stop is StopReason.FINISHED):
+            raise ValueError(f"trajectory {self.task.id}: an output goes with stop=finished alone, got {self.stop}")
+
+    @property
+    def n_sampled(self) -> int:
+        return sum(self.loss_mask)
+
+    @property
+    def tool_calls(self) -> int:
+        return sum(turn.kind == "tool" for turn in self.turns)
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """A trajectory's reward and the parts it is the sum of, by name."""
+
+    parts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        return float(sum(self.parts.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Trajectories of one task, compared with each other, and their rewards."""
+
+    trajectories: tuple[Trajectory, ...]
+    rewards: tuple[Reward, ...]
+
+    def __post_init__(self) -> None:
+        if not self.trajectories or len(self.trajectories) != len(self.rewards):
+            raise ValueError(f"group: {len(self.trajectories)} trajectories, {len(self.rewards)} rewards")
