@@ -1,0 +1,146 @@
+"""Reading a corpus: JSONL or Parquet files of passages {"id", "contents"}, streamed, with errors that name the place.
+
+`contents` is the title in quotes, a newline, then the text: the form Search-R1 and its followers use.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from aslfast.errors import UserError
+
+FIELDS = ("id", "contents")
+BATCH_ROWS = 4096  # rows of a Parquet file in memory at once
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One passage. `contents` without a newline has no title."""
+
+    id: str
+    contents: str
+
+    @property
+    def title(self) -> str:
+        first, newline, _ = self.contents.partition("\n")
+        return first.strip().strip('"') if newline else ""
+
+    @property
+    def text(self) -> str:
+        first, newline, rest = self.contents.partition("\n")
+        return rest if newline else first
+
+
+def as_paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
+    """One path or several, as a list."""
+    return [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
+
+
+def read_corpus(paths: str | Path | Iterable[str | Path]) -> Iterator[Passage]:
+    """Streams the passages of the files in order; ids may be strings or whole numbers. Raises UserError.
+
+    Whether ids repeat is checked where an index is built, not here.
+    """
+    files = as_paths(paths)
+    _check_files(files)
+    return (passage for _, passage in _read_files(files))
+
+
+def place_of(paths: Iterable[Path], number: int) -> str:
+    """Where the passage of this number (from 0) stands, as "file:line" or "file row n"."""
+    place, _ = next(islice(_read_files(paths), number, None))
+    return place
+
+
+def _check_files(files: list[Path]) -> None:
+    if not files:
+        raise UserError("no corpus file was given; name at least one .jsonl or .parquet file")
+    for file in files:
+        if not file.exists():
+            raise UserError(f"{file}: no such file; check the path of the corpus")
+        if file.is_dir():
+            raise UserError(f"{file}: is a folder; name the .jsonl or .parquet files in it")
+        if file.suffix.lower() not in _READERS:
+            raise UserError(f"{file}: unknown kind of corpus {file.suffix!r}; use a .jsonl or .parquet file")
+
+
+def _read_files(files: Iterable[Path]) -> Iterator[tuple[str, Passage]]:
+    empty = True
+    names = []
+    for file in files:
+        names.append(str(file))
+        try:
+            for place, record in _READERS[file.suffix.lower()](file):
+                empty = False
+                yield place, _to_passage(place, record)
+        except OSError as error:
+            raise UserError(f"{file}: cannot be read ({error.strerror or error}); check the file") from error
+    if empty:
+        raise UserError(f"{', '.join(names)}: no passages; an index needs at least one")
+
+
+def _read_jsonl(file: Path) -> Iterator[tuple[str, object]]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.isspace():
+                continue
+            place = f"{file}:{number}"
+            try:
+                yield place, json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise UserError(f"{place}: not valid UTF-8 at byte {error.start}; save the file as UTF-8") from error
+            except (json.JSONDecodeError, RecursionError) as error:
+                reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+                raise UserError(f"{place}: not JSON ({reason}); every line must be one JSON object") from error
+
+
+def _read_parquet(file: Path) -> Iterator[tuple[str, object]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = 0
+    try:
+        with pq.ParquetFile(file) as parquet:
+            columns = [name for name in FIELDS if name in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
+                for record in batch.to_pylist():
+                    number += 1
+                    yield f"{file} row {number}", record
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} after row {number}: not valid UTF-8; write the columns as UTF-8 strings") from error
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{file} after row {number}: not a readable Parquet file ({reason}); write it again") from error
+
+
+_READERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+
+
+def _to_passage(place: str, record: object) -> Passage:
+    if not isinstance(record, dict):
+        raise UserError(f"{place}: a {type(record).__name__}, not an object; write {{'id': ..., 'contents': ...}}")
+    for name in FIELDS:
+        if record.get(name) is None:
+            raise UserError(f"{place}: field {name!r} is missing; every passage needs 'id' and 'contents'")
+    id_, contents = record["id"], record["contents"]
+    if isinstance(id_, int) and not isinstance(id_, bool):
+        id_ = str(id_)
+    for name, value in (("id", id_), ("contents", contents)):
+        if not isinstance(value, str):
+            raise UserError(f"{place}: field {name!r} is a {type(value).__name__}; make it a string")
+        if not value.isascii():
+            _check_unicode(place, name, value)
+    if not id_:
+        raise UserError(f"{place}: field 'id' is empty; give every passage an id of its own")
+    return Passage(id_, contents)
+
+
+def _check_unicode(place: str, name: str, value: str) -> None:
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
+        raise UserError(f"{place}: field {name!r} has a lone surrogate at {error.start}; remove that character") from error

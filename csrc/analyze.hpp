@@ -1,0 +1,78 @@
+// English analysis, the chain of Lucene's EnglishAnalyzer (and Anserini's default): standard tokenizer, possessive 's
+// off, lower case, 33 stop words out, Porter stemmer.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <unordered_set>
+
+#include "porter.hpp"
+#include "tokenize.hpp"
+
+namespace aslfast {
+
+inline bool is_stop_word(std::string_view word) {
+    static const std::unordered_set<std::string_view> kStopWords{
+        "a",  "an",  "and", "are",  "as",   "at",    "be",    "but",  "by",    "for", "if",
+        "in", "into", "is",  "it",   "no",   "not",   "of",    "on",   "or",    "such", "that",
+        "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with"};
+    return word.size() <= 5 && kStopWords.count(word) > 0;
+}
+
+class EnglishAnalyzer {
+public:
+    // Calls take(term) for every term of the text, in order; the view lives until the next call.
+    template <class Take>
+    void analyze(std::string_view text, Take&& take) {
+        Tokenizer words(text);
+        std::string_view word;
+        while (words.next(word))
+            if (normalize(word)) take(std::string_view(term_));
+    }
+
+private:
+    // word -> term_; false for a stop word.
+    bool normalize(std::string_view word) {
+        term_.resize(word.size());
+        unsigned char bits = 0;
+        for (size_t i = 0; i < word.size(); ++i) {
+            const char c = word[i];
+            bits |= static_cast<unsigned char>(c);
+            term_[i] = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
+        }
+        if (bits >= 0x80) return normalize_unicode(word);
+        const size_t n = term_.size();
+        if (n >= 2 && term_[n - 1] == 's' && term_[n - 2] == '\'') term_.resize(n - 2);
+        if (is_stop_word(term_)) return false;
+        term_.resize(Porter<char>::stem(term_.data(), term_.size()));
+        return true;
+    }
+
+    bool normalize_unicode(std::string_view word) {
+        wide_.clear();
+        for (const char *p = word.data(), *end = p + word.size(); p < end;) {
+            const CodePoint c = decode(p, end);
+            wide_.push_back(static_cast<char32_t>(to_lower(c.value)));
+            p += c.bytes;
+        }
+        const size_t n = wide_.size();
+        if (n >= 2 && wide_[n - 1] == 's' && is_apostrophe(wide_[n - 2])) wide_.resize(n - 2);
+        encode_wide();
+        if (is_stop_word(term_)) return false;
+        wide_.resize(Porter<char32_t>::stem(wide_.data(), wide_.size()));
+        encode_wide();
+        return true;
+    }
+
+    static bool is_apostrophe(char32_t c) { return c == U'\'' || c == U'\u2019' || c == U'\uFF07'; }
+
+    void encode_wide() {
+        term_.clear();
+        for (const char32_t c : wide_) append_utf8(term_, c);
+    }
+
+    std::string term_;
+    std::u32string wide_;
+};
+
+}  // namespace aslfast

@@ -1,0 +1,123 @@
+// Words of a text as Lucene 9's StandardTokenizer finds them: the word-break rules of Unicode UAX#29, of which the
+// segments with a letter or digit are kept; Han and Hiragana one character at a time; runs of South-East Asian script
+// whole; a word ends after 255 UTF-16 units. Two differences: emoji are no words here, and the character tables are
+// of a newer Unicode.
+#pragma once
+
+#include <string_view>
+
+#include "unicode.hpp"
+
+namespace aslfast {
+
+inline constexpr uint32_t kMaxTokenLength = 255;  // UTF-16 units, as in Lucene
+
+class Tokenizer {
+public:
+    explicit Tokenizer(std::string_view text) : at_(text.data()), end_(text.data() + text.size()) {}
+
+    // Puts the next word into `word`; false at the end of the text.
+    bool next(std::string_view& word) {
+        for (;;) {
+            const Unit first = unit(at_);
+            if (first.bytes == 0) return false;
+            if (!starts_word(first.word_class)) {
+                at_ += first.bytes;
+                continue;
+            }
+            const char* begin = at_;
+            length_ = 0;
+            const bool is_word = scan(first);
+            word = {begin, static_cast<size_t>(at_ - begin)};
+            if (is_word) return true;
+        }
+    }
+
+private:
+    struct Unit {
+        WordClass word_class;
+        uint32_t bytes;
+        uint32_t utf16;
+    };
+
+    static bool starts_word(WordClass c) {
+        return is_letter(c) || c == kNumeric || c == kKatakana || c == kExtendNumLet || c >= kHan;
+    }
+    static bool is_letter(WordClass c) { return c == kLetter || c == kHebrew; }
+
+    Unit unit(const char* p) const {
+        const CodePoint c = decode(p, end_);
+        if (c.bytes == 0) return {kOther, 0, 0};
+        return {word_class(c.value), c.bytes, c.value >= 0x10000 ? 2u : 1u};
+    }
+
+    // Takes one character and the marks that extend it (WB4); false, at the character, if the word is full.
+    bool take(const Unit& u) {
+        if (length_ + u.utf16 > kMaxTokenLength) return false;
+        at_ += u.bytes;
+        length_ += u.utf16;
+        if (at_ < end_ && static_cast<signed char>(*at_) > 0) return true;  // ASCII extends nothing
+        for (Unit mark = unit(at_); mark.word_class == kExtend; mark = unit(at_)) {
+            if (length_ + mark.utf16 > kMaxTokenLength) return true;
+            at_ += mark.bytes;
+            length_ += mark.utf16;
+        }
+        return true;
+    }
+
+    // Reads one segment from at_ on; false if it is underscores (and the like) alone.
+    bool scan(const Unit& first) {
+        take(first);
+        if (first.word_class == kHan || first.word_class == kHiragana) return true;
+        bool has_letter = first.word_class != kExtendNumLet;
+        WordClass before = first.word_class;
+        for (;;) {
+            const Unit u = unit(at_);
+            if (joins(before, u.word_class)) {
+                if (!take(u)) return has_letter;
+                before = u.word_class;
+                has_letter |= before != kExtendNumLet;
+            } else if (!take_across(before, u)) {
+                return has_letter;
+            }
+        }
+    }
+
+    // WB5, WB8 to WB10, WB13 to WB13b: no break between neighbours of these classes.
+    static bool joins(WordClass a, WordClass b) {
+        if (a == kSouthEastAsian || b == kSouthEastAsian) return a == b;
+        if (a == kKatakana) return b == kKatakana || b == kExtendNumLet;
+        if (b == kKatakana) return a == kExtendNumLet;
+        return is_letter(b) || b == kNumeric || b == kExtendNumLet;
+    }
+
+    // WB6, WB7, WB11, WB12: punctuation between two letters or two digits belongs to the word ("can't", "3.14").
+    // WB7a to WB7c: a quote after a Hebrew letter does too.
+    bool take_across(WordClass before, const Unit& middle) {
+        if (!is_middle(before, middle.word_class)) return false;
+        const Tokenizer restart = *this;
+        if (take(middle)) {
+            const Unit after = unit(at_);
+            const bool same_kind = middle.word_class == kDoubleQuote ? after.word_class == kHebrew
+                                   : before == kNumeric              ? after.word_class == kNumeric
+                                                                     : is_letter(after.word_class);
+            if (same_kind && length_ + after.utf16 <= kMaxTokenLength) return true;
+            if (before == kHebrew && middle.word_class == kSingleQuote) return true;
+        }
+        *this = restart;
+        return false;
+    }
+
+    static bool is_middle(WordClass before, WordClass c) {
+        const bool either = c == kMidNumLet || c == kSingleQuote;
+        if (before == kNumeric) return either || c == kMidNum;
+        if (!is_letter(before)) return false;
+        return either || c == kMidLetter || (before == kHebrew && c == kDoubleQuote);
+    }
+
+    const char* at_;
+    const char* end_;
+    uint32_t length_ = 0;
+};
+
+}  // namespace aslfast
