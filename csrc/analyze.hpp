@@ -44,7 +44,7 @@ private:
         const size_t n = term_.size();
         if (n >= 2 && term_[n - 1] == 's' && term_[n - 2] == '\'') term_.resize(n - 2);
         if (is_stop_word(term_)) return false;
-        term_.resize(Porter<char>::stem(term_.data(), term_.size()));
+        if (term_.size() > 2) term_.resize(Porter<char>::stem(term_.data(), term_.size()));
         return true;
     }
 
@@ -59,6 +59,9 @@ private:
         if (n >= 2 && wide_[n - 1] == 's' && is_apostrophe(wide_[n - 2])) wide_.resize(n - 2);
         encode_wide();
         if (is_stop_word(term_)) return false;
+        size_t length = 0;  // in UTF-16 units, as Lucene counts
+        for (const char32_t c : wide_) length += c >= 0x10000 ? 2 : 1;
+        if (length <= 2) return true;
         wide_.resize(Porter<char32_t>::stem(wide_.data(), wide_.size()));
         encode_wide();
         return true;

@@ -11,6 +11,19 @@ from pathlib import Path
 
 import regex
 
+# Extended_Pictographic of Unicode 11 to 15, as Lucene has it; later versions dropped many symbols ("↔", "♭").
+PICTOGRAPHIC = (
+    r"\u00A9\u00AE\u203C\u2049\u2122\u2194-\u2199\u21A9\u21AA\u231A\u231B\u2328\u2388\u23CF\u23E9-\u23F3\u23F8-\u23FA"
+    r"\u25AA\u25AB\u25B6\u25C0\u25FB-\u25FE\u2600-\u2605\u2607-\u2612\u2614-\u2685\u2690-\u2705\u2708-\u2712\u2714\u2716"
+    r"\u271D\u2721\u2728\u2733\u2734\u2744\u2747\u274C\u274E\u2753-\u2755\u2757\u2763-\u2767\u2795-\u2797\u27A1\u27B0"
+    r"\u27BF\u2934\u2935\u2B05-\u2B07\u2B1B\u2B1C\u2B50\u2B55\u3030\u303D\U0001F000-\U0001F0FF\U0001F10D-\U0001F10F"
+    r"\U0001F12F\U0001F16C-\U0001F171\U0001F17E\U0001F17F\U0001F18E\U0001F191-\U0001F19A\U0001F1AD-\U0001F1E5"
+    r"\U0001F201-\U0001F20F\U0001F21A\U0001F22F\U0001F232-\U0001F23A\U0001F23C-\U0001F23F\U0001F249-\U0001F53D"
+    r"\U0001F546-\U0001F64F\U0001F680-\U0001F6FF\U0001F774-\U0001F77F\U0001F7D5-\U0001F7FF\U0001F80C-\U0001F80F"
+    r"\U0001F848-\U0001F84F\U0001F85A-\U0001F85F\U0001F888-\U0001F88F\U0001F8AE-\U0001F8FF\U0001F90C-\U0001F93A"
+    r"\U0001F93C-\U0001F945\U0001F947-\U0001FFFD"
+)
+
 # Earlier rows win where properties overlap (a Han digit is Han, a Thai vowel mark extends what it follows).
 CLASSES = {
     "kExtend": r"[\p{WB=Extend}\p{WB=Format}\p{WB=ZWJ}]",
@@ -27,6 +40,8 @@ CLASSES = {
     "kHan": r"\p{Script=Han}",
     "kHiragana": r"\p{Script=Hiragana}",
     "kSouthEastAsian": r"\p{LB=SA}",
+    "kRegional": r"\p{WB=Regional_Indicator}",
+    "kPictographic": f"[{PICTOGRAPHIC}]",
 }
 
 

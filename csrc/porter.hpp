@@ -1,6 +1,6 @@
 // The Porter stemmer: M. F. Porter, "An algorithm for suffix stripping", Program 14(3), 1980, with the two changes of
 // his own released program that Lucene follows ("bli" -> "ble" for "abli" -> "able", and "logi" -> "log").
-// Words of one or two letters stay. Only a, e, i, o, u and (after a consonant) y are vowels, in any script.
+// Only a, e, i, o, u and (after a consonant) y are vowels, in any script.
 #pragma once
 
 #include <cstddef>
@@ -29,9 +29,9 @@ inline constexpr SuffixRule kStep4[] = {{"al", ""},   {"ance", ""},  {"ence", ""
 template <class Char>
 class Porter {
 public:
-    // Stems word[0, size) in place and returns the new size, which is at most `size`.
+    // Stems word[0, size) in place and returns the new size, which is at most `size`. Words of one or two letters are
+    // to be left as they are, by the caller.
     static size_t stem(Char* word, size_t size) {
-        if (size <= 2) return size;
         Porter porter(word, size);
         porter.step1();
         porter.replace_first(kStep2, 0);

@@ -1,7 +1,7 @@
 // Words of a text as Lucene 9's StandardTokenizer finds them: the word-break rules of Unicode UAX#29, of which the
 // segments with a letter or digit are kept; Han and Hiragana one character at a time; runs of South-East Asian script
-// whole; a word ends after 255 UTF-16 units. Two differences: emoji are no words here, and the character tables are
-// of a newer Unicode.
+// whole; emoji with what modifies them; a word ends after 255 UTF-16 units. The character tables are of a newer Unicode,
+// and the rarest emoji (a keycap of # or *, a joiner in front) differ.
 #pragma once
 
 #include <string_view>
@@ -69,6 +69,12 @@ private:
     bool scan(const Unit& first) {
         take(first);
         if (first.word_class == kHan || first.word_class == kHiragana) return true;
+        if (first.word_class == kRegional) return unit(at_).word_class == kRegional && take(unit(at_));
+        if (first.word_class == kPictographic) {
+            while (after_joiner() && unit(at_).word_class == kPictographic && take(unit(at_))) {
+            }
+            return true;
+        }
         bool has_letter = first.word_class != kExtendNumLet;
         WordClass before = first.word_class;
         for (;;) {
@@ -77,11 +83,15 @@ private:
                 if (!take(u)) return has_letter;
                 before = u.word_class;
                 has_letter |= before != kExtendNumLet;
-            } else if (!take_across(before, u)) {
-                return has_letter;
+            } else {
+                before = take_across(before, u);
+                if (before == kOther) return has_letter;
             }
         }
     }
+
+    // Whether the last character taken is a zero-width joiner (U+200D), which makes one emoji of two.
+    bool after_joiner() const { return std::string_view(at_ - 3, 3) == "\u200D"; }
 
     // WB5, WB8 to WB10, WB13 to WB13b: no break between neighbours of these classes.
     static bool joins(WordClass a, WordClass b) {
@@ -92,20 +102,20 @@ private:
     }
 
     // WB6, WB7, WB11, WB12: punctuation between two letters or two digits belongs to the word ("can't", "3.14").
-    // WB7a to WB7c: a quote after a Hebrew letter does too.
-    bool take_across(WordClass before, const Unit& middle) {
-        if (!is_middle(before, middle.word_class)) return false;
+    // WB7a to WB7c: a quote after a Hebrew letter does too. Returns the class that what follows is joined to, or kOther.
+    WordClass take_across(WordClass before, const Unit& middle) {
+        if (!is_middle(before, middle.word_class)) return kOther;
         const Tokenizer restart = *this;
         if (take(middle)) {
             const Unit after = unit(at_);
             const bool same_kind = middle.word_class == kDoubleQuote ? after.word_class == kHebrew
                                    : before == kNumeric              ? after.word_class == kNumeric
                                                                      : is_letter(after.word_class);
-            if (same_kind && length_ + after.utf16 <= kMaxTokenLength) return true;
-            if (before == kHebrew && middle.word_class == kSingleQuote) return true;
+            if (same_kind && length_ + after.utf16 <= kMaxTokenLength) return before;
+            if (before == kHebrew && middle.word_class == kSingleQuote) return kSingleQuote;
         }
         *this = restart;
-        return false;
+        return kOther;
     }
 
     static bool is_middle(WordClass before, WordClass c) {
