@@ -1,0 +1,11 @@
+"""aslfast_kernels: exact log-probs, group advantages and policy losses for RL on language models; needs torch alone.
+
+Shape suffixes: T tokens, D hidden, V vocabulary, N trajectories, S sequences, L live tokens.
+The public functions check their arguments and choose an implementation by `impl=`; `reference` holds the torch maths.
+"""
+
+from .advantage import group_advantage
+from .logprob import linear_logprob, logprob
+from .policy_loss import PolicyMetrics, policy_loss
+
+__all__ = ["PolicyMetrics", "group_advantage", "linear_logprob", "logprob", "policy_loss"]

@@ -1,0 +1,71 @@
+"""Checks at the boundary: every error names the argument, what it got and what was expected."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def choose_impl(impl: str | None) -> str:
+    """The implementation to run; None means "torch", the only one in this version. Never silently another."""
+    check_choice("impl", impl, (None, "torch", "triton"))
+    if impl == "triton":
+        raise NotImplementedError('impl="triton": the Triton kernels are not in this version; use impl="torch"')
+    return "torch"
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype of the arithmetic: float64 for float64 inputs (so that gradcheck works), float32 for all others."""
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}")
+
+
+def check_positive(name: str, value: float | None, above: float = 0.0) -> None:
+    """A finite number greater than `above`; None is refused like any other."""
+    if value is None or not (math.isfinite(value) and value > above):
+        raise ValueError(f"{name}: got {value!r}, expected a finite number > {above:g}")
+
+
+def check_not_negative(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name}: got {value!r}, expected a finite number >= 0")
+
+
+def check_tensor(name: str, tensor: Tensor, shape: Sequence[int | None], kind: str, like: Tensor | None = None) -> None:
+    """Shape (None = any size), dtype kind ("float", "integer" or "bool") and, with `like`, the device.
+
+    Raises TypeError for the kind, ValueError for the shape and the device.
+    """
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name}: got {type(tensor).__name__}, expected a torch.Tensor")
+    expected = "[" + ", ".join("any" if size is None else str(size) for size in shape) + "]"
+    same = tensor.dim() == len(shape) and all(e is None or e == g for e, g in zip(shape, tensor.shape, strict=True))
+    if not same:
+        raise ValueError(f"{name}: got shape {list(tensor.shape)}, expected {expected}")
+    fits = {
+        "float": tensor.is_floating_point(),
+        "integer": tensor.dtype in _INTEGERS,
+        "bool": tensor.dtype == torch.bool,
+    }
+    if not fits[kind]:
+        raise TypeError(f"{name}: got {tensor.dtype}, expected a {kind} tensor")
+    if like is not None and tensor.device != like.device:
+        raise ValueError(f"{name}: got device {tensor.device}, expected {like.device}")
+
+
+def check_indices(name: str, index: Tensor, low: int, high: int, hint: str = "", mask: Tensor | None = None) -> None:
+    """Every value of the 1-D `index` (under `mask`) lies in low..high-1; the error names the first that does not."""
+    bad = (index < low) | (index >= high)
+    bad = bad if mask is None else bad & mask
+    if bad.any():
+        at = int(bad.nonzero()[0])
+        raise ValueError(f"{name}[{at}]: got {int(index[at])}, expected {low}..{high - 1}{hint}")

@@ -1,0 +1,118 @@
+"""Log-probability of given tokens, and entropy: from hidden states and the head, or from logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from . import reference
+from .arguments import check_choice, check_indices, check_positive, check_tensor, choose_impl
+
+
+def linear_logprob(
+    hidden_TD: Tensor,
+    weight_VD: Tensor,
+    target_T: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    return_entropy: bool = False,
+    mask: Tensor | None = None,
+    tp_group: Any = None,
+    impl: str | None = None,
+    residual: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """log p(target) [T] in nats, without ever holding [T, V]; with `return_entropy` also the entropy [T] in nats.
+
+        x = hidden @ W^T + bias;  y = softcap * tanh(x / softcap);  z = y / temperature
+        logp_t = z[target_t] - logsumexp(z);  entropy_t = -sum_v p_v log p_v,  p = softmax(z)
+
+    Logits live in float32 (float64 for float64 hidden states), also under autocast; results have that dtype. Live
+    tokens are worked off in row chunks of `reference_logprob.CHUNK_ELEMENTS` logits. A head in half precision is
+    widened once per pass (4 V D bytes for as long as the pass runs), and so is a trainable head's gradient until it
+    is done. On CUDA, torch's own TF32 switch applies.
+
+    Gradients: hidden, weight, bias, through logp and through the entropy; once only (no double backward).
+    residual: d logp / d hidden = (W[target] - sum_v p_v W_v) / temperature (times the softcap's derivative inside the
+        sum) does not depend on the upstream gradient. "save" makes it in the forward, so that forward + backward is
+        two matrix products; it keeps 4 D bytes per live token. "recompute" keeps nothing more than the inputs, and
+        takes three. "auto" saves where that saves a product: frozen head and no entropy.
+    mask [T] bool: False tokens are skipped before the product, give 0, and their target may be anything.
+    tp_group: vocabulary-parallel heads are not in this version; anything but None raises NotImplementedError.
+
+    hidden_TD [T, D], weight_VD [V, D], bias [V]: floating point; target_T [T]: integer in 0..V-1.
+    Raises ValueError (shape, range, device) or TypeError (dtype), naming the argument.
+    """
+    if tp_group is not None:
+        raise NotImplementedError("tp_group: the vocabulary-parallel head is not in this version; pass tp_group=None")
+    choose_impl(impl)
+    check_tensor("hidden_TD", hidden_TD, (None, None), "float")
+    tokens, width = hidden_TD.shape
+    check_tensor("weight_VD", weight_VD, (None, width), "float", hidden_TD)
+    if bias is not None:
+        check_tensor("bias", bias, (weight_VD.shape[0],), "float", hidden_TD)
+    _check_targets(target_T, mask, tokens, weight_VD.shape[0], hidden_TD)
+    _check_scaling(temperature, softcap)
+    check_choice("residual", residual, ("auto", "save", "recompute"))
+    trainable_head = weight_VD.requires_grad or (bias is not None and bias.requires_grad)
+    if residual == "save" and (trainable_head or return_entropy):
+        raise ValueError('residual: got "save", which needs a frozen head and return_entropy=False; use "auto"')
+    return reference.linear_logprob(
+        hidden_TD,
+        weight_VD,
+        target_T,
+        bias=bias,
+        temperature=temperature,
+        softcap=softcap,
+        return_entropy=return_entropy,
+        mask=mask,
+        residual=residual,
+    )
+
+
+def logprob(
+    logits_TV: Tensor,
+    target_T: Tensor,
+    *,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    return_entropy: bool = False,
+    mask: Tensor | None = None,
+    inplace_backward: bool = False,
+    impl: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The same as `linear_logprob` from logits x [T, V]; logits of -inf are tokens of probability 0.
+
+    inplace_backward: the backward writes the gradient over `logits_TV` and so allocates no second [T, V]; the caller
+        promises not to read the logits afterwards (torch raises where another backward would need them).
+    The gradient has the logits' dtype. Masks, dtypes and errors as in `linear_logprob`.
+    """
+    choose_impl(impl)
+    check_tensor("logits_TV", logits_TV, (None, None), "float")
+    tokens, vocabulary = logits_TV.shape
+    _check_targets(target_T, mask, tokens, vocabulary, logits_TV)
+    _check_scaling(temperature, softcap)
+    return reference.logprob(
+        logits_TV,
+        target_T,
+        temperature=temperature,
+        softcap=softcap,
+        return_entropy=return_entropy,
+        mask=mask,
+        inplace_backward=inplace_backward,
+    )
+
+
+def _check_targets(target_T: Tensor, mask: Tensor | None, tokens: int, vocabulary: int, like: Tensor) -> None:
+    check_tensor("target_T", target_T, (tokens,), "integer", like)
+    if mask is not None:
+        check_tensor("mask", mask, (tokens,), "bool", like)
+    check_indices("target_T", target_T, 0, vocabulary, " (mask out tokens without a target)", mask)
+
+
+def _check_scaling(temperature: float, softcap: float | None) -> None:
+    check_positive("temperature", temperature)
+    if softcap is not None:
+        check_positive("softcap", softcap)
