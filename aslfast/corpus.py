@@ -126,21 +126,22 @@ def _to_passage(place: str, record: object) -> Passage:
     for name in FIELDS:
         if record.get(name) is None:
             raise UserError(f"{place}: field {name!r} is missing; every passage needs 'id' and 'contents'")
-    id_, contents = record["id"], record["contents"]
+    id_ = record["id"]
     if isinstance(id_, int) and not isinstance(id_, bool):
         id_ = str(id_)
-    for name, value in (("id", id_), ("contents", contents)):
-        if not isinstance(value, str):
-            raise UserError(f"{place}: field {name!r} is a {type(value).__name__}; make it a string")
-        if not value.isascii():
-            _check_unicode(place, name, value)
-    if not id_:
+    passage = Passage(_to_text(place, "id", id_), _to_text(place, "contents", record["contents"]))
+    if not passage.id:
         raise UserError(f"{place}: field 'id' is empty; give every passage an id of its own")
-    return Passage(id_, contents)
+    return passage
 
 
-def _check_unicode(place: str, name: str, value: str) -> None:
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
-        raise UserError(f"{place}: field {name!r} has a lone surrogate at {error.start}; remove that character") from error
+def _to_text(place: str, name: str, value: object) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{place}: field {name!r} is a {type(value).__name__}; make it a string")
+    if not value.isascii():
+        try:
+            value.encode("utf-8")
+        except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair
+            where = f"{place}: field {name!r}"
+            raise UserError(f"{where} has a lone surrogate at {error.start}; remove that character") from error
+    return value

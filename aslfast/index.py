@@ -79,16 +79,13 @@ class BM25Index:
         folder = Path(os.path.abspath(out))
         _check_build(folder, k1, b, analyzer)
         passages, files = _open_source(source)
-        partial = folder.with_name(f".{folder.name}.{os.getpid()}.partial")
         try:
+            counts = _write_files(passages, files, folder, _n_threads(threads), progress)
             with _explain_writing(folder):
-                partial.mkdir(parents=True)
-            counts = _write_files(passages, files, partial, _n_threads(threads), progress)
-            with _explain_writing(folder):
-                _write_meta(partial, {"analyzer": analyzer, "k1": float(k1), "b": float(b), "counts": counts})
-                partial.replace(folder)
+                _write_meta(_partial(folder), {"analyzer": analyzer, "k1": float(k1), "b": float(b), "counts": counts})
+                _partial(folder).replace(folder)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(_partial(folder), ignore_errors=True)
         return cls.open(folder)
 
     @classmethod
@@ -163,6 +160,11 @@ def _open_source(source: Any) -> tuple[Iterator[Passage], list[Path]]:
     return read_corpus(files), files
 
 
+def _partial(folder: Path) -> Path:
+    """The folder an index is written to before it takes its place: a sibling, so that a rename moves it."""
+    return folder.with_name(f".{folder.name}.{os.getpid()}.partial")
+
+
 @contextmanager
 def _explain_writing(folder: Path) -> Iterator[None]:
     try:
@@ -177,7 +179,8 @@ def _write_files(
 ) -> dict[str, int]:
     """Writes the binary files; returns how many passages, terms and postings they hold."""
     with _explain_writing(folder):
-        builder = _bm25.IndexBuilder(str(folder), threads)
+        _partial(folder).mkdir(parents=True)
+        builder = _bm25.IndexBuilder(str(_partial(folder)), threads)
     done = 0
     while batch := list(islice(passages, BATCH_PASSAGES)):
         _add_batch(builder, batch, folder, done)
@@ -190,7 +193,7 @@ def _write_files(
         with _explain_writing(folder):
             return builder.finish()
     except KeyError as error:
-        id_, *numbers = error.args[0]
+        id_, *numbers = error.args
         places = [place_of(files, n) if files else f"passage {n + 1}" for n in numbers]
         raise UserError(f"{places[1]}: id {id_!r} is also that of {places[0]}; make ids unique") from error
 

@@ -41,10 +41,10 @@ public:
     Index(const std::string& folder, const Counts& counts, const std::array<uint64_t, 4>& checksums)
         : counts_(counts), terms_(folder + "/" + kTermsFile), postings_(folder + "/" + kPostingsFile),
           passages_(folder + "/" + kPassagesFile), contents_(folder + "/" + kContentsFile) {
-        check_sizes();
         const MappedFile* files[] = {&terms_, &postings_, &passages_, &contents_};
         for (size_t i = 0; i < 4; ++i)
             if (checksum({files[i]->data(), files[i]->size()}) != checksums[i]) files[i]->fail("its checksum is wrong");
+        check_sizes();
     }
 
     const Counts& counts() const { return counts_; }
