@@ -1,0 +1,107 @@
+"""What log-probs cost and refuse: matrix products, the largest tensor, one backward, bad arguments."""
+
+import importlib
+
+import pytest
+import torch
+from aslfast_kernels import linear_logprob, logprob
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, mm_flop
+
+chunked = importlib.import_module("aslfast_kernels.reference_logprob")
+
+
+def problem(tokens, width, vocabulary):
+    g = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(tokens, width, generator=g), torch.randn(vocabulary, width, generator=g)
+    return hidden, weight, torch.randint(vocabulary, (tokens,), generator=g)
+
+
+def flops(live, residual, trainable=False):
+    hidden, weight, target = problem(32, 16, 500)
+    hidden.requires_grad_()
+    weight.requires_grad_(trainable)
+    in_place = {torch.ops.aten.addmm_: lambda _, a, b, **__: mm_flop(a, b)}  # torch's own table leaves this one out
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        linear_logprob(hidden, weight, target, mask=torch.arange(32) < live, residual=residual).sum().backward()
+    return counter.get_total_flops() / (2 * live * 16 * 500)
+
+
+def test_number_of_matrix_products(monkeypatch):
+    """In units of one live-token product: 2 with the saved residual, 3 recomputed, 4 with a trainable head."""
+    monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", 5 * 500)
+    assert flops(32, "auto") == 2
+    assert flops(12, "save") == 2
+    assert flops(12, "recompute") == 3
+    assert flops(12, "auto", trainable=True) == 4
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the most elements that any operation returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return out
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+def test_all_logits_never_exist_at_once(entropy, monkeypatch):
+    monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", 8 * 1000)
+    hidden, weight, target = problem(100, 4, 1000)
+    hidden.requires_grad_()
+    with LargestTensor() as largest:
+        result = linear_logprob(hidden, weight, target, return_entropy=entropy)
+        (sum(v.sum() for v in result) if entropy else result.sum()).backward()
+    assert largest.elements == 8 * 1000
+
+
+def test_inplace_backward_writes_over_the_logits_and_refuses_a_second():
+    hidden, weight, target = problem(6, 5, 40)
+    logits = hidden.requires_grad_() @ weight.T
+    logits.retain_grad()
+    loss = logprob(logits, target, inplace_backward=True).sum()
+    loss.backward(retain_graph=True)
+    assert torch.equal(logits.detach(), logits.grad)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_double_backward_is_refused():
+    hidden, weight, target = problem(6, 5, 40)
+    hidden.requires_grad_()
+    (grad,) = torch.autograd.grad(linear_logprob(hidden, weight, target).square().sum(), hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"impl": "triton"}, NotImplementedError, 'use impl="torch"'),
+        ({"impl": "cuda"}, ValueError, "impl: got 'cuda'"),
+        ({"tp_group": object()}, NotImplementedError, "tp_group"),
+        ({"weight_VD": torch.zeros(9, 3)}, ValueError, r"weight_VD: got shape \[9, 3\], expected \[any, 4\]"),
+        ({"bias": torch.zeros(8)}, ValueError, r"bias: got shape \[8\], expected \[9\]"),
+        ({"target_T": torch.tensor([0, 9])}, ValueError, r"target_T\[1\]: got 9, expected 0..8"),
+        ({"target_T": torch.tensor([-100, 1])}, ValueError, r"target_T\[0\]: got -100.*mask out"),
+        ({"target_T": torch.zeros(2)}, TypeError, "target_T: got torch.float32"),
+        ({"mask": torch.ones(2)}, TypeError, "mask: got torch.float32, expected a bool"),
+        ({"temperature": 0.0}, ValueError, "temperature: got 0.0"),
+        ({"softcap": -1.0}, ValueError, "softcap: got -1.0"),
+        ({"residual": "keep"}, ValueError, "residual: got 'keep'"),
+        ({"residual": "save", "return_entropy": True}, ValueError, "frozen head"),
+        ({"residual": "save", "weight_VD": torch.zeros(9, 4, requires_grad=True)}, ValueError, "frozen head"),
+    ],
+)
+def test_refusals(change, error, message):
+    arguments = {"hidden_TD": torch.zeros(2, 4), "weight_VD": torch.zeros(9, 4), "target_T": torch.tensor([0, 8])}
+    linear_logprob(**arguments)
+    with pytest.raises(error, match=message):
+        linear_logprob(**(arguments | change))
