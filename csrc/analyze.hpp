@@ -13,9 +13,9 @@ namespace aslfast {
 
 inline bool is_stop_word(std::string_view word) {
     static const std::unordered_set<std::string_view> kStopWords{
-        "a",  "an",  "and", "are",  "as",   "at",    "be",    "but",  "by",    "for", "if",
-        "in", "into", "is",  "it",   "no",   "not",   "of",    "on",   "or",    "such", "that",
-        "the", "their", "then", "there", "these", "they", "this", "to", "was", "will", "with"};
+        "a",   "an",    "and",  "are",   "as",    "at",   "be",   "but", "by",  "for",  "if",
+        "in",  "into",  "is",   "it",    "no",    "not",  "of",   "on",  "or",  "such", "that",
+        "the", "their", "then", "there", "these", "they", "this", "to",  "was", "will", "with"};
     return word.size() <= 5 && kStopWords.count(word) > 0;
 }
 

@@ -108,19 +108,26 @@ PYBIND11_MODULE(_bm25, m) {
     py::register_local_exception_translator(translate);
     m.def("analyze", &analyze, py::arg("text"));
     m.def("file_names", [] { return std::vector<std::string>(aslfast::kFiles.begin(), aslfast::kFiles.end()); });
-    m.def("checksum", [](const std::string& path) {
-        py::gil_scoped_release release;
-        const aslfast::MappedFile file(path);
-        return aslfast::checksum({file.data(), file.size()});
-    }, py::arg("path"));
+    m.def(
+        "checksum",
+        [](const std::string& path) {
+            py::gil_scoped_release release;
+            const aslfast::MappedFile file(path);
+            return aslfast::checksum({file.data(), file.size()});
+        },
+        py::arg("path"));
     py::class_<aslfast::IndexBuilder>(m, "IndexBuilder")
         .def(py::init<std::string, int>(), py::arg("folder"), py::arg("threads"))
-        .def("add", [](aslfast::IndexBuilder& self, const py::list& ids, const py::list& contents) {
-            const auto id_views = views(ids), content_views = views(contents);
-            if (id_views.size() != content_views.size()) throw py::value_error("as many ids as contents are needed");
-            py::gil_scoped_release release;
-            self.add(id_views, content_views);
-        }, py::arg("ids"), py::arg("contents"))
+        .def(
+            "add",
+            [](aslfast::IndexBuilder& self, const py::list& ids, const py::list& contents) {
+                const auto id_views = views(ids), content_views = views(contents);
+                if (id_views.size() != content_views.size())
+                    throw py::value_error("as many ids as contents are needed");
+                py::gil_scoped_release release;
+                self.add(id_views, content_views);
+            },
+            py::arg("ids"), py::arg("contents"))
         .def("finish", [](aslfast::IndexBuilder& self) {
             aslfast::Counts counts;
             {
@@ -131,10 +138,11 @@ PYBIND11_MODULE(_bm25, m) {
         });
     py::class_<aslfast::Index>(m, "Index")
         .def(py::init([](const std::string& folder, const py::dict& counts, const std::array<uint64_t, 4>& checksums) {
-            const aslfast::Counts expected = to_counts(counts);
-            py::gil_scoped_release release;
-            return std::make_unique<aslfast::Index>(folder, expected, checksums);
-        }), py::arg("folder"), py::arg("counts"), py::arg("checksums"))
+                 const aslfast::Counts expected = to_counts(counts);
+                 py::gil_scoped_release release;
+                 return std::make_unique<aslfast::Index>(folder, expected, checksums);
+             }),
+             py::arg("folder"), py::arg("counts"), py::arg("checksums"))
         .def("search", &search, py::arg("queries"), py::arg("k"), py::arg("k1"), py::arg("b"), py::arg("threads"))
         .def("passages", &passages, py::arg("ids"));
 }

@@ -57,7 +57,8 @@ struct Shard {
 class IndexBuilder {
 public:
     IndexBuilder(std::string folder, int threads)
-        : folder_(std::move(folder)), shards_(static_cast<size_t>(std::max(threads, 1))),
+        : folder_(std::move(folder)),
+          shards_(static_cast<size_t>(std::max(threads, 1))),
           contents_(folder_ + "/" + kContentsFile) {}
 
     // Adds passages in order. The same index comes out whatever the number of threads and the size of the batches.

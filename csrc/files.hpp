@@ -19,7 +19,8 @@ namespace aslfast {
 
 // The system said no: disk full, no such file, no permission.
 struct FileError : std::runtime_error {
-    FileError(std::string file, int code) : std::runtime_error(std::strerror(code)), path(std::move(file)), code(code) {}
+    FileError(std::string file, int code)
+        : std::runtime_error(std::strerror(code)), path(std::move(file)), code(code) {}
     std::string path;
     int code;
 };
@@ -67,7 +68,7 @@ public:
     explicit MappedFile(std::string path) : path_(std::move(path)) {
         const int fd = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
         if (fd < 0) throw FileError(path_, errno);
-        struct stat status {};
+        struct stat status{};
         int code = ::fstat(fd, &status) == 0 ? 0 : errno;
         size_ = code == 0 ? static_cast<size_t>(status.st_size) : 0;
         if (size_ > 0) {

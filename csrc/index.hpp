@@ -39,8 +39,11 @@ class Index {
 public:
     // checksums: of kFiles, in that order. Throws FileError, FormatError.
     Index(const std::string& folder, const Counts& counts, const std::array<uint64_t, 4>& checksums)
-        : counts_(counts), terms_(folder + "/" + kTermsFile), postings_(folder + "/" + kPostingsFile),
-          passages_(folder + "/" + kPassagesFile), contents_(folder + "/" + kContentsFile) {
+        : counts_(counts),
+          terms_(folder + "/" + kTermsFile),
+          postings_(folder + "/" + kPostingsFile),
+          passages_(folder + "/" + kPassagesFile),
+          contents_(folder + "/" + kContentsFile) {
         const MappedFile* files[] = {&terms_, &postings_, &passages_, &contents_};
         for (size_t i = 0; i < 4; ++i)
             if (checksum({files[i]->data(), files[i]->size()}) != checksums[i]) files[i]->fail("its checksum is wrong");

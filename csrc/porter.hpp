@@ -12,18 +12,18 @@ struct SuffixRule {
     std::string_view suffix, replacement;
 };
 
-inline constexpr SuffixRule kStep2[] = {
-    {"ational", "ate"}, {"tional", "tion"}, {"enci", "ence"},   {"anci", "ance"},  {"izer", "ize"},
-    {"bli", "ble"},     {"alli", "al"},     {"entli", "ent"},   {"eli", "e"},      {"ousli", "ous"},
-    {"ization", "ize"}, {"ation", "ate"},   {"ator", "ate"},    {"alism", "al"},   {"iveness", "ive"},
-    {"fulness", "ful"}, {"ousness", "ous"}, {"aliti", "al"},    {"iviti", "ive"},  {"biliti", "ble"},
-    {"logi", "log"}};
+inline constexpr SuffixRule kStep2[] = {{"ational", "ate"}, {"tional", "tion"}, {"enci", "ence"},   {"anci", "ance"},
+                                        {"izer", "ize"},    {"bli", "ble"},     {"alli", "al"},     {"entli", "ent"},
+                                        {"eli", "e"},       {"ousli", "ous"},   {"ization", "ize"}, {"ation", "ate"},
+                                        {"ator", "ate"},    {"alism", "al"},    {"iveness", "ive"}, {"fulness", "ful"},
+                                        {"ousness", "ous"}, {"aliti", "al"},    {"iviti", "ive"},   {"biliti", "ble"},
+                                        {"logi", "log"}};
 inline constexpr SuffixRule kStep3[] = {{"icate", "ic"}, {"ative", ""}, {"alize", "al"}, {"iciti", "ic"},
                                         {"ical", "ic"},  {"ful", ""},   {"ness", ""}};
-inline constexpr SuffixRule kStep4[] = {{"al", ""},   {"ance", ""},  {"ence", ""}, {"er", ""},  {"ic", ""},
-                                        {"able", ""}, {"ible", ""},  {"ant", ""},  {"ement", ""}, {"ment", ""},
-                                        {"ent", ""},  {"sion", "s"}, {"tion", "t"}, {"ou", ""},  {"ism", ""},
-                                        {"ate", ""},  {"iti", ""},   {"ous", ""},  {"ive", ""}, {"ize", ""}};
+inline constexpr SuffixRule kStep4[] = {{"al", ""},   {"ance", ""},  {"ence", ""},  {"er", ""},    {"ic", ""},
+                                        {"able", ""}, {"ible", ""},  {"ant", ""},   {"ement", ""}, {"ment", ""},
+                                        {"ent", ""},  {"sion", "s"}, {"tion", "t"}, {"ou", ""},    {"ism", ""},
+                                        {"ate", ""},  {"iti", ""},   {"ous", ""},   {"ive", ""},   {"ize", ""}};
 
 // Char is char for ASCII words and char32_t for others, so that a character is always one unit.
 template <class Char>

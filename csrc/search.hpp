@@ -52,7 +52,8 @@ class Searcher {
 public:
     Searcher(const Index& index, double k1, double b) : index_(index), block_(kBlock, 0.0f) {
         const Counts& counts = index.counts();
-        const double mean = static_cast<double>(counts.tokens) / static_cast<double>(std::max<uint64_t>(counts.non_empty, 1));
+        const double mean =
+            static_cast<double>(counts.tokens) / static_cast<double>(std::max<uint64_t>(counts.non_empty, 1));
         norm_ = static_cast<float>(k1 * (1 - b));
         norm_per_term_ = mean > 0 ? static_cast<float>(k1 * b / mean) : 0.0f;
     }
@@ -90,7 +91,8 @@ private:
             for (next = i + 1; next < words.size() && words[next] == words[i]; ++next) {
             }
             if (const auto postings = index_.find_term(words[i]))
-                terms_.push_back({*postings, static_cast<float>(static_cast<double>(next - i) * idf(postings->size)), 0});
+                terms_.push_back(
+                    {*postings, static_cast<float>(static_cast<double>(next - i) * idf(postings->size)), 0});
         }
     }
 
@@ -108,7 +110,8 @@ private:
             for (; i < postings.size && postings.docs[i] - first < kBlock; ++i) {
                 const uint32_t doc = postings.docs[i];
                 const float tf = postings.counts[i];
-                block_[doc - first] += term.weight * tf / (tf + norm_ + norm_per_term_ * static_cast<float>(lengths[doc]));
+                block_[doc - first] +=
+                    term.weight * tf / (tf + norm_ + norm_per_term_ * static_cast<float>(lengths[doc]));
             }
             term.at = i;
         }
@@ -127,8 +130,8 @@ private:
 };
 
 // One list of hits a query, the same whatever the number of threads.
-inline std::vector<std::vector<Hit>> search(const Index& index, const std::vector<std::string>& queries, size_t k, double k1,
-                                            double b, size_t threads) {
+inline std::vector<std::vector<Hit>> search(const Index& index, const std::vector<std::string>& queries, size_t k,
+                                            double k1, double b, size_t threads) {
     std::vector<std::vector<Hit>> hits(queries.size());
     std::atomic<size_t> next{0};
     auto run = [&](size_t) {

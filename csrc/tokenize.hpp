@@ -1,7 +1,7 @@
 // Words of a text as Lucene 9's StandardTokenizer finds them: the word-break rules of Unicode UAX#29, of which the
 // segments with a letter or digit are kept; Han and Hiragana one character at a time; runs of South-East Asian script
-// whole; emoji with what modifies them; a word ends after 255 UTF-16 units. The character tables are of a newer Unicode,
-// and the rarest emoji (a keycap of # or *, a joiner in front) differ.
+// whole; emoji with what modifies them; a word ends after 255 UTF-16 units. The character tables are of a newer
+// Unicode, and the rarest emoji (a keycap of # or *, a joiner in front) differ.
 #pragma once
 
 #include <string_view>
@@ -67,11 +67,12 @@ private:
 
     // Reads one segment from at_ on; false if it is underscores (and the like) alone.
     bool scan(const Unit& first) {
+        const char* begin = at_;
         take(first);
         if (first.word_class == kHan || first.word_class == kHiragana) return true;
         if (first.word_class == kRegional) return unit(at_).word_class == kRegional && take(unit(at_));
         if (first.word_class == kPictographic) {
-            while (after_joiner() && unit(at_).word_class == kPictographic && take(unit(at_))) {
+            while (after_joiner(begin) && unit(at_).word_class == kPictographic && take(unit(at_))) {
             }
             return true;
         }
@@ -90,8 +91,8 @@ private:
         }
     }
 
-    // Whether the last character taken is a zero-width joiner (U+200D), which makes one emoji of two.
-    bool after_joiner() const { return std::string_view(at_ - 3, 3) == "\u200D"; }
+    // Whether the word so far ends in a zero-width joiner (U+200D), which makes one emoji of two.
+    bool after_joiner(const char* begin) const { return at_ - begin >= 3 && std::string_view(at_ - 3, 3) == "\u200D"; }
 
     // WB5, WB8 to WB10, WB13 to WB13b: no break between neighbours of these classes.
     static bool joins(WordClass a, WordClass b) {
@@ -102,7 +103,8 @@ private:
     }
 
     // WB6, WB7, WB11, WB12: punctuation between two letters or two digits belongs to the word ("can't", "3.14").
-    // WB7a to WB7c: a quote after a Hebrew letter does too. Returns the class that what follows is joined to, or kOther.
+    // WB7a to WB7c: a quote after a Hebrew letter does too. Returns the class that what follows is joined to, or
+    // kOther.
     WordClass take_across(WordClass before, const Unit& middle) {
         if (!is_middle(before, middle.word_class)) return kOther;
         const Tokenizer restart = *this;
