@@ -1,0 +1,105 @@
+"""Where the roles learn and where they are measured: indexes, topics, held-out tasks; from the lab or from files."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aslfast import roles
+from aslfast.config import RunConfig
+from aslfast.core import Task
+from aslfast.errors import UserError
+from aslfast.evaluate import Question, read_questions, write_questions
+from aslfast.index import BM25Index
+from aslfast.lab import demos
+from aslfast.lab.world import World
+
+LAB_BASE = Path(__file__).parent / "lab" / "tiny-base"
+GENERATOR_EVALS = 150  # questions asked for when the generator is measured
+GRM_EVALS = 300
+
+
+@dataclass(frozen=True)
+class Environment:
+    """`oracle` (a question -> its true answer or None) and the tasks of generator and GRM exist in the lab alone."""
+
+    index: BM25Index
+    topics: Sequence[str]
+    eval_index: BM25Index
+    policy_evals: Sequence[Task]
+    grm_evals: Sequence[Task] = ()
+    generator_evals: Sequence[Task] = ()
+    oracle: Callable[[str], str | None] | None = None
+
+
+def model_folder(path: str) -> Path:
+    return LAB_BASE if path == "lab" else Path(path)
+
+
+def open_environment(config: RunConfig, folder: Path) -> Environment:
+    """Makes the lab under `folder`, or opens the files that the configuration names. Raises UserError."""
+    return lab_environment(config, folder / "lab") if config.data.lab else file_environment(config)
+
+
+def file_environment(config: RunConfig) -> Environment:
+    data = config.data
+    for key in ("index", "topics", "eval_questions"):
+        if not getattr(data, key):
+            raise UserError(f"data.{key} is not set; name a path with --set data.{key}=PATH (or use the recipe tiny, which brings its own)")
+    topics = read_topics(Path(data.topics))
+    questions = read_questions(data.eval_questions, data.eval_count)
+    index = BM25Index.open(data.index)
+    eval_index = BM25Index.open(data.eval_index) if data.eval_index else index
+    return Environment(index, topics, eval_index, policy_evals(questions, config.model.prompts))
+
+
+def read_topics(path: Path) -> list[str]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such topics file; give a text file with one topic a line")
+    topics = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not topics:
+        raise UserError(f"{path}: no topics in it; give a text file with one topic a line")
+    return topics
+
+
+def policy_evals(questions: Sequence[Question], prompts: str) -> list[Task]:
+    return [roles.policy_task(f"eval-{q.id}", q.question, prompts, q.answers, q.hops) for q in questions]
+
+
+def lab_environment(config: RunConfig, folder: Path) -> Environment:
+    """Two worlds without a common entity: one to learn in, one held out; both written to `folder` for later use."""
+    seed, prompts, count = config.seed, config.model.prompts, config.data.eval_count
+    learned, heldout = World.make(seed, "train"), World.make(seed, "heldout")
+    index = BM25Index.build(learned.passages(), folder / "train.idx")
+    eval_index = BM25Index.build(heldout.passages(), folder / "heldout.idx")
+    questions = lab_questions(heldout, seed, count)
+    write_questions(folder / "heldout.parquet", questions)
+    return Environment(
+        index, list(learned.facts), eval_index, policy_evals(questions, prompts),
+        lab_judgements(heldout, questions, seed, prompts), lab_generator_tasks(heldout, seed, prompts), heldout.answer,
+    )  # fmt: skip
+
+
+def lab_questions(world: World, seed: int, count: int) -> list[Question]:
+    found = world.questions(random.Random(f"questions-{seed}"), count)
+    return [Question(f"h{i}", q.question, (q.answer,), q.hops) for i, q in enumerate(found)]
+
+
+def lab_judgements(world: World, questions: Sequence[Question], seed: int, prompts: str) -> list[Task]:
+    """Half right answers, half plausible wrong ones, in turn."""
+    rng = random.Random(f"judgements-{seed}")
+    tasks = []
+    for i in range(GRM_EVALS):
+        question = questions[i // 2 % len(questions)]
+        right = question.answers[0]
+        answer = right if i % 2 == 0 else demos.wrong_answer(world, question.question, right, rng)
+        label = "correct" if i % 2 == 0 else "wrong"
+        tasks.append(roles.grm_task(f"eval-j{i}", question.question, answer, prompts, label, question.hops))
+    return tasks
+
+
+def lab_generator_tasks(world: World, seed: int, prompts: str) -> list[Task]:
+    topics = random.Random(f"topics-{seed}").sample(list(world.facts), GENERATOR_EVALS)
+    return [roles.generator_task(f"eval-g{i}", topic, i % 3 + 1, prompts) for i, topic in enumerate(topics)]

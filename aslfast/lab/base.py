@@ -1,0 +1,235 @@
+"""Trains the tiny base: a Qwen2 of 0.9M parameters that knows the formats and is mediocre at every role.
+
+Clean skills first, mediocrity after: practice rows (copy, look up, compare), then clean demonstrations, then noisy
+ones at a lower rate. Three things make minutes enough: Muon on the matrices (Jordan 2024, in torch.optim), small
+batches, and attention heads that start out looking at the previous tokens (`look_back`).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+from aslfast import roles
+from aslfast.chat import TAGS, Chat
+from aslfast.index import BM25Index
+from aslfast.lab import demos
+from aslfast.lab.demos import Row, Slips
+from aslfast.lab.world import FIRST_WORDS, LITERALS, SECOND_WORDS, World
+from aslfast.tool import SEARCH, SearchTool
+
+TOP_K = 2
+CONTROL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+CALL_FRAME = ('{"name": "search", "arguments": {"query": "', '"}}')  # one token each: a tiny model spends none on JSON
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+CLEAN = Slips()
+NOISY = Slips(wrong_fact=0.33, stop_early=0.12, wrong_verdict=0.3, wrong_reference=0.22)
+VERDICT_WEIGHT = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """So many tokens of rows, their kinds drawn from a mixture (shares of rows), at one learning-rate scale."""
+
+    name: str
+    tokens: int
+    mixture: dict[str, float]
+    slips: Slips = CLEAN
+    lr_scale: float = 1.0
+
+
+STAGES = (
+    Stage("copy and look up", 350_000, {"copy": 0.3, "look_up": 0.7}),
+    Stage("compare", 450_000, {"compare": 0.6, "look_up": 0.3, "copy": 0.1}),
+    Stage("clean roles", 1_800_000, {"policy": 0.18, "grm": 0.22, "generator": 0.14, "compare": 0.3, "look_up": 0.11, "copy": 0.05}),
+    Stage("noisy roles", 500_000, {"policy": 0.18, "grm": 0.22, "generator": 0.14, "compare": 0.3, "look_up": 0.11, "copy": 0.05}, NOISY, 0.4),
+)
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE whose merges make each word of the lab one token; a word starts the same behind a tag and behind a space."""
+    tokenizer = Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(' ?["\n]'), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=True)])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=4000, min_frequency=2, initial_alphabet=sorted(alphabet), show_progress=False)
+    tokenizer.train_from_iterator(_vocabulary_text(), trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in CONTROL])
+    tags = [mark for tag in TAGS for mark in (f"<{tag}>", f"</{tag}>")]
+    tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in (*tags, *CALL_FRAME)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE)
+
+
+def _vocabulary_text() -> list[str]:
+    words = [*FIRST_WORDS, *SECOND_WORDS, *(word for values in LITERALS.values() for word in values), *demos.RELATIONS]
+    words += "user assistant tool answer judge ask what is the of has find says same different correct wrong nothing found 1 2 3".split()
+    return [f" {word} {word}" for word in words] + [' "', ' "', " \n", " \n"]
+
+
+def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM:
+    """Tied embeddings of unit variance at the input; the final norm starts at d^-0.5, so that logits start near unit scale."""
+    torch.manual_seed(seed)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=4, max_position_embeddings=1024, tie_word_embeddings=True, rms_norm_eps=1e-6,
+        initializer_range=0.05, attention_dropout=0.0,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    model = Qwen2ForCausalLM(config)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.normal_(0.0, 1.0)
+        model.model.norm.weight.fill_(config.hidden_size**-0.5)
+        for layer, shifts in ((0, (1, 2, 3, 4)), (1, (1,))):
+            for head, shift in enumerate(shifts):
+                look_back(model, layer, head, shift)
+    return model
+
+
+def look_back(model: Qwen2ForCausalLM, layer: int, head: int, shift: int, gain: float = 7.0) -> None:
+    """Sets a head's query and key biases so that it starts out attending `shift` tokens back.
+
+    Rotary embeddings turn a constant query q and key k into sum_f a_f b_f cos(w_f (i - j) + phase_f); with the key's
+    phase 0 and the query's turned by -w_f * shift this peaks at i - j = shift.
+    """
+    attention = model.model.layers[layer].self_attn
+    size = attention.head_dim
+    theta = model.config.rope_parameters["rope_theta"] if hasattr(model.config, "rope_parameters") else model.config.rope_theta
+    w_f = theta ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
+    rows = slice(head * size, (head + 1) * size)
+    attention.k_proj.bias.data[rows] = gain * torch.cat([torch.ones_like(w_f), torch.zeros_like(w_f)])
+    attention.q_proj.bias.data[rows] = gain * torch.cat([torch.cos(w_f * shift), -torch.sin(w_f * shift)])
+
+
+class Rows:
+    """An endless stream of rows of one stage; a fresh world every `per_world` demonstrations."""
+
+    def __init__(self, chat: Chat, stage: Stage, seed: int, folder: Path, per_world: int = 2000) -> None:
+        self.chat, self.stage, self.folder, self.per_world = chat, stage, folder, per_world
+        self.rng = random.Random(f"{seed}-{stage.name}")
+        self.made = 0
+
+    def __iter__(self) -> Iterator[Row]:
+        kinds, shares = zip(*self.stage.mixture.items(), strict=True)
+        while True:
+            if self.made % self.per_world == 0:
+                self._new_world()
+            self.made += 1
+            yield getattr(self, f"_{self.rng.choices(kinds, shares)[0]}")()
+
+    def _new_world(self) -> None:
+        self.world = World.make(self.rng.randrange(1 << 30), "base")
+        index = BM25Index.build(self.world.passages(), self.folder / f"{self.stage.name}-{self.made}".replace(" ", "-"))
+        tool = SearchTool(index, TOP_K)
+        self.search = lambda query: tool(roles.Call(SEARCH, (query,)))
+
+    def _question(self) -> str:
+        return self.world.ask(self.rng, self.rng.choices((1, 2, 3), (4, 4, 2))[0]).question
+
+    def _policy(self) -> Row:
+        return demos.policy_row(self.chat, self.world, self.search, self._question(), self.stage.slips, self.rng)
+
+    def _grm(self) -> Row:
+        question = self._question()
+        answer = self.world.answer(question)
+        assert answer is not None
+        if self.rng.random() < 0.5:
+            answer = demos.wrong_answer(self.world, question, answer, self.rng)
+        return demos.grm_row(self.chat, self.world, self.search, question, answer, self.stage.slips, self.rng, VERDICT_WEIGHT)
+
+    def _generator(self) -> Row:
+        item = self.world.ask(self.rng, self.rng.choice((1, 2, 3)))
+        return demos.generator_row(self.chat, self.world, self.search, item.question, item.hops, self.stage.slips, self.rng)
+
+    def _copy(self) -> Row:
+        return demos.copy_row(self.chat, self.rng)
+
+    def _look_up(self) -> Row:
+        return demos.look_up_row(self.chat, self.rng)
+
+    def _compare(self) -> Row:
+        return demos.compare_row(self.chat, self.rng, VERDICT_WEIGHT)
+
+
+def batches(rows: Iterator[Row], tokens: int, parts: int = 3) -> Iterator[list[list[Row]]]:
+    """Batches of about `tokens`, each of `parts` micro-batches of like lengths, drawn from all lengths alike."""
+    rng = random.Random(0)
+    while True:
+        pool: list[Row] = []
+        while sum(len(row.token_ids) for row in pool) < 8 * tokens:
+            pool.append(next(rows))
+        pool.sort(key=lambda row: len(row.token_ids))
+        found: list[list[Row]] = [[]]
+        for row in pool:
+            if (len(found[-1]) + 1) * len(row.token_ids) > tokens / parts * 1.1 and found[-1]:
+                found.append([])
+            found[-1].append(row)
+        rng.shuffle(found)
+        yield from (found[i : i + parts] for i in range(0, len(found), parts))
+
+
+def padded(rows: Sequence[Row], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids_BT and weights_BT, right-padded; causal attention never looks at the padding."""
+    length = max(len(row.token_ids) for row in rows)
+    ids_BT = torch.full((len(rows), length), pad_id)
+    weights_BT = torch.zeros(len(rows), length)
+    for i, row in enumerate(rows):
+        ids_BT[i, : len(row.token_ids)] = torch.tensor(row.token_ids)
+        weights_BT[i, : len(row.token_ids)] = torch.tensor(row.weights)
+    return ids_BT, weights_BT
+
+
+def loss_of(model: Qwen2ForCausalLM, ids_BT: torch.Tensor, weights_BT: torch.Tensor, constant: float) -> torch.Tensor:
+    """Weighted cross-entropy summed and divided by a constant: short rows then weigh no more than long ones."""
+    hidden_BTD = model.model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, :-1]
+    live_BT = weights_BT[:, 1:] > 0
+    logits_TV = hidden_BTD[live_BT] @ model.lm_head.weight.T
+    losses_T = torch.nn.functional.cross_entropy(logits_TV, ids_BT[:, 1:][live_BT], reduction="none")
+    return (losses_T * weights_BT[:, 1:][live_BT]).sum() / constant
+
+
+def optimizers(model: Qwen2ForCausalLM) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    muon = torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.0)
+    # the embedding has unit variance instead of d^-0.5: its rate is that much larger
+    embedding = [p for p in others if p.ndim == 2]
+    rest = [p for p in others if p.ndim != 2]
+    adam = torch.optim.AdamW(
+        [{"params": embedding, "lr": 3e-2}, {"params": rest, "lr": 3e-3}], betas=(0.9, 0.98), weight_decay=0.0
+    )
+    return muon, adam
+
+
+def train_stage(model: Qwen2ForCausalLM, chat: Chat, stage: Stage, opts, rates, seed: int, folder: Path, tokens_per_batch: int, report: Callable[[str, int, float], None]) -> None:
+    stream = batches(iter(Rows(chat, stage, seed, folder)), tokens_per_batch)
+    seen, pad_id = 0, chat.tokenizer.pad_token_id
+    while seen < stage.tokens:
+        parts = next(stream)
+        left = 1 - seen / stage.tokens
+        for opt, base_rates in zip(opts, rates, strict=True):
+            for group, rate in zip(opt.param_groups, base_rates, strict=True):
+                group["lr"] = rate * stage.lr_scale * (min(1.0, left / 0.4) if stage.slips == CLEAN else left) + 1e-6
+        loss = 0.0
+        for rows in parts:
+            ids_BT, weights_BT = padded(rows, pad_id)
+            part = loss_of(model, ids_BT, weights_BT, constant=tokens_per_batch * 0.3)
+            part.backward()
+            loss += float(part.detach())
+            seen += sum(len(row.token_ids) for row in rows)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for opt in opts:
+            opt.step()
+            opt.zero_grad(set_to_none=True)
+        report(stage.name, seen, loss)

@@ -1,0 +1,262 @@
+"""One round of Agentic Self-Learning: generator phase -> GRM phase -> policy phase -> measured against the truth.
+
+After arXiv 2510.14253. Every phase is a few optimizer steps; a step gathers groups of trajectories on the one sampler,
+without a barrier between roles (a question's attempts start when it is written, a verdict when its attempt is done),
+then learns from them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from aslfast import adapter, reward, roles
+from aslfast.advantage import advantages
+from aslfast.config import RunConfig
+from aslfast.core import Group, Reward, Role, Task, Trajectory
+from aslfast.learner import Learner
+from aslfast.rollout import Rollout, stable_seed
+from aslfast.run_folder import RunFolder
+from aslfast.trajectory import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A policy's answer at a generated question, and the verdicts on it."""
+
+    answer: str
+    verdicts: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolQuestion:
+    """A generated question that passed the gate, with the attempts that came with it."""
+
+    id: str
+    question: str
+    reference: str
+    hops: int
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass
+class Loop:
+    """What every phase works with. `pool` grows over the rounds."""
+
+    config: RunConfig
+    rollout: Rollout
+    learner: Learner
+    run: RunFolder
+    topics: Sequence[str]
+    flush: Callable[[], None]  # the sampler's: after each optimizer step
+    report: Callable[[dict[str, Any]], None]  # called with each line of metrics
+    pool: dict[str, PoolQuestion] = field(default_factory=dict)  # by normalised question
+    round: int = 0
+    step: int = 0
+
+    def sample(self, task: Task, number: int) -> Coroutine[Any, Any, Trajectory]:
+        seed = stable_seed(self.config.seed, self.round, self.step)
+        return self.rollout.run(task, number, seed, task.role, self.learner.version[task.role])
+
+    def rng(self, phase: str) -> random.Random:
+        return random.Random(stable_seed(self.config.seed, self.round, phase))
+
+
+async def run_round(loop: Loop) -> None:
+    """The three phases, in the order of the paper. A role that does not learn only does what the next one needs."""
+    config = loop.config
+    await _phase(loop, "generator", config.generator.steps, generator_tasks(loop), question_group, config.generator.learn)
+    await _phase(loop, "grm", config.grm.steps, verification_tasks(loop), verdict_group, config.grm.learn)
+    await _phase(loop, "policy", config.policy.steps, policy_tasks(loop), answer_group, config.policy.learn)
+
+
+GroupOf = Callable[[Loop, Task], Coroutine[Any, Any, Group]]
+
+
+async def _phase(loop: Loop, role: Role, steps: int, tasks: Sequence[Sequence[Task]], group_of: GroupOf, learn: bool) -> None:
+    records: list[Record] = []
+    for step, step_tasks in enumerate(tasks[:steps], 1):
+        started = time.perf_counter()
+        loop.step += 1
+        groups = await asyncio.gather(*(group_of(loop, task) for task in step_tasks))
+        stats = learn_from(loop, role, groups) if learn else {}
+        seconds = time.perf_counter() - started
+        line = {"round": loop.round, "phase": role, "step": step, **summary(groups, seconds), **stats}
+        loop.run.append("metrics.jsonl", line)
+        loop.report(line)
+        records += [Record(t, r, loop.round, step) for g in groups for t, r in zip(g.trajectories, g.rewards, strict=True)]
+    loop.run.trajectories(loop.round, role, records)
+    if learn:
+        with loop.run.writing():
+            adapter.save_adapter(loop.learner.model, role, loop.run.adapter_folder(role), loop.learner.version[role])
+
+
+def learn_from(loop: Loop, role: Role, groups: Sequence[Group]) -> dict[str, float]:
+    """One optimizer step, unless every group is flat."""
+    trajectories, advantage = advantages(groups, loop.config.advantage)
+    if not trajectories:
+        return {"kl": 0.0, "grad_norm": 0.0, "loss": 0.0}
+    stats = loop.learner.step(role, trajectories, advantage)
+    loop.flush()
+    return asdict(stats)
+
+
+def summary(groups: Sequence[Group], seconds: float) -> dict[str, Any]:
+    """Reward and its parts (means over trajectories), entropy (minus the mean log-prob of the sampled tokens: an
+    unbiased estimate of the mean per-token entropy, in nats), sampled tokens a second, seconds."""
+    trajectories = [t for g in groups for t in g.trajectories]
+    rewards = [r for g in groups for r in g.rewards]
+    n_sampled = sum(t.n_sampled for t in trajectories)
+    return {
+        "reward": sum(r.total for r in rewards) / len(rewards),
+        "reward_parts": {name: sum(r.parts[name] for r in rewards) / len(rewards) for name in rewards[0].parts},
+        "entropy": -sum(sum(t.logprobs) for t in trajectories) / n_sampled,
+        "finished": sum(t.output is not None for t in trajectories) / len(trajectories),
+        "flat_groups": sum(len({r.total for r in g.rewards}) == 1 for g in groups) / len(groups),
+        "trajectories": len(trajectories), "sampled_tokens": n_sampled,
+        "tokens_per_s": n_sampled / seconds, "seconds": seconds,
+    }  # fmt: skip
+
+
+# --- generator -------------------------------------------------------------------------------------------------
+
+
+def generator_tasks(loop: Loop) -> list[list[Task]]:
+    """Topics drawn without repeats; the numbers of hops in turn, so that the pool holds all of them."""
+    config, rng = loop.config.generator, loop.rng("generator")
+    count = config.steps * config.tasks
+    topics = [topic for _ in range(count // len(loop.topics) + 1) for topic in rng.sample(list(loop.topics), len(loop.topics))][:count]
+    prompts = loop.config.model.prompts
+    tasks = [roles.generator_task(f"g{loop.round}-{i}", topic, config.hops[i % len(config.hops)], prompts) for i, topic in enumerate(topics)]
+    return _chunks(tasks, config.tasks)
+
+
+async def question_group(loop: Loop, task: Task) -> Group:
+    """Several questions for one task. Those that pass the gate enter the pool."""
+    grown = await asyncio.gather(*(grow(loop, task, i) for i in range(loop.config.generator.samples)))
+    for _, question, _ in grown:
+        if question is not None:
+            loop.pool.setdefault(reward.normalize(question.question), question)
+    return Group(tuple(t for t, _, _ in grown), tuple(r for _, _, r in grown))
+
+
+async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQuestion | None, Reward]:
+    """A question, the policy's attempts at it with a verdict each, and the judge's view of its reference answer."""
+    config, prompts = loop.config.generator, loop.config.model.prompts
+    written = await loop.sample(task, number)
+    valid = written.output is not None and roles.valid_question(written.output)
+    if not valid or written.output is None or written.output_answer is None:
+        return written, None, reward.generator_reward(written, False, (), (), config.accept_share, loop.config.format_weight)
+    ask = roles.policy_task(f"{task.id}-{number}-p", written.output, prompts, (written.output_answer,), task.hops)
+    check = roles.grm_task(f"{task.id}-{number}-c", written.output, written.output_answer, prompts)
+    attempts, checks = await asyncio.gather(
+        asyncio.gather(*(attempt(loop, ask, i, 1) for i in range(config.attempts))),
+        asyncio.gather(*(loop.sample(check, i) for i in range(config.self_checks))),
+    )
+    self_verdicts = [t.output for t in checks]
+    given = reward.generator_reward(written, True, [v[0] for _, v in attempts], self_verdicts, config.accept_share, loop.config.format_weight)
+    if not reward.accepted(self_verdicts, config.accept_share):
+        return written, None, given
+    tried = tuple(Attempt(t.output, v) for t, v in attempts if t.output is not None)
+    return written, PoolQuestion(f"q{task.id}-{number}", written.output, written.output_answer, task.hops, tried), given
+
+
+async def attempt(loop: Loop, task: Task, number: int, verdicts: int) -> tuple[Trajectory, tuple[str | None, ...]]:
+    """One policy trajectory and the judge's verdicts on its answer; none where there is no answer."""
+    trajectory = await loop.sample(task, number)
+    if trajectory.output is None:
+        return trajectory, (None,) * verdicts
+    judge = roles.grm_task(f"{task.id}{number}-v", task.question, trajectory.output, loop.config.model.prompts)
+    judged = await asyncio.gather(*(loop.sample(judge, i) for i in range(verdicts)))
+    return trajectory, tuple(t.output for t in judged)
+
+
+# --- GRM -------------------------------------------------------------------------------------------------------
+
+
+def verification_tasks(loop: Loop) -> list[list[Task]]:
+    """This round's labelled attempts, as many right as wrong for each question, in random order, repeated as needed."""
+    config, rng = loop.config.grm, loop.rng("grm")
+    tasks: list[Task] = []
+    for question in loop.pool.values():
+        if question.id.startswith(f"qg{loop.round}-"):
+            labels = labelled_attempts(question, config.label)
+            right, wrong = ([a for a, label in labels.items() if label == wanted] for wanted in ("correct", "wrong"))
+            for i in range(min(len(right), len(wrong))):
+                for answer, label in ((right[i], "correct"), (wrong[i], "wrong")):
+                    task_id = f"v{loop.round}-{question.id}-{i}{label[0]}"
+                    tasks.append(roles.grm_task(task_id, question.question, answer, loop.config.model.prompts, label, question.hops))
+    rng.shuffle(tasks)
+    return _cycled(tasks, config.steps, config.tasks)
+
+
+def labelled_attempts(question: PoolQuestion, source: str) -> dict[str, str]:
+    """Distinct answers -> label, without human help.
+
+    reference: the generator's answer is right, any other wrong.
+    majority:  the majority of the judge's own verdicts on that answer over all attempts that gave it; ties are dropped.
+    consensus: as reference, but only where the policy's most frequent answer is the reference: two roles that reached
+               it independently; other questions give no labels.
+    """
+    answers = [a.answer for a in question.attempts]
+    if source == "majority":
+        votes = {answer: [v for a in question.attempts if a.answer == answer for v in a.verdicts if v] for answer in answers}
+        right = {answer: sum(v == "correct" for v in given) / len(given) for answer, given in votes.items() if given}
+        return {answer: "correct" if p > 0.5 else "wrong" for answer, p in right.items() if p != 0.5}
+    if source == "consensus" and not _agreed(answers, question.reference):
+        return {}
+    return {answer: "correct" if reward.exact_match(answer, [question.reference]) else "wrong" for answer in answers}
+
+
+def _agreed(answers: Sequence[str], reference: str) -> bool:
+    counts: dict[str, int] = {}
+    for answer in map(reward.normalize, answers):
+        counts[answer] = counts.get(answer, 0) + 1
+    own = counts.pop(reward.normalize(reference), 0)
+    return own >= 2 and own > max(counts.values(), default=0)
+
+
+async def verdict_group(loop: Loop, task: Task) -> Group:
+    judged = await asyncio.gather(*(loop.sample(task, i) for i in range(loop.config.grm.samples)))
+    return Group(tuple(judged), tuple(reward.grm_reward(t, task.references[0], loop.config.format_weight) for t in judged))
+
+
+# --- policy ----------------------------------------------------------------------------------------------------
+
+
+def policy_tasks(loop: Loop) -> list[list[Task]]:
+    """Questions of the pool, the numbers of hops in turn, the newest rounds first where there are more than needed."""
+    config, rng = loop.config.policy, loop.rng("policy")
+    newest = sorted(loop.pool.values(), key=lambda q: (not q.id.startswith(f"qg{loop.round}-"), rng.random()))
+    by_hops: dict[int, list[PoolQuestion]] = {}
+    for question in newest:
+        by_hops.setdefault(question.hops, []).append(question)
+    turns = max(map(len, by_hops.values()), default=0)
+    chosen = [by_hops[hops][i % len(by_hops[hops])] for i in range(turns) for hops in sorted(by_hops)]
+    tasks = [
+        roles.policy_task(f"p{loop.round}-{i}-{q.id}", q.question, loop.config.model.prompts, (q.reference,), q.hops)
+        for i, q in enumerate(chosen)
+    ]
+    return _cycled(tasks, config.steps, config.tasks)
+
+
+async def answer_group(loop: Loop, task: Task) -> Group:
+    config = loop.config.policy
+    tried = await asyncio.gather(*(attempt(loop, task, i, config.verdicts) for i in range(config.samples)))
+    rewards = tuple(reward.policy_reward(t, reward.majority(verdicts), loop.config.format_weight) for t, verdicts in tried)
+    return Group(tuple(t for t, _ in tried), rewards)
+
+
+def _chunks(tasks: Sequence[Task], size: int) -> list[list[Task]]:
+    return [list(tasks[i : i + size]) for i in range(0, len(tasks), size)]
+
+
+def _cycled(tasks: Sequence[Task], steps: int, size: int) -> list[list[Task]]:
+    """`steps` steps of `size` tasks each, going round where there are fewer; none where there are none."""
+    if not tasks:
+        return []
+    return _chunks([tasks[i % len(tasks)] for i in range(steps * size)], size)

@@ -1,0 +1,105 @@
+"""A run from a configuration: base, adapters, sampler, learner, environment; then round after round."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aslfast import adapter, evaluate
+from aslfast.chat import Chat
+from aslfast.config import RunConfig
+from aslfast.core import ROLES, Task, Trajectory
+from aslfast.environment import Environment, model_folder, open_environment
+from aslfast.learner import Learner
+from aslfast.roles import prompt_text
+from aslfast.rollout import Limits, Rollout, bounded, stable_seed
+from aslfast.rounds import Loop, run_round
+from aslfast.run_folder import RunFolder, check_new
+from aslfast.sampler.local import LocalSampler
+from aslfast.tool import SearchTool
+
+Report = Callable[[str, dict[str, Any]], None]  # ("setup" | "evaluating" | "evaluated" | "step", values)
+
+
+def train(config: RunConfig, out: str | Path, report: Report) -> Path:
+    """Runs the whole recipe into the new folder `out`. Raises UserError for bad input before anything is written."""
+    folder = Path(out)
+    check_new(folder)
+    prepare_torch(config)
+    report("setup", {"what": "base model"})
+    model, tokenizer = adapter.load_base(model_folder(config.model.path), getattr(torch, config.model.dtype))
+    peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
+    run = RunFolder.create(folder, config)
+    report("setup", {"what": "indexes"})
+    with run.writing():
+        environment = open_environment(config, folder)
+    sampler = LocalSampler(peft_model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context)
+    learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, ROLES)
+    rollout = make_rollout(config, sampler, tokenizer, SearchTool(environment.index, **tool_options(config)))
+    loop = Loop(config, rollout, learner, run, environment.topics, sampler.flush, lambda line: report("step", line))
+    asyncio.run(_rounds(loop, environment, report))
+    return folder
+
+
+def prepare_torch(config: RunConfig) -> None:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def tool_options(config: RunConfig) -> dict[str, int]:
+    return {"top_k": config.tool.top_k, "max_passage_chars": config.tool.max_passage_chars}
+
+
+def make_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: SearchTool) -> Rollout:
+    limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
+    return Rollout(sampler, tool, Chat(tokenizer), limits, config.sampler.temperature, prompt_text(config.model.prompts, "system"))
+
+
+async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
+    """Round 0 measures the base; each later round learns, then measures."""
+    for number in range(loop.config.rounds + 1):
+        started = time.perf_counter()
+        loop.round = number
+        if number:
+            await run_round(loop)
+        report("evaluating", {"round": number})
+        line = {"round": number, **await measure(loop, environment), "seconds": time.perf_counter() - started}
+        loop.run.append("rounds.jsonl", line)
+        report("evaluated", line)
+        gc.collect()
+
+
+async def measure(loop: Loop, environment: Environment) -> dict[str, Any]:
+    """The three roles against the truth, on the same held-out tasks with the same seeds in every round."""
+    config = loop.config
+    tool = SearchTool(environment.eval_index, **tool_options(config))
+    rollout = Rollout(loop.rollout.sampler, tool, loop.rollout.chat, loop.rollout.limits, config.sampler.temperature, loop.rollout.system)
+    seed = stable_seed(config.seed, "evaluation")
+    scores = evaluate.policy_scores(await run_all(rollout, environment.policy_evals, seed, 2 * config.sampler.max_rows))
+    scores |= {"grm_accuracy": None, "solvable_share": None}
+    if environment.grm_evals:
+        scores |= evaluate.grm_scores(await run_all(rollout, environment.grm_evals, seed, 2 * config.sampler.max_rows))
+    if environment.generator_evals and environment.oracle:
+        written = await run_all(rollout, environment.generator_evals, seed, 2 * config.sampler.max_rows)
+        scores |= evaluate.generator_scores(written, environment.oracle)
+    return scores
+
+
+async def run_all(rollout: Rollout, tasks: Sequence[Task], seed: int, at_once: int, adapters: bool = True, done: Callable[[Trajectory], None] | None = None) -> list[Trajectory]:
+    """One trajectory a task, each with its role's adapter (or all with the base), in order."""
+
+    async def one(task: Task) -> Trajectory:
+        trajectory = await rollout.run(task, 0, seed, task.role if adapters else None)
+        if done:
+            done(trajectory)
+        return trajectory
+
+    return await bounded([lambda task=task: one(task) for task in tasks], at_once)
