@@ -25,7 +25,11 @@ class SampleRequest:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The sampled tokens and the log-prob of each under the temperature-scaled distribution (float32, full vocabulary)."""
+    """The sampled tokens, and each one's log-prob under the temperature-scaled distribution (float32, full vocabulary).
+
+    finish: "stop" and "eos" keep the text or token that ended the turn; "length" is max_new_tokens or a full context;
+    "abort" was asked for.
+    """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
@@ -34,7 +38,12 @@ class Sample:
 
 
 class Sampler(Protocol):
-    async def generate(self, request: SampleRequest) -> Sample: ...
+    async def generate(self, request: SampleRequest) -> Sample:
+        """Sample one turn. A session has one request at a time (ValueError).
+
+        UserError for an adapter that is not loaded (never the base in its place) and for a context without room.
+        """
+        ...
 
     def release(self, session: str) -> None:
         """Forget a session and free its KV. Unknown sessions are ignored."""

@@ -1,0 +1,48 @@
+"""Finding a stop text in tokens as they come, without decoding the output again at every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PARTIAL = "\ufffd"  # what a decoder writes for an unfinished UTF-8 character
+BYTES_PER_CHARACTER = 4
+
+
+class Pieces:
+    """The text of each token id as it stands inside a text, kept once computed."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._pieces: dict[int, str] = {}
+        anchor = tokenizer.encode("a", add_special_tokens=False)
+        self._anchor, self._anchor_text = anchor, self.decode(anchor)
+
+    def decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def __getitem__(self, token_id: int) -> str:
+        piece = self._pieces.get(token_id)
+        if piece is None:  # decoded after an anchor: some tokenizers drop the space that begins a text
+            piece = self.decode([*self._anchor, token_id])[len(self._anchor_text) :]
+            self._pieces[token_id] = piece
+        return piece
+
+
+class StopFinder:
+    """Says when one of the stop texts stands at the end of the sampled text."""
+
+    def __init__(self, stop: tuple[str, ...], pieces: Pieces) -> None:
+        self._stop = tuple(text for text in stop if text)
+        self._reach = max(map(len, self._stop), default=0)
+        self._pieces = pieces
+        self._tail = ""
+
+    def found(self, token_ids: list[int]) -> bool:
+        """True if the last of the sampled token_ids completes a stop text. To be asked after every token."""
+        if not self._stop:
+            return False
+        tail = self._tail + self._pieces[token_ids[-1]]
+        if PARTIAL in tail:  # a character spread over tokens: only decoding them together gives it
+            tail = self._pieces.decode(token_ids[-(BYTES_PER_CHARACTER * self._reach) - 1 :])
+        self._tail = tail[-self._reach :]
+        return any(text in tail for text in self._stop)
