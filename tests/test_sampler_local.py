@@ -208,6 +208,15 @@ def test_tokens_do_not_depend_on_the_batch_or_on_evictions(model, tokenizer):
     assert all(cached[0]) and not any(cached[2])  # with one row every session evicts another
 
 
+def test_turns_that_end_with_their_first_token(model, tokenizer):
+    """Rows move while contexts of different lengths are being run, in several passes."""
+    lengths = [(4, 1), (60, 1), (61, 9), (5, 1), (200, 1), (130, 9), (131, 1), (201, 9)]
+    requests = [SampleRequest(context(n, n), f"s{n}", "grm", new, seed=n) for n, new in lengths]
+    together = run(gather(LocalSampler(model, tokenizer), requests))
+    alone = [run(LocalSampler(model, tokenizer).generate(request)) for request in requests]
+    assert [s.token_ids for s in together] == [s.token_ids for s in alone]
+
+
 def test_same_seed_same_tokens_other_seed_other_tokens(model, tokenizer):
     requests = [SampleRequest(context(12, 0), f"s{i}", "policy", 20, seed=seed) for i, seed in enumerate((7, 7, 8))]
     one, two, other = (s.token_ids for s in run(gather(LocalSampler(model, tokenizer), requests)))

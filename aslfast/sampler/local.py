@@ -118,8 +118,6 @@ class LocalSampler:
 
         Requests under way go on from the tokens they have, under the new weights.
         """
-        for run in self._active:
-            run.n_kv = 0
         self._waiting.extendleft(reversed(self._active))
         self._active.clear()
         self._rows.drop()
