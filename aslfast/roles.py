@@ -24,19 +24,24 @@ def prompt_text(prompt_set: str, name: str) -> str:
     return (files("aslfast") / "prompts" / prompt_set / f"{name}.txt").read_text(encoding="utf-8").strip()
 
 
+def _filled(template: str, **values: str) -> str:
+    """The template with each {name} replaced, in one pass: braces in a value, or of JSON in a template, mean nothing."""
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), template)
+
+
 def policy_task(task_id: str, question: str, prompt_set: str, references: tuple[str, ...] = (), hops: int = 0) -> Task:
-    prompt = prompt_text(prompt_set, "policy").format(question=question)
+    prompt = _filled(prompt_text(prompt_set, "policy"), question=question)
     return Task(task_id, "policy", prompt, question, references, hops)
 
 
 def grm_task(task_id: str, question: str, answer: str, prompt_set: str, label: str | None = None, hops: int = 0) -> Task:
     """Judge `answer`. It enters the prompt as data, on one line, cut to 500 characters."""
-    prompt = prompt_text(prompt_set, "grm").format(question=question, answer=" ".join(answer.split())[:500])
+    prompt = _filled(prompt_text(prompt_set, "grm"), question=question, answer=" ".join(answer.split())[:500])
     return Task(task_id, "grm", prompt, question, (label,) if label else (), hops)
 
 
 def generator_task(task_id: str, topic: str, hops: int, prompt_set: str) -> Task:
-    prompt = prompt_text(prompt_set, "generator").format(topic=topic, hops=hops)
+    prompt = _filled(prompt_text(prompt_set, "generator"), topic=topic, hops=str(hops))
     return Task(task_id, "generator", prompt, hops=hops)
 
 
