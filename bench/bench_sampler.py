@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import tokenizers
 import torch
 import transformers
 
+from aslfast.core import ROLES
 from aslfast.sampler import SampleRequest
 from aslfast.sampler.local import LocalSampler
 
@@ -39,7 +40,11 @@ def build(args: argparse.Namespace) -> Any:
     config = transformers.Qwen2Config(**SHAPE, vocab_size=args.vocab, intermediate_size=384, eos_token_id=None)
     model = transformers.Qwen2ForCausalLM(config).to(args.device, getattr(torch, args.dtype)).eval()
     lora = peft.LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear", init_lora_weights=False)
-    return peft.get_peft_model(model, lora, adapter_name="policy").eval()
+    model = peft.get_peft_model(model, lora, adapter_name=ROLES[0])
+    for role in ROLES[1:]:
+        model.add_adapter(role, lora)
+    model.set_adapter("policy")
+    return model.eval()
 
 
 def tokenizer_of(vocab: int) -> Any:
@@ -48,7 +53,7 @@ def tokenizer_of(vocab: int) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizers.Tokenizer(model))
 
 
-def local_run(sampler: LocalSampler, prompts: list[list[int]], adapters: list[str | None], n_new: int) -> None:
+def local_run(sampler: LocalSampler, prompts: list[list[int]], adapters: Sequence[str | None], n_new: int) -> None:
     async def all_rows() -> None:
         rows = enumerate(zip(prompts, adapters, strict=True))
         requests = [SampleRequest(tuple(p), f"s{i}", a, n_new, seed=i) for i, (p, a) in rows]
@@ -70,12 +75,12 @@ def generate_run(model: Any, prompts: list[list[int]], n_new: int) -> None:
 
 
 def sides(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
-    """Every side, by name. `generate` cannot serve two adapters at once, so it has no `mixed`."""
+    """Every side, by name. All three adapters are loaded; `generate` serves one at a time, so it has no `mixed`."""
     model, rng = build(args), random.Random(args.seed)
     sampler = LocalSampler(model, tokenizer_of(args.vocab), max_rows=args.rows)
     span = range(args.prompt - args.prompt // 8, args.prompt + args.prompt // 8 + 1)
     prompts = [[rng.randrange(args.vocab) for _ in range(rng.choice(span))] for _ in range(args.rows)]
-    mixed: list[str | None] = ["policy" if i % 2 else None for i in range(args.rows)]
+    mixed = [ROLES[i % len(ROLES)] for i in range(args.rows)]
 
     def bare_generate() -> None:
         with model.disable_adapter():

@@ -6,12 +6,14 @@ each row of the batch, the ranks of its own adapter and holds that adapter's sca
     out_BTO = base(x_BTI) + ((x_BTI A_RI^T) * mask_B1R) B_RO
 
 which is LoRA (arXiv 2106.09685, section 4.1) for each row, and the base alone where the mask is 0. A few more ranks
-cost less than one forward pass per adapter. Adapters are read from PEFT's layers; PEFT's state is left as it is.
+cost less than one forward pass per adapter; ranks outside those of the batch's adapters are left out. Adapters are read
+from PEFT's layers; PEFT's state is left as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 import torch
 from torch import nn
@@ -37,7 +39,7 @@ class SideBySideLora:
             if len(getattr(module, "modules_to_save", None) or ()):
                 raise UserError(f"{name}: the local sampler serves LoRA alone; train without modules_to_save")
         self.names = tuple(dict.fromkeys(name for _, layer in self._layers for name in layer.lora_A))
-        self._masks: dict[Key, torch.Tensor] = {}
+        self._batch: dict[Key, tuple[torch.Tensor, int, int]] = {}
         self._tables: dict[Key, torch.Tensor] = {}
         self._forwards = [(layer, self._forward_of(name, layer)) for name, layer in self._layers]
         self._parameters = [
@@ -60,16 +62,19 @@ class SideBySideLora:
             a_RI = torch.cat([module.weight for module in layer.lora_A.values()])
             b_RO = torch.cat([layer.lora_B[adapter].weight.T for adapter in layer.lora_A])
             self._tables.setdefault(key, self._table(key, a_RI))
-        base, masks = layer.base_layer, self._masks
+        base, batch = layer.base_layer, self._batch
 
         def forward(x: torch.Tensor) -> torch.Tensor:
-            mask_B1R, out = masks[key], base(x)
+            out, (mask_B1R, low, high) = base(x), batch[key]
+            if low == high:
+                return out
             if x.dim() != 3 or x.shape[0] != mask_B1R.shape[0]:
                 raise UserError(f"{name}: rows are lost in shape {tuple(x.shape)}; the local sampler needs [B, T, I]")
-            low_BTR = linear(x.to(a_RI.dtype), a_RI) * mask_B1R
+            low_BTR = linear(x.to(a_RI.dtype), a_RI[low:high]) * mask_B1R
             if out.dtype != b_RO.dtype:
-                return (out + low_BTR @ b_RO).to(out.dtype)
-            out.flatten(0, 1).addmm_(low_BTR.flatten(0, 1), b_RO)  # in place: the copy costs more than the product
+                return (out + low_BTR @ b_RO[low:high]).to(out.dtype)
+            # In place: the copy would cost more than the product.
+            out.flatten(0, 1).addmm_(low_BTR.flatten(0, 1), b_RO[low:high])
             return out
 
         return forward
@@ -84,7 +89,8 @@ class SideBySideLora:
         order = {name: i for i, name in enumerate(self.names)} | {None: len(self.names)}
         rows = [order[adapter] for adapter in adapters]
         for key, table in self._tables.items():
-            self._masks[key] = table[rows]
+            low, high = span(key, set(adapters))
+            self._batch[key] = (table[rows, :, low:high], low, high)
         for layer, forward in self._forwards:
             layer.__dict__["forward"] = forward  # shadows the class's method; nn.Module.__setattr__ would cost more
 
@@ -92,6 +98,13 @@ class SideBySideLora:
         """Give PEFT its own forward back."""
         for layer, _ in self._forwards:
             layer.__dict__.pop("forward", None)
+
+
+def span(key: Key, adapters: set[str | None]) -> tuple[int, int]:
+    """The stretch [low, high) of a layer's ranks that holds these adapters; (0, 0) if it has none of them."""
+    ends = [0, *accumulate(rank for _, rank, _ in key)]
+    held = [i for i, (adapter, _, _) in enumerate(key) if adapter in adapters]
+    return (ends[held[0]], ends[held[-1] + 1]) if held else (0, 0)
 
 
 def check_plain(name: str, layer: nn.Module) -> None:
