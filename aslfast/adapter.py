@@ -14,7 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch.nn import Parameter
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from aslfast.core import ROLES
 from aslfast.errors import UserError
@@ -28,7 +28,9 @@ def load_base(path: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: no model here (config.json is missing); name a folder that holds a Hugging Face model")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        # tokenizer.json as it stands: AutoTokenizer rebuilds it by the model's type, with another pre-tokenizer
+        tokenizer_class = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
+        tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype)
     except (OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
