@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,8 +35,10 @@ class SideBySideLora:
     def refresh(self) -> None:
         """Read the adapters' weights again (copies: a few MB)."""
         modules = self._model.named_modules()
-        self._layers = [(name, m) for name, m in modules if hasattr(m, "lora_A") and hasattr(m, "base_layer")]
-        for name, module in self._model.named_modules():
+        self._layers: list[tuple[str, Any]] = [
+            (name, m) for name, m in modules if hasattr(m, "lora_A") and hasattr(m, "base_layer")
+        ]
+        for name, module in self._model.named_modules():  # PEFT's wrapper of a module trained as a whole
             if len(getattr(module, "modules_to_save", None) or ()):
                 raise UserError(f"{name}: the local sampler serves LoRA alone; train without modules_to_save")
         self.names = tuple(dict.fromkeys(name for _, layer in self._layers for name in layer.lora_A))
@@ -55,7 +58,7 @@ class SideBySideLora:
         """Whether an adapter came, went or was written in place since `refresh`."""
         return self._fingerprint() != self._seen
 
-    def _forward_of(self, name: str, layer: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    def _forward_of(self, name: str, layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
         check_plain(name, layer)
         key: Key = tuple((a, m.weight.shape[0], float(layer.scaling[a])) for a, m in layer.lora_A.items())
         with torch.no_grad():
@@ -107,7 +110,7 @@ def span(key: Key, adapters: set[str | None]) -> tuple[int, int]:
     return (ends[held[0]], ends[held[-1] + 1]) if held else (0, 0)
 
 
-def check_plain(name: str, layer: nn.Module) -> None:
+def check_plain(name: str, layer: Any) -> None:
     """Raise UserError unless the layer is a plain LoRA on a linear layer, unmerged."""
     if getattr(layer, "merged", False):
         raise UserError(f"{name}: an adapter is merged into the base; call unmerge_adapter() first")
