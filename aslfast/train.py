@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,27 +25,49 @@ from aslfast.run_folder import RunFolder, check_new
 from aslfast.sampler.local import LocalSampler
 from aslfast.tool import SearchTool
 
-Report = Callable[[str, dict[str, Any]], None]  # ("setup" | "evaluating" | "evaluated" | "step", values)
+# ("setup", {what}) ("evaluating", {round}) ("trajectory", {tokens}: one more, while evaluating)
+# ("evaluated", a line of rounds.jsonl) ("step", a line of metrics.jsonl)
+Report = Callable[[str, dict[str, Any]], None]
 
 
 def train(config: RunConfig, out: str | Path, report: Report) -> Path:
-    """Runs the whole recipe into the new folder `out`. Raises UserError for bad input before anything is written."""
+    """Runs the whole recipe into the new folder `out`. Raises UserError for bad input before anything is written.
+
+    A run that ends before round 0 is measured leaves nothing behind.
+    """
     folder = Path(out)
     check_new(folder)
+    existed = folder.exists()
+    try:
+        _train(config, folder, report)
+    except BaseException:
+        if not (folder / "rounds.jsonl").exists():
+            _clear(folder, existed)
+        raise
+    return folder
+
+
+def _clear(folder: Path, keep: bool) -> None:
+    """`folder` was missing or empty before: so it is again."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if keep:
+        folder.mkdir(exist_ok=True)
+
+
+def _train(config: RunConfig, folder: Path, report: Report) -> None:
     prepare_torch(config)
     report("setup", {"what": "base model"})
     model, tokenizer = adapter.load_base(model_folder(config.model.path), getattr(torch, config.model.dtype))
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
-    run = RunFolder.create(folder, config)
-    report("setup", {"what": "indexes"})
-    with run.writing():
-        environment = open_environment(config, folder)
     sampler = LocalSampler(peft_model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, ROLES)
+    report("setup", {"what": "indexes"})
+    run = RunFolder.create(folder, config)
+    with run.writing():
+        environment = open_environment(config, folder)
     rollout = make_rollout(config, sampler, tokenizer, SearchTool(environment.index, **tool_options(config)))
     loop = Loop(config, rollout, learner, run, environment.topics, sampler.flush, lambda line: report("step", line))
     asyncio.run(_rounds(loop, environment, report))
-    return folder
 
 
 def prepare_torch(config: RunConfig) -> None:
@@ -71,33 +94,43 @@ async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
         if number:
             await run_round(loop)
         report("evaluating", {"round": number})
-        line = {"round": number, **await measure(loop, environment), "seconds": time.perf_counter() - started}
+        line = {"round": number, **await measure(loop, environment, report), "seconds": time.perf_counter() - started}
         loop.run.append("rounds.jsonl", line)
         report("evaluated", line)
         gc.collect()
 
 
-async def measure(loop: Loop, environment: Environment) -> dict[str, Any]:
+async def measure(loop: Loop, environment: Environment, report: Report) -> dict[str, Any]:
     """The three roles against the truth, on the same held-out tasks with the same seeds in every round."""
     config = loop.config
     tool = SearchTool(environment.eval_index, **tool_options(config))
     rollout = Rollout(loop.rollout.sampler, tool, loop.rollout.chat, loop.rollout.limits, config.sampler.temperature, loop.rollout.system)
     seed = stable_seed(config.seed, "evaluation")
-    scores = evaluate.policy_scores(await run_all(rollout, environment.policy_evals, seed, 2 * config.sampler.max_rows))
+
+    def one_more(trajectory: Trajectory) -> None:
+        report("trajectory", {"tokens": trajectory.n_sampled})
+
+    async def play(tasks: Sequence[Task]) -> list[Trajectory]:
+        return await run_all(rollout, tasks, seed, 2 * config.sampler.max_rows, done=one_more)
+
+    scores = evaluate.policy_scores(await play(environment.policy_evals))
     scores |= {"grm_accuracy": None, "solvable_share": None}
     if environment.grm_evals:
-        scores |= evaluate.grm_scores(await run_all(rollout, environment.grm_evals, seed, 2 * config.sampler.max_rows))
+        scores |= evaluate.grm_scores(await play(environment.grm_evals))
     if environment.generator_evals and environment.oracle:
-        written = await run_all(rollout, environment.generator_evals, seed, 2 * config.sampler.max_rows)
+        written = await play(environment.generator_evals)
         scores |= evaluate.generator_scores(written, environment.oracle)
     return scores
 
 
-async def run_all(rollout: Rollout, tasks: Sequence[Task], seed: int, at_once: int, adapters: bool = True, done: Callable[[Trajectory], None] | None = None) -> list[Trajectory]:
+async def run_all(
+    rollout: Rollout, tasks: Sequence[Task], seed: int, at_once: int, adapters: bool = True,
+    done: Callable[[Trajectory], None] | None = None, version: int = 0,
+) -> list[Trajectory]:  # fmt: skip
     """One trajectory a task, each with its role's adapter (or all with the base), in order."""
 
     async def one(task: Task) -> Trajectory:
-        trajectory = await rollout.run(task, 0, seed, task.role if adapters else None)
+        trajectory = await rollout.run(task, 0, seed, task.role if adapters else None, version)
         if done:
             done(trajectory)
         return trajectory
