@@ -21,8 +21,6 @@ class RowCache(Cache):
     One row more than asked for is kept: padding is written there, where nobody reads.
     """
 
-    is_compileable = False
-
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, like: torch.Tensor) -> None:
         super().__init__(layers=[])
         self._shape = (n_layers, n_kv_heads, head_dim)
@@ -69,7 +67,7 @@ class RowCache(Cache):
             index_BT = index_BT.masked_fill(padded_BT, self.n_rows * self.n_columns)
         self._index = index_BT.flatten()
         window = self.kv_L2RSHD[:, :, first_row : first_row + n_rows, :n_columns].transpose(3, 4)
-        self._window = [layer.unbind(0) for layer in window.unbind(0)]
+        self._window = [(layer[0], layer[1]) for layer in window.unbind(0)]
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any

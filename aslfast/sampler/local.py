@@ -55,7 +55,7 @@ class LocalSampler:
     mode, active adapter and gradients are as they were after each step.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, max_rows: int = 128, max_context: int = 2048) -> None:
+    def __init__(self, model: Any, tokenizer: Any, *, max_rows: int = 128, max_context: int = 2048) -> None:
         if max_rows < 1 or max_context < 2:
             raise ValueError(f"LocalSampler: max_rows {max_rows} must be >= 1 and max_context {max_context} >= 2")
         self._lora = SideBySideLora(model)

@@ -34,11 +34,9 @@ class SideBySideLora:
 
     def refresh(self) -> None:
         """Read the adapters' weights again (copies: a few MB)."""
-        modules = self._model.named_modules()
-        self._layers: list[tuple[str, Any]] = [
-            (name, m) for name, m in modules if hasattr(m, "lora_A") and hasattr(m, "base_layer")
-        ]
-        for name, module in self._model.named_modules():  # PEFT's wrapper of a module trained as a whole
+        modules: list[tuple[str, Any]] = list(self._model.named_modules())
+        self._layers = [(name, m) for name, m in modules if hasattr(m, "lora_A") and hasattr(m, "base_layer")]
+        for name, module in modules:  # PEFT's wrapper of a module trained as a whole
             if len(getattr(module, "modules_to_save", None) or ()):
                 raise UserError(f"{name}: the local sampler serves LoRA alone; train without modules_to_save")
         self.names = tuple(dict.fromkeys(name for _, layer in self._layers for name in layer.lora_A))
