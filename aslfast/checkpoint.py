@@ -1,0 +1,103 @@
+"""A model folder, or a run with its newest adapter, opened to play one role."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aslfast import adapter
+from aslfast.config import ModelConfig, RunConfig, SamplerConfig, from_tree, load_recipe
+from aslfast.core import Role, Task, Trajectory
+from aslfast.environment import LAB_BASE, model_folder
+from aslfast.errors import UserError
+from aslfast.index import BM25Index
+from aslfast.rollout import Rollout, stable_seed
+from aslfast.sampler.local import LocalSampler
+from aslfast.tool import SearchTool
+from aslfast.train import make_rollout, prepare_torch, run_all, tool_options
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`adapter_name` None: the base alone."""
+
+    config: RunConfig
+    rollout: Rollout
+    adapter_name: Role | None
+    version: int
+
+    def play(self, tasks: Sequence[Task], done: Callable[[Trajectory], None] | None = None) -> list[Trajectory]:
+        """One trajectory a task, with the seeds that the evaluation of a run uses."""
+        seed = stable_seed(self.config.seed, "evaluation")
+        at_once = 2 * self.config.sampler.max_rows
+        return asyncio.run(
+            run_all(self.rollout, tasks, seed, at_once, self.adapter_name is not None, done, self.version)
+        )
+
+
+def settings_of(target: str, prompts: str | None = None) -> RunConfig:
+    """A run's own configuration; the recipe tiny for the lab's base; defaults for any other model. Raises UserError."""
+    folder = model_folder(target)
+    if (folder / "config.toml").is_file():
+        config = read_run_config(folder)
+    elif (folder / "config.json").is_file():
+        config = load_recipe("tiny") if folder.resolve() == LAB_BASE.resolve() else _defaults()
+        config = replace(config, recipe="", model=replace(config.model, path=target))
+    else:
+        raise UserError(
+            f"{folder}: neither a run (config.toml) nor a model (config.json); name a folder that holds one"
+        )
+    return replace(config, model=replace(config.model, prompts=prompts)) if prompts else config
+
+
+def _defaults() -> RunConfig:
+    """Modest bounds: a model that never stops must not take an hour over a handful of questions."""
+    return RunConfig(
+        model=ModelConfig(prompts="full"),
+        sampler=SamplerConfig(max_rows=64, max_turns=5, max_new_tokens=512, max_context=4096),
+    )
+
+
+def read_run_config(run: Path) -> RunConfig:
+    file = run / "config.toml"
+    try:
+        tree = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}; name the folder of a run") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not valid TOML ({error}); the run's configuration is damaged") from error
+    return from_tree(tree, str(file))
+
+
+def open_checkpoint(target: str, config: RunConfig, index: BM25Index, role: Role) -> Checkpoint:
+    """The model of `config` and, where `target` is a run, the newest adapter of the role. Raises UserError."""
+    prepare_torch(config)
+    model, tokenizer = adapter.load_base(model_folder(config.model.path), getattr(torch, config.model.dtype))
+    model, version = _with_adapter(model, model_folder(target), config, role)
+    positions = getattr(model.config, "max_position_embeddings", None) or config.sampler.max_context
+    if positions < config.sampler.max_context:
+        fitting = min(config.sampler.max_new_tokens, positions // 4)
+        config = replace(config, sampler=replace(config.sampler, max_context=positions, max_new_tokens=fitting))
+    sampler = LocalSampler(model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context)
+    rollout = make_rollout(config, sampler, tokenizer, SearchTool(index, **tool_options(config)))
+    return Checkpoint(config, rollout, role if version else None, version)
+
+
+def _with_adapter(model: Any, folder: Path, config: RunConfig, role: Role) -> tuple[Any, int]:
+    newest = adapter.latest(folder / "adapters" / role)
+    if newest is None:
+        return model, 0
+    model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, (role,))
+    adapter.load_adapter(model, role, newest)
+    return model, int(newest.name[1:])

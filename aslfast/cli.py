@@ -1,0 +1,286 @@
+"""The command line. Commands parse and print; the work is elsewhere, and what is slow to import is imported in them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from aslfast import __version__
+from aslfast.errors import UserError
+
+
+class OneLineErrors(TyperGroup):
+    """Bad input ends in one line on stderr and exit code 2, never in a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as error:
+            message, code = str(error), 2
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            message, code = (
+                f"{error.filename or 'writing'}: {error.strerror or error}; check the path and the free space",
+                2,
+            )
+        except KeyboardInterrupt:
+            message, code = "stopped", 130
+        print(f"aslfast: error: {' '.join(message.split())}" if code == 2 else f"aslfast: {message}", file=sys.stderr)
+        raise typer.Exit(code)
+
+
+app = typer.Typer(
+    cls=OneLineErrors,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+index_app = typer.Typer(no_args_is_help=True, help="Build and search BM25 indexes of passages.")
+lab_app = typer.Typer(no_args_is_help=True, help="The lab: train and measure the tiny base that ships with aslfast.")
+app.add_typer(index_app, name="index")
+app.add_typer(lab_app, name="lab")
+
+OUTPUT, SAMPLING = "Output", "Sampling"
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=OUTPUT)]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.", rich_help_panel=OUTPUT)
+]
+IndexOption = Annotated[Path, typer.Option("--index", metavar="IDX", help="Folder of the index to search in.")]
+DataOption = Annotated[
+    Path,
+    typer.Option(
+        "--data", metavar="Q", help="Questions, .parquet or .jsonl, with columns question and answers (and hops)."
+    ),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Take only the first so many questions.")]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        metavar="SET",
+        help="Prompt set: full (instruct models) or compact (the tiny base).",
+        rich_help_panel=SAMPLING,
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Seed of everything random; the same seed gives the same result.")
+]
+Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads to use; 0 means all cores.")]
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"aslfast {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Search agents that teach themselves: Agentic Self-Learning (arXiv 2510.14253) on one shared base model.
+
+    Start with: [bold]aslfast train --recipe tiny --out runs/first[/bold] (minutes on two CPU cores, no GPU).
+    """
+
+
+@app.command(epilog="Example: aslfast train --recipe tiny --out runs/first --set policy.steps=8")
+def train(
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME|FILE", help="A shipped recipe by its name, or a .toml file.")
+    ] = "tiny",
+    out: Annotated[Path | None, typer.Option("--out", metavar="RUN", help="New folder for the run.")] = None,
+    seed: Seed = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and write nothing.")] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train the three roles, round after round, into a new folder RUN, and print what they gained."""
+    from aslfast.cli_train import print_plan, train_run
+    from aslfast.config import load_recipe
+
+    config = load_recipe(recipe, set_ or (), seed)
+    if dry_run:
+        print_plan(config, as_json)
+    elif out is None:
+        raise UserError("train: --out is missing; name a new folder for the run, for example --out runs/first")
+    else:
+        train_run(config, out, quiet, as_json)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    as_json: Json = False,
+) -> None:
+    """Print the table of a run again and draw its curves.png again."""
+    from aslfast.cli_train import print_report
+
+    print_report(run, as_json)
+
+
+@app.command(
+    "eval",
+    epilog="Example: aslfast eval runs/first --data runs/first/lab/heldout.parquet --index runs/first/lab/heldout.idx",
+)
+def evaluate(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|MODEL", help="A run (its newest policy adapter and its settings), a model folder, or lab."
+        ),
+    ],
+    data: DataOption,
+    index: IndexOption,
+    limit: Limit = None,
+    prompts: Prompts = None,
+    seed: Seed = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure the policy on questions with known answers: exact match, containment, F1, by hops."""
+    from aslfast import cli_play
+
+    opened, questions = cli_play.open_all(target, "policy", data, index, limit, {"prompts": prompts, "seed": seed})
+    scores = cli_play.scores_of(opened, questions, quiet)
+    scores = {"model": target, "data": str(data), "index": str(index), "seed": opened.config.seed, **scores}
+    print_json(scores) if as_json else cli_play.print_scores(scores)
+
+
+@app.command(
+    epilog="Example: aslfast rollout --model path/to/model --index wiki.idx --data questions.parquet --out trajectories.parquet --limit 64"
+)
+def rollout(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="MODEL|RUN",
+            help="Any Hugging Face causal LM with a chat template, by its folder; or a run; or lab.",
+        ),
+    ],
+    index: IndexOption,
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", metavar="T.parquet", help="New file for the trajectories.")],
+    limit: Limit = None,
+    role: Annotated[
+        str,
+        typer.Option(
+            "--role",
+            help="policy answers the questions, grm judges their first answers, generator takes them as topics.",
+        ),
+    ] = "policy",
+    prompts: Prompts = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", min=0.0, help="Of sampling; 0 is greedy.", rich_help_panel=SAMPLING)
+    ] = None,
+    max_turns: Annotated[
+        int | None, typer.Option("--max-turns", min=1, help="Most turns of a trajectory.", rich_help_panel=SAMPLING)
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", min=1, help="Most tokens of a turn.", rich_help_panel=SAMPLING)
+    ] = None,
+    max_context: Annotated[
+        int | None, typer.Option("--max-context", min=2, help="Most tokens of a trajectory.", rich_help_panel=SAMPLING)
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Passages that a search returns.", rich_help_panel=SAMPLING)
+    ] = None,
+    seed: Seed = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Let one role work through questions, several turns each, and write its trajectories."""
+    from aslfast import cli_play
+
+    settings = {
+        "prompts": prompts, "seed": seed, "temperature": temperature, "max_turns": max_turns,
+        "max_new_tokens": max_new_tokens, "max_context": max_context, "top_k": top_k,
+    }  # fmt: skip
+    cli_play.check_new_file(out)
+    opened, questions = cli_play.open_all(model, cli_play.known_role(role), data, index, limit, settings)
+    trajectories, summary = cli_play.roll_out(opened, role, questions, out, quiet)
+    print_json(summary) if as_json else cli_play.print_rollout(trajectories, summary)
+
+
+@index_app.command("build", epilog="Example: aslfast index build passages.parquet more.jsonl --out wiki.idx")
+def index_build(
+    corpus: Annotated[
+        list[Path], typer.Argument(metavar="CORPUS...", help="Passages with id and contents, as .jsonl or .parquet.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="IDX", help="New folder for the index.")],
+    threads: Threads = 0,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Index passages for BM25 search."""
+    from aslfast.cli_index import build, print_built
+
+    built = build(corpus, out, threads, quiet)
+    print_json(built) if as_json else print_built(built)
+
+
+@index_app.command("search", epilog='Example: aslfast index search wiki.idx "who wrote the first novel" -k 3')
+def index_search(
+    index: Annotated[Path, typer.Argument(metavar="IDX", help="Folder of an index.")],
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many passages to show.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """Show the best passages for a query."""
+    from aslfast.cli_index import print_hits, search
+
+    found = search(index, query, k)
+    print_json(found) if as_json else print_hits(found)
+
+
+@lab_app.command("train-base", epilog="Example: aslfast lab train-base --out my-base --seed 1")
+def lab_train_base(
+    out: Annotated[Path, typer.Option("--out", metavar="MODEL", help="New folder for the model.")],
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Seed of everything random; the same seed gives the same model.")
+    ] = 0,
+    quiet: Quiet = False,
+) -> None:
+    """Train the tiny base from scratch, as the one that ships was trained."""
+    from aslfast.cli_lab import train_base
+
+    train_base(out, seed, quiet)
+    print(f"{out}: measure it with: aslfast lab measure {out}")
+
+
+@lab_app.command("measure", epilog="Example: aslfast lab measure lab --worlds 3")
+def lab_measure(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model folder, or lab for the base that ships.")
+    ] = "lab",
+    worlds: Annotated[int, typer.Option("--worlds", min=1, help="How many fresh worlds to measure on.")] = 3,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure a base at the three roles on fresh worlds, before any reinforcement learning."""
+    from aslfast.cli_lab import measure, print_measured
+
+    measured = measure(model, worlds, quiet)
+    print_json(measured) if as_json else print_measured(measured)
+
+
+def main() -> None:
+    app()

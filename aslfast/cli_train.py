@@ -1,0 +1,89 @@
+"""`aslfast train` and `aslfast report`: the plan, the progress, the table."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from aslfast import plan
+from aslfast.config import RunConfig, to_toml
+from aslfast.console import Meter, quiet_libraries, stdout
+from aslfast.report import RunLog, table
+
+
+def print_plan(config: RunConfig, as_json: bool) -> None:
+    if as_json:
+        phases = [asdict(phase) for phase in plan.phases(config)]
+        counts = {
+            "round_trajectories": plan.round_trajectories(config),
+            "total_trajectories": plan.total_trajectories(config),
+        }
+        print(json.dumps({"config": asdict(config), "phases": phases, **counts}))
+    else:
+        print(f"{to_toml(config)}\n{comment(plan.describe(config))}")
+
+
+def comment(text: str) -> str:
+    """As TOML comments, so that all of a dry run's output is a recipe."""
+    return "\n".join(f"# {line}" for line in text.splitlines())
+
+
+class TrainProgress:
+    """Turns train's reports into one bar over all trajectories of the run; a step moves it by what was planned for it."""
+
+    def __init__(self, config: RunConfig, meter: Meter) -> None:
+        self.meter = meter
+        self.round_size = plan.round_trajectories(config)
+        self.eval_size = plan.evaluation_trajectories(config)
+        self.phases = {phase.role: phase for phase in plan.phases(config)}
+        self.rounds = config.rounds
+
+    def __call__(self, event: str, values: dict[str, Any]) -> None:
+        getattr(self, f"_{event}")(values)
+
+    def _setup(self, values: dict[str, Any]) -> None:
+        self.meter.advance(0, note=f"opening {values['what']}")
+
+    def _step(self, line: dict[str, Any]) -> None:
+        phase = self.phases[line["phase"]]
+        note = f"round {line['round']}/{self.rounds} {line['phase']} step {line['step']}/{phase.steps} reward {line['reward']:.2f}"
+        self.meter.advance(phase.per_step, line.get("sampled_tokens", 0), note)
+
+    def _evaluating(self, values: dict[str, Any]) -> None:
+        number = values["round"]
+        self.meter.move_to(number * (self.round_size + self.eval_size), note=f"round {number}/{self.rounds} measuring")
+
+    def _trajectory(self, values: dict[str, Any]) -> None:
+        self.meter.advance(1, values["tokens"])
+
+    def _evaluated(self, line: dict[str, Any]) -> None:
+        number = line["round"]
+        self.meter.say(
+            f"round {number}/{self.rounds}: policy accuracy {100 * line['policy_accuracy']:.1f}% ({line['seconds']:.0f} s)"
+        )
+        self.meter.move_to(number * self.round_size + (number + 1) * self.eval_size)
+
+
+def train_run(config: RunConfig, out: Path, quiet: bool, as_json: bool) -> None:
+    from aslfast.train import train
+
+    quiet_libraries()
+    with Meter("train", plan.total_trajectories(config), "trajectories", quiet) as meter:
+        train(config, out, TrainProgress(config, meter))
+    print_report(out, as_json)
+
+
+def print_report(run: Path, as_json: bool) -> None:
+    """The table on stdout, the picture into the run."""
+    from aslfast.curves import draw
+
+    log = RunLog.read(run)
+    picture = draw(run)
+    if as_json:
+        print(json.dumps({"run": str(run), "curves": str(picture), **log.as_json()}))
+        return
+    console = stdout()
+    console.print(table(log, console.width))
+    print(f"{log.sentence()}\nCurves: {picture}")
