@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +91,21 @@ def _question(row: dict[str, Any], place: str, number: int) -> Question:
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{place}: field 'question' is missing or empty; give the question's text")
     answers = row.get("answers", row.get("golden_answers", row.get("answer")))
-    answers = [answers] if isinstance(answers, str) else answers
+    answers = [answers] if isinstance(answers, str) else _rejoined(answers)
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
         raise UserError(f"{place}: field 'answers' is missing or empty; give a list of accepted answers")
     hops = row.get("hops")
     return Question(str(row.get("id", number)), text, tuple(answers), hops if isinstance(hops, int) else 0)
+
+
+def _rejoined(answers: Any) -> Any:
+    """Public copies of Natural Questions hold lists that a conversion took apart: ["[", "'", "A", ..., "]"] -> ["A..."]."""
+    if not isinstance(answers, list) or len(answers) < 3 or not all(isinstance(a, str) and len(a) == 1 for a in answers):
+        return answers
+    text = "".join(answers)
+    if not (text.startswith("[") and text.endswith("]")):
+        return answers
+    return [part.strip(" '`\"") for part in re.split(r"(?<=['\"])\s*,\s*", text[1:-1])]
 
 
 def write_questions(path: Path, questions: Sequence[Question]) -> None:
