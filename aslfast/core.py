@@ -13,6 +13,7 @@ from typing import Literal
 
 Role = Literal["generator", "grm", "policy"]
 ROLES: tuple[Role, ...] = ("generator", "grm", "policy")
+Kind = Literal["prompt", "sampled", "tool"]
 
 
 class StopReason(str, Enum):
@@ -48,7 +49,7 @@ class Task:
 class Turn:
     """A span [start, end) of a trajectory's token stream and the text it stands for."""
 
-    kind: Literal["prompt", "sampled", "tool"]
+    kind: Kind
     start: int
     end: int
     text: str
@@ -75,7 +76,8 @@ class Trajectory:
     def __post_init__(self) -> None:
         n = len(self.token_ids)
         if not (n == len(self.loss_mask) == len(self.logprobs)):
-            raise ValueError(f"trajectory {self.task.id}: {n} tokens, {len(self.loss_mask)} mask, {len(self.logprobs)} logprobs")
+            lengths = f"{n} tokens, {len(self.loss_mask)} mask, {len(self.logprobs)} logprobs"
+            raise ValueError(f"trajectory {self.task.id}: {lengths}")
         if (self.output is not None) != (self.stop is StopReason.FINISHED):
             raise ValueError(f"trajectory {self.task.id}: an output goes with stop=finished alone, got {self.stop}")
 

@@ -1,0 +1,78 @@
+"""What several tests share: a small ChatML tokenizer, a tiny random model over it, and an index of a few passages."""
+
+import pytest
+import tokenizers
+import torch
+import transformers
+
+from aslfast import adapter
+from aslfast.chat import TAGS
+from aslfast.corpus import Passage
+from aslfast.index import BM25Index
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+PASSAGES = [
+    Passage("a", '"Mira"\nMira was born in Oslo.'),
+    Passage("b", '"Oslo"\nOslo lies on the river Aker.'),
+    Passage("c", '"Aker"\nThe Aker is short.'),
+]
+
+
+def byte_tokenizer(template: str, control: list[str], tags: list[str], eos: str):
+    """One token a byte, no network: control tokens are special, tags are added tokens that are not (as in Qwen2.5)."""
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    core = tokenizers.Tokenizer(tokenizers.models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = tokenizers.decoders.ByteLevel()
+    core.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in control])
+    core.add_tokens([tokenizers.AddedToken(token, special=False, normalized=False) for token in tags])
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=eos, pad_token=control[0], chat_template=template
+    )
+
+
+def tiny_model(tokenizer, seed: int = 0) -> transformers.Qwen2ForCausalLM:
+    torch.manual_seed(seed)
+    config = transformers.Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024, initializer_range=0.2, tie_word_embeddings=True,
+        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    return transformers.Qwen2ForCausalLM(config).eval()
+
+
+def stir(model, scale: float = 0.05, seed: int = 1) -> None:
+    """Gives every adapter's B random weights: fresh ones are zero, and would hide whatever mixes adapters up."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0, scale, generator=generator)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    tags = [mark for tag in TAGS for mark in (f"<{tag}>", f"</{tag}>")]
+    return byte_tokenizer(CHATML, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], tags, "<|im_end|>")
+
+
+@pytest.fixture
+def model(tokenizer):
+    """The tiny model with the three roles' adapters, all different from the base."""
+    peft_model = adapter.add_adapters(tiny_model(tokenizer), rank=4, alpha=8.0, seed=0)
+    stir(peft_model)
+    return peft_model
+
+
+@pytest.fixture(scope="session")
+def index(tmp_path_factory):
+    return BM25Index.build(PASSAGES, tmp_path_factory.mktemp("index") / "idx", threads=1)
+
+
+@pytest.fixture(scope="session")
+def lab_tokenizer():
+    from aslfast.lab.base import make_tokenizer
+
+    return make_tokenizer()
