@@ -11,12 +11,15 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
+from aslfast.chat import TAGS
 from aslfast.core import Role, StopReason, Task
 
 OUTPUT_TAG: dict[Role, str] = {"generator": "question", "grm": "verdict", "policy": "answer"}
 STOP_TEXTS = ("</tool_call>", "</answer>", "</verdict>")  # the generator's turn ends with its reference answer
 VERDICTS = ("correct", "wrong")
+MARKS = tuple(mark for tag in TAGS for mark in (f"<{tag}>", f"</{tag}>"))
 
 
 @cache
@@ -25,7 +28,7 @@ def prompt_text(prompt_set: str, name: str) -> str:
 
 
 def _filled(template: str, **values: str) -> str:
-    """The template with each {name} replaced, in one pass: braces in a value, or of JSON in a template, mean nothing."""
+    """The template with each {name} replaced, in one pass: braces of a value or of the template's JSON mean nothing."""
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), template)
 
 
@@ -34,9 +37,13 @@ def policy_task(task_id: str, question: str, prompt_set: str, references: tuple[
     return Task(task_id, "policy", prompt, question, references, hops)
 
 
-def grm_task(task_id: str, question: str, answer: str, prompt_set: str, label: str | None = None, hops: int = 0) -> Task:
-    """Judge `answer`. It enters the prompt as data, on one line, cut to 500 characters."""
-    prompt = _filled(prompt_text(prompt_set, "grm"), question=question, answer=" ".join(answer.split())[:500])
+def grm_task(
+    task_id: str, question: str, answer: str, prompt_set: str, label: str | None = None, hops: int = 0
+) -> Task:
+    """Judge `answer`. Both enter the prompt as data, each on one line, so that a question cannot write the answer's
+    line; the answer is cut to 500 characters."""
+    lines = {"question": " ".join(question.split()), "answer": " ".join(answer.split())[:500]}
+    prompt = _filled(prompt_text(prompt_set, "grm"), **lines)
     return Task(task_id, "grm", prompt, question, (label,) if label else (), hops)
 
 
@@ -47,20 +54,29 @@ def generator_task(task_id: str, topic: str, hops: int, prompt_set: str) -> Task
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A tool call that the model wrote: the tool's name and its queries."""
+    """A tool call that the model wrote: the tool's name and its queries; none where its arguments hold none."""
 
     name: str
     queries: tuple[str, ...]
 
 
-def tagged(text: str, tag: str) -> list[str]:
-    """The stripped contents of every closed <tag>..</tag> of a turn."""
-    return [part.strip() for part in re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)]
+def tagged(text: str, tag: str) -> tuple[int, str]:
+    """How many <tag>..</tag> a turn opens or closes, and the stripped content where it is one, complete."""
+    count = max(text.count(f"<{tag}>"), text.count(f"</{tag}>"))
+    closed = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+    return count, closed[0].strip() if closed and count == 1 else ""
 
 
 def without_thinking(text: str) -> str:
-    """What a turn says outside its <think> blocks; an unclosed block hides the rest of the turn."""
-    return re.sub(r"<think>.*?(</think>|$)", "", text, flags=re.DOTALL)
+    """What a turn says outside its <think> blocks, nested ones too.
+
+    An unclosed block hides the rest of the turn; a block closed but not opened hides what stands before (some chat
+    templates open it in the prompt).
+    """
+    inner = 1
+    while inner:
+        text, inner = re.subn(r"<think>(?:(?!</?think>).)*</think>", "", text, flags=re.DOTALL)
+    return text.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def parse_call(text: str) -> Call | None:
@@ -68,33 +84,37 @@ def parse_call(text: str) -> Call | None:
 
     `{"name": "search", "arguments": {"query": "..."}}`, or a list of queries under `query_list`.
     """
-    calls = tagged(text, "tool_call")
-    if len(calls) != 1:
-        return None
+    count, content = tagged(text, "tool_call")
     try:
-        call = json.loads(calls[0])
-        arguments = call["arguments"]
-        queries = arguments["query_list"] if "query_list" in arguments else [arguments["query"]]
-        name = call["name"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        call = json.loads(content) if count == 1 else None
+    except (ValueError, RecursionError):
         return None
-    well_formed = isinstance(name, str) and isinstance(queries, list) and queries and all(isinstance(q, str) and q.strip() for q in queries)
-    return Call(name, tuple(q.strip() for q in queries)) if well_formed else None
+    match call:
+        case {"name": str(name), "arguments": dict(arguments)}:
+            return Call(name, _queries(arguments))
+    return None
+
+
+def _queries(arguments: dict[str, Any]) -> tuple[str, ...]:
+    """The queries of a call; none where one of them is no text."""
+    queries = arguments.get("query_list", [arguments.get("query")])
+    if not isinstance(queries, list) or not all(isinstance(query, str) and query.strip() for query in queries):
+        return ()
+    return tuple(query.strip() for query in queries)
 
 
 def parse_output(role: Role, text: str) -> tuple[StopReason, str | None, str | None]:
     """How a closing turn ends, its output, and (generator) the reference answer that came with the question."""
     said = without_thinking(text)
-    outputs = tagged(said, OUTPUT_TAG[role])
-    answers = tagged(said, "answer") if role == "generator" else []
-    if len(outputs) > 1 or len(answers) > 1:
+    n_outputs, output = tagged(said, OUTPUT_TAG[role])
+    n_answers, answer = tagged(said, "answer") if role == "generator" else (0, "")
+    if n_outputs > 1 or n_answers > 1:
         return StopReason.TWO_OUTPUTS, None, None
-    if not outputs or not outputs[0] or (role == "generator" and not (answers and answers[0])):
+    if not output or any(mark in output + answer for mark in MARKS) or (role == "generator" and not answer):
         return StopReason.NO_OUTPUT, None, None
-    if role == "grm" and outputs[0].lower() not in VERDICTS:
+    if role == "grm" and output.lower() not in VERDICTS:
         return StopReason.NO_OUTPUT, None, None
-    output = outputs[0].lower() if role == "grm" else outputs[0]
-    return StopReason.FINISHED, output, answers[0] if answers else None
+    return StopReason.FINISHED, output.lower() if role == "grm" else output, answer or None
 
 
 def valid_question(question: str) -> bool:

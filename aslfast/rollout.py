@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from aslfast.chat import Chat
-from aslfast.core import Role, StopReason, Task, Trajectory, Turn
+from aslfast.core import Kind, Role, StopReason, Task, Trajectory, Turn
 from aslfast.roles import STOP_TEXTS, Call, parse_call, parse_output, without_thinking
 from aslfast.sampler import Sample, Sampler, SampleRequest
 from aslfast.tool import SEARCH, SearchTool
+
+_runs = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,7 @@ class _Stream:
     logprobs: list[float] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
 
-    def extend(self, kind: Any, ids: Sequence[int], text: str, logprobs: Sequence[float] | None = None) -> None:
+    def extend(self, kind: Kind, ids: Sequence[int], text: str, logprobs: Sequence[float] | None = None) -> None:
         self.turns.append(Turn(kind, len(self.ids), len(self.ids) + len(ids), text))
         self.ids += ids
         self.mask += [int(logprobs is not None)] * len(ids)
@@ -55,9 +58,9 @@ def read_turn(role: Role, text: str, finish: str) -> Call | _End:
     if "<tool_call>" not in said and "</tool_call>" not in said:
         return _End(*parse_output(role, text))
     call = parse_call(said)
-    if call is None:
-        return _End(StopReason.MALFORMED_CALL)
-    return call if call.name == SEARCH else _End(StopReason.UNKNOWN_TOOL)
+    if call and call.name != SEARCH:
+        return _End(StopReason.UNKNOWN_TOOL)
+    return call if call and call.queries else _End(StopReason.MALFORMED_CALL)
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,12 @@ class Rollout:
 
     async def run(self, task: Task, sample: int, seed: int, adapter: str | None, version: int = 0) -> Trajectory:
         """The `sample`-th trajectory of a task. The same seed gives the same trajectory whatever runs beside it."""
-        session = f"{task.id}#{sample}@{seed}"
+        name = f"{task.id}#{sample}@{seed}"
+        session = f"{name}~{next(_runs)}"  # the same task may run twice at once
         stream = _Stream()
         stream.extend("prompt", self.chat.prompt_ids(task.prompt, self.system), task.prompt)
         try:
-            end = await self._turns(task.role, stream, session, adapter)
+            end = await self._turns(task.role, stream, name, session, adapter)
         finally:
             self.sampler.release(session)
         return Trajectory(
@@ -85,11 +89,11 @@ class Rollout:
             end.stop, end.output, end.output_answer, version,
         )  # fmt: skip
 
-    async def _turns(self, role: Role, stream: _Stream, session: str, adapter: str | None) -> _End:
+    async def _turns(self, role: Role, stream: _Stream, name: str, session: str, adapter: str | None) -> _End:
         for turn in range(self.limits.max_turns):
             if len(stream.ids) + self.limits.max_new_tokens > self.limits.max_context:
                 return _End(StopReason.CONTEXT_FULL)
-            sample = await self._sample(stream, session, adapter, turn)
+            sample = await self._sample(stream, session, adapter, stable_seed(name, turn))
             text = self.chat.text(sample.token_ids)
             stream.extend("sampled", sample.token_ids, text, sample.logprobs)
             step = read_turn(role, text, sample.finish)
@@ -97,14 +101,14 @@ class Rollout:
                 return step
             if turn + 1 < self.limits.max_turns:  # no observation that nobody reads
                 observation = self.tool(step)
-                stream.extend("tool", self.chat.observation_ids(observation, sample.finish == "eos"), observation)
+                closed = self.chat.closes_turn(sample.token_ids)
+                stream.extend("tool", self.chat.observation_ids(observation, closed), observation)
         return _End(StopReason.TURN_LIMIT)
 
-    async def _sample(self, stream: _Stream, session: str, adapter: str | None, turn: int) -> Sample:
+    async def _sample(self, stream: _Stream, session: str, adapter: str | None, seed: int) -> Sample:
         request = SampleRequest(
-            tuple(stream.ids), session, adapter, self.limits.max_new_tokens, self.temperature, STOP_TEXTS,
-            seed=stable_seed(session, turn),
-        )  # fmt: skip
+            tuple(stream.ids), session, adapter, self.limits.max_new_tokens, self.temperature, STOP_TEXTS, seed
+        )
         return await self.sampler.generate(request)
 
 
