@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from aslfast.console import Meter
+from aslfast.console import Meter, printable
 from aslfast.index import BM25Index
 
 SAMPLE_LINES = 1000  # of a JSONL file, to guess how many it has
@@ -70,6 +70,5 @@ def print_hits(found: Mapping[str, Any]) -> None:
         print("nothing found")
     for hit in found["hits"]:
         text = hit["contents"].partition("\n")[2] or hit["contents"]
-        print(
-            f"{hit['rank']}. {hit['title'] or hit['id']}  (id {hit['id']}, score {hit['score']:.3f})\n   {' '.join(text.split())}"
-        )
+        place = f"(id {hit['id']}, score {hit['score']:.3f})"
+        print(printable(f"{hit['rank']}. {hit['title'] or hit['id']}  {place}\n   {' '.join(text.split())}"))

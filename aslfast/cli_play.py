@@ -16,7 +16,7 @@ from rich.table import Table
 from aslfast import roles
 from aslfast.checkpoint import Checkpoint, open_checkpoint, settings_of
 from aslfast.config import RunConfig
-from aslfast.console import Meter, quiet_libraries, stdout
+from aslfast.console import Meter, printable, quiet_libraries, stdout
 from aslfast.core import ROLES, Role, Task, Trajectory
 from aslfast.environment import policy_evals
 from aslfast.errors import UserError
@@ -145,7 +145,7 @@ def roll_out(
 def print_rollout(trajectories: Sequence[Trajectory], summary: Mapping[str, Any]) -> None:
     """The first conversation as a person reads it, then one line about all."""
     first = trajectories[0]
-    print(f"{conversation(first)}\n=== {first.stop.value}: {first.output or 'no output'} ===\n")
+    print(printable(f"{conversation(first)}\n=== {first.stop.value}: {first.output or 'no output'} ===\n"))
     print(
         f"{summary['out']}: {summary['trajectories']} trajectories ({_counts(summary['stops'])}), "
         f"{summary['searches']:.2f} searches each, {summary['sampled_tokens']:,} tokens sampled at {summary['tokens_per_s']:,.0f} tokens/s"

@@ -53,6 +53,8 @@ class TrainProgress:
 
     def _evaluating(self, values: dict[str, Any]) -> None:
         number = values["round"]
+        if number == 0:
+            self.meter.restart()  # opening the model says nothing about the pace
         self.meter.move_to(number * (self.round_size + self.eval_size), note=f"round {number}/{self.rounds} measuring")
 
     def _trajectory(self, values: dict[str, Any]) -> None:

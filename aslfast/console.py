@@ -21,6 +21,11 @@ def stdout() -> Console:
     return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=120)
 
 
+def printable(text: str) -> str:
+    """What a model or a passage says, without the control characters that would steer a terminal."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
@@ -72,6 +77,10 @@ class Meter:
         elif not self.quiet and time.perf_counter() - self._last_line > PLAIN_EVERY_S:
             self._last_line = time.perf_counter()
             stderr().print(f"{self.title}: {self.state()}", markup=False)
+
+    def restart(self) -> None:
+        """Rate and time left count from here."""
+        self._started = time.perf_counter()
 
     def say(self, line: str) -> None:
         """A line that stays, above the bar."""

@@ -38,12 +38,8 @@ def model_folder(path: str) -> Path:
     return LAB_BASE if path == "lab" else Path(path)
 
 
-def open_environment(config: RunConfig, folder: Path) -> Environment:
-    """Makes the lab under `folder`, or opens the files that the configuration names. Raises UserError."""
-    return lab_environment(config, folder / "lab") if config.data.lab else file_environment(config)
-
-
 def file_environment(config: RunConfig) -> Environment:
+    """Opens the files that the configuration names. Raises UserError."""
     data = config.data
     for key in ("index", "topics", "eval_questions"):
         if not getattr(data, key):

@@ -105,7 +105,7 @@ def _rejoined(answers: Any) -> Any:
     text = "".join(answers)
     if not (text.startswith("[") and text.endswith("]")):
         return answers
-    return [part.strip(" '`\"") for part in re.split(r"(?<=['\"])\s*,\s*", text[1:-1])]
+    return [part.strip(" '`\"") for part in re.split(r"(?<=['\"])\s*,\s*|\s*,\s*(?=['\"])", text[1:-1])]
 
 
 def write_questions(path: Path, questions: Sequence[Question]) -> None:

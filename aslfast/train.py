@@ -16,7 +16,7 @@ from aslfast import adapter, evaluate
 from aslfast.chat import Chat
 from aslfast.config import RunConfig
 from aslfast.core import ROLES, Task, Trajectory
-from aslfast.environment import Environment, model_folder, open_environment
+from aslfast.environment import Environment, file_environment, lab_environment, model_folder
 from aslfast.learner import Learner
 from aslfast.roles import prompt_text
 from aslfast.rollout import Limits, Rollout, bounded, stable_seed
@@ -56,15 +56,16 @@ def _clear(folder: Path, keep: bool) -> None:
 
 def _train(config: RunConfig, folder: Path, report: Report) -> None:
     prepare_torch(config)
+    report("setup", {"what": "data"})
+    opened = None if config.data.lab else file_environment(config)
     report("setup", {"what": "base model"})
     model, tokenizer = adapter.load_base(model_folder(config.model.path), getattr(torch, config.model.dtype))
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
     sampler = LocalSampler(peft_model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, ROLES)
-    report("setup", {"what": "indexes"})
     run = RunFolder.create(folder, config)
     with run.writing():
-        environment = open_environment(config, folder)
+        environment = opened or lab_environment(config, folder / "lab")
     rollout = make_rollout(config, sampler, tokenizer, SearchTool(environment.index, **tool_options(config)))
     loop = Loop(config, rollout, learner, run, environment.topics, sampler.flush, lambda line: report("step", line))
     asyncio.run(_rounds(loop, environment, report))
