@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import Parameter
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -32,9 +33,11 @@ def load_base(path: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any
         tokenizer_class = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
         tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{folder}: the model cannot be loaded ({reason}); it needs safetensors weights and a tokenizer") from error
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # transformers makes an empty one where files are missing
+        raise UserError(f"{folder}: the tokenizer has no vocabulary; add the model's tokenizer.json")
     return model.eval(), tokenizer
 
 
@@ -76,19 +79,29 @@ def active(model: PeftModel, role: str):
 
 
 def save_adapter(model: PeftModel, role: str, folder: Path, version: int) -> Path:
-    """Writes `folder/vNNNN` in PEFT's format, complete or not at all; `PeftModel.from_pretrained` loads it."""
+    """Writes `folder/vNNNN` in PEFT's format, complete or not at all; `PeftModel.from_pretrained` loads it. Raises OSError."""
     target = folder / f"v{version:04d}"
     partial = folder / f".v{version:04d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
+    try:
+        _write_adapter(model, role, partial)
+        partial.replace(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return target
+
+
+def _write_adapter(model: PeftModel, role: str, partial: Path) -> None:
     partial.mkdir(parents=True)
     state = {name: weight.detach().cpu().contiguous() for name, weight in get_peft_model_state_dict(model, adapter_name=role).items()}
-    save_file(state, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+    try:
+        save_file(state, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+    except SafetensorError as error:  # how it tells of a full disk
+        raise OSError(str(error)) from error
     config = model.peft_config[role]
     inference_mode, config.inference_mode = config.inference_mode, True
     config.save_pretrained(str(partial))
     config.inference_mode = inference_mode
-    partial.replace(target)
-    return target
 
 
 def load_adapter(model: PeftModel, role: str, folder: Path) -> None:
