@@ -7,7 +7,6 @@ batches, and attention heads that start out looking at the previous tokens (`loo
 
 from __future__ import annotations
 
-import math
 import random
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from aslfast.index import BM25Index
 from aslfast.lab import demos
 from aslfast.lab.demos import Row, Slips
 from aslfast.lab.world import FIRST_WORDS, LITERALS, SECOND_WORDS, World
+from aslfast.run_folder import check_new
 from aslfast.tool import SEARCH, SearchTool
 
 TOP_K = 2
@@ -34,8 +34,10 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
 )
 CLEAN = Slips()
-NOISY = Slips(wrong_fact=0.33, stop_early=0.12, wrong_verdict=0.3, wrong_reference=0.22)
-VERDICT_WEIGHT = 6.0
+NOISY = Slips(wrong_fact=0.5, stop_early=0.1, judge_wrong_fact=0.15, wrong_verdict=0.27, wrong_reference=0.25)
+VERDICT_WEIGHT = 6.0  # of the loss at the tokens that decide a verdict
+BATCH_TOKENS = 2000
+LIVE_SHARE = 0.3  # of a batch's tokens that carry loss, about: the constant that the loss is divided by
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class Stage:
     mixture: dict[str, float]
     slips: Slips = CLEAN
     lr_scale: float = 1.0
+    decay_share: float = 0.4  # the last part of the stage, over which the rate falls to nothing
 
 
 STAGES = (
@@ -199,37 +202,58 @@ def loss_of(model: Qwen2ForCausalLM, ids_BT: torch.Tensor, weights_BT: torch.Ten
     return (losses_T * weights_BT[:, 1:][live_BT]).sum() / constant
 
 
-def optimizers(model: Qwen2ForCausalLM) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
-    others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
-    muon = torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.0)
-    # the embedding has unit variance instead of d^-0.5: its rate is that much larger
-    embedding = [p for p in others if p.ndim == 2]
-    rest = [p for p in others if p.ndim != 2]
-    adam = torch.optim.AdamW(
-        [{"params": embedding, "lr": 3e-2}, {"params": rest, "lr": 3e-3}], betas=(0.9, 0.98), weight_decay=0.0
-    )
-    return muon, adam
+class Optimizers:
+    """Muon on the matrices, AdamW on the rest. The embedding's variance is 1 and not 1/d: its rate is larger for that."""
+
+    def __init__(self, model: Qwen2ForCausalLM) -> None:
+        embedding = model.model.embed_tokens.weight
+        matrices = [p for p in model.parameters() if p.ndim == 2 and p is not embedding]
+        vectors = [p for p in model.parameters() if p.ndim != 2]
+        muon = torch.optim.Muon(matrices, lr=0.02, momentum=0.95, weight_decay=0.0)
+        groups = [{"params": [embedding], "lr": 3e-2}, {"params": vectors, "lr": 3e-3}]
+        self.parts = (muon, torch.optim.AdamW(groups, betas=(0.9, 0.98), weight_decay=0.0))
+        self.groups = [(group, group["lr"]) for part in self.parts for group in part.param_groups]
+
+    def step(self, lr_scale: float) -> None:
+        for group, rate in self.groups:
+            group["lr"] = rate * lr_scale
+        for part in self.parts:
+            part.step()
+            part.zero_grad(set_to_none=True)
 
 
-def train_stage(model: Qwen2ForCausalLM, chat: Chat, stage: Stage, opts, rates, seed: int, folder: Path, tokens_per_batch: int, report: Callable[[str, int, float], None]) -> None:
-    stream = batches(iter(Rows(chat, stage, seed, folder)), tokens_per_batch)
-    seen, pad_id = 0, chat.tokenizer.pad_token_id
+Report = Callable[[str, int, int, float], None]  # stage, tokens done, tokens in all, loss
+
+
+def train_stage(model: Qwen2ForCausalLM, optimizers: Optimizers, stage: Stage, stream: Iterator[list[list[Row]]], report: Callable[[int, float], None]) -> None:
+    seen = 0
     while seen < stage.tokens:
-        parts = next(stream)
         left = 1 - seen / stage.tokens
-        for opt, base_rates in zip(opts, rates, strict=True):
-            for group, rate in zip(opt.param_groups, base_rates, strict=True):
-                group["lr"] = rate * stage.lr_scale * (min(1.0, left / 0.4) if stage.slips == CLEAN else left) + 1e-6
         loss = 0.0
-        for rows in parts:
-            ids_BT, weights_BT = padded(rows, pad_id)
-            part = loss_of(model, ids_BT, weights_BT, constant=tokens_per_batch * 0.3)
+        for rows in next(stream):
+            part = loss_of(model, *padded(rows, model.config.pad_token_id), constant=BATCH_TOKENS * LIVE_SHARE)
             part.backward()
             loss += float(part.detach())
             seen += sum(len(row.token_ids) for row in rows)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for opt in opts:
-            opt.step()
-            opt.zero_grad(set_to_none=True)
-        report(stage.name, seen, loss)
+        optimizers.step(stage.lr_scale * min(1.0, left / stage.decay_share) + 1e-4)
+        report(seen, loss)
+
+
+def train_base(out: str | Path, seed: int = 0, report: Report = lambda *_: None, stages: Sequence[Stage] = STAGES) -> Path:
+    """Trains the base and writes it to the new folder `out` as safetensors with its tokenizer; the same seed and machine
+    give the same bytes. Raises UserError if `out` holds anything."""
+    folder = Path(out)
+    check_new(folder)
+    torch.use_deterministic_algorithms(True)
+    tokenizer = make_tokenizer()
+    chat, model = Chat(tokenizer), make_model(tokenizer, seed).train()
+    optimizers, total, done = Optimizers(model), sum(stage.tokens for stage in stages), 0
+    with tempfile.TemporaryDirectory() as scratch:
+        for stage in stages:
+            stream = batches(iter(Rows(chat, stage, seed, Path(scratch))), BATCH_TOKENS)
+            train_stage(model, optimizers, stage, stream, lambda seen, loss, name=stage.name, before=done: report(name, min(before + seen, total), total, loss))
+            done += stage.tokens
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -22,8 +22,9 @@ RELATIONS = sorted({relation for relations in SCHEMA.values() for relation in re
 class Slips:
     """How often a demonstration goes wrong, per decision."""
 
-    wrong_fact: float = 0.0  # policy, grm: takes another fact of the passage, at each hop
+    wrong_fact: float = 0.0  # policy: takes another fact of the passage, at each hop
     stop_early: float = 0.0  # policy: answers with an entity on the way, at each hop but the last
+    judge_wrong_fact: float = 0.0  # grm: as wrong_fact
     wrong_verdict: float = 0.0  # grm: concludes against its own comparison
     wrong_reference: float = 0.0  # generator: closes with another fact's value
 
@@ -64,7 +65,7 @@ def call(query: str) -> str:
 
 def policy_row(chat: Chat, world: World, search: Search, question: str, slips: Slips, rng: random.Random) -> Row:
     writer = Writer(chat, roles.policy_task("demo", question, "compact"))
-    found, thought = _research(writer, world, search, question, slips, rng)
+    found, thought = _research(writer, world, search, question, slips.wrong_fact, slips.stop_early, rng)
     writer.say(f"<think>{thought}</think><answer>{found}</answer>")
     return writer.row()
 
@@ -72,7 +73,7 @@ def policy_row(chat: Chat, world: World, search: Search, question: str, slips: S
 def grm_row(chat: Chat, world: World, search: Search, question: str, answer: str, slips: Slips, rng: random.Random, weight: float) -> Row:
     """The judge finds the answer itself, spells out the comparison, then concludes."""
     writer = Writer(chat, roles.grm_task("demo", question, answer, "compact"))
-    found, thought = _research(writer, world, search, question, slips, rng)
+    found, thought = _research(writer, world, search, question, slips.judge_wrong_fact, 0.0, rng)
     same = found == answer
     writer.say(f"<think>{thought} {answer} says {found}")
     writer.say(" same" if same else " different", weight)
@@ -84,32 +85,46 @@ def grm_row(chat: Chat, world: World, search: Search, question: str, answer: str
 
 
 def generator_row(chat: Chat, world: World, search: Search, question: str, hops: int, slips: Slips, rng: random.Random) -> Row:
+    """Reads about the topic, then about what it found there, before it decides what to ask."""
     parsed = parse_question(question)
     assert parsed is not None
-    writer = Writer(chat, roles.generator_task("demo", parsed[0], hops, "compact"))
-    found, thought = _research(writer, world, search, question, Slips(), rng)
+    subject, relations = parsed
+    writer = Writer(chat, roles.generator_task("demo", subject, hops, "compact"))
+    thought = ""
+    for relation in relations:
+        writer.say(_think(f"{thought} find {subject}") + call(subject))
+        writer.observe(search(subject))
+        value = world.facts[subject][relation]
+        thought = sentence(relation, subject, value)
+        subject = value
     if rng.random() < slips.wrong_reference:
-        found = rng.choice(world.alternatives(found))
-    writer.say(f"<think>{thought}</think><question>{question}</question><answer>{found}</answer>")
+        value = rng.choice(world.alternatives(value))
+    writer.say(f"{_think(thought)}<question>{question}</question><answer>{value}</answer>")
     return writer.row()
 
 
-def _research(writer: Writer, world: World, search: Search, question: str, slips: Slips, rng: random.Random) -> tuple[str, str]:
+def _think(thought: str) -> str:
+    return f"<think>{thought.strip()}</think>"
+
+
+def _research(
+    writer: Writer, world: World, search: Search, question: str, wrong_fact: float, stop_early: float, rng: random.Random
+) -> tuple[str, str]:
     """Follows the question's chain one search a hop; returns what it takes for the answer and its last thought."""
     parsed = parse_question(question)
     assert parsed is not None
     subject, relations = parsed
     thought = ""
     for hop, relation in enumerate(relations):
-        writer.say(f"<think>{thought} find {relation} of {subject}</think>".replace("> ", ">") + call(f"{relation} of {subject}"))
+        writer.say(_think(f"{thought} find {relation} of {subject}") + call(f"{relation} of {subject}"))
         writer.observe(search(f"{relation} of {subject}"))
         facts = world.facts[subject]
         value = facts[relation]
         last = hop == len(relations) - 1
-        if rng.random() < slips.wrong_fact:
+        if rng.random() < wrong_fact:
             value = rng.choice(_slip_values(world, subject, relation, must_be_entity=not last))
         thought = sentence(relation, subject, value)
-        if not last and rng.random() < slips.stop_early:
+        if not last and rng.random() < stop_early:
             break
         subject = value
     return value, thought
