@@ -27,6 +27,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+LEAST_TURN = 16  # tokens; in less, nothing can be said
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -39,11 +41,23 @@ class Checkpoint:
 
     def play(self, tasks: Sequence[Task], done: Callable[[Trajectory], None] | None = None) -> list[Trajectory]:
         """One trajectory a task, with the seeds that the evaluation of a run uses."""
-        seed = stable_seed(self.config.seed, "evaluation")
-        at_once = 2 * self.config.sampler.max_rows
-        return asyncio.run(
-            run_all(self.rollout, tasks, seed, at_once, self.adapter_name is not None, done, self.version)
-        )
+        seed, at_once = stable_seed(self.config.seed, "evaluation"), 2 * self.config.sampler.max_rows
+        adapters = self.adapter_name is not None
+        return asyncio.run(run_all(self._fitting(tasks), tasks, seed, at_once, adapters, done, self.version))
+
+    def _fitting(self, tasks: Sequence[Task]) -> Rollout:
+        """The rollout, its turns shortened where a model's context is too small for the longest prompt and a turn."""
+        limits, chat = self.rollout.limits, self.rollout.chat
+        longest = max(len(chat.prompt_ids(task.prompt, self.rollout.system)) for task in tasks)
+        if longest + limits.max_new_tokens <= limits.max_context:
+            return self.rollout
+        room = (limits.max_context - longest) // 2
+        if room < LEAST_TURN:
+            raise UserError(
+                f"{self.config.model.path}: the longest prompt has {longest} tokens, the context {limits.max_context}: "
+                "use --prompts compact, fewer --max-new-tokens, or a model with a longer context"
+            )
+        return replace(self.rollout, limits=replace(limits, max_new_tokens=min(room, limits.max_new_tokens)))
 
 
 def settings_of(target: str, prompts: str | None = None) -> RunConfig:
@@ -87,8 +101,7 @@ def open_checkpoint(target: str, config: RunConfig, index: BM25Index, role: Role
     model, version = _with_adapter(model, model_folder(target), config, role)
     positions = getattr(model.config, "max_position_embeddings", None) or config.sampler.max_context
     if positions < config.sampler.max_context:
-        fitting = min(config.sampler.max_new_tokens, positions // 4)
-        config = replace(config, sampler=replace(config.sampler, max_context=positions, max_new_tokens=fitting))
+        config = replace(config, sampler=replace(config.sampler, max_context=positions))
     sampler = LocalSampler(model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context)
     rollout = make_rollout(config, sampler, tokenizer, SearchTool(index, **tool_options(config)))
     return Checkpoint(config, rollout, role if version else None, version)

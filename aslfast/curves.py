@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from aslfast.errors import UserError
 from aslfast.report import TRUTHS, RunLog, interval_of
 
-NAMES = {
+NAMES = {"policy": "policy: right answers", "grm": "GRM: right verdicts", "solvable": "generator: solvable questions"}
     "policy": "policy: answers right",
     "grm": "GRM: verdicts right (balanced)",
     "solvable": "generator: questions solvable",
@@ -122,5 +122,5 @@ def _legend_below(axes: Any, y: float = -0.17) -> None:
     """Under the axes, where it covers no data."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, y), ncols=4, frameon=False, fontsize=9.5, columnspacing=1.4
+            loc="upper center", bbox_to_anchor=(0.5, y), ncols=4, frameon=False, fontsize=9, columnspacing=1.2
         )

@@ -16,7 +16,7 @@ from aslfast.errors import UserError
 
 TRUTHS = {"policy": "policy_accuracy", "grm": "grm_accuracy", "solvable": "solvable_share"}
 
-TITLE = "Truth by round (95% intervals), and the mean rewards that the roles saw"
+TITLE = "Truth by round (95% intervals), and the rewards the roles saw"
 
 
 @dataclass(frozen=True)
