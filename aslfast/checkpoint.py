@@ -55,7 +55,7 @@ class Checkpoint:
         if room < LEAST_TURN:
             raise UserError(
                 f"{self.config.model.path}: the longest prompt has {longest} tokens, the context {limits.max_context}: "
-                "use --prompts compact, fewer --max-new-tokens, or a model with a longer context"
+                "use --prompts compact, a larger --max-context, or a model with a longer context"
             )
         return replace(self.rollout, limits=replace(limits, max_new_tokens=min(room, limits.max_new_tokens)))
 

@@ -14,10 +14,6 @@ from aslfast.errors import UserError
 from aslfast.report import TRUTHS, RunLog, interval_of
 
 NAMES = {"policy": "policy: right answers", "grm": "GRM: right verdicts", "solvable": "generator: solvable questions"}
-    "policy": "policy: answers right",
-    "grm": "GRM: verdicts right (balanced)",
-    "solvable": "generator: questions solvable",
-}
 # Okabe and Ito 2008: told apart with any kind of colour vision; markers tell them apart in grey too
 COLOURS = {"policy": "#0072B2", "grm": "#D55E00", "solvable": "#009E73", "generator": "#009E73"}
 HOP_COLOURS = ("#0072B2", "#56B4E9", "#CC79A7", "#E69F00")
@@ -121,6 +117,4 @@ def _frame(axes: Any) -> None:
 def _legend_below(axes: Any, y: float = -0.17) -> None:
     """Under the axes, where it covers no data."""
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, y), ncols=4, frameon=False, fontsize=9, columnspacing=1.2
-        )
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, y), ncols=4, frameon=False, fontsize=9, columnspacing=1.2)
