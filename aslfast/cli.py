@@ -72,7 +72,7 @@ Prompts = Annotated[
 Seed = Annotated[
     int | None, typer.Option("--seed", min=0, help="Seed of everything random; the same seed gives the same result.")
 ]
-Threads = Annotated[int, typer.Option("--threads", min=0, help="Threads to use; 0 means all cores.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=0, help="CPU threads to use; 0 means all cores.")]
 
 
 def print_json(value: Any) -> None:
@@ -152,20 +152,23 @@ def evaluate(
     limit: Limit = None,
     prompts: Prompts = None,
     seed: Seed = None,
+    threads: Threads = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Measure the policy on questions with known answers: exact match, containment, F1, by hops."""
     from aslfast import cli_play
 
-    opened, questions = cli_play.open_all(target, "policy", data, index, limit, {"prompts": prompts, "seed": seed})
+    opened, questions = cli_play.open_all(
+        target, "policy", data, index, limit, {"prompts": prompts, "seed": seed, "threads": threads}
+    )
     scores = cli_play.scores_of(opened, questions, quiet)
     scores = {"model": target, "data": str(data), "index": str(index), "seed": opened.config.seed, **scores}
     print_json(scores) if as_json else cli_play.print_scores(scores)
 
 
 @app.command(
-    epilog="Example: aslfast rollout --model path/to/model --index wiki.idx --data questions.parquet --out trajectories.parquet --limit 64"
+    epilog="Example: aslfast rollout --model path/to/model --index wiki.idx --data q.parquet --out t.parquet --limit 64"
 )
 def rollout(
     model: Annotated[
@@ -204,6 +207,7 @@ def rollout(
         int | None, typer.Option("--top-k", min=1, help="Passages that a search returns.", rich_help_panel=SAMPLING)
     ] = None,
     seed: Seed = None,
+    threads: Threads = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -212,7 +216,7 @@ def rollout(
 
     settings = {
         "prompts": prompts, "seed": seed, "temperature": temperature, "max_turns": max_turns,
-        "max_new_tokens": max_new_tokens, "max_context": max_context, "top_k": top_k,
+        "max_new_tokens": max_new_tokens, "max_context": max_context, "top_k": top_k, "threads": threads,
     }  # fmt: skip
     cli_play.check_new_file(out)
     opened, questions = cli_play.open_all(model, cli_play.known_role(role), data, index, limit, settings)
@@ -226,14 +230,14 @@ def index_build(
         list[Path], typer.Argument(metavar="CORPUS...", help="Passages with id and contents, as .jsonl or .parquet.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="IDX", help="New folder for the index.")],
-    threads: Threads = 0,
+    threads: Threads = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Index passages for BM25 search."""
     from aslfast.cli_index import build, print_built
 
-    built = build(corpus, out, threads, quiet)
+    built = build(corpus, out, threads or 0, quiet)
     print_json(built) if as_json else print_built(built)
 
 

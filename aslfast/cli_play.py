@@ -53,7 +53,8 @@ def with_settings(target: str, settings: Mapping[str, Any]) -> RunConfig:
     config = settings_of(target, given.get("prompts"))
     sampler = replace(config.sampler, **{name: given[name] for name in SAMPLER_KEYS if name in given})
     tool = replace(config.tool, top_k=given.get("top_k", config.tool.top_k))
-    return replace(config, sampler=sampler, tool=tool, seed=given.get("seed", config.seed))
+    own = {name: given.get(name, getattr(config, name)) for name in ("seed", "threads")}
+    return replace(config, sampler=sampler, tool=tool, **own)
 
 
 def play(
@@ -148,5 +149,6 @@ def print_rollout(trajectories: Sequence[Trajectory], summary: Mapping[str, Any]
     print(printable(f"{conversation(first)}\n=== {first.stop.value}: {first.output or 'no output'} ===\n"))
     print(
         f"{summary['out']}: {summary['trajectories']} trajectories ({_counts(summary['stops'])}), "
-        f"{summary['searches']:.2f} searches each, {summary['sampled_tokens']:,} tokens sampled at {summary['tokens_per_s']:,.0f} tokens/s"
+        f"{summary['searches']:.2f} searches each, {summary['sampled_tokens']:,} tokens "
+        f"sampled at {summary['tokens_per_s']:,.0f} tokens/s"
     )

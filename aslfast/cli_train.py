@@ -31,7 +31,7 @@ def comment(text: str) -> str:
 
 
 class TrainProgress:
-    """Turns train's reports into one bar over all trajectories of the run; a step moves it by what was planned for it."""
+    """Turns train's reports into one bar over all trajectories of the run; a step moves it by what was planned."""
 
     def __init__(self, config: RunConfig, meter: Meter) -> None:
         self.meter = meter
@@ -48,8 +48,8 @@ class TrainProgress:
 
     def _step(self, line: dict[str, Any]) -> None:
         phase = self.phases[line["phase"]]
-        note = f"round {line['round']}/{self.rounds} {line['phase']} step {line['step']}/{phase.steps} reward {line['reward']:.2f}"
-        self.meter.advance(phase.per_step, line.get("sampled_tokens", 0), note)
+        place = f"round {line['round']}/{self.rounds} {line['phase']} step {line['step']}/{phase.steps}"
+        self.meter.advance(phase.per_step, line["sampled_tokens"], f"{place} reward {line['reward']:.2f}")
 
     def _evaluating(self, values: dict[str, Any]) -> None:
         number = values["round"]
@@ -63,7 +63,8 @@ class TrainProgress:
     def _evaluated(self, line: dict[str, Any]) -> None:
         number = line["round"]
         self.meter.say(
-            f"round {number}/{self.rounds}: policy accuracy {100 * line['policy_accuracy']:.1f}% ({line['seconds']:.0f} s)"
+            f"round {number}/{self.rounds}: policy accuracy {100 * line['policy_accuracy']:.1f}% "
+            f"({line['seconds']:.0f} s)"
         )
         self.meter.move_to(number * self.round_size + (number + 1) * self.eval_size)
 

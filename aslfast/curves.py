@@ -84,7 +84,7 @@ def _percent_by_round(axes: Any, title: str) -> None:
 
 
 def _rewards(axes: Any, log: RunLog) -> None:
-    """Each role's reward by its place among all optimizer steps: thin as measured, thick as a running mean in its phase."""
+    """Each role's reward by optimizer step of the run: thin as measured, thick as a running mean within its phase."""
     phases: dict[tuple[int, str], list[tuple[int, float]]] = defaultdict(list)
     for number, step in enumerate(log.steps, 1):
         phases[step["round"], step["phase"]].append((number, step["reward"]))

@@ -24,9 +24,13 @@ def phases(config: RunConfig) -> list[PhasePlan]:
     return [
         PhasePlan(
             "generator", g.steps, asked * (1 + g.self_checks + 2 * g.attempts),
-            f"{g.tasks} topics x {g.samples} questions, each with {g.self_checks} self checks, {g.attempts} attempts and a verdict on each",
+            f"{g.tasks} topics x {g.samples} questions, each with {g.self_checks} self checks, {g.attempts} attempts "
+            "and a verdict on each",
         ),
-        PhasePlan("grm", m.steps, m.tasks * m.samples, f"{m.tasks} attempts x {m.samples} verdicts, labels from {m.label}"),
+        PhasePlan(
+            "grm", m.steps, m.tasks * m.samples,
+            f"{m.tasks} attempts x {m.samples} verdicts, labels from {m.label}",
+        ),
         PhasePlan(
             "policy", p.steps, p.tasks * p.samples * (1 + p.verdicts),
             f"{p.tasks} questions x {p.samples} answers, {p.verdicts} verdict(s) on each",
@@ -49,12 +53,18 @@ def total_trajectories(config: RunConfig) -> int:
 
 def describe(config: RunConfig) -> str:
     """The plan as a person reads it."""
-    s = config.sampler
+    s, m, learning_rate, n_eval = (
+        config.sampler,
+        config.model,
+        config.learner.learning_rate,
+        evaluation_trajectories(config),
+    )
     source = "the lab's two worlds" if config.data.lab else f"index {config.data.index or '(data.index is not set)'}"
     lines = [
-        f"model {config.model.path or '(model.path is not set)'} in {config.model.dtype}, prompts {config.model.prompts}, from {source}",
-        f"three LoRA adapters of rank {config.lora.rank}, AdamW at {config.learner.learning_rate:g}, seed {config.seed}",
-        f"a trajectory: at most {s.max_turns} turns of {s.max_new_tokens} tokens, {s.max_context} in all, temperature {s.temperature:g}, top {config.tool.top_k} passages",
+        f"model {m.path or '(model.path is not set)'} in {m.dtype}, prompts {m.prompts}, from {source}",
+        f"three LoRA adapters of rank {config.lora.rank}, AdamW at {learning_rate:g}, seed {config.seed}",
+        f"a trajectory: at most {s.max_turns} turns of {s.max_new_tokens} tokens, {s.max_context} in all, "
+        f"temperature {s.temperature:g}, top {config.tool.top_k} passages",
         f"{config.rounds} rounds, each:",
     ]
     for phase in phases(config):
@@ -62,8 +72,6 @@ def describe(config: RunConfig) -> str:
         learning = f"{phase.steps} optimizer steps" if role.learn else f"{phase.steps} steps, without learning"
         lines.append(f"  {phase.role}: {learning} of {phase.what} (at most {phase.per_step:,} trajectories a step)")
     lines.append(f"  at most {round_trajectories(config):,} trajectories a round to learn from")
-    lines.append(
-        f"measured {config.rounds + 1} times, the base first, with {evaluation_trajectories(config):,} held-out trajectories each"
-    )
+    lines.append(f"measured {config.rounds + 1} times, the base first, with {n_eval:,} held-out trajectories each")
     lines.append(f"at most {total_trajectories(config):,} trajectories in the whole run")
     return "\n".join(lines)

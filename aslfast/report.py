@@ -50,7 +50,8 @@ class RunLog:
     def sentence(self) -> str:
         first, last = self.rounds[0], self.rounds[-1]
         return (
-            f"Policy accuracy on {last['n_eval']} held-out questions: {100 * first['policy_accuracy']:.1f}% for the base, "
+            f"Policy accuracy on {last['n_eval']} held-out questions: "
+            f"{100 * first['policy_accuracy']:.1f}% for the base, "
             f"{100 * last['policy_accuracy']:.1f}% after round {last['round']}: {self.gain():+.1f} points."
         )
 

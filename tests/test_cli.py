@@ -9,7 +9,6 @@ import resource
 import shutil
 import subprocess
 import sys
-import tomllib
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +22,11 @@ from aslfast import __version__
 from aslfast.cli import app
 from aslfast.config import from_tree, load_recipe
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -32,7 +36,7 @@ PASSAGES = [
     ("b", '"Aker"\nThe Aker is a river in Oslo.'),
     ("7", "No title"),
 ]
-SMALL = ["--max-turns", "2", "--max-new-tokens", "12"]
+SMALL = ["--max-turns", "2", "--max-new-tokens", "12", "--threads", "1"]
 
 
 def call(*args):
@@ -50,7 +54,7 @@ def refused(*args):
 
 
 def in_child(*args, most_bytes=None):
-    """The command in a process of its own, whose files may not grow beyond `most_bytes`: a full disk for one process."""
+    """The command in a process of its own, whose files cannot grow beyond `most_bytes`: its own full disk."""
 
     def limit():
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
@@ -79,7 +83,8 @@ def model(tmp_path_factory):
     torch.manual_seed(0)
     config = transformers.Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        num_key_value_heads=2, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     transformers.Qwen2ForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
