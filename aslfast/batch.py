@@ -29,9 +29,11 @@ class Batch:
     lengths: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        shapes = {len(x) for x in (self.input_T, self.target_T, self.position_T, self.sequence_T, self.live_T, self.sampler_logp_T)}
-        if shapes != {sum(self.lengths)} or len(self.advantage_S) != len(self.lengths):
-            raise ValueError(f"batch: token arrays of {shapes}, lengths sum to {sum(self.lengths)}, {len(self.advantage_S)} advantages")
+        tokens = (self.input_T, self.target_T, self.position_T, self.sequence_T, self.live_T, self.sampler_logp_T)
+        sizes, n_tokens = {len(x) for x in tokens}, sum(self.lengths)
+        if sizes != {n_tokens} or len(self.advantage_S) != len(self.lengths):
+            counts = f"{len(self.advantage_S)} advantages for {len(self.lengths)} trajectories"
+            raise ValueError(f"batch: arrays of {sorted(sizes)} tokens for {n_tokens}, {counts}")
 
     @property
     def live_tokens(self) -> int:
@@ -81,18 +83,20 @@ class Layout:
 
 
 def padded(batch: Batch) -> Layout:
-    """One row a trajectory, padded on the right; causal attention never looks at the padding."""
-    shape = (len(batch.lengths), max(batch.lengths))
-    row_T, column_T = batch.sequence_T, batch.position_T
-    input_BT, position_BT = torch.zeros(shape, dtype=torch.long), torch.zeros(shape, dtype=torch.long)
-    input_BT[row_T, column_T] = batch.input_T
-    position_BT[row_T, column_T] = batch.position_T
-    return Layout(input_BT, position_BT, None, row_T, column_T)
+    """One row a trajectory, padded on the right; causal attention never looks at the padding.
+
+    Positions run on over the padding: where they start anew, transformers sees packed rows and makes a mask for them.
+    """
+    input_BT = torch.zeros(len(batch.lengths), max(batch.lengths), dtype=torch.long)
+    input_BT[batch.sequence_T, batch.position_T] = batch.input_T
+    position_BT = torch.arange(input_BT.shape[1]).expand_as(input_BT)
+    return Layout(input_BT, position_BT, None, batch.sequence_T, batch.position_T)
 
 
 def packed(batch: Batch) -> Layout:
     """One row for all; the mask confines attention to each trajectory's own past."""
     same = batch.sequence_T[:, None] == batch.sequence_T[None, :]
     causal = batch.position_T[:, None] >= batch.position_T[None, :]
+    mask = (same & causal)[None, None]
     row_T = torch.zeros_like(batch.sequence_T)
-    return Layout(batch.input_T[None], batch.position_T[None], (same & causal)[None, None], row_T, torch.arange(len(row_T)))
+    return Layout(batch.input_T[None], batch.position_T[None], mask, row_T, torch.arange(len(row_T)))

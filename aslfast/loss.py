@@ -34,7 +34,16 @@ class LossInputs:
 def loss_of(inputs: LossInputs, config: LossConfig) -> tuple[Tensor, PolicyMetrics]:
     """The scalar to minimise and its metrics. On-policy: the sampler's log-probs are the old ones."""
     return policy_loss(
-        inputs.logp_T, inputs.sampler_logp_T, inputs.advantage_S, sequence_ids_T=inputs.sequence_T, advantage_level="sequence",
-        clip_low=config.clip_low, clip_high=config.clip_high, dual_clip=config.dual_clip or None,
-        ref_logp_T=inputs.base_logp_T, kl_coef=config.kl_coef, aggregate=config.aggregate, normalizer=inputs.normalizer,
-    )  # fmt: skip
+        inputs.logp_T,
+        inputs.sampler_logp_T,
+        inputs.advantage_S,
+        sequence_ids_T=inputs.sequence_T,
+        advantage_level="sequence",
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        dual_clip=config.dual_clip or None,
+        ref_logp_T=inputs.base_logp_T,
+        kl_coef=config.kl_coef,
+        aggregate=config.aggregate,
+        normalizer=inputs.normalizer,
+    )

@@ -10,6 +10,7 @@ from aslfast.chat import TAGS
 from aslfast.corpus import Passage
 from aslfast.index import BM25Index
 
+torch.set_num_threads(1)  # tiny tensors: more threads wait for each other longer than they work
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
