@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import Parameter
@@ -20,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from aslfast.core import ROLES
 from aslfast.errors import UserError
 
+WEIGHTS = "adapter_model.safetensors"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -27,43 +27,53 @@ def load_base(path: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any
     """(model, tokenizer) of a local model folder; nothing is fetched and no pickle is read. Raises UserError."""
     folder = Path(path)
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no model here (config.json is missing); name a folder that holds a Hugging Face model")
+        remedy = "name a folder that holds a Hugging Face model"
+        raise UserError(f"{folder}: no model here (config.json is missing); {remedy}")
     try:
         # tokenizer.json as it stands: AutoTokenizer rebuilds it by the model's type, with another pre-tokenizer
         tokenizer_class = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
         tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype=dtype)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+        )
+        model, found = loaded
+    except Exception as error:  # the tokenizers library raises bare Exceptions
         reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{folder}: the model cannot be loaded ({reason}); it needs safetensors weights and a tokenizer") from error
-    if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # transformers makes an empty one where files are missing
+        remedy = "it needs safetensors weights and a tokenizer"
+        raise UserError(f"{folder}: the model cannot be loaded ({reason}); {remedy}") from error
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:  # made empty where files are missing
         raise UserError(f"{folder}: the tokenizer has no vocabulary; add the model's tokenizer.json")
+    if found["missing_keys"]:  # transformers goes on with random weights
+        missing = ", ".join(sorted(found["missing_keys"])[:3])
+        raise UserError(f"{folder}: weights are missing ({missing}); copy the model folder again, complete")
     return model.eval(), tokenizer
 
 
 def add_adapters(model: Any, rank: int, alpha: float, seed: int, roles: Sequence[str] = ROLES) -> PeftModel:
     """One LoRA adapter a role over the frozen base; B starts at zero, so each starts as the base itself."""
     torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(_targets_of(model)), lora_dropout=0.0, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  # a float is as good
+        target_modules=_targets_of(model),
+        lora_dropout=0.0,
+        task_type="CAUSAL_LM",
+    )
     peft_model = get_peft_model(model, config, adapter_name=roles[0])
+    assert isinstance(peft_model, PeftModel)
     for role in roles[1:]:
         peft_model.add_adapter(role, config)
-    if not isinstance(peft_model, PeftModel):
-        raise TypeError("peft gave no PeftModel")
     return peft_model
 
 
 def _targets_of(model: Any) -> list[str]:
-    """The usual projections, or for another architecture every linear layer but the head ("all-linear" in PEFT)."""
+    """The usual projections that this architecture has. Raises UserError."""
     present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     found = [target for target in TARGETS if target in present]
     if not found:
-        raise UserError(f"{type(model).__name__}: none of the layers {', '.join(TARGETS)} to adapt; use a Llama- or Qwen-like model")
+        place, wanted = type(model).__name__, ", ".join(TARGETS)
+        raise UserError(f"{place}: none of the layers {wanted} to adapt; use a Llama- or Qwen-like model")
     return found
-
-
-def lora_layers(model: torch.nn.Module) -> list[LoraLayer]:
-    return [module for module in model.modules() if isinstance(module, LoraLayer)]
 
 
 def parameters_of(model: torch.nn.Module, role: str) -> list[Parameter]:
@@ -71,16 +81,14 @@ def parameters_of(model: torch.nn.Module, role: str) -> list[Parameter]:
     return [p for name, p in model.named_parameters() if f".{role}." in name]
 
 
-@contextmanager
-def active(model: PeftModel, role: str):
-    """The role's adapter alone in the forward pass, and alone trainable."""
-    model.set_adapter(role)
-    yield model
-
-
 def save_adapter(model: PeftModel, role: str, folder: Path, version: int) -> Path:
-    """Writes `folder/vNNNN` in PEFT's format, complete or not at all; `PeftModel.from_pretrained` loads it. Raises OSError."""
+    """Writes `folder/vNNNN` in PEFT's format, complete or not at all; `PeftModel.from_pretrained` loads it.
+
+    A version that is there already is kept: its weights have not moved since. Raises OSError.
+    """
     target = folder / f"v{version:04d}"
+    if target.exists():
+        return target
     partial = folder / f".v{version:04d}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -93,27 +101,38 @@ def save_adapter(model: PeftModel, role: str, folder: Path, version: int) -> Pat
 
 def _write_adapter(model: PeftModel, role: str, partial: Path) -> None:
     partial.mkdir(parents=True)
-    state = {name: weight.detach().cpu().contiguous() for name, weight in get_peft_model_state_dict(model, adapter_name=role).items()}
+    # save_embedding_layers: left to itself, PEFT asks the Hugging Face hub about the base
+    state = get_peft_model_state_dict(model, adapter_name=role, save_embedding_layers=False)
+    state = {name: weight.detach().cpu().contiguous() for name, weight in state.items()}
     try:
-        save_file(state, partial / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_file(state, partial / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:  # how it tells of a full disk
         raise OSError(str(error)) from error
-    config = model.peft_config[role]
-    inference_mode, config.inference_mode = config.inference_mode, True
+    config = copy.copy(model.peft_config[role])
+    config.inference_mode = True
     config.save_pretrained(str(partial))
-    config.inference_mode = inference_mode
 
 
 def load_adapter(model: PeftModel, role: str, folder: Path) -> None:
-    """Puts the weights of a saved adapter into the role's; ranks and layers must agree. Raises UserError."""
-    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-    here = model.peft_config[role]
-    if config["r"] != getattr(here, "r", None):
-        raise UserError(f"{folder}: the adapter has rank {config['r']}, the run has {getattr(here, 'r', None)}; set lora.rank to match")
-    set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"), adapter_name=role)
+    """Puts the weights of a saved adapter into the role's; rank, scaling and layers must agree. Raises UserError."""
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        rank, alpha = config["r"], config["lora_alpha"]
+        state = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: no readable adapter ({reason}); name a folder that a run has written") from error
+    here: Any = model.peft_config[role]
+    if (rank, alpha) != (here.r, here.lora_alpha):
+        remedy = f"set lora.rank={rank} and lora.alpha={alpha}"
+        raise UserError(f"{folder}: its rank is {rank}, its alpha {alpha}; here {here.r}, {here.lora_alpha}; {remedy}")
+    own = get_peft_model_state_dict(model, adapter_name=role, save_embedding_layers=False)
+    if {name: weight.shape for name, weight in own.items()} != {name: weight.shape for name, weight in state.items()}:
+        raise UserError(f"{folder}: the adapter is of another base model; use the base that it was trained on")
+    set_peft_model_state_dict(model, state, adapter_name=role)
 
 
 def latest(folder: Path) -> Path | None:
     """The adapter folder with the highest version, if there is one."""
-    versions = sorted((p for p in folder.glob("v*") if p.is_dir()), key=lambda p: int(p.name[1:]))
-    return versions[-1] if versions else None
+    versions = [p for p in folder.glob("v*") if p.name[1:].isdecimal() and p.is_dir()]
+    return max(versions, key=lambda p: int(p.name[1:]), default=None)
