@@ -63,6 +63,7 @@ def add_adapters(model: Any, rank: int, alpha: float, seed: int, roles: Sequence
     assert isinstance(peft_model, PeftModel)
     for role in roles[1:]:
         peft_model.add_adapter(role, config)
+    peft_model.eval()  # new layers start in training mode
     return peft_model
 
 

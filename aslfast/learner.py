@@ -69,6 +69,8 @@ class Learner:
     def __init__(
         self, model: PeftModel, config: LearnerConfig, loss: LossConfig, temperature: float, roles: Sequence[str]
     ) -> None:
+        if temperature <= 0:
+            raise UserError("sampler.temperature is 0: greedy rollouts teach nothing; set it above 0, for example 1.0")
         self.model, self.config, self.loss, self.temperature = model, config, loss, temperature
         options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": (0.9, 0.95)}
         self.optimizers = {role: torch.optim.AdamW(adapter.parameters_of(model, role), **options) for role in roles}

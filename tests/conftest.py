@@ -1,5 +1,8 @@
 """What several tests share: a small ChatML tokenizer, a tiny random model over it, and an index of a few passages."""
 
+import resource
+from contextlib import contextmanager
+
 import pytest
 import tokenizers
 import torch
@@ -51,6 +54,17 @@ def stir(model, scale: float = 0.05, seed: int = 1) -> None:
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             weight.data.normal_(0, scale, generator=generator)
+
+
+@contextmanager
+def small_disk(n_bytes: int):
+    """No file may grow beyond n_bytes: how a full disk looks to whoever writes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="session")
