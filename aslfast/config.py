@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
+import math
 import sys
 import types
 import typing
@@ -23,6 +25,8 @@ else:
     import tomli as tomllib
 
 CHOICES = {
+    "model.dtype": ("float32", "bfloat16", "float16"),
+    "model.prompts": ("compact", "full"),
     "sampler.kind": ("local",),
     "learner.layout": ("padded", "packed"),
     "loss.aggregate": ("token_mean", "sequence_mean"),
@@ -141,11 +145,13 @@ def load_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = Non
     if path.suffix == ".toml":
         if not path.is_file():
             raise UserError(f"{path}: no such recipe file")
-        text, place = path.read_text(encoding="utf-8"), str(path)
+        text, place = _read(path), str(path)
     elif name in recipe_names():
         text, place = (files("aslfast") / "recipes" / f"{name}.toml").read_text(encoding="utf-8"), f"recipe {name}"
     else:
-        raise UserError(f"unknown recipe {name!r}{_nearest(name, recipe_names())}; shipped: {', '.join(recipe_names())}, or give a .toml file")
+        shipped = ", ".join(recipe_names())
+        nearest = _nearest(name, recipe_names())
+        raise UserError(f"unknown recipe {name!r}{nearest}; shipped: {shipped}, or give a .toml file")
     try:
         tree: dict[str, Any] = {"recipe": path.stem if path.suffix == ".toml" else name, **tomllib.loads(text)}
     except tomllib.TOMLDecodeError as error:
@@ -155,6 +161,14 @@ def load_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = Non
     if seed is not None:
         tree["seed"] = seed
     return from_tree(tree, place)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise UserError(f"{path}: the recipe cannot be read ({reason}); it must be a TOML text file") from error
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -182,7 +196,8 @@ def from_tree(tree: Mapping[str, Any], place: str) -> RunConfig:
     for key, allowed in CHOICES.items():
         value = _lookup(config, key)
         if value not in allowed:
-            raise UserError(f"{place}: {key} is {value!r}{_nearest(str(value), allowed)}; use one of {', '.join(allowed)}")
+            nearest, choices = _nearest(str(value), allowed), ", ".join(allowed)
+            raise UserError(f"{place}: {key} is {value!r}{nearest}; use one of {choices}")
     _check_ranges(config, "", place)
     return config
 
@@ -203,10 +218,14 @@ def _fill(cls: type, tree: Mapping[str, Any], prefix: str, place: str) -> Any:
     return cls(**values)
 
 
+_TYPES = {int: "int (a whole number)", float: "float (a number)", bool: "bool (true or false)", str: "str (a text)"}
+
+
 def _convert(wanted: Any, value: Any, key: str, place: str) -> Any:
     if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
         if not isinstance(value, Mapping):
-            raise UserError(f"{place}: {key} is a table; set a key inside it, for example {key}.{dataclasses.fields(wanted)[0].name}")
+            example = f"{key}.{dataclasses.fields(wanted)[0].name}"
+            raise UserError(f"{place}: {key} is a table; set a key inside it, for example {example}")
         return _fill(wanted, value, f"{key}.", place)
     if isinstance(wanted, types.GenericAlias):  # tuple[int, ...]
         if isinstance(value, list) and value and all(type(item) is int for item in value):
@@ -215,14 +234,17 @@ def _convert(wanted: Any, value: Any, key: str, place: str) -> Any:
     if wanted is float and type(value) is int:
         return float(value)
     if type(value) is not wanted:
-        raise UserError(f"{place}: {key} is {value!r}; it takes a value of type {wanted.__name__}")
+        raise UserError(f"{place}: {key} is {value!r}; it takes a value of type {_TYPES[wanted]}")
     return value
 
 
 _MAY_BE_ZERO = {
-    "seed", "threads", "format_weight", "dual_clip", "kl_coef", "weight_decay", "clip_low", "clip_high",
-    "rounds", "steps", "self_checks", "accept_share", "temperature",
+    "seed", "threads", "format_weight", "kl_coef", "weight_decay", "clip_high", "rounds", "steps", "self_checks",
+    "temperature",
 }  # fmt: skip
+
+
+_AT_MOST_ONE = {"accept_share", "clip_low"}
 
 
 def _check_ranges(config: Any, prefix: str, place: str) -> None:
@@ -230,12 +252,22 @@ def _check_ranges(config: Any, prefix: str, place: str) -> None:
         value = getattr(config, item.name)
         if dataclasses.is_dataclass(value):
             _check_ranges(value, f"{prefix}{item.name}.", place)
-        numbers = value if isinstance(value, tuple) else (value,)
-        for number in numbers:
-            if isinstance(number, (int, float)) and not isinstance(number, bool):
-                lowest = 0 if item.name in _MAY_BE_ZERO else 1e-12
-                if not lowest <= number < float("inf"):
-                    raise UserError(f"{place}: {prefix}{item.name} is {number}; it must be {'at least 0' if lowest == 0 else 'above 0'}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int | float) and not isinstance(number, bool):
+                wanted = _out_of_range(item.name, number)
+                if wanted:
+                    raise UserError(f"{place}: {prefix}{item.name} is {number}; it must be {wanted}")
+
+
+def _out_of_range(name: str, number: float) -> str:
+    """What the number must be; empty where it is."""
+    if name == "dual_clip":
+        return "" if number == 0 or 1 < number < math.inf else "0 (off) or above 1"
+    if name in _AT_MOST_ONE:
+        return "" if 0 <= number <= 1 else "between 0 and 1"
+    if name in _MAY_BE_ZERO:
+        return "" if 0 <= number < math.inf else "at least 0"
+    return "" if 0 < number < math.inf else "above 0"
 
 
 def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
@@ -254,7 +286,8 @@ def to_toml(config: RunConfig) -> str:
         else:
             lines.append(f"{item.name} = {_toml_value(value)}")
     for name, table in tables:
-        lines += ["", f"[{name}]", *(f"{f.name} = {_toml_value(getattr(table, f.name))}" for f in dataclasses.fields(table))]
+        values = ((f.name, getattr(table, f.name)) for f in dataclasses.fields(table))
+        lines += ["", f"[{name}]", *(f"{key} = {_toml_value(value)}" for key, value in values)]
     return "\n".join(lines) + "\n"
 
 
@@ -262,9 +295,8 @@ def _toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        import json
-
-        return json.dumps(value)  # a JSON string is a TOML basic string
+        # a JSON string is a TOML basic string, but for what TOML wants escaped and JSON does not
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple):
         return "[" + ", ".join(map(str, value)) + "]"
     return repr(value)

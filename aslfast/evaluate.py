@@ -60,29 +60,36 @@ def read_questions(path: str | Path, limit: int | None = None) -> list[Question]
     if not file.is_file():
         raise UserError(f"{file}: no such question file")
     rows = _jsonl_rows(file) if file.suffix in (".jsonl", ".json") else _parquet_rows(file)
-    questions = [_question(row, f"{file}: row {number}", number) for number, row in enumerate(rows[:limit], 1)]
+    questions = [_question(row, f"{file}: {place}", number) for number, (place, row) in enumerate(rows[:limit], 1)]
     if not questions:
         raise UserError(f"{file}: no questions in it; give a file with at least one")
     return questions
 
 
-def _parquet_rows(file: Path) -> list[dict[str, Any]]:
+Rows = list[tuple[str, dict[str, Any]]]  # where each stands, what it holds
+
+
+def _parquet_rows(file: Path) -> Rows:
     try:
-        return pq.read_table(file).to_pylist()
-    except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"{file}: not a Parquet file ({error}); questions come as .parquet or .jsonl") from error
+        return [(f"row {number}", row) for number, row in enumerate(pq.read_table(file).to_pylist(), 1)]
+    except (pa.ArrowException, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file}: not a Parquet file ({reason}); questions come as .parquet or .jsonl") from error
 
 
-def _jsonl_rows(file: Path) -> list[dict[str, Any]]:
-    rows = []
+def _jsonl_rows(file: Path) -> Rows:
+    rows: Rows = []
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{file}: line {number} is not JSON; one object a line with question and answers") from error
+        except (ValueError, RecursionError) as error:
+            remedy = "one object a line with question and answers"
+            raise UserError(f"{file}: line {number} is not JSON; {remedy}") from error
         if not isinstance(row, dict):
             raise UserError(f"{file}: line {number} is no JSON object; it needs question and answers")
-        rows.append(row)
+        rows.append((f"line {number}", row))
     return rows
 
 
@@ -94,13 +101,20 @@ def _question(row: dict[str, Any], place: str, number: int) -> Question:
     answers = [answers] if isinstance(answers, str) else _rejoined(answers)
     if not isinstance(answers, list) or not answers or not all(isinstance(a, str) and a.strip() for a in answers):
         raise UserError(f"{place}: field 'answers' is missing or empty; give a list of accepted answers")
-    hops = row.get("hops")
-    return Question(str(row.get("id", number)), text, tuple(answers), hops if isinstance(hops, int) else 0)
+    hops, id_ = row.get("hops"), row.get("id")
+    whole = [_whole(item) for item in (str(number if id_ is None else id_), text, *answers)]
+    return Question(whole[0], whole[1], tuple(whole[2:]), hops if isinstance(hops, int) else 0)
+
+
+def _whole(text: str) -> str:
+    """The text with "?" for half a surrogate pair: JSON can spell it, UTF-8 cannot hold it."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _rejoined(answers: Any) -> Any:
-    """Public copies of Natural Questions hold lists that a conversion took apart: ["[", "'", "A", ..., "]"] -> ["A..."]."""
-    if not isinstance(answers, list) or len(answers) < 3 or not all(isinstance(a, str) and len(a) == 1 for a in answers):
+    """Natural Questions as often published: lists that a conversion took apart: ["[", "'", "A", "'", "]"] -> ["A"]."""
+    letters = isinstance(answers, list) and all(isinstance(a, str) and len(a) == 1 for a in answers)
+    if not letters or len(answers) < 3:
         return answers
     text = "".join(answers)
     if not (text.startswith("[") and text.endswith("]")):
@@ -120,14 +134,17 @@ def policy_scores(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     for hops in sorted({t.task.hops for t in trajectories} - {0}):
         own = [hit for hit, t in zip(hits, trajectories, strict=True) if t.task.hops == hops]
         by_hops[str(hops)] = _plain(Share.of(sum(own), len(own)))
-    n = len(trajectories)
+    n, stops = len(trajectories), [t.stop.value for t in trajectories]
     return {
-        "policy_accuracy": sum(hits) / n, "policy_interval": _interval(Share.of(sum(hits), n)), "by_hops": by_hops,
+        "policy_accuracy": sum(hits) / n,
+        "policy_interval": _interval(Share.of(sum(hits), n)),
+        "by_hops": by_hops,
         "contains": sum(reward.contains_match(t.output, t.task.references) for t in trajectories) / n,
         "f1": sum(reward.f1(t.output, t.task.references) for t in trajectories) / n,
-        "searches": sum(t.tool_calls for t in trajectories) / n, "n_eval": n,
-        "stops": {stop: sum(t.stop.value == stop for t in trajectories) for stop in sorted({t.stop.value for t in trajectories})},
-    }  # fmt: skip
+        "searches": sum(t.tool_calls for t in trajectories) / n,
+        "n_eval": n,
+        "stops": {stop: stops.count(stop) for stop in sorted(set(stops))},
+    }
 
 
 def grm_scores(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
@@ -138,7 +155,12 @@ def grm_scores(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         shares[label] = Share.of(sum(own), len(own))
     balanced = (shares["correct"].value + shares["wrong"].value) / 2
     interval = _interval(Share.of(balanced * len(trajectories), len(trajectories)))
-    return {"grm_accuracy": balanced, "grm_interval": interval, "grm_on_right": shares["correct"].value, "grm_on_wrong": shares["wrong"].value}
+    return {
+        "grm_accuracy": balanced,
+        "grm_interval": interval,
+        "grm_on_right": shares["correct"].value,
+        "grm_on_wrong": shares["wrong"].value,
+    }
 
 
 def generator_scores(trajectories: Sequence[Trajectory], oracle: Callable[[str], str | None]) -> dict[str, Any]:
@@ -149,9 +171,11 @@ def generator_scores(trajectories: Sequence[Trajectory], oracle: Callable[[str],
     right = sum(reward.exact_match(t.output_answer, [truth]) for t, truth in solvable)
     n = len(trajectories)
     return {
-        "solvable_share": right / n, "solvable_interval": _interval(Share.of(right, n)),
-        "valid_share": len(valid) / n, "reference_right": right / len(valid) if valid else 0.0,
-    }  # fmt: skip
+        "solvable_share": right / n,
+        "solvable_interval": _interval(Share.of(right, n)),
+        "valid_share": len(valid) / n,
+        "reference_right": right / len(valid) if valid else 0.0,
+    }
 
 
 def _interval(share: Share) -> list[float]:

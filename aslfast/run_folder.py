@@ -36,7 +36,8 @@ class RunFolder:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
-            raise UserError(f"{self.path}: cannot be written ({reason}); free the space or choose another --out") from error
+            remedy = "free the space or choose another --out"
+            raise UserError(f"{self.path}: cannot be written ({reason}); {remedy}") from error
 
     def write_text(self, name: str, text: str) -> None:
         """A small file, complete or not at all."""
@@ -49,7 +50,7 @@ class RunFolder:
 
     def append(self, name: str, values: Mapping[str, Any]) -> None:
         """One line of JSON, on the disk when this returns; a line that does not fit is taken back."""
-        line = (json.dumps(values) + "\n").encode()
+        line = (json.dumps(values, allow_nan=False) + "\n").encode()  # NaN is no JSON
         with self.writing(), open(self.path / name, "ab", buffering=0) as file:
             end = file.tell()
             try:

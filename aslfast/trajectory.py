@@ -13,13 +13,25 @@ import pyarrow.parquet as pq
 from aslfast.core import Reward, Trajectory
 
 SCHEMA = pa.schema(
-    [
-        ("task_id", pa.string()), ("role", pa.string()), ("round", pa.int32()), ("step", pa.int32()), ("adapter_version", pa.int32()),
-        ("question", pa.string()), ("references", pa.list_(pa.string())), ("output", pa.string()), ("output_answer", pa.string()),
-        ("stop", pa.string()), ("reward", pa.float64()), ("reward_parts", pa.string()), ("conversation", pa.string()),
-        ("token_ids", pa.list_(pa.int32())), ("loss_mask", pa.list_(pa.int8())), ("logprobs", pa.list_(pa.float32())),
-    ]
-)  # fmt: skip
+    {
+        "task_id": pa.string(),
+        "role": pa.string(),
+        "round": pa.int32(),
+        "step": pa.int32(),
+        "adapter_version": pa.int32(),
+        "question": pa.string(),
+        "references": pa.list_(pa.string()),
+        "output": pa.string(),
+        "output_answer": pa.string(),
+        "stop": pa.string(),
+        "reward": pa.float64(),
+        "reward_parts": pa.string(),  # JSON
+        "conversation": pa.string(),
+        "token_ids": pa.list_(pa.int32()),
+        "loss_mask": pa.list_(pa.int8()),
+        "logprobs": pa.list_(pa.float32()),
+    }
+)
 _HEADINGS = {"prompt": "=== prompt ===", "sampled": "=== model ===", "tool": "=== tool ==="}
 
 
@@ -42,7 +54,8 @@ def write_trajectories(path: Path, records: Sequence[Record]) -> None:
     """Writes a Parquet file, complete or not at all. Raises OSError."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        pq.write_table(pa.Table.from_pylist([_row(record) for record in records], schema=SCHEMA), partial, compression="zstd")
+        table = pa.Table.from_pylist([_row(record) for record in records], schema=SCHEMA)
+        pq.write_table(table, partial, compression="zstd")
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -51,9 +64,20 @@ def write_trajectories(path: Path, records: Sequence[Record]) -> None:
 def _row(record: Record) -> dict[str, object]:
     t, reward = record.trajectory, record.reward
     return {
-        "task_id": t.task.id, "role": t.task.role, "round": record.round, "step": record.step, "adapter_version": t.adapter_version,
-        "question": t.task.question, "references": list(t.task.references), "output": t.output, "output_answer": t.output_answer,
-        "stop": t.stop.value, "reward": None if reward is None else reward.total,
-        "reward_parts": None if reward is None else json.dumps(dict(reward.parts)), "conversation": conversation(t),
-        "token_ids": t.token_ids, "loss_mask": t.loss_mask, "logprobs": t.logprobs,
-    }  # fmt: skip
+        "task_id": t.task.id,
+        "role": t.task.role,
+        "round": record.round,
+        "step": record.step,
+        "adapter_version": t.adapter_version,
+        "question": t.task.question,
+        "references": list(t.task.references),
+        "output": t.output,
+        "output_answer": t.output_answer,
+        "stop": t.stop.value,
+        "reward": None if reward is None else reward.total,
+        "reward_parts": None if reward is None else json.dumps(dict(reward.parts)),
+        "conversation": conversation(t),
+        "token_ids": t.token_ids,
+        "loss_mask": t.loss_mask,
+        "logprobs": t.logprobs,
+    }
