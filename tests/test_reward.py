@@ -1,0 +1,180 @@
+"""Rewards against independent computations: every formula written out a second way, and its properties."""
+
+import math
+import re
+import string
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aslfast import reward
+from aslfast.core import StopReason, Task, Trajectory, Turn
+
+VERDICTS = st.lists(st.sampled_from(["correct", "wrong", None]), min_size=1, max_size=12)
+TEXTS = st.text(st.sampled_from("aàthenAT .,-'?ø\n0") | st.characters(codec="utf-8"), max_size=20)
+
+
+def played(*turns, role="policy", stop=StopReason.FINISHED, output="x"):
+    """A trajectory of texts: ("tool", text) or what the model said."""
+    made = []
+    for turn in turns:
+        kind, text = turn if isinstance(turn, tuple) else ("sampled", turn)
+        made.append(Turn(kind, 0, 0, text))
+    output = output if stop is StopReason.FINISHED else None
+    return Trajectory(Task("t", role, "p"), (), (), (), tuple(made), stop, output)
+
+
+def squad(text):
+    """normalize_answer of SQuAD's evaluate-v1.1.py, as Search-R1 uses it."""
+    no_punctuation = "".join(c for c in text.lower() if c not in set(string.punctuation))
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", no_punctuation).split())
+
+
+@given(TEXTS)
+def test_normalize_is_squads_and_idempotent(text):
+    once = reward.normalize(text)
+    assert reward.normalize(once) == once
+    assert once == (squad(text) or " ".join(text.lower().split()))
+
+
+@pytest.mark.parametrize(
+    "answer, reference, equal",
+    [
+        ("The Beatles!", "beatles", True),
+        ("U.S.", "US", True),
+        ("a  b", "B", True),
+        ("Oslo", "Bergen", False),
+        ("", "Oslo", False),
+        ("?", "The The", False),
+        ("the", "A", False),
+        (None, "Oslo", False),
+    ],
+)
+def test_exact_match(answer, reference, equal):
+    assert reward.exact_match(answer, ["nothing", reference]) is equal
+    assert not reward.exact_match(answer, [])
+
+
+def test_contains_match_takes_whole_words():
+    assert reward.contains_match("It is the city of Oslo, Norway.", ["oslo"])
+    assert not reward.contains_match("Osloer", ["Oslo"])
+    assert not reward.contains_match(None, ["Oslo"]) and not reward.contains_match("", [""])
+
+
+def naive_f1(answer, reference):
+    said, wanted = squad(answer).split(), squad(reference).split()
+    common = sum((Counter(said) & Counter(wanted)).values())
+    if not common:
+        return 0.0
+    precision, recall = common / len(said), common / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
+WORDS = st.lists(st.sampled_from(["oslo", "river", "aker", "north"]), max_size=6).map(" ".join)
+
+
+@given(WORDS, st.lists(WORDS, max_size=3))
+def test_f1(answer, references):
+    wanted = max((naive_f1(answer, r) for r in references), default=0.0)
+    assert reward.f1(answer, references) == pytest.approx(wanted)
+
+
+@given(VERDICTS)
+def test_verdict_entropy(verdicts):
+    """Against the cross-entropy of the verdicts with their own share; at most ln 2, and that at one half alone."""
+    p = sum(v == "correct" for v in verdicts) / len(verdicts)
+    entropy = reward.verdict_entropy(verdicts)
+    wanted = sum(-math.log(p if v == "correct" else 1 - p) for v in verdicts) / len(verdicts)
+    assert entropy == pytest.approx(wanted)
+    assert 0.0 <= entropy <= math.log(2)
+    assert (entropy == pytest.approx(math.log(2))) == (p == 0.5)
+    swapped = ["wrong" if v == "correct" else "correct" for v in verdicts]
+    assert reward.verdict_entropy(swapped) == pytest.approx(entropy)
+
+
+def test_no_verdicts_no_entropy():
+    assert reward.verdict_entropy([]) == 0.0
+
+
+@given(VERDICTS)
+def test_majority(verdicts):
+    counts = Counter(verdicts)
+    winners = [v for v in ("correct", "wrong") if counts[v] > len(verdicts) - counts[v]]
+    assert reward.majority(verdicts) == (winners[0] if winners else None)
+
+
+def test_majority_needs_more_than_half():
+    assert reward.majority(["correct", "wrong"]) is None
+    assert reward.majority(["correct", "correct", None, None]) is None
+    assert reward.majority([None, None, "correct"]) is None
+    assert reward.majority([]) is None
+    assert reward.majority(["wrong"]) == "wrong"
+
+
+THINK = "<think>so</think>"
+
+
+@pytest.mark.parametrize(
+    "turns, paid",
+    [
+        ([f"{THINK}<answer>x</answer>"], 1 / 4),
+        (["<answer>x</answer>"], 0),
+        ([f"{THINK}call", ("tool", "found"), f"{THINK}<answer>x</answer>"], (1 + 1) / 4),
+        (["call", ("tool", "found"), f"{THINK}<answer>x</answer>"], (1 / 2 + 1) / 4),
+        (["call", ("tool", "found"), "<answer>x</answer>"], 1 / 4),
+        ([f" \n{THINK}<answer>x</answer>"], 1 / 4),
+        ([f"well {THINK}<answer>x</answer>"], 0),
+        (["<think>so <answer>x</answer>"], 0),
+        ([f"{THINK}a", ("tool", "1"), "b", ("tool", "2"), f"{THINK}<answer>x</answer>"], (2 / 3 + 1) / 4),
+    ],
+)
+def test_format_reward(turns, paid):
+    assert reward.format_reward(played(*turns)) == pytest.approx(paid)
+    for stop in set(StopReason) - {StopReason.FINISHED}:
+        assert reward.format_reward(played(*turns, stop=stop)) == 0.0
+
+
+def test_policy_reward():
+    answered, silent = played(f"{THINK}<answer>x</answer>"), played("", stop=StopReason.NO_OUTPUT)
+    assert reward.policy_reward(answered, "correct", 0.5).parts == {"judge": 1.0, "format": 0.125}
+    assert reward.policy_reward(answered, "correct", 0.5).total == 1.125
+    assert reward.policy_reward(answered, "wrong", 0.0).total == 0.0
+    assert reward.policy_reward(answered, None, 0.0).total == 0.0
+    assert reward.policy_reward(silent, "correct", 0.5).total == 0.0
+
+
+def test_grm_reward():
+    judged = played("<verdict>wrong</verdict>", role="grm", output="wrong")
+    assert reward.grm_reward(judged, "wrong", 0.0).parts == {"match": 1.0, "format": 0.0}
+    assert reward.grm_reward(judged, "correct", 0.0).total == 0.0
+    silent = played("", role="grm", stop=StopReason.NO_OUTPUT)
+    assert reward.grm_reward(silent, "wrong", 1.0).total == 0.0
+
+
+def test_generator_reward():
+    written = played(f"{THINK}<question>..</question>", role="generator")
+    even, yes = ["correct", "wrong", None, "correct"], ["correct"] * 5
+
+    def paid(valid, verdicts, checks, share=0.8):
+        return reward.generator_reward(written, valid, verdicts, checks, share, 1.0).parts
+
+    assert paid(True, even, yes) == {"entropy": pytest.approx(1.0), "format": 0.25}
+    p = 1 / 4
+    h = -(p * math.log(p) + (1 - p) * math.log(1 - p)) / math.log(2)
+    assert paid(True, ["correct", None, None, "wrong"], yes)["entropy"] == pytest.approx(h)
+    assert paid(True, ["correct"] * 4, yes)["entropy"] == 0.0
+    assert paid(True, even, [*yes[:3], None, "wrong"]) == {"entropy": 0.0, "format": 0.25}
+    assert paid(False, even, yes) == {"entropy": 0.0, "format": 0.0}
+
+
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 20))
+def test_gate_in_whole_numbers(n, hits, twentieths):
+    """hits >= share * n decided without rounding: 0.55 * 20 is a little above 11 in floating point."""
+    verdicts = ["correct"] * min(hits, n) + [None] * (n - min(hits, n))
+    assert reward.accepted(verdicts, twentieths / 20) == (20 * min(hits, n) >= twentieths * n)
+
+
+def test_without_checks_the_gate_is_open():
+    assert reward.accepted([], 0.8)
