@@ -1,0 +1,315 @@
+"""A round: what enters the pool, where labels come from, which tasks are set, and what a run writes.
+
+The actors play a lab world with known odds, over a real learner on a tiny random model; one round is also run with
+the local sampler, whose random model never gets anything right.
+"""
+
+import asyncio
+import json
+import math
+import random
+import re
+from collections import Counter
+
+import peft
+import pyarrow.parquet as pq
+import pytest
+from conftest import stir, tiny_model
+from scripted import ScriptedSampler
+
+from aslfast import adapter, reward, roles
+from aslfast.chat import Chat
+from aslfast.config import load_recipe
+from aslfast.core import ROLES
+from aslfast.index import BM25Index
+from aslfast.lab.world import World, parse_question, write_question
+from aslfast.learner import Learner
+from aslfast.rollout import Limits, Rollout
+from aslfast.rounds import (
+    Attempt,
+    Loop,
+    PoolQuestion,
+    generator_tasks,
+    labelled_attempts,
+    policy_tasks,
+    question_group,
+    run_round,
+    verification_tasks,
+)
+from aslfast.run_folder import RunFolder
+from aslfast.sampler.local import LocalSampler
+from aslfast.tool import SearchTool
+
+WORLD = World.make(0, "train", {"work": 12, "person": 10, "place": 8})
+SMALL = [
+    "generator.steps=2", "generator.tasks=3", "generator.samples=3", "generator.attempts=4", "generator.self_checks=2",
+    "generator.accept_share=0.5", "grm.steps=2", "grm.tasks=3", "grm.samples=3", "grm.label=reference",
+    "policy.steps=2", "policy.tasks=4", "policy.samples=4", "sampler.max_new_tokens=24", "format_weight=0.1",
+]  # fmt: skip
+TIMING = {"seconds", "tokens_per_s"}
+
+
+def actors(right=0.5, fair=0.8, honest=1.0):
+    """A script: the policy answers right with one chance, the judge sees the truth with another, and so on."""
+
+    def play(prompt, seed):
+        rng = random.Random(seed)
+        asked = prompt.split("user\n")[1].split("<|im_end|>")[0]
+        if asked.startswith("ask "):
+            hops, topic = re.fullmatch(r"ask (\d): (.*)", asked).groups()
+            return [_search(topic), _question(topic, int(hops), rng, honest)]
+        if asked.startswith("answer: "):
+            truth = WORLD.answer(asked.removeprefix("answer: "))
+            answer = truth if rng.random() < right else rng.choice(WORLD.alternatives(truth))
+            return [_search(answer), f"<think>so</think><answer>{answer}</answer>"]
+        question, answer = re.fullmatch(r"judge: (.*\?) answer: (.*)", asked).groups()
+        correct = (WORLD.answer(question) == answer) == (rng.random() < fair)
+        return [f"<verdict>{'correct' if correct else 'wrong'}</verdict>"]
+
+    return play
+
+
+def _search(query):
+    return f'<tool_call>{{"name": "search", "arguments": {{"query": "{query}"}}}}</tool_call>'
+
+
+def _question(topic, hops, rng, honest):
+    relations, at = [], topic
+    while len(relations) < hops and at in WORLD.facts:
+        relations.append(rng.choice(sorted(WORLD.facts[at])))
+        at = WORLD.facts[at][relations[-1]]
+    answer = at if rng.random() < honest else rng.choice(WORLD.alternatives(at))
+    return f"<think>so</think><question>{write_question(topic, relations)}</question><answer>{answer}</answer>"
+
+
+@pytest.fixture(scope="module")
+def world_index(tmp_path_factory):
+    return BM25Index.build(WORLD.passages(), tmp_path_factory.mktemp("world") / "idx", threads=1)
+
+
+@pytest.fixture
+def make_loop(tokenizer, world_index, tmp_path):
+    """A loop in a new run folder; the sampler is the local one where no script is given."""
+
+    def make(name="run", script=None, overrides=(), seed=0):
+        config = load_recipe("tiny", [*SMALL, *overrides], seed=seed)
+        model = adapter.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=seed)
+        stir(model)
+        if script:
+            sampler, flush = ScriptedSampler(tokenizer, script), lambda: None
+        else:
+            sampler = LocalSampler(model, tokenizer, max_rows=16, max_context=512)
+            flush = sampler.flush
+        limits = Limits(3, 400 if script else 24, 2000 if script else 512)
+        rollout = Rollout(sampler, SearchTool(world_index, 1), Chat(tokenizer), limits, 0.7)
+        learner = Learner(model, config.learner, config.loss, 0.7, ROLES)
+        run = RunFolder.create(tmp_path / name, config)
+        return Loop(config, rollout, learner, run, sorted(WORLD.facts), flush, lambda line: None, round=1)
+
+    return make
+
+
+def play(loop):
+    asyncio.run(run_round(loop))
+    return [json.loads(line) for line in (loop.run.path / "metrics.jsonl").read_text().splitlines()]
+
+
+KEYS = {"round", "phase", "step", "reward", "reward_parts", "kl", "entropy", "grad_norm", "tokens_per_s", "seconds"}
+
+
+def test_a_whole_round(make_loop, tokenizer):
+    loop = make_loop(script=actors())
+    before = {name: weight.clone() for name, weight in loop.learner.model.state_dict().items()}
+    lines = play(loop)
+    assert [(line["round"], line["phase"], line["step"]) for line in lines] == [
+        (1, role, step) for role in ROLES for step in (1, 2)
+    ]
+    config = loop.config
+    counts = {"generator": (3, 3), "grm": (3, 3), "policy": (4, 4)}
+    for line in lines:
+        assert set(line) >= KEYS
+        assert line["reward"] == pytest.approx(sum(line["reward_parts"].values()))
+        assert line["seconds"] > 0 and line["tokens_per_s"] > 0
+        tasks, samples = counts[line["phase"]]
+        assert line["trajectories"] == tasks * samples
+        learned = line["flat_groups"] < 1
+        assert (line["grad_norm"] > 0) == learned
+    for role in ROLES:
+        rows = pq.read_table(loop.run.path / "trajectories" / f"round-001-{role}.parquet").to_pylist()
+        for line in (line for line in lines if line["phase"] == role):
+            own = [row for row in rows if row["step"] == line["step"]]
+            assert len(own) == line["trajectories"]
+            assert sum(row["reward"] for row in own) / len(own) == pytest.approx(line["reward"])
+            sampled = [p for row in own for p, live in zip(row["logprobs"], row["loss_mask"], strict=True) if live]
+            assert line["entropy"] == pytest.approx(-sum(sampled) / len(sampled), rel=1e-5)
+            assert {row["role"] for row in own} == {role}
+        version = loop.learner.version[role]
+        assert version > 0
+        folder = loop.run.path / "adapters" / role / f"v{version:04d}"
+        peft.PeftModel.from_pretrained(tiny_model(tokenizer), folder)
+    moved = {name for name, weight in loop.learner.model.state_dict().items() if not weight.equal(before[name])}
+    assert moved == {name for name in before if ".lora_" in name}
+    assert loop.pool and config.generator.learn
+
+
+def test_same_seed_same_metrics(make_loop):
+    def without_timing(lines):
+        return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
+
+    first, again, other = (play(make_loop(f"run{i}", actors(), seed=seed)) for i, seed in enumerate((0, 0, 1)))
+    assert without_timing(first) == without_timing(again) != without_timing(other)
+    local = [play(prefilled(make_loop(f"local{i}"))) for i in range(2)]
+    assert without_timing(local[0]) == without_timing(local[1])
+
+
+def prefilled(loop):
+    """With questions in the pool, so that every phase has something to do."""
+    for i, item in enumerate(WORLD.questions(random.Random(0), 6)):
+        wrong = WORLD.alternatives(item.answer)[0]
+        question = PoolQuestion(f"qg1-{i}-0", item.question, item.answer, item.hops, attempts_of(item.answer, wrong))
+        loop.pool[reward.normalize(item.question)] = question
+    return loop
+
+
+def attempts_of(*answers):
+    return tuple(Attempt(answer, (None,)) for answer in answers)
+
+
+def test_a_round_in_which_nothing_succeeds(make_loop):
+    """A random model: no reward, no step, every line and file all the same; then again, with the versions as saved."""
+    loop = prefilled(make_loop())
+    lines = play(loop)
+    assert [line["phase"] for line in lines] == [role for role in ROLES for _ in range(2)]
+    assert all(set(line) >= KEYS and line["reward"] == 0 == line["grad_norm"] for line in lines)
+    assert loop.learner.version == dict.fromkeys(ROLES, 0)
+    assert all((loop.run.path / "adapters" / role / "v0000").is_dir() for role in ROLES)
+    loop.round = 2
+    assert len(play(loop)) > len(lines)
+
+
+def test_a_round_without_questions(make_loop):
+    """Nothing passes the gate: the other phases have no tasks and the round still ends."""
+    loop = make_loop(script=actors(fair=0.0))
+    lines = play(loop)
+    assert not loop.pool and {line["phase"] for line in lines} == {"generator"}
+    assert all((loop.run.path / "trajectories" / f"round-001-{role}.parquet").is_file() for role in ROLES)
+
+
+@pytest.mark.parametrize("share, checks, enters", [(0.5, 1.0, True), (1.0, 1.0, True), (0.5, 0.0, False)])
+def test_the_gate_of_the_pool(make_loop, share, checks, enters):
+    loop = make_loop(script=actors(fair=checks), overrides=[f"generator.accept_share={share}"])
+    task = roles.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    group = asyncio.run(question_group(loop, task))
+    assert bool(loop.pool) is enters and len(group.trajectories) == 3
+    for question in loop.pool.values():
+        assert WORLD.answer(question.question) == question.reference and question.hops == 1
+        assert len(question.attempts) == 4
+        for attempt in question.attempts:
+            assert attempt.verdicts == ("correct" if attempt.answer == question.reference else "wrong",)
+
+
+def test_rewards_of_the_generator(make_loop):
+    """The entropy of the policy's verdicts, by the questions that it wrote."""
+    loop = make_loop(script=actors(right=1.0, fair=1.0))
+    task = roles.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    easy = asyncio.run(question_group(loop, task))
+    assert all(r.parts["entropy"] == 0.0 for r in easy.rewards)
+    assert all(r.parts["format"] > 0.0 for r in easy.rewards)
+    loop = make_loop("other", actors(right=0.5, fair=1.0))
+    mixed = asyncio.run(question_group(loop, task))
+    by_question = {q.question: q for q in loop.pool.values()}
+    for trajectory, given in zip(mixed.trajectories, mixed.rewards, strict=True):
+        verdicts = [a.verdicts[0] for a in by_question[trajectory.output].attempts]
+        if Counter(t.output for t in mixed.trajectories)[trajectory.output] == 1:
+            assert given.parts["entropy"] == pytest.approx(reward.verdict_entropy(verdicts) / math.log(2))
+
+
+def question_with(*attempts, reference="Oslo"):
+    made = tuple(Attempt(answer, tuple(verdicts)) for answer, *verdicts in attempts)
+    return PoolQuestion("qg1-0-0", "which town?", reference, 1, made)
+
+
+def test_labels_from_the_reference():
+    question = question_with(("oslo", "wrong"), ("Bergen", "correct"), ("The Oslo", "wrong"), ("Bergen", "wrong"))
+    assert labelled_attempts(question, "reference") == {"oslo": "correct", "Bergen": "wrong", "The Oslo": "correct"}
+
+
+def test_labels_from_the_majority():
+    question = question_with(
+        *(("Oslo", verdict) for verdict in ("wrong", "wrong", "correct")),
+        ("Bergen", "correct"),
+        *(("Rome", verdict) for verdict in ("correct", "wrong")),
+        ("Paris", None),
+        *(("Kiel", verdict) for verdict in (None, "correct")),
+    )
+    assert labelled_attempts(question, "majority") == {"Oslo": "wrong", "Bergen": "correct", "Kiel": "correct"}
+
+
+def test_labels_by_consensus():
+    agreed = question_with(("Oslo",), ("oslo!",), ("Bergen",))
+    assert labelled_attempts(agreed, "consensus") == {"Oslo": "correct", "oslo!": "correct", "Bergen": "wrong"}
+    for dissent in (
+        question_with(("Oslo",), ("Bergen",)),
+        question_with(("Oslo",), ("Oslo",), ("Bergen",), ("bergen",)),
+        question_with(("Bergen",), ("Bergen",), ("Oslo",)),
+        question_with(),
+    ):
+        assert labelled_attempts(dissent, "consensus") == {}
+
+
+def test_verification_tasks_are_balanced_for_each_question(make_loop):
+    loop = make_loop(script=actors(), overrides=["grm.steps=1", "grm.tasks=8"])
+    loop.pool = {
+        "a": PoolQuestion("qg1-0-0", "a?", "Oslo", 1, attempts_of("Oslo", "Rome", "Kiel", "Bergen")),
+        "b": PoolQuestion("qg1-1-0", "b?", "Oslo", 2, attempts_of("Oslo", "the Oslo", "OSLO", "Rome", "Kiel")),
+        "only right": PoolQuestion("qg1-2-0", "c?", "Oslo", 1, attempts_of("Oslo")),
+        "only wrong": PoolQuestion("qg1-3-0", "d?", "Oslo", 1, attempts_of("Rome")),
+        "an older round's": PoolQuestion("qg0-4-0", "e?", "Oslo", 1, attempts_of("Oslo", "Rome")),
+        "round eleven's": PoolQuestion("qg11-4-0", "f?", "Oslo", 1, attempts_of("Oslo", "Rome")),
+    }
+    (tasks,) = verification_tasks(loop)
+    distinct = {task.id: task for task in tasks}
+    counts = Counter((task.question, task.references) for task in distinct.values())
+    assert counts == {("a?", ("correct",)): 1, ("a?", ("wrong",)): 1, ("b?", ("correct",)): 2, ("b?", ("wrong",)): 2}
+    assert {task.hops for task in tasks} == {1, 2} and len(tasks) == 8
+    for task in tasks:
+        answer = task.prompt.rpartition("answer: ")[2]
+        assert task.references == ("correct" if reward.exact_match(answer, ["Oslo"]) else "wrong",)
+
+
+def test_policy_tasks_hold_all_hops_alike(make_loop):
+    loop = make_loop(script=actors(), overrides=["policy.steps=3", "policy.tasks=6"])
+    for i, hops in enumerate([1] * 9 + [2] * 2 + [3]):
+        loop.pool[str(i)] = PoolQuestion(f"qg{i % 2}-{i}-0", f"question {i}?", "x", hops, ())
+    steps = policy_tasks(loop)
+    assert [len(step) for step in steps] == [6, 6, 6]
+    for step in steps:
+        assert Counter(task.hops for task in step) == {1: 2, 2: 2, 3: 2}
+        assert all(task.references == ("x",) for task in step)
+    one_hop = [task for step in steps for task in step if task.hops == 1]
+    assert len({task.question for task in one_hop}) == 6
+    newest = [q.question for q in loop.pool.values() if q.hops == 1 and q.id.startswith("qg1-")]
+    assert {task.question for task in one_hop[: len(newest)]} == set(newest)  # this round's come first
+
+
+def test_few_questions_are_set_again(make_loop):
+    """Fewer questions than a step takes: the same task twice in one step, side by side on one sampler."""
+    loop = prefilled(make_loop(overrides=["policy.tasks=12", "grm.tasks=14", "generator.steps=1"]))
+    assert [line["phase"] for line in play(loop)][-2:] == ["policy", "policy"]
+
+
+def test_generated_topics_do_not_repeat_within_a_round(make_loop):
+    loop = make_loop(script=actors(), overrides=["generator.steps=5", "generator.tasks=5"])
+    tasks = [task for step in generator_tasks(loop) for task in step]
+    topics = [task.prompt.partition(": ")[2] for task in tasks]
+    assert len(tasks) == 25 and len(set(topics)) == 25 and set(topics) <= set(WORLD.facts)
+    assert Counter(task.hops for task in tasks) == {1: 9, 2: 8, 3: 8}
+
+
+def test_the_script_knows_the_world():
+    """The actors' questions are what they claim: solvable, with the right answer."""
+    for seed in range(50):
+        topic = random.Random(seed).choice(sorted(WORLD.facts))
+        text = _question(topic, 2, random.Random(seed), honest=1.0)
+        _, question, answer = roles.parse_output("generator", text)
+        assert question is not None and parse_question(question) and WORLD.answer(question) == answer

@@ -1,0 +1,97 @@
+"""What a run writes is whole or not there, also on a full disk; trajectories read back as they were."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from conftest import small_disk
+from streams import trajectory
+
+from aslfast.config import load_recipe
+from aslfast.core import Reward, StopReason, Task, Trajectory, Turn
+from aslfast.errors import UserError
+from aslfast.run_folder import RunFolder
+from aslfast.trajectory import Record, write_trajectories
+
+
+def test_a_new_run_holds_its_configuration(tmp_path):
+    config = load_recipe("tiny", ["policy.steps=3"])
+    run = RunFolder.create(tmp_path / "a" / "run", config)
+    assert load_recipe(str(run.path / "config.toml")) == config
+    RunFolder.create(_made(tmp_path / "empty"), config)
+
+
+def _made(folder):
+    folder.mkdir()
+    return folder
+
+
+def test_what_exists_is_not_written_over(tmp_path):
+    config = load_recipe("tiny")
+    full = RunFolder.create(tmp_path / "run", config).path
+    (tmp_path / "file").write_text("mine")
+    for path in (full, tmp_path / "file"):
+        with pytest.raises(UserError, match=rf"{path.name}: already exists and is not empty; choose another --out"):
+            RunFolder.create(path, config)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_lines_are_whole_on_a_full_disk(tmp_path):
+    run = RunFolder.create(tmp_path / "run", load_recipe("tiny"))
+    run.append("metrics.jsonl", {"step": 1})
+    before = (run.path / "metrics.jsonl").read_bytes()
+    with small_disk(len(before) + 5), pytest.raises(UserError, match="run: cannot be written"):
+        run.append("metrics.jsonl", {"step": 2, "what": "a line longer than five bytes"})
+    assert (run.path / "metrics.jsonl").read_bytes() == before
+    run.append("metrics.jsonl", {"step": 2})
+    assert [json.loads(line)["step"] for line in (run.path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+
+
+def test_files_are_whole_on_a_full_disk(tmp_path):
+    run = RunFolder.create(tmp_path / "run", load_recipe("tiny"))
+    records = [Record(trajectory(300, seed)) for seed in range(20)]
+    with small_disk(1000), pytest.raises(UserError, match="cannot be written"):
+        run.trajectories(1, "policy", records)
+    assert list((run.path / "trajectories").iterdir()) == []
+    run.trajectories(1, "policy", records)
+    assert [path.name for path in (run.path / "trajectories").iterdir()] == ["round-001-policy.parquet"]
+    with small_disk(10), pytest.raises(UserError, match="cannot be written"):
+        RunFolder.create(tmp_path / "other", load_recipe("tiny"))
+    assert not any((tmp_path / "other").iterdir())
+
+
+def test_what_is_no_number_is_not_written_as_json(tmp_path):
+    run = RunFolder.create(tmp_path / "run", load_recipe("tiny"))
+    with pytest.raises(ValueError, match="JSON"):
+        run.append("metrics.jsonl", {"kl": float("nan")})
+    assert not (run.path / "metrics.jsonl").exists()
+
+
+def test_trajectories_read_back(tmp_path):
+    task = Task("t1", "generator", "ask", "why?", ("Oslo", "oslo"), 2)
+    turns = (Turn("prompt", 0, 2, "ask"), Turn("sampled", 2, 4, " <think>hm</think>\n"), Turn("tool", 4, 5, "found"))
+    stream = (1, 2, 3, 4, 5), (0, 0, 1, 1, 0), (0.0, 0.0, -0.5, -1.25, 0.0)
+    made = Trajectory(task, *stream, turns, StopReason.FINISHED, "Who?", "Oslo", 3)
+    given = Reward({"entropy": 0.5, "format": 0.25})
+    write_trajectories(tmp_path / "t.parquet", [Record(made, given, 2, 7), Record(trajectory(4, 1))])
+    first, second = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    assert first == {
+        "task_id": "t1", "role": "generator", "round": 2, "step": 7, "adapter_version": 3, "question": "why?",
+        "references": ["Oslo", "oslo"], "output": "Who?", "output_answer": "Oslo", "stop": "finished", "reward": 0.75,
+        "reward_parts": '{"entropy": 0.5, "format": 0.25}',
+        "conversation": "=== prompt ===\nask\n=== model ===\n<think>hm</think>\n=== tool ===\nfound",
+        "token_ids": [1, 2, 3, 4, 5], "loss_mask": [0, 0, 1, 1, 0], "logprobs": [0.0, 0.0, -0.5, -1.25, 0.0],
+    }  # fmt: skip
+    assert second["output"] is None and second["reward"] is None and second["reward_parts"] is None
+
+
+def test_types_are_checked_where_they_are_made():
+    task = Task("t", "policy", "p")
+    with pytest.raises(ValueError, match="2 tokens, 1 mask, 2 logprobs"):
+        Trajectory(task, (1, 2), (1,), (0.0, 0.0), (), StopReason.NO_OUTPUT)
+    with pytest.raises(ValueError, match="stop=finished alone"):
+        Trajectory(task, (1,), (1,), (0.0,), (), StopReason.NO_OUTPUT, "x")
+    with pytest.raises(ValueError, match="stop=finished alone"):
+        Trajectory(task, (1,), (1,), (0.0,), (), StopReason.FINISHED)
+    with pytest.raises(ValueError, match="unknown role"):
+        Task("t", "judge", "p")  # type: ignore[arg-type]
