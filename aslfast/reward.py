@@ -82,7 +82,7 @@ def grm_reward(trajectory: Trajectory, label: str, format_weight: float) -> Rewa
 def accepted(self_verdicts: Sequence[str | None], accept_share: float) -> bool:
     """The gate: the judge calls the generator's own answer correct in at least that share of its samples."""
     wanted = accept_share * len(self_verdicts)
-    return sum(v == "correct" for v in self_verdicts) >= wanted - 1e-9  # 0.55 * 20 is a little above 11
+    return sum(v == "correct" for v in self_verdicts) >= wanted - 1e-9  # 0.28 * 25 is a little above 7
 
 
 def generator_reward(

@@ -6,7 +6,7 @@ import string
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aslfast import reward
@@ -169,11 +169,12 @@ def test_generator_reward():
     assert paid(False, even, yes) == {"entropy": 0.0, "format": 0.0}
 
 
-@given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 20))
-def test_gate_in_whole_numbers(n, hits, twentieths):
-    """hits >= share * n decided without rounding: 0.55 * 20 is a little above 11 in floating point."""
+@given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 100))
+@example(25, 7, 28)
+def test_gate_in_whole_numbers(n, hits, hundredths):
+    """hits >= share * n decided without rounding: 0.28 * 25 is a little above 7 in floating point."""
     verdicts = ["correct"] * min(hits, n) + [None] * (n - min(hits, n))
-    assert reward.accepted(verdicts, twentieths / 20) == (20 * min(hits, n) >= twentieths * n)
+    assert reward.accepted(verdicts, hundredths / 100) == (100 * min(hits, n) >= hundredths * n)
 
 
 def test_without_checks_the_gate_is_open():

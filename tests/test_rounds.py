@@ -249,6 +249,7 @@ def test_labels_by_consensus():
     agreed = question_with(("Oslo",), ("oslo!",), ("Bergen",))
     assert labelled_attempts(agreed, "consensus") == {"Oslo": "correct", "oslo!": "correct", "Bergen": "wrong"}
     for dissent in (
+        question_with(("Oslo",)),
         question_with(("Oslo",), ("Bergen",)),
         question_with(("Oslo",), ("Oslo",), ("Bergen",), ("bergen",)),
         question_with(("Bergen",), ("Bergen",), ("Oslo",)),
