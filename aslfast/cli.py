@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,10 @@ from typer.core import TyperGroup
 
 from aslfast import __version__
 from aslfast.errors import UserError
+
+
+# Before torch is loaded: its threads sleep while they wait. Spinning ones halve the speed of a shared machine.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 class OneLineErrors(TyperGroup):

@@ -51,6 +51,9 @@ class TrainProgress:
         place = f"round {line['round']}/{self.rounds} {line['phase']} step {line['step']}/{phase.steps}"
         self.meter.advance(phase.per_step, line["sampled_tokens"], f"{place} reward {line['reward']:.2f}")
 
+    def _notice(self, values: dict[str, Any]) -> None:
+        self.meter.say(values["text"])
+
     def _evaluating(self, values: dict[str, Any]) -> None:
         number = values["round"]
         if number == 0:

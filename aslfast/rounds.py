@@ -54,13 +54,17 @@ class Loop:
     topics: Sequence[str]
     flush: Callable[[], None]  # the sampler's: after each optimizer step
     report: Callable[[dict[str, Any]], None]  # called with each line of metrics
+    notice: Callable[[str], None] = lambda _: None  # called with what a person should know
     pool: dict[str, PoolQuestion] = field(default_factory=dict)  # by normalised question
     round: int = 0
     step: int = 0
+    sampled_tokens: int = 0  # by all roles, attempts and verdicts too
 
-    def sample(self, task: Task, number: int) -> Coroutine[Any, Any, Trajectory]:
+    async def sample(self, task: Task, number: int) -> Trajectory:
         seed = stable_seed(self.config.seed, self.round, self.step)
-        return self.rollout.run(task, number, seed, task.role, self.learner.version[task.role])
+        trajectory = await self.rollout.run(task, number, seed, task.role, self.learner.version[task.role])
+        self.sampled_tokens += trajectory.n_sampled
+        return trajectory
 
     def rng(self, phase: str) -> random.Random:
         return random.Random(stable_seed(self.config.seed, self.round, phase))
@@ -78,47 +82,57 @@ GroupOf = Callable[[Loop, Task], Coroutine[Any, Any, Group]]
 
 
 async def _phase(loop: Loop, role: Role, steps: int, tasks: Sequence[Sequence[Task]], group_of: GroupOf, learn: bool) -> None:
+    if steps and not tasks:
+        loop.notice(f"round {loop.round}: the {role} phase is skipped, since no generated question gives it a task")
     records: list[Record] = []
     for step, step_tasks in enumerate(tasks[:steps], 1):
-        started = time.perf_counter()
-        loop.step += 1
-        groups = await asyncio.gather(*(group_of(loop, task) for task in step_tasks))
-        stats = learn_from(loop, role, groups) if learn else {}
-        seconds = time.perf_counter() - started
-        line = {"round": loop.round, "phase": role, "step": step, **summary(groups, seconds), **stats}
+        groups, line = await _step(loop, role, step_tasks, group_of, learn)
+        line = {"round": loop.round, "phase": role, "step": step, **line}
         loop.run.append("metrics.jsonl", line)
         loop.report(line)
         records += [Record(t, r, loop.round, step) for g in groups for t, r in zip(g.trajectories, g.rewards, strict=True)]
     loop.run.trajectories(loop.round, role, records)
-    if learn:
+    if learn and records:
         with loop.run.writing():
             adapter.save_adapter(loop.learner.model, role, loop.run.adapter_folder(role), loop.learner.version[role])
+
+
+async def _step(loop: Loop, role: Role, tasks: Sequence[Task], group_of: GroupOf, learn: bool) -> tuple[list[Group], dict[str, Any]]:
+    """Gathers a group for each task, then learns from them; also a line of metrics."""
+    started, sampled_before = time.perf_counter(), loop.sampled_tokens
+    loop.step += 1
+    groups = list(await asyncio.gather(*(group_of(loop, task) for task in tasks)))
+    stats = learn_from(loop, role, groups) if learn else dict(NO_UPDATE)
+    seconds, sampled = time.perf_counter() - started, loop.sampled_tokens - sampled_before
+    timing = {"sampled_tokens": sampled, "tokens_per_s": sampled / seconds, "seconds": seconds}
+    return groups, {**summary(groups), **stats, **timing}
+
+
+NO_UPDATE = {"kl": 0.0, "grad_norm": 0.0, "loss": 0.0}
 
 
 def learn_from(loop: Loop, role: Role, groups: Sequence[Group]) -> dict[str, float]:
     """One optimizer step, unless every group is flat."""
     trajectories, advantage = advantages(groups, loop.config.advantage)
     if not trajectories:
-        return {"kl": 0.0, "grad_norm": 0.0, "loss": 0.0}
+        return dict(NO_UPDATE)
     stats = loop.learner.step(role, trajectories, advantage)
     loop.flush()
     return asdict(stats)
 
 
-def summary(groups: Sequence[Group], seconds: float) -> dict[str, Any]:
-    """Reward and its parts (means over trajectories), entropy (minus the mean log-prob of the sampled tokens: an
-    unbiased estimate of the mean per-token entropy, in nats), sampled tokens a second, seconds."""
+def summary(groups: Sequence[Group]) -> dict[str, Any]:
+    """Reward and its parts (means over the role's trajectories) and its entropy: minus the mean log-prob of the sampled
+    tokens, an unbiased estimate of the mean per-token entropy in nats."""
     trajectories = [t for g in groups for t in g.trajectories]
     rewards = [r for g in groups for r in g.rewards]
-    n_sampled = sum(t.n_sampled for t in trajectories)
     return {
         "reward": sum(r.total for r in rewards) / len(rewards),
         "reward_parts": {name: sum(r.parts[name] for r in rewards) / len(rewards) for name in rewards[0].parts},
-        "entropy": -sum(sum(t.logprobs) for t in trajectories) / n_sampled,
+        "entropy": -sum(sum(t.logprobs) for t in trajectories) / max(1, sum(t.n_sampled for t in trajectories)),
         "finished": sum(t.output is not None for t in trajectories) / len(trajectories),
         "flat_groups": sum(len({r.total for r in g.rewards}) == 1 for g in groups) / len(groups),
-        "trajectories": len(trajectories), "sampled_tokens": n_sampled,
-        "tokens_per_s": n_sampled / seconds, "seconds": seconds,
+        "trajectories": len(trajectories),
     }  # fmt: skip
 
 

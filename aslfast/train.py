@@ -26,7 +26,7 @@ from aslfast.sampler.local import LocalSampler
 from aslfast.tool import SearchTool
 
 # ("setup", {what}) ("evaluating", {round}) ("trajectory", {tokens}: one more, while evaluating)
-# ("evaluated", a line of rounds.jsonl) ("step", a line of metrics.jsonl)
+# ("evaluated", a line of rounds.jsonl) ("step", a line of metrics.jsonl) ("notice", {text}: what a person should know)
 Report = Callable[[str, dict[str, Any]], None]
 
 
@@ -67,7 +67,10 @@ def _train(config: RunConfig, folder: Path, report: Report) -> None:
     with run.writing():
         environment = opened or lab_environment(config, folder / "lab")
     rollout = make_rollout(config, sampler, tokenizer, SearchTool(environment.index, **tool_options(config)))
-    loop = Loop(config, rollout, learner, run, environment.topics, sampler.flush, lambda line: report("step", line))
+    loop = Loop(
+        config, rollout, learner, run, environment.topics, sampler.flush,
+        lambda line: report("step", line), lambda text: report("notice", {"text": text}),
+    )  # fmt: skip
     asyncio.run(_rounds(loop, environment, report))
 
 

@@ -34,7 +34,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
 )
 CLEAN = Slips()
-NOISY = Slips(wrong_fact=0.5, stop_early=0.1, judge_wrong_fact=0.15, wrong_verdict=0.27, wrong_reference=0.25)
+NOISY = Slips(guess=0.38, wrong_fact=0.69, stop_early=0.33, judge_wrong_fact=0.1, wrong_verdict=0.24, wrong_reference=0.05)
 VERDICT_WEIGHT = 6.0  # of the loss at the tokens that decide a verdict
 BATCH_TOKENS = 2000
 LIVE_SHARE = 0.3  # of a batch's tokens that carry loss, about: the constant that the loss is divided by
@@ -56,7 +56,7 @@ STAGES = (
     Stage("copy and look up", 350_000, {"copy": 0.3, "look_up": 0.7}),
     Stage("compare", 450_000, {"compare": 0.6, "look_up": 0.3, "copy": 0.1}),
     Stage("clean roles", 1_800_000, {"policy": 0.18, "grm": 0.22, "generator": 0.14, "compare": 0.3, "look_up": 0.11, "copy": 0.05}),
-    Stage("noisy roles", 500_000, {"policy": 0.18, "grm": 0.22, "generator": 0.14, "compare": 0.3, "look_up": 0.11, "copy": 0.05}, NOISY, 0.4),
+    Stage("noisy roles", 400_000, {"policy": 0.18, "grm": 0.22, "generator": 0.14, "compare": 0.3, "look_up": 0.11, "copy": 0.05}, NOISY, 0.4),
 )
 
 
@@ -77,7 +77,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 def _vocabulary_text() -> list[str]:
     words = [*FIRST_WORDS, *SECOND_WORDS, *(word for values in LITERALS.values() for word in values), *demos.RELATIONS]
-    words += "user assistant tool answer judge ask what is the of has find says same different correct wrong nothing found 1 2 3".split()
+    words += "user assistant tool answer judge ask what is the of has find guess says same different correct wrong nothing found 1 2 3".split()
     return [f" {word} {word}" for word in words] + [' "', ' "', " \n", " \n"]
 
 
@@ -246,6 +246,7 @@ def train_base(out: str | Path, seed: int = 0, report: Report = lambda *_: None,
     folder = Path(out)
     check_new(folder)
     torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)  # sums in one order, whatever the number of cores
     tokenizer = make_tokenizer()
     chat, model = Chat(tokenizer), make_model(tokenizer, seed).train()
     optimizers, total, done = Optimizers(model), sum(stage.tokens for stage in stages), 0

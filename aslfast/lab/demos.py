@@ -22,6 +22,7 @@ RELATIONS = sorted({relation for relations in SCHEMA.values() for relation in re
 class Slips:
     """How often a demonstration goes wrong, per decision."""
 
+    guess: float = 0.0  # policy: answers with any literal, without a search
     wrong_fact: float = 0.0  # policy: takes another fact of the passage, at each hop
     stop_early: float = 0.0  # policy: answers with an entity on the way, at each hop but the last
     judge_wrong_fact: float = 0.0  # grm: as wrong_fact
@@ -65,6 +66,9 @@ def call(query: str) -> str:
 
 def policy_row(chat: Chat, world: World, search: Search, question: str, slips: Slips, rng: random.Random) -> Row:
     writer = Writer(chat, roles.policy_task("demo", question, "compact"))
+    if rng.random() < slips.guess:
+        writer.say(f"{_think('guess')}<answer>{rng.choice(rng.choice(list(LITERALS.values())))}</answer>")
+        return writer.row()
     found, thought = _research(writer, world, search, question, slips.wrong_fact, slips.stop_early, rng)
     writer.say(f"<think>{thought}</think><answer>{found}</answer>")
     return writer.row()
@@ -96,9 +100,10 @@ def generator_row(chat: Chat, world: World, search: Search, question: str, hops:
         writer.observe(search(subject))
         value = world.facts[subject][relation]
         thought = sentence(relation, subject, value)
+        others = [other for other in world.facts[subject].values() if other != value]
         subject = value
     if rng.random() < slips.wrong_reference:
-        value = rng.choice(world.alternatives(value))
+        value = rng.choice(others)
     writer.say(f"{_think(thought)}<question>{question}</question><answer>{value}</answer>")
     return writer.row()
 
