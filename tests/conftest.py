@@ -13,7 +13,6 @@ from aslfast.chat import TAGS
 from aslfast.corpus import Passage
 from aslfast.index import BM25Index
 
-torch.set_num_threads(1)  # tiny tensors: more threads wait for each other longer than they work
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -65,6 +64,12 @@ def small_disk(n_bytes: int):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Tiny tensors: more threads wait for each other longer than they work. A run in a test may have set them."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
