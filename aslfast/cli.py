@@ -14,7 +14,6 @@ from typer.core import TyperGroup
 from aslfast import __version__
 from aslfast.errors import UserError
 
-
 # Before torch is loaded: its threads sleep while they wait. Spinning ones halve the speed of a shared machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 

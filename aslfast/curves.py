@@ -8,6 +8,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from aslfast.errors import UserError
@@ -24,9 +25,8 @@ SMOOTH = 5  # steps of the running mean
 def draw(run: str | Path) -> Path:
     """Writes curves.png (1200 x 700) into the run, complete or not at all. Raises UserError."""
     log, folder = RunLog.read(run), Path(run)
-    figure = Figure(figsize=(12, 7), dpi=100, layout="constrained")
+    figure = Figure(figsize=(12, 7), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.1)
     grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1))
     figure.suptitle(log.sentence(), fontsize=12.5, fontweight="bold", x=0.012, ha="left")
     _truth(figure.add_subplot(grid[:, 0]), log)

@@ -43,7 +43,9 @@ def file_environment(config: RunConfig) -> Environment:
     data = config.data
     for key in ("index", "topics", "eval_questions"):
         if not getattr(data, key):
-            raise UserError(f"data.{key} is not set; name a path with --set data.{key}=PATH (or use the recipe tiny, which brings its own)")
+            raise UserError(
+                f"data.{key} is not set; name a path with --set data.{key}=PATH"
+            )
     topics = read_topics(Path(data.topics))
     questions = read_questions(data.eval_questions, data.eval_count)
     index = BM25Index.open(data.index)

@@ -73,7 +73,9 @@ class Loop:
 async def run_round(loop: Loop) -> None:
     """The three phases, in the order of the paper. A role that does not learn only does what the next one needs."""
     config = loop.config
-    await _phase(loop, "generator", config.generator.steps, generator_tasks(loop), question_group, config.generator.learn)
+    await _phase(
+        loop, "generator", config.generator.steps, generator_tasks(loop), question_group, config.generator.learn
+    )
     await _phase(loop, "grm", config.grm.steps, verification_tasks(loop), verdict_group, config.grm.learn)
     await _phase(loop, "policy", config.policy.steps, policy_tasks(loop), answer_group, config.policy.learn)
 
@@ -81,7 +83,9 @@ async def run_round(loop: Loop) -> None:
 GroupOf = Callable[[Loop, Task], Coroutine[Any, Any, Group]]
 
 
-async def _phase(loop: Loop, role: Role, steps: int, tasks: Sequence[Sequence[Task]], group_of: GroupOf, learn: bool) -> None:
+async def _phase(
+    loop: Loop, role: Role, steps: int, tasks: Sequence[Sequence[Task]], group_of: GroupOf, learn: bool
+) -> None:
     if steps and not tasks:
         loop.notice(f"round {loop.round}: the {role} phase is skipped, since no generated question gives it a task")
     records: list[Record] = []
@@ -90,14 +94,18 @@ async def _phase(loop: Loop, role: Role, steps: int, tasks: Sequence[Sequence[Ta
         line = {"round": loop.round, "phase": role, "step": step, **line}
         loop.run.append("metrics.jsonl", line)
         loop.report(line)
-        records += [Record(t, r, loop.round, step) for g in groups for t, r in zip(g.trajectories, g.rewards, strict=True)]
+        records += [
+            Record(t, r, loop.round, step) for g in groups for t, r in zip(g.trajectories, g.rewards, strict=True)
+        ]
     loop.run.trajectories(loop.round, role, records)
     if learn and records:
         with loop.run.writing():
             adapter.save_adapter(loop.learner.model, role, loop.run.adapter_folder(role), loop.learner.version[role])
 
 
-async def _step(loop: Loop, role: Role, tasks: Sequence[Task], group_of: GroupOf, learn: bool) -> tuple[list[Group], dict[str, Any]]:
+async def _step(
+    loop: Loop, role: Role, tasks: Sequence[Task], group_of: GroupOf, learn: bool
+) -> tuple[list[Group], dict[str, Any]]:
     """Gathers a group for each task, then learns from them; also a line of metrics."""
     started, sampled_before = time.perf_counter(), loop.sampled_tokens
     loop.step += 1
@@ -143,9 +151,14 @@ def generator_tasks(loop: Loop) -> list[list[Task]]:
     """Topics drawn without repeats; the numbers of hops in turn, so that the pool holds all of them."""
     config, rng = loop.config.generator, loop.rng("generator")
     count = config.steps * config.tasks
-    topics = [topic for _ in range(count // len(loop.topics) + 1) for topic in rng.sample(list(loop.topics), len(loop.topics))][:count]
+    topics = [
+        topic for _ in range(count // len(loop.topics) + 1) for topic in rng.sample(list(loop.topics), len(loop.topics))
+    ][:count]
     prompts = loop.config.model.prompts
-    tasks = [roles.generator_task(f"g{loop.round}-{i}", topic, config.hops[i % len(config.hops)], prompts) for i, topic in enumerate(topics)]
+    tasks = [
+        roles.generator_task(f"g{loop.round}-{i}", topic, config.hops[i % len(config.hops)], prompts)
+        for i, topic in enumerate(topics)
+    ]
     return _chunks(tasks, config.tasks)
 
 
@@ -164,7 +177,11 @@ async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQue
     written = await loop.sample(task, number)
     valid = written.output is not None and roles.valid_question(written.output)
     if not valid or written.output is None or written.output_answer is None:
-        return written, None, reward.generator_reward(written, False, (), (), config.accept_share, loop.config.format_weight)
+        return (
+            written,
+            None,
+            reward.generator_reward(written, False, (), (), config.accept_share, loop.config.format_weight),
+        )
     ask = roles.policy_task(f"{task.id}-{number}-p", written.output, prompts, (written.output_answer,), task.hops)
     check = roles.grm_task(f"{task.id}-{number}-c", written.output, written.output_answer, prompts)
     attempts, checks = await asyncio.gather(
@@ -172,7 +189,9 @@ async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQue
         asyncio.gather(*(loop.sample(check, i) for i in range(config.self_checks))),
     )
     self_verdicts = [t.output for t in checks]
-    given = reward.generator_reward(written, True, [v[0] for _, v in attempts], self_verdicts, config.accept_share, loop.config.format_weight)
+    given = reward.generator_reward(
+        written, True, [v[0] for _, v in attempts], self_verdicts, config.accept_share, loop.config.format_weight
+    )
     if not reward.accepted(self_verdicts, config.accept_share):
         return written, None, given
     tried = tuple(Attempt(t.output, v) for t, v in attempts if t.output is not None)
@@ -203,7 +222,11 @@ def verification_tasks(loop: Loop) -> list[list[Task]]:
             for i in range(min(len(right), len(wrong))):
                 for answer, label in ((right[i], "correct"), (wrong[i], "wrong")):
                     task_id = f"v{loop.round}-{question.id}-{i}{label[0]}"
-                    tasks.append(roles.grm_task(task_id, question.question, answer, loop.config.model.prompts, label, question.hops))
+                    tasks.append(
+                        roles.grm_task(
+                            task_id, question.question, answer, loop.config.model.prompts, label, question.hops
+                        )
+                    )
     rng.shuffle(tasks)
     return _cycled(tasks, config.steps, config.tasks)
 
@@ -218,7 +241,9 @@ def labelled_attempts(question: PoolQuestion, source: str) -> dict[str, str]:
     """
     answers = [a.answer for a in question.attempts]
     if source == "majority":
-        votes = {answer: [v for a in question.attempts if a.answer == answer for v in a.verdicts if v] for answer in answers}
+        votes = {
+            answer: [v for a in question.attempts if a.answer == answer for v in a.verdicts if v] for answer in answers
+        }
         right = {answer: sum(v == "correct" for v in given) / len(given) for answer, given in votes.items() if given}
         return {answer: "correct" if p > 0.5 else "wrong" for answer, p in right.items() if p != 0.5}
     if source == "consensus" and not _agreed(answers, question.reference):
@@ -236,7 +261,9 @@ def _agreed(answers: Sequence[str], reference: str) -> bool:
 
 async def verdict_group(loop: Loop, task: Task) -> Group:
     judged = await asyncio.gather(*(loop.sample(task, i) for i in range(loop.config.grm.samples)))
-    return Group(tuple(judged), tuple(reward.grm_reward(t, task.references[0], loop.config.format_weight) for t in judged))
+    return Group(
+        tuple(judged), tuple(reward.grm_reward(t, task.references[0], loop.config.format_weight) for t in judged)
+    )
 
 
 # --- policy ----------------------------------------------------------------------------------------------------
@@ -261,7 +288,9 @@ def policy_tasks(loop: Loop) -> list[list[Task]]:
 async def answer_group(loop: Loop, task: Task) -> Group:
     config = loop.config.policy
     tried = await asyncio.gather(*(attempt(loop, task, i, config.verdicts) for i in range(config.samples)))
-    rewards = tuple(reward.policy_reward(t, reward.majority(verdicts), loop.config.format_weight) for t, verdicts in tried)
+    rewards = tuple(
+        reward.policy_reward(t, reward.majority(verdicts), loop.config.format_weight) for t, verdicts in tried
+    )
     return Group(tuple(t for t, _ in tried), rewards)
 
 

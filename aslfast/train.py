@@ -61,7 +61,9 @@ def _train(config: RunConfig, folder: Path, report: Report) -> None:
     report("setup", {"what": "base model"})
     model, tokenizer = adapter.load_base(model_folder(config.model.path), getattr(torch, config.model.dtype))
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
-    sampler = LocalSampler(peft_model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context)
+    sampler = LocalSampler(
+        peft_model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context
+    )
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, ROLES)
     run = RunFolder.create(folder, config)
     with run.writing():
@@ -87,7 +89,9 @@ def tool_options(config: RunConfig) -> dict[str, int]:
 
 def make_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: SearchTool) -> Rollout:
     limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
-    return Rollout(sampler, tool, Chat(tokenizer), limits, config.sampler.temperature, prompt_text(config.model.prompts, "system"))
+    return Rollout(
+        sampler, tool, Chat(tokenizer), limits, config.sampler.temperature, prompt_text(config.model.prompts, "system")
+    )
 
 
 async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
@@ -108,7 +112,14 @@ async def measure(loop: Loop, environment: Environment, report: Report) -> dict[
     """The three roles against the truth, on the same held-out tasks with the same seeds in every round."""
     config = loop.config
     tool = SearchTool(environment.eval_index, **tool_options(config))
-    rollout = Rollout(loop.rollout.sampler, tool, loop.rollout.chat, loop.rollout.limits, config.sampler.temperature, loop.rollout.system)
+    rollout = Rollout(
+        loop.rollout.sampler,
+        tool,
+        loop.rollout.chat,
+        loop.rollout.limits,
+        config.sampler.temperature,
+        loop.rollout.system,
+    )
     seed = stable_seed(config.seed, "evaluation")
 
     def one_more(trajectory: Trajectory) -> None:

@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -33,8 +34,14 @@ TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
 )
+FRAME_WORDS = (
+    *("user", "assistant", "tool", "answer", "judge", "ask", "what", "is", "the", "of", "has", "find", "guess", "says"),
+    *("same", "different", "correct", "wrong", "nothing", "found", "1", "2", "3"),
+)
 CLEAN = Slips()
-NOISY = Slips(guess=0.38, wrong_fact=0.69, stop_early=0.33, judge_wrong_fact=0.1, wrong_verdict=0.24, wrong_reference=0.05)
+NOISY = Slips(
+    guess=0.38, wrong_fact=0.69, stop_early=0.33, judge_wrong_fact=0.1, wrong_verdict=0.24, wrong_reference=0.05
+)
 VERDICT_WEIGHT = 6.0  # of the loss at the tokens that decide a verdict
 BATCH_TOKENS = 2000
 LIVE_SHARE = 0.3  # of a batch's tokens that carry loss, about: the constant that the loss is divided by
@@ -55,34 +62,48 @@ class Stage:
 STAGES = (
     Stage("copy and look up", 350_000, {"copy": 0.3, "look_up": 0.7}),
     Stage("compare", 450_000, {"compare": 0.6, "look_up": 0.3, "copy": 0.1}),
-    Stage("clean roles", 1_800_000, {"policy": 0.18, "grm": 0.22, "generator": 0.14, "compare": 0.3, "look_up": 0.11, "copy": 0.05}),
-    Stage("noisy roles", 400_000, {"policy": 0.18, "grm": 0.22, "generator": 0.14, "compare": 0.3, "look_up": 0.11, "copy": 0.05}, NOISY, 0.4),
+    Stage(
+        "clean roles",
+        1_800_000,
+        {"policy": 0.18, "grm": 0.22, "generator": 0.14, "compare": 0.3, "look_up": 0.11, "copy": 0.05},
+    ),
+    Stage(
+        "noisy roles",
+        400_000,
+        {"policy": 0.18, "grm": 0.22, "generator": 0.14, "compare": 0.3, "look_up": 0.11, "copy": 0.05},
+        NOISY,
+        0.4,
+    ),
 )
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE whose merges make each word of the lab one token; a word starts the same behind a tag and behind a space."""
+    """A byte-level BPE in which each word of the lab is one token, the same behind a tag as behind a space."""
     tokenizer = Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(' ?["\n]'), "isolated")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=True)])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=4000, min_frequency=2, initial_alphabet=sorted(alphabet), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=4000, min_frequency=2, initial_alphabet=sorted(alphabet), show_progress=False
+    )
     tokenizer.train_from_iterator(_vocabulary_text(), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in CONTROL])
     tags = [mark for tag in TAGS for mark in (f"<{tag}>", f"</{tag}>")]
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in (*tags, *CALL_FRAME)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=TEMPLATE
+    )
 
 
 def _vocabulary_text() -> list[str]:
     words = [*FIRST_WORDS, *SECOND_WORDS, *(word for values in LITERALS.values() for word in values), *demos.RELATIONS]
-    words += "user assistant tool answer judge ask what is the of has find guess says same different correct wrong nothing found 1 2 3".split()
+    words += FRAME_WORDS
     return [f" {word} {word}" for word in words] + [' "', ' "', " \n", " \n"]
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM:
-    """Tied embeddings of unit variance at the input; the final norm starts at d^-0.5, so that logits start near unit scale."""
+def make_model(tokenizer: Any, seed: int) -> Any:
+    """Tied embeddings of unit variance; the final norm starts at d^-0.5, so that logits start near unit scale."""
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=len(tokenizer), hidden_size=128, intermediate_size=384, num_hidden_layers=4, num_attention_heads=4,
@@ -90,7 +111,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalL
         initializer_range=0.05, attention_dropout=0.0,
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
-    model = Qwen2ForCausalLM(config)
+    model: Any = Qwen2ForCausalLM(config)
     with torch.no_grad():
         model.model.embed_tokens.weight.normal_(0.0, 1.0)
         model.model.norm.weight.fill_(config.hidden_size**-0.5)
@@ -100,7 +121,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalL
     return model
 
 
-def look_back(model: Qwen2ForCausalLM, layer: int, head: int, shift: int, gain: float = 7.0) -> None:
+def look_back(model: Any, layer: int, head: int, shift: int, gain: float = 7.0) -> None:
     """Sets a head's query and key biases so that it starts out attending `shift` tokens back.
 
     Rotary embeddings turn a constant query q and key k into sum_f a_f b_f cos(w_f (i - j) + phase_f); with the key's
@@ -108,7 +129,11 @@ def look_back(model: Qwen2ForCausalLM, layer: int, head: int, shift: int, gain: 
     """
     attention = model.model.layers[layer].self_attn
     size = attention.head_dim
-    theta = model.config.rope_parameters["rope_theta"] if hasattr(model.config, "rope_parameters") else model.config.rope_theta
+    theta = (
+        model.config.rope_parameters["rope_theta"]
+        if hasattr(model.config, "rope_parameters")
+        else model.config.rope_theta
+    )
     w_f = theta ** (-torch.arange(0, size, 2, dtype=torch.float32) / size)
     rows = slice(head * size, (head + 1) * size)
     attention.k_proj.bias.data[rows] = gain * torch.cat([torch.ones_like(w_f), torch.zeros_like(w_f)])
@@ -149,11 +174,15 @@ class Rows:
         assert answer is not None
         if self.rng.random() < 0.5:
             answer = demos.wrong_answer(self.world, question, answer, self.rng)
-        return demos.grm_row(self.chat, self.world, self.search, question, answer, self.stage.slips, self.rng, VERDICT_WEIGHT)
+        return demos.grm_row(
+            self.chat, self.world, self.search, question, answer, self.stage.slips, self.rng, VERDICT_WEIGHT
+        )
 
     def _generator(self) -> Row:
         item = self.world.ask(self.rng, self.rng.choice((1, 2, 3)))
-        return demos.generator_row(self.chat, self.world, self.search, item.question, item.hops, self.stage.slips, self.rng)
+        return demos.generator_row(
+            self.chat, self.world, self.search, item.question, item.hops, self.stage.slips, self.rng
+        )
 
     def _copy(self) -> Row:
         return demos.copy_row(self.chat, self.rng)
@@ -193,7 +222,7 @@ def padded(rows: Sequence[Row], pad_id: int) -> tuple[torch.Tensor, torch.Tensor
     return ids_BT, weights_BT
 
 
-def loss_of(model: Qwen2ForCausalLM, ids_BT: torch.Tensor, weights_BT: torch.Tensor, constant: float) -> torch.Tensor:
+def loss_of(model: Any, ids_BT: torch.Tensor, weights_BT: torch.Tensor, constant: float) -> torch.Tensor:
     """Weighted cross-entropy summed and divided by a constant: short rows then weigh no more than long ones."""
     hidden_BTD = model.model(input_ids=ids_BT, use_cache=False).last_hidden_state[:, :-1]
     live_BT = weights_BT[:, 1:] > 0
@@ -203,9 +232,9 @@ def loss_of(model: Qwen2ForCausalLM, ids_BT: torch.Tensor, weights_BT: torch.Ten
 
 
 class Optimizers:
-    """Muon on the matrices, AdamW on the rest. The embedding's variance is 1 and not 1/d: its rate is larger for that."""
+    """Muon on the matrices, AdamW on the rest; the embedding's rate is larger since its variance is 1, not 1/d."""
 
-    def __init__(self, model: Qwen2ForCausalLM) -> None:
+    def __init__(self, model: Any) -> None:
         embedding = model.model.embed_tokens.weight
         matrices = [p for p in model.parameters() if p.ndim == 2 and p is not embedding]
         vectors = [p for p in model.parameters() if p.ndim != 2]
@@ -225,7 +254,13 @@ class Optimizers:
 Report = Callable[[str, int, int, float], None]  # stage, tokens done, tokens in all, loss
 
 
-def train_stage(model: Qwen2ForCausalLM, optimizers: Optimizers, stage: Stage, stream: Iterator[list[list[Row]]], report: Callable[[int, float], None]) -> None:
+def train_stage(
+    model: Any,
+    optimizers: Optimizers,
+    stage: Stage,
+    stream: Iterator[list[list[Row]]],
+    report: Callable[[int, float], None],
+) -> None:
     seen = 0
     while seen < stage.tokens:
         left = 1 - seen / stage.tokens
@@ -240,9 +275,13 @@ def train_stage(model: Qwen2ForCausalLM, optimizers: Optimizers, stage: Stage, s
         report(seen, loss)
 
 
-def train_base(out: str | Path, seed: int = 0, report: Report = lambda *_: None, stages: Sequence[Stage] = STAGES) -> Path:
-    """Trains the base and writes it to the new folder `out` as safetensors with its tokenizer; the same seed and machine
-    give the same bytes. Raises UserError if `out` holds anything."""
+def train_base(
+    out: str | Path, seed: int = 0, report: Report = lambda *_: None, stages: Sequence[Stage] = STAGES
+) -> Path:
+    """Trains the base and writes it to the new folder `out` as safetensors, with its tokenizer.
+
+    The same seed, torch and processor give the same bytes. Raises UserError if `out` holds anything.
+    """
     folder = Path(out)
     check_new(folder)
     torch.use_deterministic_algorithms(True)
@@ -253,7 +292,13 @@ def train_base(out: str | Path, seed: int = 0, report: Report = lambda *_: None,
     with tempfile.TemporaryDirectory() as scratch:
         for stage in stages:
             stream = batches(iter(Rows(chat, stage, seed, Path(scratch))), BATCH_TOKENS)
-            train_stage(model, optimizers, stage, stream, lambda seen, loss, name=stage.name, before=done: report(name, min(before + seen, total), total, loss))
+            train_stage(
+                model,
+                optimizers,
+                stage,
+                stream,
+                lambda seen, loss, name=stage.name, before=done: report(name, min(before + seen, total), total, loss),
+            )
             done += stage.tokens
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""Demonstrations of the three roles in a lab world, clean or with human-like slips, and practice rows for the skills under them.
+"""Demonstrations of the three roles in a lab world, clean or with slips, and practice rows for the skills under them.
 
 A demonstration is the same token stream that a rollout makes: prompt, sampled turns, observations. The slips are what
 reinforcement learning later removes: a clean base would have nothing to learn.
@@ -74,7 +74,16 @@ def policy_row(chat: Chat, world: World, search: Search, question: str, slips: S
     return writer.row()
 
 
-def grm_row(chat: Chat, world: World, search: Search, question: str, answer: str, slips: Slips, rng: random.Random, weight: float) -> Row:
+def grm_row(
+    chat: Chat,
+    world: World,
+    search: Search,
+    question: str,
+    answer: str,
+    slips: Slips,
+    rng: random.Random,
+    weight: float,
+) -> Row:
     """The judge finds the answer itself, spells out the comparison, then concludes."""
     writer = Writer(chat, roles.grm_task("demo", question, answer, "compact"))
     found, thought = _research(writer, world, search, question, slips.judge_wrong_fact, 0.0, rng)
@@ -88,7 +97,9 @@ def grm_row(chat: Chat, world: World, search: Search, question: str, answer: str
     return writer.row()
 
 
-def generator_row(chat: Chat, world: World, search: Search, question: str, hops: int, slips: Slips, rng: random.Random) -> Row:
+def generator_row(
+    chat: Chat, world: World, search: Search, question: str, hops: int, slips: Slips, rng: random.Random
+) -> Row:
     """Reads about the topic, then about what it found there, before it decides what to ask."""
     parsed = parse_question(question)
     assert parsed is not None
@@ -113,7 +124,13 @@ def _think(thought: str) -> str:
 
 
 def _research(
-    writer: Writer, world: World, search: Search, question: str, wrong_fact: float, stop_early: float, rng: random.Random
+    writer: Writer,
+    world: World,
+    search: Search,
+    question: str,
+    wrong_fact: float,
+    stop_early: float,
+    rng: random.Random,
 ) -> tuple[str, str]:
     """Follows the question's chain one search a hop; returns what it takes for the answer and its last thought."""
     parsed = parse_question(question)
@@ -141,7 +158,12 @@ def wrong_answer(world: World, question: str, answer: str, rng: random.Random) -
     assert parsed is not None
     chain = world.walk(*parsed)
     assert chain is not None
-    near = [value for entity in chain[:-1] for value in (entity, *world.facts[entity].values()) if value != answer and value != chain[0]]
+    near = [
+        value
+        for entity in chain[:-1]
+        for value in (entity, *world.facts[entity].values())
+        if value != answer and value != chain[0]
+    ]
     return rng.choice(near if near and rng.random() < 0.5 else world.alternatives(answer))
 
 
@@ -165,7 +187,9 @@ def look_up_row(chat: Chat, rng: random.Random) -> Row:
     name = names("base", rng)
     values = [next(name) for _ in range(4)] + [rng.choice(rng.choice(list(LITERALS.values()))) for _ in range(2)]
     subjects = [next(name) for _ in range(rng.randint(1, 3))]
-    facts = [(relation, rng.choice(subjects), rng.choice(values)) for relation in rng.sample(RELATIONS, rng.randint(3, 6))]
+    facts = [
+        (relation, rng.choice(subjects), rng.choice(values)) for relation in rng.sample(RELATIONS, rng.randint(3, 6))
+    ]
     spans = [(f'"{subjects[0]}"\n' + " ".join(sentence(*fact) for fact in facts), 0.0)]
     for relation, subject, value in rng.sample(facts, 2):
         spans += [(f" {subject} has {relation}", 0.0), (f" {value}", 1.0)]

@@ -28,7 +28,9 @@ def _measure_world(model_path: str, seed: int) -> dict[str, Any]:
     model, tokenizer = adapter.load_base(model_folder(model_path))
     with tempfile.TemporaryDirectory() as folder:
         environment = lab_environment(config, Path(folder))
-        sampler = LocalSampler(model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context)
+        sampler = LocalSampler(
+            model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context
+        )
         rollout = make_rollout(config, sampler, tokenizer, SearchTool(environment.eval_index, **tool_options(config)))
         return {"world": seed, **asyncio.run(_scores(rollout, environment, stable_seed(seed, "measure")))}
 

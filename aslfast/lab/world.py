@@ -26,8 +26,30 @@ SCHEMA: Mapping[str, Mapping[str, str]] = {
 LITERALS: Mapping[str, tuple[str, ...]] = {
     "genre": ("satire", "tragedy", "romance", "fable", "epic", "comedy", "elegy", "thriller", "memoir", "farce"),
     "job": ("baker", "sailor", "lawyer", "surgeon", "farmer", "mason", "painter", "tailor", "clerk", "smith"),
-    "country": ("Arvonia", "Belgrath", "Cordelia", "Drusmark", "Elbonia", "Fenwick", "Galdor", "Hystria", "Ixmoor", "Jundal"),
-    "river": ("Ashwater", "Blackrun", "Coldbrook", "Deepford", "Eastflow", "Foxstream", "Greywash", "Highfall", "Inkwell", "Longmere"),
+    "country": (
+        "Arvonia",
+        "Belgrath",
+        "Cordelia",
+        "Drusmark",
+        "Elbonia",
+        "Fenwick",
+        "Galdor",
+        "Hystria",
+        "Ixmoor",
+        "Jundal",
+    ),
+    "river": (
+        "Ashwater",
+        "Blackrun",
+        "Coldbrook",
+        "Deepford",
+        "Eastflow",
+        "Foxstream",
+        "Greywash",
+        "Highfall",
+        "Inkwell",
+        "Longmere",
+    ),
 }
 SIZES: Mapping[str, int] = {"work": 220, "person": 190, "place": 140}
 _SHARE: Mapping[NameClass, tuple[int, ...]] = {"base": (2, 3, 4), "train": (0,), "heldout": (1,)}
@@ -98,10 +120,13 @@ class World:
 
     def passages(self) -> list[Passage]:
         """One passage an entity, in the Search-R1 form; each fact repeats its subject."""
-        return [Passage(f"e{i}", f'"{e}"\n' + " ".join(sentence(r, e, v) for r, v in facts.items())) for i, (e, facts) in enumerate(self.facts.items())]
+        return [
+            Passage(f"e{i}", f'"{e}"\n' + " ".join(sentence(r, e, v) for r, v in facts.items()))
+            for i, (e, facts) in enumerate(self.facts.items())
+        ]
 
     def walk(self, subject: str, relations: Sequence[str]) -> list[str] | None:
-        """The entities met when the relations are followed from the subject, the answer last; None where a step does not exist."""
+        """The entities on the way along the relations, the answer last; None where a step does not exist."""
         chain = [subject]
         for relation in relations:
             value = self.facts.get(chain[-1], {}).get(relation)
@@ -149,7 +174,10 @@ class World:
 def _facts_of(entity: str, kind: str, members: Mapping[str, list[str]], rng: random.Random) -> dict[str, str]:
     relations = list(SCHEMA[kind].items())
     rng.shuffle(relations)
-    pools = {value_kind: LITERALS.get(value_kind) or [e for e in members[value_kind] if e != entity] for _, value_kind in relations}
+    pools = {
+        value_kind: LITERALS.get(value_kind) or [e for e in members[value_kind] if e != entity]
+        for _, value_kind in relations
+    }
     return {relation: rng.choice(pools[value_kind]) for relation, value_kind in relations}
 
 
