@@ -23,8 +23,8 @@ WEIGHTS = "adapter_model.safetensors"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def load_base(path: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any, Any]:
-    """(model, tokenizer) of a local model folder; nothing is fetched and no pickle is read. Raises UserError."""
+def load_base(path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Any, Any]:
+    """(model on `device`, tokenizer) of a local folder; nothing is fetched, no pickle is read. Raises UserError."""
     folder = Path(path)
     if not (folder / "config.json").is_file():
         remedy = "name a folder that holds a Hugging Face model"
@@ -46,7 +46,14 @@ def load_base(path: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Any
     if found["missing_keys"]:  # transformers goes on with random weights
         missing = ", ".join(sorted(found["missing_keys"])[:3])
         raise UserError(f"{folder}: weights are missing ({missing}); copy the model folder again, complete")
-    return model.eval(), tokenizer
+    return model.eval().to(_device(device)), tokenizer
+
+
+def _device(name: str) -> str:
+    """`auto` is the GPU where there is one. Raises UserError for a GPU that is not there."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("model.device is cuda, but torch sees no GPU here; use auto or cpu")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def add_adapters(model: Any, rank: int, alpha: float, seed: int, roles: Sequence[str] = ROLES) -> PeftModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -34,6 +34,10 @@ class Batch:
         if sizes != {n_tokens} or len(self.advantage_S) != len(self.lengths):
             counts = f"{len(self.advantage_S)} advantages for {len(self.lengths)} trajectories"
             raise ValueError(f"batch: arrays of {sorted(sizes)} tokens for {n_tokens}, {counts}")
+
+    def to(self, device: torch.device) -> Batch:
+        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "lengths"}
+        return Batch(**moved, lengths=self.lengths)
 
     @property
     def live_tokens(self) -> int:
@@ -87,9 +91,9 @@ def padded(batch: Batch) -> Layout:
 
     Positions run on over the padding: where they start anew, transformers sees packed rows and makes a mask for them.
     """
-    input_BT = torch.zeros(len(batch.lengths), max(batch.lengths), dtype=torch.long)
+    input_BT = batch.input_T.new_zeros(len(batch.lengths), max(batch.lengths))
     input_BT[batch.sequence_T, batch.position_T] = batch.input_T
-    position_BT = torch.arange(input_BT.shape[1]).expand_as(input_BT)
+    position_BT = torch.arange(input_BT.shape[1], device=input_BT.device).expand_as(input_BT)
     return Layout(input_BT, position_BT, None, batch.sequence_T, batch.position_T)
 
 
@@ -99,4 +103,5 @@ def packed(batch: Batch) -> Layout:
     causal = batch.position_T[:, None] >= batch.position_T[None, :]
     mask = (same & causal)[None, None]
     row_T = torch.zeros_like(batch.sequence_T)
-    return Layout(batch.input_T[None], batch.position_T[None], mask, row_T, torch.arange(len(row_T)))
+    column_T = torch.arange(len(row_T), device=row_T.device)
+    return Layout(batch.input_T[None], batch.position_T[None], mask, row_T, column_T)

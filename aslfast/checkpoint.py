@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from aslfast import adapter
 from aslfast.config import ModelConfig, RunConfig, SamplerConfig, from_tree, load_recipe
 from aslfast.core import Role, Task, Trajectory
@@ -20,7 +18,7 @@ from aslfast.index import BM25Index
 from aslfast.rollout import Rollout, stable_seed
 from aslfast.sampler.local import LocalSampler
 from aslfast.tool import SearchTool
-from aslfast.train import make_rollout, prepare_torch, run_all, tool_options
+from aslfast.train import make_rollout, open_base, prepare_torch, run_all, tool_options
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -97,7 +95,7 @@ def read_run_config(run: Path) -> RunConfig:
 def open_checkpoint(target: str, config: RunConfig, index: BM25Index, role: Role) -> Checkpoint:
     """The model of `config` and, where `target` is a run, the newest adapter of the role. Raises UserError."""
     prepare_torch(config)
-    model, tokenizer = adapter.load_base(model_folder(config.model.path), getattr(torch, config.model.dtype))
+    model, tokenizer = open_base(config)
     model, version = _with_adapter(model, model_folder(target), config, role)
     positions = getattr(model.config, "max_position_embeddings", None) or config.sampler.max_context
     if positions < config.sampler.max_context:

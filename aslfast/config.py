@@ -25,6 +25,7 @@ else:
     import tomli as tomllib
 
 CHOICES = {
+    "model.device": ("auto", "cpu", "cuda"),
     "model.dtype": ("float32", "bfloat16", "float16"),
     "model.prompts": ("compact", "full"),
     "sampler.kind": ("local",),
@@ -40,6 +41,7 @@ CHOICES = {
 class ModelConfig:
     path: str = ""  # model folder; "lab": the tiny base that ships with aslfast
     dtype: str = "float32"
+    device: str = "auto"  # "auto": the GPU where there is one, else the CPU
     prompts: str = "full"  # prompt set
 
 

@@ -92,7 +92,7 @@ class Learner:
         """The gradient of the active adapter, summed over micro-batches."""
         normalizer, sums = self._normalizer(trajectories), _Sums()
         for part in batch.micro_batches(trajectories, advantages, self.config.micro_batch_tokens):
-            inputs = self._inputs(part, normalizer)
+            inputs = self._inputs(part.to(self.model.device), normalizer)
             loss, metrics = loss_of(inputs, self.loss)
             loss.backward()
             sums.add(loss, metrics, inputs.logp_T.detach() - inputs.sampler_logp_T)

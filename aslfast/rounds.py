@@ -11,7 +11,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from aslfast import adapter, reward, roles
@@ -302,4 +302,6 @@ def _cycled(tasks: Sequence[Task], steps: int, size: int) -> list[list[Task]]:
     """`steps` steps of `size` tasks each, going round where there are fewer; none where there are none."""
     if not tasks:
         return []
-    return _chunks([tasks[i % len(tasks)] for i in range(steps * size)], size)
+    laps = -(-steps * size // len(tasks))
+    again = [replace(task, id=f"{task.id}.{lap}") for lap in range(laps) for task in tasks]  # a new id: new samples
+    return _chunks(again[: steps * size], size)

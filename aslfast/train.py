@@ -59,7 +59,7 @@ def _train(config: RunConfig, folder: Path, report: Report) -> None:
     report("setup", {"what": "data"})
     opened = None if config.data.lab else file_environment(config)
     report("setup", {"what": "base model"})
-    model, tokenizer = adapter.load_base(model_folder(config.model.path), getattr(torch, config.model.dtype))
+    model, tokenizer = open_base(config)
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
     sampler = LocalSampler(
         peft_model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context
@@ -81,6 +81,11 @@ def prepare_torch(config: RunConfig) -> None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def open_base(config: RunConfig) -> tuple[Any, Any]:
+    """(model, tokenizer) that the configuration names. Raises UserError."""
+    return adapter.load_base(model_folder(config.model.path), getattr(torch, config.model.dtype), config.model.device)
 
 
 def tool_options(config: RunConfig) -> dict[str, int]:

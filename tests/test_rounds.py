@@ -269,7 +269,8 @@ def test_verification_tasks_are_balanced_for_each_question(make_loop):
         "round eleven's": PoolQuestion("qg11-4-0", "f?", "Oslo", 1, attempts_of("Oslo", "Rome")),
     }
     (tasks,) = verification_tasks(loop)
-    distinct = {task.id: task for task in tasks}
+    assert len({task.id for task in tasks}) == len(tasks)  # a task that comes again is sampled anew
+    distinct = {task.prompt: task for task in tasks}
     counts = Counter((task.question, task.references) for task in distinct.values())
     assert counts == {("a?", ("correct",)): 1, ("a?", ("wrong",)): 1, ("b?", ("correct",)): 2, ("b?", ("wrong",)): 2}
     assert {task.hops for task in tasks} == {1, 2} and len(tasks) == 8
