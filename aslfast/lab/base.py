@@ -40,7 +40,7 @@ FRAME_WORDS = (
 )
 CLEAN = Slips()
 NOISY = Slips(
-    guess=0.405, wrong_fact=0.705, stop_early=0.345, judge_wrong_fact=0.1, wrong_verdict=0.265, wrong_reference=0.05
+    guess=0.38, wrong_fact=0.69, stop_early=0.33, judge_wrong_fact=0.1, wrong_verdict=0.24, wrong_reference=0.05
 )
 VERDICT_WEIGHT = 6.0  # of the loss at the tokens that decide a verdict
 BATCH_TOKENS = 2000
