@@ -1,7 +1,10 @@
 """What several tests share: a small ChatML tokenizer, a tiny random model over it, and an index of a few passages."""
 
+import os
 import resource
 from contextlib import contextmanager
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two spinning threads starve on a busy machine
 
 import pytest
 import tokenizers

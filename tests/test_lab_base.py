@@ -1,0 +1,129 @@
+"""The tiny base: trained the same from the same seed, mediocre as promised, and a run on it repeats itself."""
+
+import asyncio
+import json
+import random
+
+import pytest
+import torch
+from peft import PeftModel
+
+from aslfast import adapter, environment, train
+from aslfast.config import load_recipe
+from aslfast.lab import base, demos
+from aslfast.lab.world import World, names
+from aslfast.roles import parse_call, parse_output
+from aslfast.rollout import stable_seed
+
+SHORT = [
+    "rounds=1", "threads=1", "data.eval_count=30", "sampler.max_rows=64", "generator.steps=1", "generator.tasks=3",
+    "grm.steps=1", "grm.tasks=4", "policy.steps=1", "policy.tasks=4",
+]  # fmt: skip
+
+
+def short_training(folder, seed):
+    stages = [
+        base.Stage("practice", 4000, {"copy": 0.5, "look_up": 0.5}),
+        base.Stage("roles", 6000, {"grm": 1.0}, base.NOISY),
+    ]
+    return (base.train_base(folder, seed, stages=stages) / "model.safetensors").read_bytes()
+
+
+def test_the_same_seed_trains_the_same_bytes(tmp_path):
+    first = short_training(tmp_path / "a", 0)
+    assert short_training(tmp_path / "b", 0) == first
+    assert short_training(tmp_path / "c", 1) != first
+
+
+@pytest.mark.parametrize("shift", [1, 2, 3, 4])
+def test_look_back_heads_attend_so_many_tokens_back(shift):
+    tokenizer = base.make_tokenizer()
+    model = base.make_model(tokenizer, 0)
+    model.set_attn_implementation("eager")
+    for projection in (model.model.layers[0].self_attn.q_proj, model.model.layers[0].self_attn.k_proj):
+        projection.weight.data.zero_()  # the biases alone: what tokens say comes on top
+    ids = torch.randint(300, 900, (1, 40), generator=torch.Generator().manual_seed(0))
+    weights = model(input_ids=ids, output_attentions=True).attentions[0][0, shift - 1]
+    assert torch.equal(weights[10:].argmax(-1), torch.arange(10, 40) - shift)
+
+
+def test_demonstrations_are_what_a_rollout_reads():
+    world, rng = World.make(3, "base"), random.Random(0)
+    chat = base.Chat(base.make_tokenizer())
+    question = world.ask(rng, 2)
+    search = lambda query: " ".join(p.contents for p in world.passages()[:1])  # noqa: E731
+    row = demos.policy_row(chat, world, search, question.question, demos.Slips(), rng)
+    said = "".join(token for token in [chat.text([i for i, w in zip(row.token_ids, row.weights, strict=True) if w])])
+    turns = said.replace("</tool_call>", "</tool_call>\n").splitlines()
+    assert [parse_call(turn).queries[0].split(" of ")[1] for turn in turns[:2]] == list(question.chain[:2])
+    assert parse_output("policy", turns[2])[1] == question.answer
+    assert len(row.token_ids) == len(row.weights)
+
+
+def test_near_misses_are_not_the_name_itself():
+    rng = random.Random(1)
+    for _, name in zip(range(50), names("base", rng), strict=False):
+        near = demos.near_name(name, "base", rng)
+        assert near != name and sum(a == b for a, b in zip(near.split(), name.split(), strict=True)) == 1
+
+
+@pytest.fixture(scope="module")
+def measured():
+    from aslfast.lab.measure import measure_base
+
+    return measure_base("lab", [77])[0]
+
+
+def test_the_shipped_base_is_mediocre_and_clearly_above_chance(measured):
+    """The figures of the README, with room for one world's sampling error (about 3 points at n = 300)."""
+    assert 0.25 < measured["policy_accuracy"] < 0.55
+    assert 0.6 < measured["grm_accuracy"] < 0.8
+    assert measured["reference_right"] > 0.5
+    assert measured["by_hops"]["1"]["accuracy"] > measured["by_hops"]["3"]["accuracy"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    config = load_recipe("tiny", SHORT, seed=5)
+    return [train.train(config, folder / name, lambda event, values: None) for name in ("a", "b")]
+
+
+def without_times(run, name):
+    lines = [json.loads(line) for line in (run / name).read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s")} for line in lines]
+
+
+def test_the_same_seed_gives_the_same_metrics_line_for_line(runs):
+    for name in ("metrics.jsonl", "rounds.jsonl"):
+        first, second = (without_times(run, name) for run in runs)
+        assert first == second and first
+
+
+def test_peft_loads_the_adapters_of_a_run(runs):
+    model, _ = adapter.load_base(environment.LAB_BASE)
+    folder = adapter.latest(runs[0] / "adapters" / "policy")
+    loaded = PeftModel.from_pretrained(model, folder)
+    weights = [p for n, p in loaded.named_parameters() if "lora_B" in n]
+    assert weights and any(p.abs().max() > 0 for p in weights)
+
+
+def test_held_out_entities_occur_in_no_training_task(runs):
+    heldout = World.make(5, "heldout")
+    text = "\n".join(path.read_bytes().decode("utf-8", "ignore") for path in (runs[0] / "lab" / "train.idx").iterdir())
+    assert not [name for name in heldout.facts if name in text]
+
+
+def test_round_zero_is_the_base_itself(runs, tmp_path):
+    """The fresh adapters change nothing: the same tasks and seeds give the base's accuracy."""
+    config = load_recipe("tiny", SHORT, seed=5)
+    place = environment.lab_environment(config, tmp_path / "lab")
+    model, tokenizer = adapter.load_base(environment.LAB_BASE)
+    sampler = train.LocalSampler(model, tokenizer, max_rows=64, max_context=512)
+    rollout = train.make_rollout(config, sampler, tokenizer, train.SearchTool(place.eval_index, 2))
+    seed = stable_seed(config.seed, "evaluation")
+    played = asyncio.run(train.run_all(rollout, place.policy_evals, seed, 64, adapters=False))
+    assert (
+        train.evaluate.policy_scores(played)["policy_accuracy"]
+        == without_times(runs[0], "rounds.jsonl")[0]["policy_accuracy"]
+    )
