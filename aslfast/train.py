@@ -17,6 +17,7 @@ from aslfast.chat import Chat
 from aslfast.config import RunConfig
 from aslfast.core import ROLES, Task, Trajectory
 from aslfast.environment import Environment, file_environment, lab_environment, model_folder
+from aslfast.errors import UserError
 from aslfast.learner import Learner
 from aslfast.roles import prompt_text
 from aslfast.rollout import Limits, Rollout, bounded, stable_seed
@@ -60,6 +61,7 @@ def _train(config: RunConfig, folder: Path, report: Report) -> None:
     opened = None if config.data.lab else file_environment(config)
     report("setup", {"what": "base model"})
     model, tokenizer = open_base(config)
+    check_context(model, config)
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
     sampler = LocalSampler(
         peft_model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context
@@ -81,6 +83,13 @@ def prepare_torch(config: RunConfig) -> None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def check_context(model: Any, config: RunConfig) -> None:
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and positions < config.sampler.max_context:
+        wanted = f"sampler.max_context is {config.sampler.max_context}"
+        raise UserError(f"{wanted}, the model has {positions} positions; set it to {positions} or less")
 
 
 def open_base(config: RunConfig) -> tuple[Any, Any]:

@@ -10,6 +10,7 @@ from peft import PeftModel
 
 from aslfast import adapter, environment, train
 from aslfast.config import load_recipe
+from aslfast.errors import UserError
 from aslfast.lab import base, demos
 from aslfast.lab.world import World, names
 from aslfast.roles import parse_call, parse_output
@@ -87,6 +88,13 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     config = load_recipe("tiny", SHORT, seed=5)
     return [train.train(config, folder / name, lambda event, values: None) for name in ("a", "b")]
+
+
+def test_a_context_beyond_the_model_is_refused_at_the_start(tmp_path):
+    config = load_recipe("tiny", ["sampler.max_context=2000"])
+    with pytest.raises(UserError, match=r"sampler\.max_context is 2000, the model has 1024 positions"):
+        train.train(config, tmp_path / "run", lambda event, values: None)
+    assert not (tmp_path / "run").exists()
 
 
 def without_times(run, name):
