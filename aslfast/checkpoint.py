@@ -16,9 +16,7 @@ from aslfast.environment import LAB_BASE, model_folder
 from aslfast.errors import UserError
 from aslfast.index import BM25Index
 from aslfast.rollout import Rollout, stable_seed
-from aslfast.sampler.local import LocalSampler
-from aslfast.tool import SearchTool
-from aslfast.train import make_rollout, open_base, prepare_torch, run_all, tool_options
+from aslfast.train import make_rollout, make_sampler, open_base, prepare_torch, run_all, search_tool
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -100,8 +98,8 @@ def open_checkpoint(target: str, config: RunConfig, index: BM25Index, role: Role
     positions = getattr(model.config, "max_position_embeddings", None) or config.sampler.max_context
     if positions < config.sampler.max_context:
         config = replace(config, sampler=replace(config.sampler, max_context=positions))
-    sampler = LocalSampler(model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context)
-    rollout = make_rollout(config, sampler, tokenizer, SearchTool(index, **tool_options(config)))
+    sampler = make_sampler(config, model, tokenizer)
+    rollout = make_rollout(config, sampler, tokenizer, search_tool(config, index))
     return Checkpoint(config, rollout, role if version else None, version)
 
 

@@ -7,6 +7,7 @@ import gc
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from aslfast.config import RunConfig
 from aslfast.core import ROLES, Task, Trajectory
 from aslfast.environment import Environment, file_environment, lab_environment, model_folder
 from aslfast.errors import UserError
+from aslfast.index import BM25Index
 from aslfast.learner import Learner
 from aslfast.roles import prompt_text
 from aslfast.rollout import Limits, Rollout, bounded, stable_seed
@@ -63,14 +65,12 @@ def _train(config: RunConfig, folder: Path, report: Report) -> None:
     model, tokenizer = open_base(config)
     check_context(model, config)
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
-    sampler = LocalSampler(
-        peft_model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context
-    )
+    sampler = make_sampler(config, peft_model, tokenizer)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, ROLES)
     run = RunFolder.create(folder, config)
     with run.writing():
         environment = opened or lab_environment(config, folder / "lab")
-    rollout = make_rollout(config, sampler, tokenizer, SearchTool(environment.index, **tool_options(config)))
+    rollout = make_rollout(config, sampler, tokenizer, search_tool(config, environment.index))
     loop = Loop(
         config, rollout, learner, run, environment.topics, sampler.flush,
         lambda line: report("step", line), lambda text: report("notice", {"text": text}),
@@ -97,8 +97,12 @@ def open_base(config: RunConfig) -> tuple[Any, Any]:
     return adapter.load_base(model_folder(config.model.path), getattr(torch, config.model.dtype), config.model.device)
 
 
-def tool_options(config: RunConfig) -> dict[str, int]:
-    return {"top_k": config.tool.top_k, "max_passage_chars": config.tool.max_passage_chars}
+def make_sampler(config: RunConfig, model: Any, tokenizer: Any) -> LocalSampler:
+    return LocalSampler(model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context)
+
+
+def search_tool(config: RunConfig, index: BM25Index) -> SearchTool:
+    return SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
 
 
 def make_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: SearchTool) -> Rollout:
@@ -125,22 +129,23 @@ async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
 async def measure(loop: Loop, environment: Environment, report: Report) -> dict[str, Any]:
     """The three roles against the truth, on the same held-out tasks with the same seeds in every round."""
     config = loop.config
-    tool = SearchTool(environment.eval_index, **tool_options(config))
-    rollout = Rollout(
-        loop.rollout.sampler,
-        tool,
-        loop.rollout.chat,
-        loop.rollout.limits,
-        config.sampler.temperature,
-        loop.rollout.system,
-    )
-    seed = stable_seed(config.seed, "evaluation")
+    rollout = replace(loop.rollout, tool=search_tool(config, environment.eval_index))
+    seed, at_once = stable_seed(config.seed, "evaluation"), 2 * config.sampler.max_rows
 
     def one_more(trajectory: Trajectory) -> None:
         report("trajectory", {"tokens": trajectory.n_sampled})
 
+    return await true_scores(rollout, environment, seed, at_once, done=one_more)
+
+
+async def true_scores(
+    rollout: Rollout, environment: Environment, seed: int, at_once: int, adapters: bool = True,
+    done: Callable[[Trajectory], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The scores of every role that the environment can measure; None for those of the others."""
+
     async def play(tasks: Sequence[Task]) -> list[Trajectory]:
-        return await run_all(rollout, tasks, seed, 2 * config.sampler.max_rows, done=one_more)
+        return await run_all(rollout, tasks, seed, at_once, adapters, done)
 
     scores = evaluate.policy_scores(await play(environment.policy_evals))
     scores |= {"grm_accuracy": None, "solvable_share": None}
