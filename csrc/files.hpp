@@ -6,14 +6,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
+
+#include "format.hpp"
 
 namespace aslfast {
 
@@ -44,10 +49,22 @@ public:
 
     void write(const void* data, size_t bytes) {
         if (bytes && std::fwrite(data, 1, bytes, file_) != bytes) throw FileError(path_, errno);
+        size_ += bytes;
     }
     template <class Array>
     void write(const Array& array) {
         write(array.data(), array.size() * sizeof(*array.data()));
+    }
+
+    uint64_t size() const { return size_; }
+
+    // Zero bytes up to the next section.
+    void pad() { write(kZeros, align(size_) - size_); }
+
+    // The zero bytes at the end of a file of a segment; then as close().
+    void finish() {
+        write(kZeros, kAlign);
+        close();
     }
 
     // Flushes to the disk, where a lack of space may first show.
@@ -59,8 +76,10 @@ public:
     }
 
 private:
+    static constexpr char kZeros[kAlign] = {};
     std::string path_;
     std::FILE* file_;
+    uint64_t size_ = 0;
 };
 
 class MappedFile {
@@ -96,17 +115,70 @@ private:
     size_t size_ = 0;
 };
 
-// FNV-1a over 64-bit words: every step is a bijection of the state, so one changed word always changes the result.
+// Four lanes of FNV-1a over 64-bit words. Every step is a bijection of its lane's state and of the word, and the lanes
+// are joined by the same step: one changed word always changes the result.
 inline uint64_t checksum(std::string_view bytes) {
-    constexpr uint64_t kPrime = 0x100000001B3;
-    uint64_t state = 0xCBF29CE484222325 ^ bytes.size();
-    for (size_t at = 0; at < bytes.size(); at += 8) {
-        uint64_t word = 0;
-        std::memcpy(&word, bytes.data() + at, bytes.size() - at < 8 ? bytes.size() - at : 8);
+    constexpr uint64_t kPrime = 0x9E3779B97F4A7C15;
+    auto step = [](uint64_t state, uint64_t word) {
         state = (state ^ word) * kPrime;
-        state ^= state >> 32;
+        return state ^ state >> 32;
+    };
+    uint64_t lanes[4] = {bytes.size(), 1, 2, 3}, words[4];
+    const size_t whole = bytes.size() / sizeof words * sizeof words;
+    for (size_t at = 0; at < whole; at += sizeof words) {
+        std::memcpy(words, bytes.data() + at, sizeof words);
+        for (int i = 0; i < 4; ++i) lanes[i] = step(lanes[i], words[i]);
     }
+    std::memset(words, 0, sizeof words);
+    if (whole < bytes.size()) std::memcpy(words, bytes.data() + whole, bytes.size() - whole);
+    uint64_t state = 0;
+    for (int i = 0; i < 4; ++i) state = step(state, step(lanes[i], words[i]));
     return state;
 }
+
+// A mapped file of a segment whose 64 KiB pages are checked when they are first used in this process.
+class PagedFile {
+public:
+    // page_checksums: one for every page, in a mapping or an array that outlives this.
+    PagedFile(std::string path, const uint64_t* page_checksums, uint64_t expected_size)
+        : file_(std::move(path)),
+          checksums_(page_checksums),
+          pages_((file_.size() + kPageBytes - 1) / kPageBytes),
+          verified_(std::make_unique<std::atomic<uint64_t>[]>(pages_ / 64 + 1)) {
+        if (file_.size() < expected_size) fail("it is too short");
+        if (file_.size() > expected_size) fail("it is too long");
+    }
+
+    const char* data() const { return file_.data(); }
+    uint64_t size() const { return file_.size(); }
+    [[noreturn]] void fail(const std::string& what) const { file_.fail(what); }
+
+    // To be called before bytes [offset, offset + bytes) are used. Throws FormatError where they are not in the file or
+    // not what was written. Threads may check one page at the same time: they find the same.
+    void need(uint64_t offset, uint64_t bytes) const {
+        if (offset > size() || bytes > size() - offset) fail("it refers to what lies beyond its end");
+        if (bytes == 0) return;
+        for (uint64_t page = offset / kPageBytes, last = (offset + bytes - 1) / kPageBytes; page <= last; ++page)
+            if (!(verified_[page / 64].load(std::memory_order_relaxed) >> page % 64 & 1)) verify(page);
+    }
+
+    // Checks every page, also those found good before.
+    void verify_all() const {
+        for (uint64_t page = 0; page < pages_; ++page) verify(page);
+    }
+
+private:
+    void verify(uint64_t page) const {
+        const uint64_t begin = page * kPageBytes;
+        if (checksum({data() + begin, std::min(kPageBytes, size() - begin)}) != checksums_[page])
+            fail("the checksum of page " + std::to_string(page) + " is wrong: the file is damaged");
+        verified_[page / 64].fetch_or(uint64_t{1} << page % 64, std::memory_order_relaxed);
+    }
+
+    MappedFile file_;
+    const uint64_t* checksums_;
+    uint64_t pages_;
+    std::unique_ptr<std::atomic<uint64_t>[]> verified_;
+};
 
 }  // namespace aslfast
