@@ -10,7 +10,6 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
-#include <cstdio>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -38,27 +37,44 @@ struct FormatError : std::runtime_error {
 
 class Writer {
 public:
-    explicit Writer(std::string path) : path_(std::move(path)), file_(std::fopen(path_.c_str(), "wb")) {
-        if (!file_) throw FileError(path_, errno);
+    explicit Writer(std::string path)
+        : path_(std::move(path)), fd_(::open(path_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666)) {
+        if (fd_ < 0) throw FileError(path_, errno);
+        buffer_.reserve(kBuffer);
     }
     Writer(const Writer&) = delete;
     Writer& operator=(const Writer&) = delete;
     ~Writer() {
-        if (file_) std::fclose(file_);
+        if (fd_ >= 0) ::close(fd_);
     }
 
     void write(const void* data, size_t bytes) {
-        if (bytes && std::fwrite(data, 1, bytes, file_) != bytes) throw FileError(path_, errno);
         size_ += bytes;
+        if (buffer_.size() + bytes > kBuffer) flush();
+        if (bytes >= kBuffer)
+            put(flushed_, data, bytes), flushed_ += bytes;
+        else
+            buffer_.append(static_cast<const char*>(data), bytes);
     }
     template <class Array>
     void write(const Array& array) {
         write(array.data(), array.size() * sizeof(*array.data()));
     }
 
+    // Writes somewhere else, unbuffered; the place of write() stays.
+    template <class Array>
+    void write_at(uint64_t offset, const Array& array) {
+        put(offset, array.data(), array.size() * sizeof(*array.data()));
+    }
+
     uint64_t size() const { return size_; }
 
-    // Zero bytes up to the next section.
+    // Leaves zero bytes up to `offset`, which write() goes on from.
+    void skip_to(uint64_t offset) {
+        flush();
+        size_ = flushed_ = offset;
+    }
+    // Up to the next section.
     void pad() { write(kZeros, align(size_) - size_); }
 
     // The zero bytes at the end of a file of a segment; then as close().
@@ -69,16 +85,63 @@ public:
 
     // Flushes to the disk, where a lack of space may first show.
     void close() {
-        const bool failed = std::fflush(file_) != 0 || ::fsync(fileno(file_)) != 0;
+        flush();
+        const bool failed = ::fsync(fd_) != 0;
         const int code = errno;
-        const bool close_failed = std::fclose(std::exchange(file_, nullptr)) != 0;
+        const bool close_failed = ::close(std::exchange(fd_, -1)) != 0;
         if (failed || close_failed) throw FileError(path_, failed ? code : errno);
     }
 
+    void flush() {
+        put(flushed_, buffer_.data(), buffer_.size());
+        flushed_ += buffer_.size();
+        buffer_.clear();
+    }
+
 private:
+    static constexpr size_t kBuffer = 1 << 18;
     static constexpr char kZeros[kAlign] = {};
+
+    void put(uint64_t offset, const void* data, size_t bytes) {
+        for (size_t done = 0; done < bytes;) {
+            const ssize_t n = ::pwrite(fd_, static_cast<const char*>(data) + done, bytes - done,
+                                       static_cast<off_t>(offset + done));
+            if (n < 0 && errno != EINTR) throw FileError(path_, errno);
+            if (n > 0) done += static_cast<size_t>(n);
+        }
+    }
+
     std::string path_;
-    std::FILE* file_;
+    int fd_;
+    std::string buffer_;
+    uint64_t flushed_ = 0, size_ = 0;
+};
+
+// Reads parts of a file by copying them.
+class Reader {
+public:
+    explicit Reader(std::string path) : path_(std::move(path)), fd_(::open(path_.c_str(), O_RDONLY | O_CLOEXEC)) {
+        struct stat status{};
+        if (fd_ < 0 || ::fstat(fd_, &status) != 0) throw FileError(path_, errno);
+        size_ = static_cast<uint64_t>(status.st_size);
+    }
+    Reader(const Reader&) = delete;
+    Reader& operator=(const Reader&) = delete;
+    ~Reader() { ::close(fd_); }
+
+    uint64_t size() const { return size_; }
+    void read(uint64_t offset, char* to, size_t bytes) const {
+        for (size_t done = 0; done < bytes;) {
+            const ssize_t n = ::pread(fd_, to + done, bytes - done, static_cast<off_t>(offset + done));
+            if (n < 0 && errno != EINTR) throw FileError(path_, errno);
+            if (n == 0) throw FormatError(path_, "it became shorter while it was read");
+            if (n > 0) done += static_cast<size_t>(n);
+        }
+    }
+
+private:
+    std::string path_;
+    int fd_;
     uint64_t size_ = 0;
 };
 
@@ -107,6 +170,8 @@ public:
     const char* data() const { return data_; }
     size_t size() const { return size_; }
     const std::string& path() const { return path_; }
+    // Gives the pages read so far back to the system: for a file that is read once, in order.
+    void release() const { ::madvise(const_cast<char*>(data_), size_, MADV_DONTNEED); }
     [[noreturn]] void fail(const std::string& what) const { throw FormatError(path_, what); }
 
 private:
