@@ -10,8 +10,8 @@ namespace aslfast {
 inline uint64_t get_number(const pybind11::dict& values, const char* name) { return values[name].cast<uint64_t>(); }
 
 inline Counts to_counts(const pybind11::dict& c) {
-    return {get_number(c, "passages"),   get_number(c, "terms"),  get_number(c, "windows"),  get_number(c, "postings"),
-            get_number(c, "big_counts"), get_number(c, "tokens"), get_number(c, "non_empty")};
+    return {get_number(c, "passages"), get_number(c, "terms"),      get_number(c, "windows"), get_number(c, "postings"),
+            get_number(c, "tiled"),    get_number(c, "big_counts"), get_number(c, "tokens"),  get_number(c, "non_empty")};
 }
 
 inline pybind11::dict to_dict(const Counts& counts) {
@@ -20,6 +20,7 @@ inline pybind11::dict to_dict(const Counts& counts) {
     result["terms"] = counts.terms;
     result["windows"] = counts.windows;
     result["postings"] = counts.postings;
+    result["tiled"] = counts.tiled;
     result["big_counts"] = counts.big_counts;
     result["tokens"] = counts.tokens;
     result["non_empty"] = counts.non_empty;
