@@ -2,7 +2,7 @@
 
 Raises OSError when the system refuses, ValueError ("file: what is wrong") for files that are not as they were written.
 A segment is a folder with the files of csrc/format.hpp; its counts are
-{"passages", "terms", "windows", "postings", "big_counts", "tokens", "non_empty"}.
+{"passages", "terms", "windows", "postings", "tiled", "big_counts", "tokens", "non_empty"}.
 """
 
 from collections.abc import Sequence

@@ -3,6 +3,8 @@
 //   terms.bin     Term terms[V + 1], u32 slots[slot_count(V)], the terms' bytes (terms in byte order, no duplicates)
 //   windows.bin   Window windows[W]: the windows of 65,536 passages that a term occurs in, rising, term after term
 //   postings.bin  u16 docs[P] (passage number - 65,536 * window, rising), u8 impacts[P], u8 counts[P], BigCount big[E]
+//   tiles.bin     u64 windows[L] (the numbers in windows[] of those with 1,024 postings or more, rising),
+//                 u8 highest[L][2048]: the highest impact among each 32 passages of such a window, 0 for none
 //   passages.bin  u32 lengths[N] (terms in a passage), u64 ids[N + 1] (offsets), u32 slots[slot_count(N)], ids' bytes
 //   blocks.bin    u64 offsets[B + 1] into texts.bin, B = N / 32 rounded up
 //   texts.bin     blocks of 32 passages: u32 raw size, then LZ4 of (u32 sizes[n], the n texts' bytes)
@@ -22,16 +24,20 @@ namespace aslfast {
 inline constexpr const char* kTermsFile = "terms.bin";
 inline constexpr const char* kWindowsFile = "windows.bin";
 inline constexpr const char* kPostingsFile = "postings.bin";
+inline constexpr const char* kTilesFile = "tiles.bin";
 inline constexpr const char* kPassagesFile = "passages.bin";
 inline constexpr const char* kBlocksFile = "blocks.bin";
 inline constexpr const char* kTextsFile = "texts.bin";
 inline constexpr const char* kChecksFile = "checks.bin";
-inline constexpr std::array<const char*, 6> kCheckedFiles{kTermsFile,    kWindowsFile, kPostingsFile,
+inline constexpr std::array<const char*, 7> kCheckedFiles{kTermsFile,    kWindowsFile, kPostingsFile, kTilesFile,
                                                           kPassagesFile, kBlocksFile,  kTextsFile};
 inline constexpr uint64_t kMaxPassages = 0x7FFFFFFF;  // of all segments together: numbers are int32 in Python
 inline constexpr uint64_t kMaxTerms = 0x7FFFFFFF;
 inline constexpr uint32_t kWindowBits = 16;
 inline constexpr uint32_t kWindowSize = 1u << kWindowBits;
+inline constexpr uint32_t kTileBits = 5;
+inline constexpr uint32_t kTiles = kWindowSize >> kTileBits;  // of a window
+inline constexpr uint32_t kTiledPostings = 1024;              // a window with as many has tiles
 inline constexpr uint32_t kBlockPassages = 32;
 inline constexpr uint64_t kPageBytes = 65536;
 inline constexpr uint64_t kAlign = 64;
@@ -40,6 +46,7 @@ inline constexpr uint8_t kBigCount = 255;      // of a count: look in big[]
 
 struct Counts {
     uint64_t passages = 0, terms = 0, windows = 0, postings = 0;
+    uint64_t tiled = 0;       // windows that have tiles
     uint64_t big_counts = 0;  // postings whose count is 255 or more
     uint64_t tokens = 0;      // terms of all passages, with repetition
     uint64_t non_empty = 0;   // passages with at least one term: Lucene's N and the divisor of its mean length

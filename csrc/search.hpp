@@ -1,144 +1,299 @@
-// Exact BM25 as in Lucene 9 (BM25Similarity), term at a time:
-//   score(d) = sum over query terms t (with repetition) of idf(t) * tf / (tf + k1 * (1 - b + b * length(d) / mean))
-//   idf(t) = ln(1 + (N - df + 0.5) / (df + 0.5))
-// N and the mean length count passages with at least one term. Lengths are exact; Lucene rounds them to one byte.
+// The k best passages of a query, the same as if every passage were scored (scoring.hpp), which most are not:
+// windows (window.hpp) are taken in the order of what they can hold at most, until none can hold a better passage;
+// within a window, only passages whose bound reaches the k-th best score are scored exactly.
 #pragma once
 
 #include <atomic>
-#include <cmath>
+#include <unordered_map>
 
 #include "analyze.hpp"
 #include "index.hpp"
 #include "threads.hpp"
+#include "topk.hpp"
+#include "window.hpp"
 
 namespace aslfast {
 
-struct Hit {
-    float score;
-    uint32_t doc;
+struct SearchOptions {
+    size_t k = 10;
+    bool lucene = false;                           // Lucene's one-byte lengths
+    bool exhaustive = false;                       // score everything: what the pruned search is compared with
+    const std::vector<uint64_t>* allow = nullptr;  // one bit a passage
 };
 
-// Higher score first; of equal scores the earlier passage.
-inline bool is_better(const Hit& a, const Hit& b) { return a.score != b.score ? a.score > b.score : a.doc < b.doc; }
-
-// The best k of the hits offered in order of passage number.
-class TopK {
-public:
-    explicit TopK(size_t k) : k_(k) {}
-
-    void offer(Hit hit) {
-        if (hits_.size() == k_) {
-            if (hit.score <= hits_.front().score) return;  // on a tie the earlier passage stays
-            std::pop_heap(hits_.begin(), hits_.end(), is_better);
-            hits_.back() = hit;
-        } else {
-            hits_.push_back(hit);
-        }
-        std::push_heap(hits_.begin(), hits_.end(), is_better);
-    }
-
-    std::vector<Hit> sorted() && {
-        std::sort_heap(hits_.begin(), hits_.end(), is_better);
-        return std::move(hits_);
-    }
-
-private:
-    size_t k_;
-    std::vector<Hit> hits_;  // a heap with the worst hit in front
+// What a thread needs to search; sums are zero between searches.
+struct SearchMemory {
+    WindowBounds bounds;
+    std::vector<Part> parts;
+    std::vector<Clause> clauses;
+    std::vector<uint32_t> places;       // [clause][window] -> number of the window in the clause's list, or kFree
+    std::vector<uint32_t> most, order;  // of windows: highest bound; windows to search, most promising first
+    std::vector<double> sums;           // of the exhaustive search
 };
 
-// One thread's search state.
 class Searcher {
 public:
-    Searcher(const Index& index, double k1, double b) : index_(index), block_(kBlock, 0.0f) {
-        const Counts& counts = index.counts();
-        const double mean =
-            static_cast<double>(counts.tokens) / static_cast<double>(std::max<uint64_t>(counts.non_empty, 1));
-        norm_ = static_cast<float>(k1 * (1 - b));
-        norm_per_term_ = mean > 0 ? static_cast<float>(k1 * b / mean) : 0.0f;
-    }
+    Searcher(const Index& index, const SearchOptions& options, SearchMemory& memory)
+        : index_(index),
+          options_(options),
+          scoring_(index.k1(), index.b(), index.live(), options.lucene),
+          analyzer_(index.analyzer()),
+          memory_(memory) {}
 
-    // At most k >= 1 hits, best first; fewer if fewer passages share a term with the query.
-    std::vector<Hit> search(std::string_view query, size_t k) {
+    // Best first; fewer than k if fewer live passages share a term with the query.
+    std::vector<Hit> search(std::string_view query) {
         find_terms(query);
-        TopK top(k);
-        for (;;) {
-            uint32_t first = kNone;  // the next passage that any term is in
-            for (const Term& term : terms_)
-                if (term.at < term.postings.size) first = std::min(first, term.postings.docs[term.at]);
-            if (first == kNone) break;
-            score_block(first / kBlock * kBlock, top);
+        TopK top(options_.k);
+        const bool exhaustive = options_.exhaustive || terms_.size() > kMaxClauses;
+        for (size_t s = 0; s < index_.segments().size() && !terms_.empty(); ++s) {
+            start_segment(s);
+            if (exhaustive)
+                score_all(top);
+            else
+                score_promising(top);
         }
         return std::move(top).sorted();
     }
 
 private:
-    static constexpr uint32_t kBlock = 32768;  // passages scored together: 128 KiB of scores stay in the cache
-    static constexpr uint32_t kNone = 0xFFFFFFFF;
+    static constexpr size_t kMaxClauses = 4096;  // more would leave the bounds too coarse
 
-    struct Term {
-        Postings postings;
-        float weight;  // idf times how often the query has it
-        uint64_t at;   // first posting not yet scored
+    struct QueryTerm {
+        std::string name;
+        float weight;
+        std::vector<uint32_t> numbers;  // in every segment; kFree where it has no such term
     };
 
+    // Different terms in byte order: sums are taken in that order.
     void find_terms(std::string_view query) {
         std::vector<std::string> words;
         analyzer_.analyze(query, [&words](std::string_view term) { words.emplace_back(term); });
         std::sort(words.begin(), words.end());
         terms_.clear();
+        double total = 0;
         for (size_t i = 0, next; i < words.size(); i = next) {
             for (next = i + 1; next < words.size() && words[next] == words[i]; ++next) {
             }
-            if (const auto postings = index_.find_term(words[i]))
-                terms_.push_back(
-                    {*postings, static_cast<float>(static_cast<double>(next - i) * idf(postings->size)), 0});
+            QueryTerm term{words[i], 0, {}};
+            const uint64_t df = find_in_segments(term);
+            if (df == 0) continue;
+            term.weight = scoring_.weight(static_cast<uint32_t>(next - i), df);
+            total += term.weight;
+            terms_.push_back(std::move(term));
+        }
+        scale_ = (65535.0 - 2.0 * static_cast<double>(terms_.size())) / total;
+    }
+
+    // How many live passages have it.
+    uint64_t find_in_segments(QueryTerm& term) const {
+        uint64_t df = 0;
+        for (const auto& part : index_.segments()) {
+            const auto number = part->segment().find_term(term.name);
+            term.numbers.push_back(number.value_or(kFree));
+            if (number) df += part->frequency(*number);
+        }
+        return df;
+    }
+
+    void start_segment(size_t s) {
+        part_ = index_.segments()[s].get();
+        const Counts& counts = part_->segment().counts();
+        norm_.emplace(index_.k1(), index_.b(), counts.tokens, counts.non_empty);
+        drift_ = scoring_.drift(*norm_);
+        memory_.clauses.clear();
+        for (const QueryTerm& term : terms_) {
+            if (term.numbers[s] == kFree) continue;
+            memory_.clauses.push_back({part_->segment().postings(term.numbers[s]), term.weight, {}});
         }
     }
 
-    double idf(uint64_t df) const {
-        const auto n = static_cast<double>(index_.counts().non_empty), d = static_cast<double>(df);
-        return std::log1p((n - d + 0.5) / (d + 0.5));
-    }
+    // ---- everything -------------------------------------------------------------------------------------------------
 
-    // Scores passages [first, first + kBlock) and leaves the block zeroed.
-    void score_block(uint32_t first, TopK& top) {
-        const uint32_t* lengths = index_.lengths();
-        for (Term& term : terms_) {
-            const Postings& postings = term.postings;
-            uint64_t i = term.at;
-            for (; i < postings.size && postings.docs[i] - first < kBlock; ++i) {
-                const uint32_t doc = postings.docs[i];
-                const float tf = postings.counts[i];
-                block_[doc - first] +=
-                    term.weight * tf / (tf + norm_ + norm_per_term_ * static_cast<float>(lengths[doc]));
+    void score_all(TopK& top) {
+        std::vector<uint32_t> at(memory_.clauses.size(), 0);
+        for (uint32_t first = 0; first < part_->segment().counts().passages; first += kWindowSize) {
+            memory_.sums.assign(kWindowSize, -1.0);  // no term yet
+            for (size_t i = 0; i < at.size(); ++i) {
+                const Postings& list = memory_.clauses[i].list;
+                if (at[i] < list.n_windows && list.windows[at[i]].number == first >> kWindowBits)
+                    add_all(memory_.clauses[i], at[i]++, first);
             }
-            term.at = i;
+            for (uint32_t i = 0; i < kWindowSize; ++i)
+                if (memory_.sums[i] >= 0 && is_wanted(first + i))
+                    top.offer({static_cast<float>(memory_.sums[i]), part_->first() + first + i});
         }
-        for (uint32_t i = 0; i < kBlock; ++i) {
-            if (block_[i] == 0.0f) continue;
-            top.offer({block_[i], first + i});
-            block_[i] = 0.0f;
+    }
+
+    void add_all(const Clause& clause, uint32_t window, uint32_t first) {
+        const Postings& list = clause.list;
+        for (uint32_t at = list.begin(window); at < list.end(window); ++at) {
+            double& sum = memory_.sums[list.docs[at]];
+            sum = std::max(sum, 0.0) + contribution(clause, at, part_->segment().length(first + list.docs[at]));
         }
+    }
+
+    // ---- what may be among the best ---------------------------------------------------------------------------------
+
+    void score_promising(TopK& top) {
+        for (Clause& clause : memory_.clauses) fill_bounds(clause);
+        order_windows();
+        for (const uint32_t window : memory_.order) {
+            if (memory_.most[window] < limit(top)) return;
+            list_parts(window);
+            if (top.full())
+                score_window(window, top);
+            else
+                score_first_window(window, top);
+        }
+    }
+
+    // Rounded up, and one more for the rounding of floats: no scaled contribution is above its bound. All clauses'
+    // highest bounds together are at most 65,535.
+    void fill_bounds(Clause& clause) const {
+        const double unit = scale_ * clause.weight / 255;
+        clause.bounds[0] = 1;
+        for (size_t i = 1; i < 256; ++i)
+            clause.bounds[i] = static_cast<uint16_t>(std::ceil(unit * static_cast<double>(i)) + 1);
+    }
+
+    void order_windows() {
+        const size_t n = (part_->segment().counts().passages + kWindowSize - 1) >> kWindowBits;
+        memory_.places.assign(n * memory_.clauses.size(), kFree);
+        memory_.most.assign(n, 0);
+        memory_.order.clear();
+        for (size_t i = 0; i < memory_.clauses.size(); ++i) {
+            const Clause& clause = memory_.clauses[i];
+            for (uint32_t w = 0; w < clause.list.n_windows; ++w) {
+                const uint32_t number = clause.list.windows[w].number;
+                if (number >= n) throw FormatError(kWindowsFile, "it names a window that does not exist");
+                memory_.places[i * n + number] = w;
+                memory_.most[number] += clause.bounds[clause.list.windows[w].max_impact];
+            }
+        }
+        for (uint32_t w = 0; w < n; ++w)
+            if (memory_.most[w] > 0) memory_.order.push_back(w);
+        std::stable_sort(memory_.order.begin(), memory_.order.end(),
+                         [this](uint32_t a, uint32_t b) { return memory_.most[a] > memory_.most[b]; });
+    }
+
+    void list_parts(uint32_t window) {
+        memory_.parts.clear();
+        for (size_t i = 0; i < memory_.clauses.size(); ++i) {
+            const uint32_t at = place(i, window);
+            if (at == kFree) continue;
+            const Clause& clause = memory_.clauses[i];
+            const uint32_t begin = clause.list.begin(at), end = clause.list.end(at);
+            if (begin < end)
+                memory_.parts.push_back({&clause, begin, end, clause.bounds[clause.list.windows[at].max_impact]});
+        }
+    }
+
+    uint32_t place(size_t clause, uint32_t window) const {
+        return memory_.places[clause * memory_.most.size() + window];
+    }
+
+    // No passage with a lower bound can be among the best.
+    uint32_t limit(const TopK& top) const {
+        if (!top.full()) return 1;
+        return std::max(1u, static_cast<uint32_t>(scale_ * top.worst() / drift_));
+    }
+
+    void score_window(uint32_t window, TopK& top) {
+        memory_.bounds.start(memory_.parts, limit(top));
+        for (const Candidate& candidate : memory_.bounds.candidates(limit(top))) score(window, candidate, top);
+        memory_.bounds.finish();
+    }
+
+    // While there are fewer than k hits: first those with the highest bounds, then what may still be better.
+    void score_first_window(uint32_t window, TopK& top) {
+        memory_.bounds.start(memory_.parts, 1);
+        if (memory_.bounds.sparse()) {
+            const auto found = memory_.bounds.candidates(1);
+            if (found.size() > top.missing())
+                std::nth_element(found.first, found.first + top.missing(), found.last,
+                                 [](const Candidate& a, const Candidate& b) { return a.bound > b.bound; });
+            for (const Candidate& candidate : found) score(window, candidate, top);
+        } else {
+            const uint32_t high = memory_.bounds.nth_highest(top.missing());
+            for (const Candidate& candidate : memory_.bounds.candidates(high)) score(window, candidate, top);
+            if (high > 1)
+                for (const Candidate& candidate : memory_.bounds.candidates(limit(top)))
+                    if (candidate.bound < high) score(window, candidate, top);
+        }
+        memory_.bounds.finish();
+    }
+
+    void score(uint32_t window, const Candidate& candidate, TopK& top) {
+        const uint32_t doc = (window << kWindowBits) + candidate.doc;
+        if (candidate.bound < limit(top) || !is_wanted(doc)) return;
+        const uint32_t length = part_->segment().length(doc);
+        if (top.full() && candidate.bound * scoring_.drift(*norm_, length) < (1 - 1e-9) * scale_ * top.worst()) return;
+        double sum = 0;
+        for (size_t i = 0; i < memory_.clauses.size(); ++i) {
+            const Clause& clause = memory_.clauses[i];
+            const uint32_t at = place(i, window);
+            if (at == kFree) continue;
+            const uint32_t posting = find_posting(clause.list, clause.list.begin(at), clause.list.end(at), candidate.doc);
+            if (posting != kFree) sum += contribution(clause, posting, length);
+        }
+        top.offer({static_cast<float>(sum), part_->first() + doc});
+    }
+
+    // ---- both -------------------------------------------------------------------------------------------------------
+
+    float contribution(const Clause& clause, uint32_t posting, uint32_t length) const {
+        return Scoring::contribution(clause.weight, part_->segment().count(clause.list, posting),
+                                     scoring_.inverse(length));
+    }
+
+    bool is_wanted(uint32_t doc) const {
+        if (!part_->is_live(doc)) return false;
+        const uint32_t number = part_->first() + doc;
+        return !options_.allow || ((*options_.allow)[number / 64] >> number % 64 & 1) != 0;
     }
 
     const Index& index_;
-    EnglishAnalyzer analyzer_;
-    std::vector<float> block_;
-    std::vector<Term> terms_;
-    float norm_, norm_per_term_;
+    SearchOptions options_;
+    Scoring scoring_;
+    Analyzer analyzer_;
+    SearchMemory& memory_;
+    std::vector<QueryTerm> terms_;
+    double scale_ = 0;  // from scores to bounds
+    const LiveSegment* part_ = nullptr;
+    std::optional<Norm> norm_;  // of the segment's impacts
+    double drift_ = 1;
 };
 
-// One list of hits a query, the same whatever the number of threads.
-inline std::vector<std::vector<Hit>> search(const Index& index, const std::vector<std::string>& queries, size_t k,
-                                            double k1, double b, size_t threads) {
+// One list of hits a query, the same whatever the number of threads; a query that is asked twice is searched once.
+inline std::vector<std::vector<Hit>> search(const Index& index, const std::vector<std::string>& queries,
+                                            const SearchOptions& options, size_t threads) {
+    std::vector<size_t> first(queries.size()), different;
+    std::unordered_map<std::string_view, size_t> seen;
+    for (size_t q = 0; q < queries.size(); ++q) {
+        first[q] = seen.emplace(queries[q], q).first->second;
+        if (first[q] == q) different.push_back(q);
+    }
     std::vector<std::vector<Hit>> hits(queries.size());
     std::atomic<size_t> next{0};
+    std::exception_ptr error;
+    std::atomic_flag failed = ATOMIC_FLAG_INIT;
     auto run = [&](size_t) {
-        Searcher searcher(index, k1, b);
-        for (size_t q = next++; q < queries.size(); q = next++) hits[q] = searcher.search(queries[q], k);
+        static thread_local std::unique_ptr<SearchMemory> memory;
+        try {
+            if (!memory) memory = std::make_unique<SearchMemory>();
+            Searcher searcher(index, options, *memory);
+            for (size_t i = next++; i < different.size(); i = next++)
+                hits[different[i]] = searcher.search(queries[different[i]]);
+        } catch (...) {
+            memory.reset();  // its sums may not be zero
+            next = different.size();
+            if (!failed.test_and_set()) error = std::current_exception();
+        }
     };
-    run_threads(std::min(std::max<size_t>(threads, 1), queries.size()), run);
+    run_threads(std::min(std::max<size_t>(threads, 1), different.size()), run);
+    if (error) std::rethrow_exception(error);
+    for (size_t q = 0; q < queries.size(); ++q)
+        if (first[q] != q) hits[q] = hits[first[q]];
     return hits;
 }
 

@@ -21,6 +21,7 @@ struct Postings {
     const uint16_t* docs;
     const uint8_t* impacts;
     const uint8_t* counts;
+    const uint8_t* tiles;  // kTiles bytes for every window that has tiles
     uint32_t size;   // passages that have the term
     uint64_t first;  // number of its first posting in the segment
 
@@ -37,9 +38,10 @@ public:
           terms_(open(folder, 0, checks)),
           windows_(open(folder, 1, checks)),
           postings_(open(folder, 2, checks)),
-          passages_(open(folder, 3, checks)),
-          blocks_(open(folder, 4, checks)),
-          text_bytes_(open(folder, 5, checks)),
+          tiles_(open(folder, 3, checks)),
+          passages_(open(folder, 4, checks)),
+          blocks_(open(folder, 5, checks)),
+          text_bytes_(open(folder, 6, checks)),
           texts_(*blocks_, *text_bytes_, counts.passages) {
         check_counts();
         const uint64_t v = counts.terms, n = counts.passages, p = counts.postings;
@@ -48,6 +50,7 @@ public:
         impacts_at_ = align(p * sizeof(uint16_t));
         counts_at_ = align(impacts_at_ + p);
         big_at_ = align(counts_at_ + p);
+        tiles_at_ = align(counts.tiled * sizeof(uint64_t));
         ids_at_ = align(n * sizeof(uint32_t));
         id_slots_at_ = align(ids_at_ + (n + 1) * sizeof(uint64_t));
         id_bytes_at_ = align(id_slots_at_ + slot_count(n) * sizeof(uint32_t));
@@ -73,7 +76,8 @@ public:
         const auto* docs = get<uint16_t>(*postings_, 0, first, n);
         const auto* impacts = get<uint8_t>(*postings_, impacts_at_, first, n);
         const auto* counts = get<uint8_t>(*postings_, counts_at_, first, n);
-        return {windows, static_cast<uint32_t>(n_windows), docs, impacts, counts, static_cast<uint32_t>(n), first};
+        const auto* tiles = n < kTiledPostings ? nullptr : this->tiles(record[0].window, record[1].window);
+        return {windows, static_cast<uint32_t>(n_windows), docs, impacts, counts, tiles, static_cast<uint32_t>(n), first};
     }
 
     // How often the passage of a posting has the term.
@@ -97,7 +101,7 @@ public:
 
     // Checks every page of every file.
     void verify() const {
-        for (const auto* file : {&terms_, &windows_, &postings_, &passages_, &blocks_, &text_bytes_})
+        for (const auto* file : {&terms_, &windows_, &postings_, &tiles_, &passages_, &blocks_, &text_bytes_})
             (*file)->verify_all();
     }
 
@@ -153,6 +157,15 @@ private:
         return std::nullopt;
     }
 
+    // Of the windows from number `first` to `last` that have any.
+    const uint8_t* tiles(uint64_t first, uint64_t last) const {
+        const auto* windows = get<uint64_t>(*tiles_, 0, 0, counts_.tiled);
+        const auto* begin = std::lower_bound(windows, windows + counts_.tiled, first);
+        const auto* end = std::lower_bound(begin, windows + counts_.tiled, last);
+        const auto at = static_cast<uint64_t>(begin - windows) * kTiles;
+        return get<uint8_t>(*tiles_, tiles_at_, at, static_cast<uint64_t>(end - begin) * kTiles);
+    }
+
     uint32_t big_count(uint64_t posting) const {
         const auto* big = get<BigCount>(*postings_, big_at_, 0, counts_.big_counts);
         const auto* end = big + counts_.big_counts;
@@ -165,9 +178,9 @@ private:
     Counts counts_;
     MappedFile page_checks_;
     uint64_t pages_at_ = 0;
-    std::unique_ptr<PagedFile> terms_, windows_, postings_, passages_, blocks_, text_bytes_;
+    std::unique_ptr<PagedFile> terms_, windows_, postings_, tiles_, passages_, blocks_, text_bytes_;
     TextReader texts_;
-    uint64_t term_slots_at_, names_at_, impacts_at_, counts_at_, big_at_, ids_at_, id_slots_at_, id_bytes_at_;
+    uint64_t term_slots_at_, names_at_, impacts_at_, counts_at_, big_at_, tiles_at_, ids_at_, id_slots_at_, id_bytes_at_;
 };
 
 }  // namespace aslfast
