@@ -9,7 +9,7 @@
 
 namespace aslfast {
 
-// Writes what comes after the texts: passages.bin beside the postings' three files, then checks.bin.
+// Writes what comes after the texts: passages.bin beside the postings' four files, then checks.bin.
 inline Counts write_segment(const std::string& folder, const PassageTable& passages,
                             const PostingsBuilder::Sources& sources, double k1, double b, size_t threads) {
     Counts counts;
@@ -29,18 +29,20 @@ inline Counts write_segment(const std::string& folder, const PassageTable& passa
 // for every passage and every different term another 16.
 class IndexBuilder {
 public:
-    IndexBuilder(std::string folder, double k1, double b, size_t threads, uint64_t memory_bytes)
+    IndexBuilder(std::string folder, const std::string& analyzer, double k1, double b, size_t threads, uint64_t memory_bytes)
         : folder_(std::move(folder)),
           k1_(k1),
           b_(b),
           threads_(std::max<size_t>(threads, 1)),
           memory_(std::min(memory_bytes, kMostMemory)),
           chunk_bytes_(std::min<uint64_t>(kChunkBytes, memory_bytes / 64)),
-          texts_(folder_ + "/" + kTextsFile),
-          pool_(std::make_unique<ChunkPool>(threads_, texts_)) {}
+          texts_(folder_),
+          pool_(std::make_unique<ChunkPool>(threads_, analyzer, texts_)) {}
 
-    // Adds passages in order; they are copied. Errors in them may come with a later call.
+    // Adds passages in order; they are copied. What goes wrong with them may be thrown by a later call.
     void add(const std::vector<std::string_view>& ids, const std::vector<std::string_view>& contents) {
+        const std::lock_guard lock(mutex_);
+        check_open();
         for (size_t i = 0; i < ids.size(); ++i) {
             passages_.add_id(ids[i]);
             chunk_.bytes += contents[i];
@@ -53,6 +55,9 @@ public:
 
     // Writes the files; returns how many of what they hold. Throws DuplicateId.
     Counts finish() {
+        const std::lock_guard lock(mutex_);
+        check_open();
+        finished_ = true;
         if (!chunk_.ends.empty()) close_chunk();
         pool_->wait();
         if (runs_.empty())
@@ -60,9 +65,6 @@ public:
         else
             write_run();
         texts_.finish();
-        Writer blocks(folder_ + "/" + kBlocksFile);
-        blocks.write(pool_->block_offsets());
-        blocks.finish();
         const Counts counts = write_segment(folder_, passages_, runs_, k1_, b_, threads_);
         runs_.clear();
         pool_.reset();
@@ -70,6 +72,10 @@ public:
     }
 
 private:
+    void check_open() const {
+        if (finished_) throw InputError("finish() was called before: a builder writes one segment");
+    }
+
     void close_chunk() {
         const uint32_t next = passages_.size();
         chunk_.first = next - static_cast<uint32_t>(chunk_.ends.size());
@@ -89,8 +95,9 @@ private:
     // A run's postings have numbers of 32 bits, and each takes 10 bytes.
     static constexpr uint64_t kMostMemory = uint64_t{0xF0000000} * 10;
     static constexpr uint64_t kChunkBytes = 1 << 20;
-    static constexpr size_t kChunkPassages = 1024;
 
+    std::mutex mutex_;  // Python may call from several threads
+    bool finished_ = false;
     std::string folder_;
     double k1_, b_;
     size_t threads_;
@@ -98,7 +105,7 @@ private:
     PassageTable passages_;
     Chunk chunk_;
     PostingsBuilder::Sources runs_;
-    Writer texts_;
+    TextWriter texts_;
     std::unique_ptr<ChunkPool> pool_;  // goes first: its threads write texts
 };
 

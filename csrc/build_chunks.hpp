@@ -9,6 +9,8 @@
 
 namespace aslfast {
 
+inline constexpr size_t kChunkPassages = 1024;  // of a chunk of texts of usual size: whole blocks
+
 // Passages as they came, copied: what Python handed over may be gone when their turn comes.
 struct Chunk {
     uint64_t number = 0;
@@ -27,18 +29,56 @@ struct Chunk {
     }
 };
 
+// The blocks of a chunk.
+struct Compressed {
+    std::string bytes;
+    std::vector<uint64_t> ends;
+};
+
+inline Compressed compress(const std::vector<std::string_view>& texts) {
+    Compressed blocks;
+    std::string raw;
+    for (size_t i = 0; i < texts.size(); i += kBlockPassages) {
+        compress_block(&texts[i], std::min<size_t>(kBlockPassages, texts.size() - i), raw, blocks.bytes);
+        blocks.ends.push_back(blocks.bytes.size());
+    }
+    return blocks;
+}
+
+// texts.bin and then blocks.bin.
+class TextWriter {
+public:
+    explicit TextWriter(std::string folder) : folder_(std::move(folder)), texts_(folder_ + "/" + kTextsFile) {}
+
+    void write(const Compressed& blocks) {
+        for (const uint64_t end : blocks.ends) offsets_.push_back(texts_.size() + end);
+        texts_.write(blocks.bytes);
+    }
+
+    void finish() {
+        texts_.finish();
+        Writer file(folder_ + "/" + kBlocksFile);
+        file.write(offsets_);
+        file.finish();
+    }
+
+private:
+    std::string folder_;
+    Writer texts_;
+    std::vector<uint64_t> offsets_{0};
+};
+
 // What a thread made of a chunk.
 struct Analyzed {
     Gathered postings;
-    std::string blocks;
-    std::vector<uint64_t> block_ends;
+    Compressed blocks;
 };
 
 // Chunks in, from one thread; analysed chunks out, in order of arrival, however the threads finish.
 class ChunkPool {
 public:
-    ChunkPool(size_t threads, Writer& texts) : texts_(texts) {
-        for (size_t i = 0; i < threads; ++i) shards_.push_back(std::make_unique<Shard>());
+    ChunkPool(size_t threads, const std::string& analyzer, TextWriter& texts) : analyzer_(analyzer), texts_(texts) {
+        for (size_t i = 0; i < threads; ++i) shards_.push_back(std::make_unique<Shard>(analyzer_));
         for (size_t i = 0; i < threads; ++i) workers_.emplace_back([this, i] { work(i); });
     }
     ~ChunkPool() {
@@ -82,18 +122,15 @@ public:
         gathered_.clear();
         bytes_of_.clear();
         gathered_bytes_ = shard_bytes_ = 0;
-        for (auto& shard : shards_) shard = std::make_unique<Shard>();
+        for (auto& shard : shards_) shard = std::make_unique<Shard>(analyzer_);
     }
-
-    const std::vector<uint64_t>& block_offsets() const { return block_offsets_; }
 
 private:
     void work(size_t worker) {
-        std::string raw;
         Chunk chunk;
         while (take(chunk)) {
             try {
-                finish(chunk.number, analyze(chunk, worker, raw), worker);
+                finish(chunk.number, analyze(chunk, worker), worker);
             } catch (...) {
                 const std::lock_guard lock(mutex_);
                 if (!error_) error_ = std::current_exception();
@@ -112,16 +149,13 @@ private:
         return true;
     }
 
-    Analyzed analyze(const Chunk& chunk, size_t worker, std::string& raw) {
+    Analyzed analyze(const Chunk& chunk, size_t worker) {
         Analyzed result;
         result.postings.shard = worker;
         result.postings.first = chunk.first;
         const std::vector<std::string_view> texts = chunk.texts();
         for (const std::string_view text : texts) shards_[worker]->add(text, result.postings);
-        for (size_t i = 0; i < texts.size(); i += kBlockPassages) {
-            compress_block(&texts[i], std::min<size_t>(kBlockPassages, texts.size() - i), raw, result.blocks);
-            result.block_ends.push_back(result.blocks.size());
-        }
+        result.blocks = compress(texts);
         return result;
     }
 
@@ -133,7 +167,6 @@ private:
         early_.emplace(number, std::move(chunk));
         for (; !early_.empty() && early_.begin()->first == done_; early_.erase(early_.begin()), ++done_) {
             Analyzed& next = early_.begin()->second;
-            for (const uint64_t end : next.block_ends) block_offsets_.push_back(texts_.size() + end);
             texts_.write(next.blocks);
             gathered_bytes_ += next.postings.bytes();
             gathered_.push_back(std::move(next.postings));
@@ -141,10 +174,10 @@ private:
         changed_.notify_all();
     }
 
-    Writer& texts_;
+    std::string analyzer_;
+    TextWriter& texts_;
     std::vector<std::unique_ptr<Shard>> shards_;
     std::vector<Gathered> gathered_;
-    std::vector<uint64_t> block_offsets_{0};
     std::mutex mutex_;  // of what follows and, until wait() has returned, of what is above
     std::condition_variable changed_;
     std::queue<Chunk> queue_;

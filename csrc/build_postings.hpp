@@ -1,4 +1,4 @@
-// Runs in, terms.bin, windows.bin and postings.bin out. Terms are cut into ranges of about a million postings; threads
+// Runs in, terms.bin, windows.bin, postings.bin and tiles.bin out. Terms are cut into ranges of about a million postings; threads
 // merge the runs range by range, and the results are written in order.
 #pragma once
 
@@ -41,7 +41,8 @@ public:
           impacts_(norm),
           terms_(folder + "/" + kTermsFile),
           windows_(folder + "/" + kWindowsFile),
-          postings_(folder + "/" + kPostingsFile) {
+          postings_(folder + "/" + kPostingsFile),
+          tiles_file_(folder + "/" + kTilesFile) {
         for (const auto& source : sources) total_ += source->postings();
         impacts_at_ = align(total_ * sizeof(uint16_t));
         counts_at_ = align(impacts_at_ + total_);
@@ -57,11 +58,16 @@ public:
         counts.terms = hashes_.size();
         counts.windows = next_.window;
         counts.postings = total_;
+        counts.tiled = tiled_.size();
         counts.big_counts = big_.size();
         postings_.skip_to(align(counts_at_ + total_));
         postings_.write(big_);
         postings_.finish();
         windows_.finish();
+        tiles_file_.write(tiled_);
+        tiles_file_.pad();
+        tiles_file_.write(tiles_);
+        tiles_file_.finish();
         finish_terms();
     }
 
@@ -76,6 +82,8 @@ private:
         std::vector<uint16_t> docs;
         std::vector<uint8_t> impacts, counts;
         std::vector<BigCount> big;
+        std::vector<uint64_t> tiled;
+        std::vector<uint8_t> tiles;
     };
 
     // At every so many postings of each source: large sources and small ones are then cut finely enough.
@@ -139,21 +147,36 @@ private:
         piece.terms.push_back({piece.names.size(), piece.windows.size(), piece.docs.size()});
         piece.names += name;
         piece.hashes.push_back(static_cast<uint32_t>(hash(name)));
-        const size_t first = piece.docs.size(), n = list.docs.size();
-        size_t window = piece.windows.size();
+        const size_t first = piece.docs.size(), n = list.docs.size(), first_window = piece.windows.size();
         encode_docs(list.docs.data(), n, piece.docs, piece.windows);
         piece.impacts.resize(first + n);
         piece.counts.resize(first + n);
-        uint8_t most = 0;
         for (size_t i = 0; i < n; ++i) {
             const uint32_t count = list.counts[i];
-            const uint8_t value = impacts_.at(count, lengths_[list.docs[i]]);
-            piece.impacts[first + i] = value;
+            piece.impacts[first + i] = impacts_.at(count, lengths_[list.docs[i]]);
             piece.counts[first + i] = static_cast<uint8_t>(std::min<uint32_t>(count, kBigCount));
             if (count >= kBigCount) piece.big.push_back({first + i, count, 0});
-            most = std::max(most, value);
-            if (i + 1 < piece.windows[window].end) continue;
-            piece.windows[window++].max_impact = std::exchange(most, uint8_t{0});
+        }
+        add_highest(first, first_window, piece);
+    }
+
+    // The highest impact of each window of a term and, where a window has enough postings, of its tiles.
+    static void add_highest(size_t first, size_t first_window, Piece& piece) {
+        uint32_t begin = 0;
+        for (size_t w = first_window; w < piece.windows.size(); ++w) {
+            Window& window = piece.windows[w];
+            const uint8_t* impacts = piece.impacts.data() + first;
+            window.max_impact = *std::max_element(impacts + begin, impacts + window.end);
+            if (window.end - begin >= kTiledPostings) {
+                piece.tiled.push_back(w);
+                piece.tiles.resize(piece.tiles.size() + kTiles);
+                uint8_t* tiles = piece.tiles.data() + piece.tiles.size() - kTiles;
+                for (uint32_t i = begin; i < window.end; ++i) {
+                    uint8_t& tile = tiles[piece.docs[first + i] >> kTileBits];
+                    tile = std::max(tile, impacts[i]);
+                }
+            }
+            begin = window.end;
         }
     }
 
@@ -161,6 +184,8 @@ private:
         for (Term& term : piece.terms)
             term = {term.name + next_.name, term.window + next_.window, term.posting + next_.posting};
         for (BigCount& big : piece.big) big_.push_back({big.posting + next_.posting, big.count, 0});
+        for (const uint64_t window : piece.tiled) tiled_.push_back(window + next_.window);
+        tiles_.insert(tiles_.end(), piece.tiles.begin(), piece.tiles.end());
         terms_.write(piece.terms);
         windows_.write(piece.windows);
         postings_.write_at(next_.posting * sizeof(uint16_t), piece.docs);
@@ -193,10 +218,12 @@ private:
     const Sources& sources_;
     const std::vector<uint32_t>& lengths_;
     Impacts impacts_;
-    Writer terms_, windows_, postings_;
+    Writer terms_, windows_, postings_, tiles_file_;
     uint64_t total_ = 0, impacts_at_ = 0, counts_at_ = 0;
     Term next_{0, 0, 0};
     std::vector<BigCount> big_;
+    std::vector<uint64_t> tiled_;
+    std::vector<uint8_t> tiles_;
     std::string names_;
     std::vector<uint32_t> hashes_;  // of the terms; 32 bits are as many as there can be slots
 };

@@ -28,6 +28,8 @@ struct Gathered {
 // What one thread knows: terms in the order it met them.
 class Shard {
 public:
+    explicit Shard(const std::string& analyzer) : analyzer_(analyzer) {}
+
     const Vocabulary& vocabulary() const { return vocabulary_; }
 
     // The table, two arrays of places and the strings that are sorted in the end.
@@ -63,7 +65,7 @@ private:
         uint32_t passage = 0;  // the last one that had the term
         uint32_t at = 0;       // in counts_
     };
-    EnglishAnalyzer analyzer_;
+    Analyzer analyzer_;
     Vocabulary vocabulary_;
     std::vector<Seen> seen_;
     std::vector<uint32_t> counts_;  // of the passage at hand
