@@ -86,21 +86,22 @@ private:
         std::vector<uint8_t> tiles;
     };
 
-    // At every so many postings of each source: large sources and small ones are then cut finely enough.
+    // Of the names at every so many postings of each of S sources, every S-th: pieces of about kPieceSize postings, be
+    // the sources alike or not.
     std::vector<Cut> cut() const {
+        const size_t step = std::max<size_t>(sources_.size(), 1);
         std::vector<std::string_view> names;
         for (const auto& source : sources_) {
             uint64_t last = 0;
             for (uint64_t term = 0; term < source->terms(); ++term) {
-                if (source->first_posting(term) - last < kPieceSize) continue;
+                if (source->first_posting(term) - last < kPieceSize / step) continue;
                 names.push_back(source->name(term));
                 last = source->first_posting(term);
             }
+            source->release();
         }
         std::sort(names.begin(), names.end());
-        // With S sources a cut at every S-th name leaves pieces of about the same size.
         std::vector<Cut> cuts{Cut(sources_.size(), 0)};
-        const size_t step = std::max<size_t>(sources_.size(), 1);
         for (size_t i = step; i <= names.size(); i += step) cuts.push_back(find(names[i - 1]));
         cuts.emplace_back();
         for (const auto& source : sources_) cuts.back().push_back(source->terms());

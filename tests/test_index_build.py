@@ -260,7 +260,11 @@ def test_merging_large_segments(large: tuple[Path, list[str]], tmp_path: Path) -
 def test_a_damaged_file_of_deletions_is_refused(tmp_path: Path) -> None:
     part = delete(build(tmp_path / "x", ["cat", "dog cat", "cat"]), [1], tmp_path / "deleted")
     assert part["deleted"] | {"checksum": 0} == {
-        "file": str(tmp_path / "deleted"), "checksum": 0, "passages": 1, "tokens": 2, "non_empty": 1
+        "file": str(tmp_path / "deleted"),
+        "checksum": 0,
+        "passages": 1,
+        "tokens": 2,
+        "non_empty": 1,
     }
     whole = (tmp_path / "deleted").read_bytes()
     assert len(whole) == 8 + 2 * 8
