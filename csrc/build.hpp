@@ -9,17 +9,17 @@
 
 namespace aslfast {
 
-// Writes what comes after the texts: passages.bin beside the postings' four files, then checks.bin.
-inline Counts write_segment(const std::string& folder, const PassageTable& passages,
+// Writes what comes after the texts, of which nothing is missing but the end: passages.bin beside the postings' four
+// files, then checks.bin.
+inline Counts write_segment(const std::string& folder, TextWriter& texts, const PassageTable& passages,
                             const PostingsBuilder::Sources& sources, double k1, double b, size_t threads) {
     Counts counts;
     passages.count(counts);
     const Norm norm(k1, b, counts.tokens, counts.non_empty);
     run_throwing(2, [&](size_t half) {
-        if (half == 0)
-            passages.write(folder);
-        else
-            PostingsBuilder(folder, sources, passages.lengths, norm).write(threads, counts);
+        if (half == 1) return PostingsBuilder(folder, sources, passages.lengths, norm).write(threads, counts);
+        passages.write(folder);
+        texts.finish();
     });
     write_checks(folder, threads);
     return counts;
@@ -64,8 +64,7 @@ public:
             runs_.push_back(std::make_unique<MemoryRun>(pool_->run(passages_.lengths)));
         else
             write_run();
-        texts_.finish();
-        const Counts counts = write_segment(folder_, passages_, runs_, k1_, b_, threads_);
+        const Counts counts = write_segment(folder_, texts_, passages_, runs_, k1_, b_, threads_);
         runs_.clear();
         pool_.reset();
         return counts;

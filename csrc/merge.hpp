@@ -89,8 +89,7 @@ public:
         run_ordered(
             chunks_.size(), threads, [this](size_t i) { return compress(read(chunks_[i]).texts()); },
             [&texts](const Compressed& blocks) { texts.write(blocks); });
-        texts.finish();
-        return write_segment(folder_, passages_, sources_, k1, b, threads);
+        return write_segment(folder_, texts, passages_, sources_, k1, b, threads);
     }
 
 private:

@@ -5,8 +5,8 @@
 #include <memory>
 #include <numeric>
 
-#include "analyze.hpp"
 #include "run.hpp"
+#include "term_stream.hpp"
 #include "threads.hpp"
 #include "vocabulary.hpp"
 
@@ -28,7 +28,7 @@ struct Gathered {
 // What one thread knows: terms in the order it met them.
 class Shard {
 public:
-    explicit Shard(const std::string& analyzer) : analyzer_(analyzer) {}
+    explicit Shard(const std::string& analyzer) : stream_(analyzer) {}
 
     const Vocabulary& vocabulary() const { return vocabulary_; }
 
@@ -39,9 +39,12 @@ public:
         const size_t before = chunk.terms.size();
         uint32_t length = 0;
         ++passage_;
-        analyzer_.analyze(text, [&](std::string_view word) {
-            const uint32_t term = vocabulary_.add(word);
-            if (term >= seen_.size()) seen_.resize(vocabulary_.size());
+        auto number = [this](std::string_view term) {
+            const uint32_t number = vocabulary_.add(term);
+            if (number == seen_.size()) seen_.emplace_back();
+            return number;
+        };
+        stream_.analyze_numbers(text, number, [&](uint32_t term) {
             Seen& seen = seen_[term];
             if (seen.passage != passage_) {
                 seen = {passage_, static_cast<uint32_t>(counts_.size())};
@@ -65,7 +68,7 @@ private:
         uint32_t passage = 0;  // the last one that had the term
         uint32_t at = 0;       // in counts_
     };
-    Analyzer analyzer_;
+    TermStream stream_;
     Vocabulary vocabulary_;
     std::vector<Seen> seen_;
     std::vector<uint32_t> counts_;  // of the passage at hand
