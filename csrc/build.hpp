@@ -30,7 +30,8 @@ inline Counts write_segment(const std::string& folder, TextWriter& texts, const 
 // takes about 30 bytes for every different term and 2 KB for every window with tiles.
 class IndexBuilder {
 public:
-    IndexBuilder(std::string folder, const std::string& analyzer, double k1, double b, size_t threads, uint64_t memory_bytes)
+    IndexBuilder(std::string folder, const std::string& analyzer, double k1, double b, size_t threads,
+                 uint64_t memory_bytes)
         : folder_(std::move(folder)),
           k1_(k1),
           b_(b),

@@ -114,7 +114,8 @@ public:
 
     // After wait(): everything gathered as one run, with which the shards live until clear().
     MemoryRun run(std::vector<uint32_t>& lengths) {
-        for (const Gathered& chunk : gathered_) lengths.insert(lengths.end(), chunk.lengths.begin(), chunk.lengths.end());
+        for (const Gathered& chunk : gathered_)
+            lengths.insert(lengths.end(), chunk.lengths.begin(), chunk.lengths.end());
         return Inverter(shards_, gathered_).run();
     }
 

@@ -1,5 +1,5 @@
-// Runs in, terms.bin, windows.bin, postings.bin and tiles.bin out. Terms are cut into ranges of about a million postings; threads
-// merge the runs range by range, and the results are written in order.
+// Runs in, terms.bin, windows.bin, postings.bin and tiles.bin out. Terms are cut into ranges of about a million
+// postings; threads merge the runs range by range, and the results are written in order.
 #pragma once
 
 #include <memory>

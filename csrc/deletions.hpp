@@ -50,8 +50,7 @@ public:
     // Adds to what is counted. `more`: in any order, no term twice.
     void remove(std::vector<RemovedTerm> more) {
         more.insert(more.end(), removed_.begin(), removed_.end());
-        std::sort(more.begin(), more.end(),
-                  [](const RemovedTerm& a, const RemovedTerm& b) { return a.term < b.term; });
+        std::sort(more.begin(), more.end(), [](const RemovedTerm& a, const RemovedTerm& b) { return a.term < b.term; });
         removed_.clear();
         for (const RemovedTerm& entry : more) {
             if (removed_.empty() || removed_.back().term != entry.term) removed_.push_back({entry.term, 0});

@@ -104,8 +104,8 @@ private:
 
     void put(uint64_t offset, const void* data, size_t bytes) {
         for (size_t done = 0; done < bytes;) {
-            const ssize_t n = ::pwrite(fd_, static_cast<const char*>(data) + done, bytes - done,
-                                       static_cast<off_t>(offset + done));
+            const ssize_t n =
+                ::pwrite(fd_, static_cast<const char*>(data) + done, bytes - done, static_cast<off_t>(offset + done));
             if (n < 0 && errno != EINTR) throw FileError(path_, errno);
             if (n > 0) done += static_cast<size_t>(n);
         }

@@ -160,9 +160,7 @@ private:
         return reinterpret_cast<const T*>(file_.data() + offset);
     }
     const Term* records() const { return at<Term>(0); }
-    uint32_t big_count(uint64_t posting) const {
-        return MemoryRun::find_big(at<BigCount>(big_at_), n_big_, posting);
-    }
+    uint32_t big_count(uint64_t posting) const { return MemoryRun::find_big(at<BigCount>(big_at_), n_big_, posting); }
 
     MappedFile file_;
     uint64_t n_terms_, names_at_, windows_at_, docs_at_, counts_at_, big_at_, n_big_;

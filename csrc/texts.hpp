@@ -66,8 +66,9 @@ public:
             raw_size < n * sizeof(uint32_t))
             texts_.fail("the size of a block is wrong");
         block.raw.resize(raw_size);
-        const int size = LZ4_decompress_safe(packed.data() + sizeof raw_size, block.raw.data(),
-                                             static_cast<int>(packed.size() - sizeof raw_size), static_cast<int>(raw_size));
+        const int size =
+            LZ4_decompress_safe(packed.data() + sizeof raw_size, block.raw.data(),
+                                static_cast<int>(packed.size() - sizeof raw_size), static_cast<int>(raw_size));
         if (size < 0 || static_cast<uint32_t>(size) != raw_size) texts_.fail("a block cannot be decompressed");
         split(n, block);
     }

@@ -15,9 +15,7 @@ namespace aslfast {
 class Vocabulary {
 public:
     uint32_t size() const { return static_cast<uint32_t>(offsets_.size() - 1); }
-    std::string_view term(uint32_t id) const {
-        return {bytes_.data() + offsets_[id], offsets_[id + 1] - offsets_[id]};
-    }
+    std::string_view term(uint32_t id) const { return {bytes_.data() + offsets_[id], offsets_[id + 1] - offsets_[id]}; }
 
     // The number of the term, which is added if it is new.
     uint32_t add(std::string_view term) {
