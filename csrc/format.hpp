@@ -37,6 +37,8 @@ inline constexpr uint32_t kWindowBits = 16;
 inline constexpr uint32_t kWindowSize = 1u << kWindowBits;
 inline constexpr uint32_t kTileBits = 5;
 inline constexpr uint32_t kTiles = kWindowSize >> kTileBits;  // of a window
+inline constexpr uint32_t kGroupSize = 128;
+inline constexpr uint32_t kGroups = kWindowSize / kGroupSize;
 inline constexpr uint32_t kTiledPostings = 1024;              // a window with as many has tiles
 inline constexpr uint32_t kBlockPassages = 32;
 inline constexpr uint64_t kPageBytes = 65536;
@@ -72,8 +74,8 @@ struct BigCount {  // in order of posting
 };
 
 struct Tiles {  // of one term in one window
-    uint8_t highest[kTiles];     // the highest impact among each 32 passages, 0 for none
-    uint16_t starts[kTiles / 4];     // postings of the window that stand before each 128 passages
+    uint8_t highest[kTiles];   // the highest impact among each 32 passages, 0 for none
+    uint16_t starts[kGroups];  // postings of the window that stand before each 128 passages
 };
 
 inline uint64_t align(uint64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }

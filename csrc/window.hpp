@@ -36,10 +36,10 @@ struct Part {
 // The first posting of this passage or a later one in a part that has tiles: its 128 passages are known, and how many
 // postings of these come before is counted.
 inline uint32_t lower_posting(const Part& part, uint32_t doc) {
-    const uint32_t group = doc / 128;
+    const uint32_t group = doc / kGroupSize;
     const uint16_t* docs = part.clause->list.docs;
     const uint32_t first = part.begin + part.tiles->starts[group];
-    const uint32_t last = group + 1 < kTiles / 4 ? part.begin + part.tiles->starts[group + 1] : part.end;
+    const uint32_t last = group + 1 < kGroups ? part.begin + part.tiles->starts[group + 1] : part.end;
     uint16_t before = 0;
     for (uint32_t i = first; i < std::min(last, part.end); ++i) before = static_cast<uint16_t>(before + (docs[i] < doc));
     return first + before;
@@ -47,7 +47,7 @@ inline uint32_t lower_posting(const Part& part, uint32_t doc) {
 
 // Has the memory fetched that lower_posting will read: of many look-ups, none then waits for the one before.
 inline void prefetch_posting(const Part& part, uint32_t doc) {
-    const uint32_t at = part.begin + part.tiles->starts[doc / 128];
+    const uint32_t at = part.begin + part.tiles->starts[doc / kGroupSize];
     __builtin_prefetch(part.clause->list.docs + at);
     __builtin_prefetch(part.clause->list.impacts + at);
 }
