@@ -2,6 +2,7 @@
 // off, lower case, 33 stop words out, Porter stemmer.
 #pragma once
 
+#include <array>
 #include <string>
 #include <string_view>
 #include <unordered_set>
@@ -76,6 +77,12 @@ private:
 
     std::string term_;
     std::u32string wide_;
+};
+
+inline constexpr std::array<std::string_view, 1> kAnalyzers{"english"};
+class Analyzer : public EnglishAnalyzer {
+public:
+    explicit Analyzer(std::string_view) {}
 };
 
 }  // namespace aslfast

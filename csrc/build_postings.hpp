@@ -83,7 +83,7 @@ private:
         std::vector<uint8_t> impacts, counts;
         std::vector<BigCount> big;
         std::vector<uint64_t> tiled;
-        std::vector<uint8_t> tiles;
+        std::vector<Tiles> tiles;
     };
 
     // Of the names at every so many postings of each of S sources, every S-th: pieces of about kPieceSize postings, be
@@ -170,15 +170,22 @@ private:
             window.max_impact = *std::max_element(impacts + begin, impacts + window.end);
             if (window.end - begin >= kTiledPostings) {
                 piece.tiled.push_back(w);
-                piece.tiles.resize(piece.tiles.size() + kTiles);
-                uint8_t* tiles = piece.tiles.data() + piece.tiles.size() - kTiles;
-                for (uint32_t i = begin; i < window.end; ++i) {
-                    uint8_t& tile = tiles[piece.docs[first + i] >> kTileBits];
-                    tile = std::max(tile, impacts[i]);
-                }
+                piece.tiles.push_back(tiles_of(piece.docs.data() + first + begin, impacts + begin, window.end - begin));
             }
             begin = window.end;
         }
+    }
+
+    static Tiles tiles_of(const uint16_t* docs, const uint8_t* impacts, uint32_t n) {
+        Tiles tiles{};
+        uint32_t group = 0;
+        for (uint32_t i = 0; i < n; ++i) {
+            uint8_t& highest = tiles.highest[docs[i] >> kTileBits];
+            highest = std::max(highest, impacts[i]);
+            while (group <= docs[i] / kGroupSize) tiles.starts[group++] = static_cast<uint16_t>(i);
+        }
+        while (group < kGroups) tiles.starts[group++] = static_cast<uint16_t>(n);  // n fits: the last group is empty
+        return tiles;
     }
 
     void write(Piece& piece) {
@@ -224,7 +231,7 @@ private:
     Term next_{0, 0, 0};
     std::vector<BigCount> big_;
     std::vector<uint64_t> tiled_;
-    std::vector<uint8_t> tiles_;
+    std::vector<Tiles> tiles_;
     std::string names_;
     std::vector<uint32_t> hashes_;  // of the terms; 32 bits are as many as there can be slots
 };

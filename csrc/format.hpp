@@ -4,7 +4,7 @@
 //   windows.bin   Window windows[W]: the windows of 65,536 passages that a term occurs in, rising, term after term
 //   postings.bin  u16 docs[P] (passage number - 65,536 * window, rising), u8 impacts[P], u8 counts[P], BigCount big[E]
 //   tiles.bin     u64 windows[L] (the numbers in windows[] of those with 1,024 postings or more, rising),
-//                 u8 highest[L][2048]: the highest impact among each 32 passages of such a window, 0 for none
+//                 Tiles tiles[L]
 //   passages.bin  u32 lengths[N] (terms in a passage), u64 ids[N + 1] (offsets), u32 slots[slot_count(N)], ids' bytes
 //   blocks.bin    u64 offsets[B + 1] into texts.bin, B = N / 32 rounded up
 //   texts.bin     blocks of 32 passages: u32 raw size, then LZ4 of (u32 sizes[n], the n texts' bytes)
@@ -37,6 +37,8 @@ inline constexpr uint32_t kWindowBits = 16;
 inline constexpr uint32_t kWindowSize = 1u << kWindowBits;
 inline constexpr uint32_t kTileBits = 5;
 inline constexpr uint32_t kTiles = kWindowSize >> kTileBits;  // of a window
+inline constexpr uint32_t kGroupSize = 128;
+inline constexpr uint32_t kGroups = kWindowSize / kGroupSize;
 inline constexpr uint32_t kTiledPostings = 1024;              // a window with as many has tiles
 inline constexpr uint32_t kBlockPassages = 32;
 inline constexpr uint64_t kPageBytes = 65536;
@@ -69,6 +71,11 @@ struct BigCount {  // in order of posting
     uint64_t posting;
     uint32_t count;
     uint32_t zero;
+};
+
+struct Tiles {  // of one term in one window
+    uint8_t highest[kTiles];   // the highest impact among each 32 passages, 0 for none
+    uint16_t starts[kGroups];  // postings of the window that stand before each 128 passages
 };
 
 inline uint64_t align(uint64_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }

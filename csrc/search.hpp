@@ -21,12 +21,17 @@ struct SearchOptions {
     const std::vector<uint64_t>* allow = nullptr;  // one bit a passage
 };
 
+// Of a window in a clause's list: its number there, or kFree; and in the list's tiles, kFree if it has none.
+struct Place {
+    uint32_t window, tiles;
+};
+
 // What a thread needs to search; sums are zero between searches.
 struct SearchMemory {
     WindowBounds bounds;
     std::vector<Part> parts;
     std::vector<Clause> clauses;
-    std::vector<uint32_t> places;       // [clause][window] -> number of the window in the clause's list, or kFree
+    std::vector<Place> places;          // [clause][window]
     std::vector<uint32_t> most, order;  // of windows: highest bound; windows to search, most promising first
     std::vector<double> sums;           // of the exhaustive search
 };
@@ -56,6 +61,7 @@ public:
     }
 
 private:
+    static constexpr double kMostBound = 65000;  // of all terms together, so that factors and sums fit 16 bits
     static constexpr size_t kMaxClauses = 4096;  // more would leave the bounds too coarse
 
     struct QueryTerm {
@@ -81,7 +87,7 @@ private:
             total += term.weight;
             terms_.push_back(std::move(term));
         }
-        scale_ = (65535.0 - 2.0 * static_cast<double>(terms_.size())) / total;
+        scale_ = (kMostBound - 3.0 * static_cast<double>(terms_.size())) / total;
     }
 
     // How many live passages have it.
@@ -103,7 +109,7 @@ private:
         memory_.clauses.clear();
         for (const QueryTerm& term : terms_) {
             if (term.numbers[s] == kFree) continue;
-            memory_.clauses.push_back({part_->segment().postings(term.numbers[s]), term.weight, {}});
+            memory_.clauses.push_back({part_->segment().postings(term.numbers[s]), term.weight, 0});
         }
     }
 
@@ -135,39 +141,34 @@ private:
     // ---- what may be among the best ---------------------------------------------------------------------------------
 
     void score_promising(TopK& top) {
-        for (Clause& clause : memory_.clauses) fill_bounds(clause);
+        for (Clause& clause : memory_.clauses) set_factor(clause);
         order_windows();
         for (const uint32_t window : memory_.order) {
             if (memory_.most[window] < limit(top)) return;
             list_parts(window);
-            if (top.full())
-                score_window(window, top);
-            else
-                score_first_window(window, top);
+            score_window(window, top);
         }
     }
 
-    // Rounded up, and one more for the rounding of floats: no scaled contribution is above its bound. All clauses'
-    // highest bounds together are at most 65,535.
-    void fill_bounds(Clause& clause) const {
-        const double unit = scale_ * clause.weight / 255;
-        clause.bounds[0] = 1;
-        for (size_t i = 1; i < 256; ++i)
-            clause.bounds[i] = static_cast<uint16_t>(std::ceil(unit * static_cast<double>(i)) + 1);
+    // Rounded up, and Clause::bound_of adds one more for the rounding of floats: no scaled contribution is above its
+    // bound, and all clauses' highest bounds together are at most 65,535.
+    void set_factor(Clause& clause) const {
+        clause.factor = static_cast<uint16_t>(std::ceil(scale_ * clause.weight * 256 / 255));
     }
 
     void order_windows() {
         const size_t n = (part_->segment().counts().passages + kWindowSize - 1) >> kWindowBits;
-        memory_.places.assign(n * memory_.clauses.size(), kFree);
+        memory_.places.assign(n * memory_.clauses.size(), {kFree, kFree});
         memory_.most.assign(n, 0);
         memory_.order.clear();
         for (size_t i = 0; i < memory_.clauses.size(); ++i) {
             const Clause& clause = memory_.clauses[i];
-            for (uint32_t w = 0; w < clause.list.n_windows; ++w) {
-                const uint32_t number = clause.list.windows[w].number;
-                if (number >= n) throw FormatError(kWindowsFile, "it names a window that does not exist");
-                memory_.places[i * n + number] = w;
-                memory_.most[number] += clause.bounds[clause.list.windows[w].max_impact];
+            for (uint32_t w = 0, tiled = 0; w < clause.list.n_windows; ++w) {
+                const Window& window = clause.list.windows[w];
+                if (window.number >= n) throw FormatError(kWindowsFile, "it names a window that does not exist");
+                const bool is_tiled = clause.list.end(w) - clause.list.begin(w) >= kTiledPostings;
+                memory_.places[i * n + window.number] = {w, is_tiled ? tiled++ : kFree};
+                memory_.most[window.number] += clause.bound_of(window.max_impact);
             }
         }
         for (uint32_t w = 0; w < n; ++w)
@@ -179,16 +180,17 @@ private:
     void list_parts(uint32_t window) {
         memory_.parts.clear();
         for (size_t i = 0; i < memory_.clauses.size(); ++i) {
-            const uint32_t at = place(i, window);
-            if (at == kFree) continue;
             const Clause& clause = memory_.clauses[i];
+            const auto [at, tiles] = place(i, window);
+            if (at == kFree) continue;
             const uint32_t begin = clause.list.begin(at), end = clause.list.end(at);
             if (begin < end)
-                memory_.parts.push_back({&clause, begin, end, clause.bounds[clause.list.windows[at].max_impact]});
+                memory_.parts.push_back({&clause, begin, end, clause.bound_of(clause.list.windows[at].max_impact),
+                                         tiles == kFree ? nullptr : clause.list.tiles + tiles});
         }
     }
 
-    uint32_t place(size_t clause, uint32_t window) const {
+    Place place(size_t clause, uint32_t window) const {
         return memory_.places[clause * memory_.most.size() + window];
     }
 
@@ -198,29 +200,18 @@ private:
         return std::max(1u, static_cast<uint32_t>(scale_ * top.worst() / drift_));
     }
 
+    // While there are fewer than k hits, the most promising tiles first, and in these the highest bounds.
     void score_window(uint32_t window, TopK& top) {
-        memory_.bounds.start(memory_.parts, limit(top));
-        for (const Candidate& candidate : memory_.bounds.candidates(limit(top))) score(window, candidate, top);
-        memory_.bounds.finish();
-    }
-
-    // While there are fewer than k hits: first those with the highest bounds, then what may still be better.
-    void score_first_window(uint32_t window, TopK& top) {
-        memory_.bounds.start(memory_.parts, 1);
-        if (memory_.bounds.sparse()) {
-            const auto found = memory_.bounds.candidates(1);
+        if (!memory_.bounds.start(memory_.parts, limit(top))) return;
+        while (!top.full()) {
+            const auto found = memory_.bounds.take_best_tiles(top.missing() / 8 + 4);
+            if (found.size() == 0) return;
             if (found.size() > top.missing())
                 std::nth_element(found.first, found.first + top.missing(), found.last,
                                  [](const Candidate& a, const Candidate& b) { return a.bound > b.bound; });
             for (const Candidate& candidate : found) score(window, candidate, top);
-        } else {
-            const uint32_t high = memory_.bounds.nth_highest(top.missing());
-            for (const Candidate& candidate : memory_.bounds.candidates(high)) score(window, candidate, top);
-            if (high > 1)
-                for (const Candidate& candidate : memory_.bounds.candidates(limit(top)))
-                    if (candidate.bound < high) score(window, candidate, top);
         }
-        memory_.bounds.finish();
+        for (const Candidate& candidate : memory_.bounds.take_rest(limit(top))) score(window, candidate, top);
     }
 
     void score(uint32_t window, const Candidate& candidate, TopK& top) {
@@ -229,12 +220,9 @@ private:
         const uint32_t length = part_->segment().length(doc);
         if (top.full() && candidate.bound * scoring_.drift(*norm_, length) < (1 - 1e-9) * scale_ * top.worst()) return;
         double sum = 0;
-        for (size_t i = 0; i < memory_.clauses.size(); ++i) {
-            const Clause& clause = memory_.clauses[i];
-            const uint32_t at = place(i, window);
-            if (at == kFree) continue;
-            const uint32_t posting = find_posting(clause.list, clause.list.begin(at), clause.list.end(at), candidate.doc);
-            if (posting != kFree) sum += contribution(clause, posting, length);
+        for (const Part& part : memory_.parts) {
+            const uint32_t posting = find_posting(part, candidate.doc);
+            if (posting != kFree) sum += contribution(*part.clause, posting, length);
         }
         top.offer({static_cast<float>(sum), part_->first() + doc});
     }

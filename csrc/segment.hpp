@@ -21,7 +21,7 @@ struct Postings {
     const uint16_t* docs;
     const uint8_t* impacts;
     const uint8_t* counts;
-    const uint8_t* tiles;  // kTiles bytes for every window that has tiles
+    const Tiles* tiles;  // of every window that has tiles
     uint32_t size;   // passages that have the term
     uint64_t first;  // number of its first posting in the segment
 
@@ -158,12 +158,11 @@ private:
     }
 
     // Of the windows from number `first` to `last` that have any.
-    const uint8_t* tiles(uint64_t first, uint64_t last) const {
+    const Tiles* tiles(uint64_t first, uint64_t last) const {
         const auto* windows = get<uint64_t>(*tiles_, 0, 0, counts_.tiled);
         const auto* begin = std::lower_bound(windows, windows + counts_.tiled, first);
         const auto* end = std::lower_bound(begin, windows + counts_.tiled, last);
-        const auto at = static_cast<uint64_t>(begin - windows) * kTiles;
-        return get<uint8_t>(*tiles_, tiles_at_, at, static_cast<uint64_t>(end - begin) * kTiles);
+        return get<Tiles>(*tiles_, tiles_at_, static_cast<uint64_t>(begin - windows), static_cast<uint64_t>(end - begin));
     }
 
     uint32_t big_count(uint64_t posting) const {

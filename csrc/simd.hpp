@@ -1,5 +1,5 @@
-// Finding the large values of an array: the one loop where vectors pay. The machine's best instructions are chosen when
-// the program runs; all ways give the same result.
+// The loops where vectors pay: over all sums of a window, or all its tiles. The machine's best instructions are chosen
+// when the program runs; all ways give the same result.
 #pragma once
 
 #include <algorithm>
@@ -39,61 +39,114 @@ inline void use_simd(std::string_view name) {
     simd() = static_cast<Simd>(at - names.begin());
 }
 
-// A place in a window of passages, and an upper bound of its score so far.
+// A place among n, and the value there.
 struct Candidate {
     uint16_t doc;
     uint16_t bound;
 };
 
-inline Candidate* find_above_scalar(const uint16_t* values, size_t first, size_t last, uint16_t low, Candidate* out) {
-    for (size_t i = first; i < last; ++i)
-        if (values[i] >= low) *out++ = {static_cast<uint16_t>(i), values[i]};
+// Each function is written once; the compiler makes a version of it for each set of instructions.
+#define ASLFAST_INLINE inline __attribute__((always_inline))
+
+// Every i < 32 * n with values[i] + rests[i / 32] >= limit and values[i] > 0, rising, to `out`, which has room for all;
+// limit > 0. Without `rests`: values[i] >= limit. Returns the end.
+ASLFAST_INLINE Candidate* find_above_any(const uint16_t* values, const uint16_t* rests, size_t n, uint16_t limit,
+                                         Candidate* out) {
+    for (size_t tile = 0; tile < n; ++tile) {
+        const uint16_t rest = rests ? rests[tile] : 0, low = limit > rest ? static_cast<uint16_t>(limit - rest) : 1;
+        for (size_t i = tile * 32; i < tile * 32 + 32; ++i)
+            if (values[i] >= low) *out++ = {static_cast<uint16_t>(i), values[i]};
+    }
     return out;
 }
 
+// What a clause's impact can add to a bound: the same in every version, and in bound_of().
+ASLFAST_INLINE void add_bounds_any(uint16_t* sums, const uint8_t* impacts, size_t n, uint16_t factor) {
+    for (size_t i = 0; i < n; ++i)
+        sums[i] = static_cast<uint16_t>(sums[i] + (static_cast<uint32_t>(impacts[i] << 8) * factor >> 16) + 1);
+}
+
+ASLFAST_INLINE void subtract_bounds_any(uint16_t* sums, const uint8_t* impacts, size_t n, uint16_t factor) {
+    for (size_t i = 0; i < n; ++i)
+        sums[i] = static_cast<uint16_t>(sums[i] - (static_cast<uint32_t>(impacts[i] << 8) * factor >> 16) - 1);
+}
+
+ASLFAST_INLINE uint16_t highest_any(const uint16_t* values, size_t n) {
+    uint16_t most = 0;
+    for (size_t i = 0; i < n; ++i) most = std::max(most, values[i]);
+    return most;
+}
+
 #if defined(__x86_64__)
-inline Candidate* take_bits(const uint16_t* values, size_t first, uint64_t bits, Candidate* out) {
+ASLFAST_INLINE Candidate* take_bits(const uint16_t* values, size_t first, uint32_t bits, Candidate* out) {
     for (; bits != 0; bits &= bits - 1) {
-        const auto i = static_cast<size_t>(__builtin_ctzll(bits)) + first;
+        const auto i = static_cast<size_t>(__builtin_ctz(bits)) + first;
         *out++ = {static_cast<uint16_t>(i), values[i]};
     }
     return out;
 }
 
-__attribute__((target("avx2"))) inline Candidate* find_above_avx2(const uint16_t* values, size_t n, uint16_t low,
-                                                                  Candidate* out) {
-    const __m256i limit = _mm256_set1_epi16(static_cast<short>(low));
-    for (size_t i = 0; i < n; i += 16) {
-        const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + i));
-        const __m256i above = _mm256_cmpeq_epi16(_mm256_max_epu16(v, limit), v);  // two bits of the mask a value
-        if (const auto mask = static_cast<uint32_t>(_mm256_movemask_epi8(above)))
-            for (uint32_t bits = mask & 0x55555555u; bits != 0; bits &= bits - 1) {
-                const size_t at = i + static_cast<size_t>(__builtin_ctz(bits)) / 2;
-                *out++ = {static_cast<uint16_t>(at), values[at]};
-            }
+__attribute__((target("avx2"))) inline Candidate* find_above_avx2(const uint16_t* values, const uint16_t* rests,
+                                                                  size_t n, uint16_t limit, Candidate* out) {
+    for (size_t tile = 0, i = 0; tile < n; ++tile, i += 32) {
+        const uint16_t rest = rests ? rests[tile] : 0, least = limit > rest ? static_cast<uint16_t>(limit - rest) : 1;
+        const __m256i low = _mm256_set1_epi16(static_cast<short>(least));
+        const __m256i a = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + i));
+        const __m256i b = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + i + 16));
+        const __m256i above_a = _mm256_cmpeq_epi16(_mm256_max_epu16(a, low), a);
+        const __m256i above_b = _mm256_cmpeq_epi16(_mm256_max_epu16(b, low), b);
+        const __m256i packed = _mm256_permute4x64_epi64(_mm256_packs_epi16(above_a, above_b), 0xD8);
+        if (const auto bits = static_cast<uint32_t>(_mm256_movemask_epi8(packed))) out = take_bits(values, i, bits, out);
     }
     return out;
 }
 
-__attribute__((target("avx512bw"))) inline Candidate* find_above_avx512(const uint16_t* values, size_t n, uint16_t low,
-                                                                        Candidate* out) {
-    const __m512i limit = _mm512_set1_epi16(static_cast<short>(low));
-    for (size_t i = 0; i < n; i += 64) {
-        const uint64_t a = _mm512_cmpge_epu16_mask(_mm512_loadu_si512(values + i), limit);
-        const uint64_t b = _mm512_cmpge_epu16_mask(_mm512_loadu_si512(values + i + 32), limit);
-        if (const uint64_t bits = a | b << 32) out = take_bits(values, i, bits, out);
+__attribute__((target("avx512bw"))) inline Candidate* find_above_avx512(const uint16_t* values, const uint16_t* rests,
+                                                                        size_t n, uint16_t limit, Candidate* out) {
+    for (size_t tile = 0, i = 0; tile < n; ++tile, i += 32) {
+        const uint16_t rest = rests ? rests[tile] : 0, low = limit > rest ? static_cast<uint16_t>(limit - rest) : 1;
+        const __m512i v = _mm512_loadu_si512(values + i);
+        if (const uint32_t bits = _mm512_cmpge_epu16_mask(v, _mm512_set1_epi16(static_cast<short>(low))))
+            out = take_bits(values, i, bits, out);
     }
     return out;
 }
+
+__attribute__((target("avx2"))) inline void add_bounds_avx2(uint16_t* s, const uint8_t* q, size_t n, uint16_t f) {
+    add_bounds_any(s, q, n, f);
+}
+__attribute__((target("avx512bw"))) inline void add_bounds_avx512(uint16_t* s, const uint8_t* q, size_t n, uint16_t f) {
+    add_bounds_any(s, q, n, f);
+}
+__attribute__((target("avx2"))) inline void subtract_bounds_avx2(uint16_t* s, const uint8_t* q, size_t n, uint16_t f) {
+    subtract_bounds_any(s, q, n, f);
+}
+__attribute__((target("avx512bw"))) inline void subtract_bounds_avx512(uint16_t* s, const uint8_t* q, size_t n,
+                                                                       uint16_t f) {
+    subtract_bounds_any(s, q, n, f);
+}
+__attribute__((target("avx2"))) inline uint16_t highest_avx2(const uint16_t* v, size_t n) { return highest_any(v, n); }
+__attribute__((target("avx512bw"))) inline uint16_t highest_avx512(const uint16_t* v, size_t n) { return highest_any(v, n); }
+#define ASLFAST_BEST(name, ...)                                         \
+    (simd() == Simd::kAvx512 ? name##_avx512(__VA_ARGS__)               \
+     : simd() == Simd::kAvx2 ? name##_avx2(__VA_ARGS__)                 \
+                             : name##_any(__VA_ARGS__))
+#else
+#define ASLFAST_BEST(name, ...) name##_any(__VA_ARGS__)
 #endif
 
-// Every i < n with values[i] >= low, rising, to `out`, which has room for n. n is a multiple of 64. Returns the end.
-inline Candidate* find_above(const uint16_t* values, size_t n, uint16_t low, Candidate* out) {
-#if defined(__x86_64__)
-    if (simd() == Simd::kAvx512) return find_above_avx512(values, n, low, out);
-    if (simd() == Simd::kAvx2) return find_above_avx2(values, n, low, out);
-#endif
-    return find_above_scalar(values, 0, n, low, out);
+inline Candidate* find_above(const uint16_t* values, const uint16_t* rests, size_t n, uint16_t limit, Candidate* out) {
+    return ASLFAST_BEST(find_above, values, rests, n, limit, out);
 }
+
+inline void add_bounds(uint16_t* sums, const uint8_t* impacts, size_t n, uint16_t factor) {
+    ASLFAST_BEST(add_bounds, sums, impacts, n, factor);
+}
+
+inline void subtract_bounds(uint16_t* sums, const uint8_t* impacts, size_t n, uint16_t factor) {
+    ASLFAST_BEST(subtract_bounds, sums, impacts, n, factor);
+}
+
+inline uint16_t highest(const uint16_t* values, size_t n) { return ASLFAST_BEST(highest, values, n); }
 
 }  // namespace aslfast

@@ -1,7 +1,9 @@
 // Scoring one window of 65,536 passages with bounds in whole numbers: scores are scaled so that those of all terms
 // together fit 16 bits, and rounded up, so that a passage whose bound is below the limit cannot be among the best.
-// Terms are split as in MaxScore (Turtle and Flood 1995): the bounds of the passages that have an essential term are
-// added up in an array; the other terms together are below the limit, so they are looked up for what is left.
+// The bounds of short lists are added up in an array. Long lists are known by their tiles, the highest impact among
+// each 32 passages: only where these can lift a passage to the limit is a long list looked at (block-max pruning, Ding
+// and Suel 2011, with tiles fixed in passage space as in Mallia et al. 2021). Where that spares too little, long lists
+// are added up like short ones.
 #pragma once
 
 #include <cstdlib>
@@ -16,39 +18,46 @@ namespace aslfast {
 struct Clause {
     Postings list;
     float weight;
-    std::array<uint16_t, 256> bounds;  // of an impact, scaled
+    uint16_t factor;  // from an impact to a bound
+
+    uint16_t bound_of(uint8_t impact) const { return static_cast<uint16_t>((impact * uint32_t{factor} >> 8) + 1); }
 };
 
 // The postings [begin, end) of a clause in one window.
 struct Part {
     const Clause* clause;
     uint32_t begin, end;
-    uint32_t most;  // no bound is higher
+    uint32_t most;         // no bound is higher
+    const Tiles* tiles;  // null: a short list
 
     uint32_t size() const { return end - begin; }
 };
 
-// The posting in [begin, end) of a passage, or kFree. Passages are spread evenly as a rule: starts where that puts it.
-inline uint32_t find_posting(const Postings& list, uint32_t begin, uint32_t end, uint16_t doc) {
-    if (begin >= end) return kFree;
-    const uint16_t* docs = list.docs;
-    uint32_t low = begin, high = end;  // it is in [low, high) if anywhere
-    const uint32_t guess = low + static_cast<uint32_t>(static_cast<uint64_t>(doc) * (end - begin) >> kWindowBits);
-    uint32_t step = 8;
-    if (docs[guess] > doc) {
-        high = guess;
-        while (guess >= low + step && docs[guess - step] > doc) high = guess - step, step *= 2;
-        if (guess >= low + step) low = guess - step;
-    } else {
-        low = guess;
-        while (guess + step < end && docs[guess + step] <= doc) low = guess + step, step *= 2;
-        if (guess + step < end) high = guess + step;
-    }
-    while (high - low > 1) {
-        const uint32_t middle = low + (high - low) / 2;
-        (docs[middle] <= doc ? low : high) = middle;
-    }
-    return low < high && docs[low] == doc ? low : kFree;
+// The first posting of this passage or a later one in a part that has tiles: its 128 passages are known, and how many
+// postings of these come before is counted.
+inline uint32_t lower_posting(const Part& part, uint32_t doc) {
+    const uint32_t group = doc / kGroupSize;
+    const uint16_t* docs = part.clause->list.docs;
+    const uint32_t first = part.begin + part.tiles->starts[group];
+    const uint32_t last = group + 1 < kGroups ? part.begin + part.tiles->starts[group + 1] : part.end;
+    uint16_t before = 0;
+    for (uint32_t i = first; i < std::min(last, part.end); ++i) before = static_cast<uint16_t>(before + (docs[i] < doc));
+    return first + before;
+}
+
+// Has the memory fetched that lower_posting will read: of many look-ups, none then waits for the one before.
+inline void prefetch_posting(const Part& part, uint32_t doc) {
+    const uint32_t at = part.begin + part.tiles->starts[doc / kGroupSize];
+    __builtin_prefetch(part.clause->list.docs + at);
+    __builtin_prefetch(part.clause->list.impacts + at);
+}
+
+// The posting of this passage, or kFree.
+inline uint32_t find_posting(const Part& part, uint16_t doc) {
+    const uint16_t* docs = part.clause->list.docs;
+    const uint32_t at = part.tiles ? lower_posting(part, doc)
+                                   : static_cast<uint32_t>(std::lower_bound(docs + part.begin, docs + part.end, doc) - docs);
+    return at < part.end && docs[at] == doc ? at : kFree;
 }
 
 // What a window's passages can score at most.
@@ -56,43 +65,12 @@ class WindowBounds {
 public:
     WindowBounds()
         : sums_(static_cast<uint16_t*>(std::aligned_alloc(64, kWindowSize * sizeof(uint16_t))), &std::free),
-          found_(new Candidate[kWindowSize + 1]) {
+          found_(new Candidate[kWindowSize + 1]),
+          rests_(kTiles),
+          bests_(kTiles),
+          hot_(kTiles) {
         if (!sums_) throw std::bad_alloc();
         std::fill_n(sums_.get(), kWindowSize, uint16_t{0});
-    }
-
-    // Adds up the essential ones of the window's parts. The caller wants passages whose bound is at least `limit`,
-    // 1 to 65,535.
-    void start(std::vector<Part>& parts, uint32_t limit) {
-        parts_ = &parts;
-        std::sort(parts.begin(), parts.end(), [](const Part& a, const Part& b) {  // most postings spared per bound
-            return static_cast<uint64_t>(a.most) * b.size() < static_cast<uint64_t>(b.most) * a.size();
-        });
-        others_ = 0;
-        rest_ = 0;
-        while (others_ < parts.size() && rest_ + parts[others_].most < limit) rest_ += parts[others_++].most;
-        std::sort(parts.begin(), parts.begin() + static_cast<std::ptrdiff_t>(others_),
-                  [](const Part& a, const Part& b) { return a.most < b.most; });
-        uint64_t added = 0;
-        for (size_t i = others_; i < parts.size(); ++i) {
-            add(parts[i]);
-            added += parts[i].size();
-        }
-        sparse_ = added < kSparse;
-    }
-
-    bool sparse() const { return sparse_; }
-
-    // A limit that at least n passages reach by their essential terms; 1 if that is not known. Not for sparse ones.
-    uint32_t nth_highest(size_t n) {
-        if (n > kGroups) return 1;
-        highest_.assign(kGroups, 0);
-        for (size_t i = 0; i < kWindowSize; i += kGroups)
-            for (size_t group = 0; group < kGroups; ++group)
-                highest_[group] = std::max(highest_[group], sums_[i + group]);
-        const auto nth = highest_.begin() + static_cast<std::ptrdiff_t>(n - 1);
-        std::nth_element(highest_.begin(), nth, highest_.end(), std::greater<>());
-        return std::max<uint32_t>(*nth, 1);
     }
 
     struct Found {
@@ -102,94 +80,194 @@ public:
         size_t size() const { return static_cast<size_t>(last - first); }
     };
 
-    // The passages whose bound is at least `limit`, which is no lower than it was at the start. Valid until the next
-    // call; may be called again with another limit unless the window is sparse.
-    Found candidates(uint32_t limit) {
-        collect(static_cast<uint16_t>(limit > rest_ ? limit - rest_ : 1));
-        uint32_t rest = rest_;
-        for (size_t i = others_; i-- > 0 && n_found_ > 0;) {
-            rest -= (*parts_)[i].most;
-            refine((*parts_)[i]);
-            keep(limit > rest ? limit - rest : 1);
-        }
-        return {found_.get(), found_.get() + n_found_};
+    // Starts a window: adds the short lists up. False, and nothing to take, if no passage can reach `limit`.
+    bool start(const std::vector<Part>& parts, uint32_t limit) {
+        parts_.assign(parts.begin(), parts.end());
+        const auto longs = std::partition(parts_.begin(), parts_.end(), [](const Part& p) { return p.tiles == nullptr; });
+        std::sort(longs, parts_.end(), [](const Part& a, const Part& b) { return a.most > b.most; });
+        n_short_ = static_cast<size_t>(longs - parts_.begin());
+        done_.clear();
+        added_ = 0;
+        std::fill(rests_.begin(), rests_.end(), uint16_t{0});
+        for (size_t i = n_short_; i < parts_.size(); ++i)
+            add_bounds(rests_.data(), parts_[i].tiles->highest, kTiles, parts_[i].clause->factor);
+        uint32_t most = highest(rests_.data(), kTiles);
+        for (size_t i = 0; i < n_short_; ++i) most += parts_[i].most;
+        if (most < limit) return false;
+        for (size_t i = 0; i < n_short_; ++i) add(parts_[i]);
+        return true;
     }
 
-    // To be called after candidates(), before the next window.
-    void finish() {
-        if (!sparse_) std::fill_n(sums_.get(), kWindowSize, uint16_t{0});
+    // While nothing is known about what is best: all passages of the n most promising tiles or a few more, of those that
+    // have not been taken; none if there are no more. Valid until the next call.
+    Found take_best_tiles(size_t n) {
+        find_bests();
+        const uint32_t most = highest(bests_.data(), kTiles), step = most / 16 + 1;
+        if (most == 0) return {found_.get(), found_.get()};
+        n_hot_ = 0;
+        for (uint32_t low = most; n_hot_ < n && low > 0; low = low > step ? low - step : low - 1) n_hot_ = find(bests_, low);
+        return {found_.get(), take_hot_tiles(1, found_.get())};
+    }
+
+    // The passages not taken yet whose bound is at least `limit`, 1 to 65,535; this ends the window. Valid until the
+    // next call.
+    Found take_rest(uint32_t limit) {
+        add_long_lists(limit);
+        Candidate* const first = take_hot_tiles(limit, found_.get());
+        Candidate* end = first;
+        if (added_ < kSparse)
+            for (size_t i = 0; i < n_short_; ++i) end = take_short(parts_[i], limit, end);
+        else
+            end = take_sums(limit, end);
+        return {found_.get(), refine(first, end, limit)};
     }
 
 private:
-    static constexpr size_t kGroups = 2048;    // of passages, whose highest sums stand for them
-    static constexpr uint64_t kSparse = 6144;  // postings; below, going through them again beats going through the sums
-    static constexpr uint64_t kLookUp = 24;    // looking a passage up costs as much as adding so many postings
+    static constexpr uint64_t kLookUp = 64;    // finding a tile in a list costs as much as adding so many postings
+    static constexpr uint64_t kFind = 8;       // the same for finding a passage in a list, many in a row
+    static constexpr uint64_t kSparse = 4096;  // postings; below, going through them again beats going through the sums
 
     void add(const Part& part) {
-        const uint16_t* docs = part.clause->list.docs;
-        const uint8_t* impacts = part.clause->list.impacts;
-        const uint16_t* bounds = part.clause->bounds.data();
-        uint16_t* sums = sums_.get();
-        for (uint32_t i = part.begin; i < part.end; ++i)
-            sums[docs[i]] = static_cast<uint16_t>(sums[docs[i]] + bounds[impacts[i]]);
+        const uint16_t* __restrict docs = part.clause->list.docs;
+        const uint8_t* __restrict impacts = part.clause->list.impacts;
+        const uint32_t factor = part.clause->factor;
+        uint16_t* __restrict sums = sums_.get();
+        auto add_one = [&](uint32_t i) {
+            sums[docs[i]] = static_cast<uint16_t>(sums[docs[i]] + (impacts[i] * factor >> 8) + 1);
+        };
+        uint32_t i = part.begin;
+        for (; i + 4 <= part.end; i += 4) add_one(i), add_one(i + 1), add_one(i + 2), add_one(i + 3);
+        for (; i < part.end; ++i) add_one(i);
+        added_ += part.size();
     }
 
-    void collect(uint16_t low) {
-        Candidate* end = found_.get();
-        if (sparse_)
-            for (size_t i = others_; i < parts_->size(); ++i) end = take((*parts_)[i], low, end);
-        else
-            end = find_above(sums_.get(), kWindowSize, low, end);
-        n_found_ = static_cast<size_t>(end - found_.get());
+    // Makes short ones of the long lists with the highest bounds, until the tiles where the others alone reach the limit
+    // are so few that looking into them costs less than adding the next list.
+    void add_long_lists(uint32_t limit) {
+        for (n_hot_ = find(rests_, limit); n_hot_ > 0 && n_short_ < parts_.size(); n_hot_ = find(rests_, limit)) {
+            const Part& part = parts_[n_short_];
+            if (n_hot_ * (parts_.size() - n_short_) * kLookUp < part.size()) break;
+            add(part);
+            subtract_bounds(rests_.data(), part.tiles->highest, kTiles, part.clause->factor);
+            ++n_short_;
+        }
+        for (const uint32_t tile : done_) {
+            std::fill_n(sums_.get() + (tile << kTileBits), 1u << kTileBits, uint16_t{0});
+            rests_[tile] = 0;
+        }
     }
 
-    // Finds them by their postings, and zeroes what it looked at: nothing is taken twice.
-    Candidate* take(const Part& part, uint16_t low, Candidate* out) {
-        const uint16_t* docs = part.clause->list.docs;
-        for (uint32_t i = part.begin; i < part.end; ++i) {
-            const uint16_t sum = sums_[docs[i]];
-            sums_[docs[i]] = 0;
-            *out = {docs[i], sum};
-            out += sum >= low;
+    size_t find(const std::vector<uint16_t>& tiles, uint32_t limit) {
+        return static_cast<size_t>(find_above(tiles.data(), nullptr, kTiles / 32, static_cast<uint16_t>(limit), hot_.data()) -
+                                   hot_.data());
+    }
+
+    // What passages of a tile can have at most, by long and short lists.
+    void find_bests() {
+        std::fill(bests_.begin(), bests_.end(), uint16_t{0});
+        for (size_t i = 0; i < n_short_; ++i) {
+            const Part& part = parts_[i];
+            for (uint32_t at = part.begin; at < part.end; ++at) {
+                const uint16_t doc = part.clause->list.docs[at];
+                bests_[doc >> kTileBits] = std::max(bests_[doc >> kTileBits], sums_[doc]);
+            }
+        }
+        for (size_t tile = 0; tile < kTiles; ++tile) bests_[tile] = static_cast<uint16_t>(bests_[tile] + rests_[tile]);
+    }
+
+    // Adds the long lists up in the hot tiles and takes what reaches the limit there; the tiles are done then.
+    Candidate* take_hot_tiles(uint32_t limit, Candidate* out) {
+        for (size_t h = 0; h < n_hot_; ++h) prefetch(static_cast<uint32_t>(hot_[h].doc) << kTileBits);
+        for (size_t h = 0; h < n_hot_; ++h) {
+            const uint32_t tile = hot_[h].doc, first = tile << kTileBits;
+            uint16_t* sums = sums_.get() + first;
+            for (size_t i = n_short_; i < parts_.size(); ++i) add_tile(parts_[i], tile);
+            for (uint32_t i = 0; i < 1u << kTileBits; ++i) {
+                *out = {static_cast<uint16_t>(first + i), sums[i]};
+                out += sums[i] >= limit;
+                sums[i] = 0;
+            }
+            rests_[tile] = 0;
+            done_.push_back(tile);
         }
         return out;
     }
 
-    // Adds a non-essential part to the candidates' bounds.
-    void refine(const Part& part) {
-        if (n_found_ * kLookUp > part.size()) return refine_all(part);
-        const Clause& clause = *part.clause;
-        for (Candidate* c = found_.get(); c < found_.get() + n_found_; ++c) {
-            const uint32_t at = find_posting(clause.list, part.begin, part.end, c->doc);
-            if (at != kFree) c->bound = static_cast<uint16_t>(c->bound + clause.bounds[clause.list.impacts[at]]);
+    void prefetch(uint32_t doc) const {
+        for (size_t i = n_short_; i < parts_.size(); ++i)
+            if (parts_[i].tiles->highest[doc >> kTileBits] > 0) prefetch_posting(parts_[i], doc);
+    }
+
+    void add_tile(const Part& part, uint32_t tile) {
+        if (part.tiles->highest[tile] == 0) return;
+        const Postings& list = part.clause->list;
+        for (uint32_t i = lower_posting(part, tile << kTileBits); i < part.end && list.docs[i] >> kTileBits == tile; ++i)
+            sums_[list.docs[i]] = static_cast<uint16_t>(sums_[list.docs[i]] + part.clause->bound_of(list.impacts[i]));
+    }
+
+    // Takes the passages of a short list that long lists may lift to the limit, zeroing what it looked at so that nothing
+    // is taken twice.
+    Candidate* take_short(const Part& part, uint32_t limit, Candidate* out) {
+        const uint16_t* docs = part.clause->list.docs;
+        for (uint32_t i = part.begin; i < part.end; ++i) {
+            const uint16_t doc = docs[i], sum = sums_[doc];
+            sums_[doc] = 0;
+            if (sum == 0 || sum + rests_[doc >> kTileBits] < limit) continue;
+            *out++ = {doc, sum};
+        }
+        return out;
+    }
+
+    // The same from the sums of all passages.
+    Candidate* take_sums(uint32_t limit, Candidate* out) {
+        Candidate* const end = find_above(sums_.get(), rests_.data(), kTiles, static_cast<uint16_t>(limit), out);
+        std::fill_n(sums_.get(), kWindowSize, uint16_t{0});
+        return end;
+    }
+
+    // Adds the long lists' own postings, list after list; keeps what reaches the limit.
+    Candidate* refine(Candidate* first, Candidate* last, uint32_t limit) {
+        for (size_t i = n_short_; i < parts_.size() && first < last; ++i) {
+            const Part& part = parts_[i];
+            subtract_bounds(rests_.data(), part.tiles->highest, kTiles, part.clause->factor);
+            if (static_cast<uint64_t>(last - first) * kFind > part.size())
+                add_through_sums(part, first, last);
+            else
+                add_found(part, first, last);
+            last = std::remove_if(first, last, [this, limit](const Candidate& c) {
+                return c.bound + rests_[c.doc >> kTileBits] < limit;
+            });
+        }
+        return last;
+    }
+
+    void add_found(const Part& part, Candidate* first, Candidate* last) const {
+        for (const Candidate* c = first; c < last; ++c) prefetch_posting(part, c->doc);
+        for (Candidate* c = first; c < last; ++c) {
+            if (part.tiles->highest[c->doc >> kTileBits] == 0) continue;
+            const uint32_t at = find_posting(part, c->doc);
+            if (at != kFree) c->bound = static_cast<uint16_t>(c->bound + part.clause->bound_of(part.clause->list.impacts[at]));
         }
     }
 
-    // The same through the sums, when the candidates are many.
-    void refine_all(const Part& part) {
-        Candidate* const end = found_.get() + n_found_;
-        for (const Candidate* c = found_.get(); c < end; ++c) sums_[c->doc] = c->bound;
+    // The same when the candidates are many.
+    void add_through_sums(const Part& part, Candidate* first, Candidate* last) {
+        for (const Candidate* c = first; c < last; ++c) sums_[c->doc] = c->bound;
         add(part);
-        for (Candidate* c = found_.get(); c < end; ++c) c->bound = sums_[c->doc];
-        if (!sparse_) return;
+        for (Candidate* c = first; c < last; ++c) c->bound = std::exchange(sums_[c->doc], uint16_t{0});
         for (uint32_t i = part.begin; i < part.end; ++i) sums_[part.clause->list.docs[i]] = 0;
-        for (const Candidate* c = found_.get(); c < end; ++c) sums_[c->doc] = 0;
-    }
-
-    void keep(uint32_t low) {
-        Candidate* const end = found_.get() + n_found_;
-        n_found_ = static_cast<size_t>(
-            std::remove_if(found_.get(), end, [low](const Candidate& c) { return c.bound < low; }) - found_.get());
     }
 
     std::unique_ptr<uint16_t[], decltype(&std::free)> sums_;  // zero between windows
-    std::vector<Part>* parts_ = nullptr;                      // others_ non-essential ones first, highest bound last
-    size_t others_ = 0;
-    uint32_t rest_ = 0;  // what the non-essential parts can add to a bound
-    bool sparse_ = false;
+    std::vector<Part> parts_;                                 // n_short_ short lists, then long ones
+    size_t n_short_ = 0;
+    uint64_t added_ = 0;  // postings in the sums
     std::unique_ptr<Candidate[]> found_;
-    size_t n_found_ = 0;
-    std::vector<uint16_t> highest_;
+    std::vector<uint16_t> rests_;  // of each tile: what the long lists can add to a passage
+    std::vector<uint16_t> bests_;  // the same with the short lists
+    std::vector<Candidate> hot_;   // the first n_hot_: tiles to add the long lists up in
+    size_t n_hot_ = 0;
+    std::vector<uint32_t> done_;  // tiles that have been taken
 };
 
 }  // namespace aslfast

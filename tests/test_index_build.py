@@ -99,7 +99,9 @@ def read_postings(folder: Path, counts: dict[str, int]) -> dict[str, list[tuple[
             if end - begin >= 1024:
                 expected = np.zeros(2048, np.uint8)
                 np.maximum.at(expected, docs[begin:end] >> 5, impacts[begin:end])
-                assert (tiles.pop(w) == expected).all()
+                highest, starts = tiles.pop(w)
+                assert (highest == expected).all()
+                assert (starts == np.searchsorted(docs[begin:end], np.arange(512) * 128)).all()
             for at in range(begin, end):
                 count = big[at] if tf[at] == 255 else int(tf[at])
                 entries.append((int(windows["number"][w]) << 16 | int(docs[at]), count, int(impacts[at])))
@@ -110,10 +112,11 @@ def read_postings(folder: Path, counts: dict[str, int]) -> dict[str, list[tuple[
     return lists
 
 
-def read_tiles(folder: Path, counts: dict[str, int]) -> dict[int, np.ndarray]:
+def read_tiles(folder: Path, counts: dict[str, int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     file = Sections(folder / "tiles.bin")
     windows = file.take("u8", counts["tiled"])
-    tiles = {int(w): file.take("u1", 2048) for w in windows}
+    rows = file.take("u1", 3072 * len(windows)).reshape(-1, 3072)
+    tiles = {int(w): (row[:2048], row[2048:].view("<u2")) for w, row in zip(windows, rows, strict=True)}
     file.end()
     return tiles
 
