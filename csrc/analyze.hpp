@@ -1,88 +1,67 @@
-// English analysis, the chain of Lucene's EnglishAnalyzer (and Anserini's default): standard tokenizer, possessive 's
-// off, lower case, 33 stop words out, Porter stemmer.
+// Texts to terms, by the analyzer's name. Any bytes are accepted: what is not UTF-8 stands between words.
 #pragma once
 
 #include <array>
+#include <stdexcept>
 #include <string>
 #include <string_view>
-#include <unordered_set>
+#include <variant>
 
-#include "porter.hpp"
-#include "tokenize.hpp"
+#include "analyzers/cjk.hpp"
+#include "analyzers/english.hpp"
+#include "analyzers/simple.hpp"
+#include "analyzers/whitespace.hpp"
 
 namespace aslfast {
 
-inline bool is_stop_word(std::string_view word) {
-    static const std::unordered_set<std::string_view> kStopWords{
-        "a",   "an",    "and",  "are",   "as",    "at",   "be",   "but", "by",  "for",  "if",
-        "in",  "into",  "is",   "it",    "no",    "not",  "of",   "on",  "or",  "such", "that",
-        "the", "their", "then", "there", "these", "they", "this", "to",  "was", "will", "with"};
-    return word.size() <= 5 && kStopWords.count(word) > 0;
-}
+inline constexpr std::array<std::string_view, 4> kAnalyzers{"english", "simple", "cjk", "whitespace"};
 
-class EnglishAnalyzer {
+class Analyzer {
 public:
+    // Throws std::invalid_argument for an unknown name.
+    explicit Analyzer(std::string_view name) : rules_(find(name)), normalizer_(form()) {}
+
     // Calls take(term) for every term of the text, in order; the view lives until the next call.
     template <class Take>
     void analyze(std::string_view text, Take&& take) {
-        Tokenizer words(text);
-        std::string_view word;
-        while (words.next(word))
-            if (normalize(word)) take(std::string_view(term_));
+        each_word(text, [&take](std::string_view word, const char*, auto& rules) {
+            const std::string_view term = rules.term(word);
+            if (!term.empty()) take(term);
+        });
+    }
+
+    // Calls take(word, end, rules) for every word as it stands in the normalised text, which ends at `end`;
+    // rules.term(word) is its term, or empty.
+    template <class Take>
+    void each_word(std::string_view text, Take&& take) {
+        std::visit(
+            [&](auto& rules) {
+                const std::string_view normal = normalizer_.normalize(text);
+                typename std::decay_t<decltype(rules)>::Words words(normal);
+                for (std::string_view word; words.next(word);) take(word, normal.data() + normal.size(), rules);
+            },
+            rules_);
     }
 
 private:
-    // word -> term_; false for a stop word.
-    bool normalize(std::string_view word) {
-        term_.resize(word.size());
-        unsigned char bits = 0;
-        for (size_t i = 0; i < word.size(); ++i) {
-            const char c = word[i];
-            bits |= static_cast<unsigned char>(c);
-            term_[i] = c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
-        }
-        if (bits >= 0x80) return normalize_unicode(word);
-        const size_t n = term_.size();
-        if (n >= 2 && term_[n - 1] == 's' && term_[n - 2] == '\'') term_.resize(n - 2);
-        if (is_stop_word(term_)) return false;
-        if (term_.size() > 2) term_.resize(Porter<char>::stem(term_.data(), term_.size()));
-        return true;
+    using Rules = std::variant<English, Simple, Cjk, Whitespace>;
+
+    static Rules find(std::string_view name) {
+        if (name == kAnalyzers[0]) return English();
+        if (name == kAnalyzers[1]) return Simple();
+        if (name == kAnalyzers[2]) return Cjk();
+        if (name == kAnalyzers[3]) return Whitespace();
+        std::string known;
+        for (const std::string_view analyzer : kAnalyzers) known.append(known.empty() ? "" : ", ").append(analyzer);
+        throw std::invalid_argument("analyzer \"" + std::string(name) + "\": expected one of " + known);
     }
 
-    bool normalize_unicode(std::string_view word) {
-        wide_.clear();
-        for (const char *p = word.data(), *end = p + word.size(); p < end;) {
-            const CodePoint c = decode(p, end);
-            wide_.push_back(static_cast<char32_t>(to_lower(c.value)));
-            p += c.bytes;
-        }
-        const size_t n = wide_.size();
-        if (n >= 2 && wide_[n - 1] == 's' && is_apostrophe(wide_[n - 2])) wide_.resize(n - 2);
-        encode_wide();
-        if (is_stop_word(term_)) return false;
-        size_t length = 0;  // in UTF-16 units, as Lucene counts
-        for (const char32_t c : wide_) length += c >= 0x10000 ? 2 : 1;
-        if (length <= 2) return true;
-        wide_.resize(Porter<char32_t>::stem(wide_.data(), wide_.size()));
-        encode_wide();
-        return true;
+    NormalForm form() const {
+        return std::visit([](const auto& rules) { return std::decay_t<decltype(rules)>::kForm; }, rules_);
     }
 
-    static bool is_apostrophe(char32_t c) { return c == U'\'' || c == U'\u2019' || c == U'\uFF07'; }
-
-    void encode_wide() {
-        term_.clear();
-        for (const char32_t c : wide_) append_utf8(term_, c);
-    }
-
-    std::string term_;
-    std::u32string wide_;
-};
-
-inline constexpr std::array<std::string_view, 1> kAnalyzers{"english"};
-class Analyzer : public EnglishAnalyzer {
-public:
-    explicit Analyzer(std::string_view) {}
+    Rules rules_;
+    Normalizer normalizer_;
 };
 
 }  // namespace aslfast

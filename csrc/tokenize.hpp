@@ -6,11 +6,42 @@
 
 #include <string_view>
 
+#include "ascii.hpp"
 #include "unicode.hpp"
 
 namespace aslfast {
 
 inline constexpr uint32_t kMaxTokenLength = 255;  // UTF-16 units, as in Lucene
+
+// What the rules make of ASCII, as sets of bits.
+struct AsciiRules {
+    enum : uint8_t { kLetterBit = 1, kDigitBit = 2, kGap = 4, kMiddle = 8, kNotAscii = 16 };
+    std::array<uint8_t, 256> bits{};   // of a character
+    std::array<uint8_t, 256> spans{};  // of punctuation: kLetterBit if it joins letters, kDigitBit if it joins digits
+
+    constexpr AsciiRules() {
+        for (int c = 0; c < 256; ++c) {
+            const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'), digit = c >= '0' && c <= '9';
+            bits[c] = letter ? kLetterBit : digit ? kDigitBit : c >= 0x80 ? kNotAscii : c == '_' ? 0 : kGap;
+        }
+        for (const char c : {'.', '\''}) set_middle(c, kLetterBit | kDigitBit);
+        for (const char c : {',', ';'}) set_middle(c, kDigitBit);
+        set_middle(':', kLetterBit);
+    }
+    constexpr void set_middle(char c, int joined) {
+        bits[static_cast<unsigned char>(c)] |= kMiddle;
+        spans[static_cast<unsigned char>(c)] = static_cast<uint8_t>(joined);
+    }
+
+    constexpr uint8_t of(char c) const { return bits[static_cast<unsigned char>(c)]; }
+    constexpr bool is_alnum(char c) const { return of(c) & (kLetterBit | kDigitBit); }
+    constexpr bool is_gap(char c) const { return of(c) & kGap; }  // in no word, except between two characters
+    constexpr bool ends_word(char c) const { return !(of(c) & (kMiddle | kNotAscii)); }
+    constexpr bool bridges(char before, char middle, char after) const {
+        return of(before) & of(after) & spans[static_cast<unsigned char>(middle)];
+    }
+};
+inline constexpr AsciiRules kAscii;
 
 class Tokenizer {
 public:
@@ -19,6 +50,12 @@ public:
     // Puts the next word into `word`; false at the end of the text.
     bool next(std::string_view& word) {
         for (;;) {
+            while (at_ < end_ && kAscii.is_gap(*at_)) ++at_;
+            if (const char* end = ascii_word_end()) {
+                word = {at_, static_cast<size_t>(end - at_)};
+                at_ = end;
+                return true;
+            }
             const Unit first = unit(at_);
             if (first.bytes == 0) return false;
             if (!starts_word(first.word_class)) {
@@ -34,6 +71,22 @@ public:
     }
 
 private:
+    // Nearly all words are ASCII up to their end, and the rules below then come to this. nullptr where they may not.
+    const char* ascii_word_end() const {
+        if (at_ == end_ || !kAscii.is_alnum(*at_)) return nullptr;
+        const char* p = skip_word<true>(at_, end_);
+        for (; p < end_ && !kAscii.ends_word(*p); p = skip_word<true>(p + 1, end_)) {
+            if (!is_ascii(*p)) {
+                if (unit(p).word_class == kOther) break;
+                return nullptr;
+            }
+            if (p + 1 == end_) break;
+            if (!is_ascii(p[1])) return nullptr;
+            if (!kAscii.bridges(p[-1], *p, p[1])) break;
+        }
+        return static_cast<size_t>(p - at_) <= kMaxTokenLength ? p : nullptr;
+    }
+
     struct Unit {
         WordClass word_class;
         uint32_t bytes;
@@ -48,7 +101,8 @@ private:
     Unit unit(const char* p) const {
         const CodePoint c = decode(p, end_);
         if (c.bytes == 0) return {kOther, 0, 0};
-        return {word_class(c.value), c.bytes, c.value >= 0x10000 ? 2u : 1u};
+        const auto word_class = static_cast<WordClass>(flags_[CharacterTable::place(c.value)] & kWordClassBits);
+        return {word_class, c.bytes, c.value >= 0x10000 ? 2u : 1u};
     }
 
     // Takes one character and the marks that extend it (WB4); false, at the character, if the word is full.
@@ -56,7 +110,7 @@ private:
         if (length_ + u.utf16 > kMaxTokenLength) return false;
         at_ += u.bytes;
         length_ += u.utf16;
-        if (at_ < end_ && static_cast<signed char>(*at_) > 0) return true;  // ASCII extends nothing
+        if (at_ < end_ && is_ascii(*at_)) return true;  // ASCII extends nothing
         for (Unit mark = unit(at_); mark.word_class == kExtend; mark = unit(at_)) {
             if (length_ + mark.utf16 > kMaxTokenLength) return true;
             at_ += mark.bytes;
@@ -129,6 +183,7 @@ private:
 
     const char* at_;
     const char* end_;
+    const uint16_t* flags_ = character_flags();
     uint32_t length_ = 0;
 };
 

@@ -1,11 +1,12 @@
-// UTF-8 in and out, word classes and lower case, from the generated range tables.
+// UTF-8 in and out, what is known of each character, and lower case, from the generated range tables.
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <iterator>
 #include <string>
+#include <vector>
 
+#include "unicode_normal_tables.hpp"
 #include "unicode_tables.hpp"
 
 namespace aslfast {
@@ -16,6 +17,7 @@ struct CodePoint {
 };
 
 // Any bytes are accepted: what is not UTF-8 comes out as U+FFFD, one byte at a time, which is never part of a word.
+// (U+FFFD itself takes three bytes.)
 inline CodePoint decode(const char* p, const char* end) {
     if (p >= end) return {0, 0};
     const auto lead = static_cast<unsigned char>(*p);
@@ -28,6 +30,8 @@ inline CodePoint decode(const char* p, const char* end) {
         if ((next & 0xC0) != 0x80) return {0xFFFD, 1};
         value = value << 6 | (next & 0x3F);
     }
+    const bool overlong = (n == 3 && value < 0x800) || (n == 4 && value < 0x10000);
+    if (overlong || value > 0x10FFFF || (value >= 0xD800 && value < 0xE000)) return {0xFFFD, 1};
     return {value, n};
 }
 
@@ -50,20 +54,63 @@ const Range* find_range(const Range (&table)[N], uint32_t c) {
     return &*std::prev(after);
 }
 
-inline WordClass find_word_class(uint32_t c) {
-    const ClassRange* range = find_range(kClassRanges, c);
-    return range ? range->word_class : kOther;
-}
+inline constexpr PlainRange kWhiteSpaceRanges[] = {
+    {0x9, 0xD},       {0x20, 0x20},     {0x85, 0x85},     {0xA0, 0xA0},     {0x1680, 0x1680},
+    {0x2000, 0x200A}, {0x2028, 0x2029}, {0x202F, 0x202F}, {0x205F, 0x205F}, {0x3000, 0x3000}};
+inline constexpr PlainRange kPairedRanges[] = {  // letters of Hangul, and the signs of Han that repeat another
+    {0x1100, 0x11FF}, {0x3005, 0x3005}, {0x303B, 0x303B}, {0x3131, 0x318E}, {0xA960, 0xA97C},
+    {0xAC00, 0xD7A3}, {0xD7B0, 0xD7C6}, {0xD7CB, 0xD7FB}, {0xFFA0, 0xFFDC}};
 
-inline WordClass word_class(uint32_t c) {
-    static const auto basic_plane = [] {  // 64 KiB: nearly all text is here, and a look-up beats a search
-        std::array<WordClass, 0x10000> classes{};
-        for (uint32_t i = 0; i < classes.size(); ++i) classes[i] = find_word_class(i);
-        return classes;
-    }();
-    return c < basic_plane.size() ? basic_plane[c] : find_word_class(c);
-}
+// What is known of a character: its word class (low bits) and flags.
+enum CharacterFlag : uint16_t {
+    kWordClassBits = 0x1F,
+    kLetterOrDigit = 0x20,
+    kMark = 0x40,
+    kWhiteSpace = 0x80,
+    kPaired = 0x100,    // of the scripts that the cjk analyzer cuts into pairs
+    kReorders = 0x200,  // a mark with a combining class: may change places with its neighbours
+    kNotInNfc = 0x400,  // decomposes, or composes with what stands before it
+    kNotInNfkc = 0x800,
+};
 
+constexpr uint32_t kDenseCharacters =
+    0x40000;  // planes 0 to 3; beyond, only a few thousand in plane 14 have properties
+constexpr uint32_t kPlane14 = 0xE0000;
+
+struct CharacterTable {
+    std::vector<uint16_t> flags = std::vector<uint16_t>(kDenseCharacters + 0x1001);
+
+    static uint32_t place(uint32_t c) {
+        if (c < kDenseCharacters) return c;
+        return kDenseCharacters + std::min(c - kPlane14, uint32_t{0x1000});  // the last place: no properties
+    }
+    template <class Range, size_t N, class Bits>
+    void add(const Range (&table)[N], Bits bits) {
+        for (const Range& range : table)
+            for (uint32_t c = range.first; c <= range.last; ++c) flags[place(c)] |= bits(range);
+    }
+
+    CharacterTable() {
+        add(kClassRanges, [](const ClassRange& range) { return uint16_t{range.word_class}; });
+        add(kLetterOrDigitRanges, [](const PlainRange&) { return kLetterOrDigit; });
+        add(kMarkRanges, [](const PlainRange&) { return kMark; });
+        add(kWhiteSpaceRanges, [](const PlainRange&) { return kWhiteSpace; });
+        add(kPairedRanges, [](const PlainRange&) { return kPaired; });
+        add(kCombiningRanges, [](const CombiningRange&) { return kReorders; });
+        add(kNotInNfcRanges, [](const PlainRange&) { return kNotInNfc; });
+        add(kNotInNfkcRanges, [](const PlainRange&) { return kNotInNfkc; });
+        for (uint16_t& bits : flags) {
+            const uint16_t word_class = bits & kWordClassBits;
+            if (word_class == kHan || word_class == kHiragana || word_class == kKatakana) bits |= kPaired;
+        }
+    }
+};
+
+// Half a megabyte, filled at the first use, for text is full of look-ups.
+inline const uint16_t* character_flags() {
+    static const CharacterTable table;
+    return table.flags.data();
+}
 // Simple (one to one) lower case, as Java's Character.toLowerCase(int).
 inline uint32_t to_lower(uint32_t c) {
     if (c < 0x80) return c >= 'A' && c <= 'Z' ? c + 32 : c;
