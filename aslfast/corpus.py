@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from aslfast.errors import UserError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+T = TypeVar("T")
 FIELDS = ("id", "contents")
 BATCH_ROWS = 4096  # rows of a Parquet file in memory at once
 
@@ -46,7 +51,7 @@ def read_corpus(paths: str | Path | Iterable[str | Path]) -> Iterator[Passage]:
     Whether ids repeat is checked where an index is built, not here.
     """
     files = as_paths(paths)
-    _check_files(files)
+    check_files(files)
     return (passage for _, passage in _read_files(files))
 
 
@@ -56,7 +61,7 @@ def place_of(paths: Iterable[Path], number: int) -> str:
     return place
 
 
-def _check_files(files: list[Path]) -> None:
+def check_files(files: list[Path]) -> None:
     if not files:
         raise UserError("no corpus file was given; name at least one .jsonl or .parquet file")
     for file in files:
@@ -68,53 +73,78 @@ def _check_files(files: list[Path]) -> None:
             raise UserError(f"{file}: unknown kind of corpus {file.suffix!r}; use a .jsonl or .parquet file")
 
 
-def _read_files(files: Iterable[Path]) -> Iterator[tuple[str, Passage]]:
+def each_file(files: Iterable[Path], readers: Mapping[str, Callable[[Path], Iterator[T]]]) -> Iterator[T]:
+    """What the readers make of the files, by their suffix. Raises UserError, also where that is nothing at all."""
     empty = True
     names = []
     for file in files:
         names.append(str(file))
         try:
-            for place, record in _READERS[file.suffix.lower()](file):
+            for item in readers[file.suffix.lower()](file):
                 empty = False
-                yield place, _to_passage(place, record)
+                yield item
         except OSError as error:
             raise UserError(f"{file}: cannot be read ({error.strerror or error}); check the file") from error
     if empty:
         raise UserError(f"{', '.join(names)}: no passages; an index needs at least one")
 
 
-def _read_jsonl(file: Path) -> Iterator[tuple[str, object]]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.isspace():
-                continue
-            place = f"{file}:{number}"
-            try:
-                yield place, json.loads(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise UserError(f"{place}: not valid UTF-8 at byte {error.start}; save the file as UTF-8") from error
-            except (json.JSONDecodeError, RecursionError) as error:
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
-                raise UserError(f"{place}: not JSON ({reason}); every line must be one JSON object") from error
+def parse_lines(file: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[tuple[str, Passage]]:
+    """The passages of lines of a JSONL file, of which the first has this number; blank lines hold none."""
+    for number, line in enumerate(lines, start=first):
+        if line.isspace():
+            continue
+        place = f"{file}:{number}"
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise UserError(f"{place}: not valid UTF-8 at byte {error.start}; save the file as UTF-8") from error
+        except (json.JSONDecodeError, RecursionError) as error:
+            reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+            raise UserError(f"{place}: not JSON ({reason}); every line must be one JSON object") from error
+        yield place, _to_passage(place, record)
 
 
-def _read_parquet(file: Path) -> Iterator[tuple[str, object]]:
+def parse_rows(file: Path, rows: pa.RecordBatch, first: int) -> Iterator[tuple[str, Passage]]:
+    """The passages of rows of a Parquet file, of which the first has this number."""
+    try:
+        records = rows.to_pylist()
+    except UnicodeDecodeError as error:
+        where = f"{file} after row {first - 1}"
+        raise UserError(f"{where}: not valid UTF-8; write the columns as UTF-8 strings") from error
+    for number, record in enumerate(records, start=first):
+        yield f"{file} row {number}", _to_passage(f"{file} row {number}", record)
+
+
+def read_row_batches(file: Path, batch_rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """The rows of a Parquet file with the columns there are of a passage's, and the number of the first, from 1."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = 0
+    first = 1
     try:
         with pq.ParquetFile(file) as parquet:
             columns = [name for name in FIELDS if name in parquet.schema_arrow.names]
-            for batch in parquet.iter_batches(BATCH_ROWS, columns=columns):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield f"{file} row {number}", record
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} after row {number}: not valid UTF-8; write the columns as UTF-8 strings") from error
+            for batch in parquet.iter_batches(batch_rows, columns=columns):
+                yield first, batch
+                first += len(batch)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{file} after row {number}: not a readable Parquet file ({reason}); write it again") from error
+        where, reason = f"{file} after row {first - 1}", str(error).splitlines()[0]
+        raise UserError(f"{where}: not a readable Parquet file ({reason}); write it again") from error
+
+
+def _read_files(files: Iterable[Path]) -> Iterator[tuple[str, Passage]]:
+    return each_file(files, _READERS)
+
+
+def _read_jsonl(file: Path) -> Iterator[tuple[str, Passage]]:
+    with file.open("rb") as lines:
+        yield from parse_lines(file, lines)
+
+
+def _read_parquet(file: Path) -> Iterator[tuple[str, Passage]]:
+    for first, rows in read_row_batches(file, BATCH_ROWS):
+        yield from parse_rows(file, rows, first)
 
 
 _READERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet}

@@ -1,0 +1,65 @@
+"""Checks of what callers of an index pass in. All raise UserError."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aslfast import _bm25
+from aslfast.errors import UserError
+
+MEMORY_MB = 1024  # of postings in memory while a segment is built: a bigger corpus is merged from runs on the disk
+LEAST_MEMORY_MB = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """How texts become terms, and terms a score."""
+
+    analyzer: str
+    k1: float
+    b: float
+
+    def __post_init__(self) -> None:
+        check_analyzer(self.analyzer)
+        if not (math.isfinite(self.k1) and self.k1 >= 0):
+            raise UserError(f"k1 is {self.k1}; use a number of at least 0 (0.9 is the default)")
+        if not 0 <= self.b <= 1:
+            raise UserError(f"b is {self.b}; use a number from 0 to 1 (0.4 is the default)")
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What a build may use."""
+
+    threads: int  # 0 means all cores
+    memory_mb: int
+
+    def __post_init__(self) -> None:
+        n_threads(self.threads)
+        if self.memory_mb < LEAST_MEMORY_MB:
+            raise UserError(
+                f"memory_mb is {self.memory_mb}; use at least {LEAST_MEMORY_MB} ({MEMORY_MB} is the default)"
+            )
+
+
+def check_analyzer(analyzer: str) -> None:
+    if analyzer not in _bm25.analyzers():
+        raise UserError(f"unknown analyzer {analyzer!r}; use one of {', '.join(_bm25.analyzers())}")
+
+
+def n_threads(threads: int) -> int:
+    if threads < 0:
+        raise UserError(f"threads is {threads}; use 0 for all cores, or a number of threads")
+    if threads:
+        return threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def as_texts(texts: Iterable[str], name: str) -> list[str]:
+    """What UTF-8 can hold. A model's JSON can spell half a surrogate pair: it becomes "?", which ends a word."""
+    if isinstance(texts, str):
+        raise TypeError(f"{name} must be several str, not one str")
+    return [text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8") for text in texts]
