@@ -209,9 +209,17 @@ private:
             if (found.size() > top.missing())
                 std::nth_element(found.first, found.first + top.missing(), found.last,
                                  [](const Candidate& a, const Candidate& b) { return a.bound > b.bound; });
-            for (const Candidate& candidate : found) score(window, candidate, top);
+            score_each(window, found, top);
         }
-        for (const Candidate& candidate : memory_.bounds.take_rest(limit(top))) score(window, candidate, top);
+        score_each(window, memory_.bounds.take_rest(limit(top)), top);
+    }
+
+    void score_each(uint32_t window, const WindowBounds::Found& found, TopK& top) {
+        for (const Candidate& candidate : found) part_->segment().prefetch_length((window << kWindowBits) + candidate.doc);
+        for (const Part& part : memory_.parts)
+            if (part.tiles)
+                for (const Candidate& candidate : found) prefetch_posting(part, candidate.doc);
+        for (const Candidate& candidate : found) score(window, candidate, top);
     }
 
     void score(uint32_t window, const Candidate& candidate, TopK& top) {
