@@ -1,12 +1,16 @@
 """Many passages out of few: N passages with the statistics of a corpus, for measuring an index at any size.
 
-    python bench/synthesise.py --passages corpus.parquet --n 5000000 --out synthetic-5m.parquet
+    python bench/synthesise.py --passages corpus.parquet --n 5000000 --out synthetic
 
 A passage takes its title and half its text from one real passage and the other half from a second, which three times
 of four stands near the first (mostly the same article). So words, their frequencies and what occurs together
 are real, and document frequencies grow in proportion. Text grows new words too (Heaps' law): two made-up words a
 passage stand between the pieces, drawn from a power law without an end. Passage i depends on the seed and i alone:
 a shorter corpus is the start of a longer one.
+
+Against the shared 152,067 passages, as many made from them (English analyzer): 73.1 terms a passage (real: 71.1), 58.3
+different ones (55.4), 16.7% of those more than once (17.0%); mean score of the best, 3rd, 10th, 100th and 1000th hit of
+1,000 Natural Questions 10.1, 9.0, 7.8, 5.7, 3.7 (real: 10.6, 9.2, 8.0, 5.8, 3.8).
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 BATCH = 50_000
+FILE = 1_000_000  # passages; a multiple of BATCH
 PIECES = 4  # a passage's text is cut into; two neighbouring ones make a half
 NEAR = 3  # a second passage that is near stands at most this far from the first
 NEAR_SHARE = 0.75
@@ -126,27 +131,34 @@ def read_pieces(files: Iterable[Path]) -> Pieces:
     return cut(text for file in files for text in pq.read_table(file, columns=["contents"])["contents"].to_pylist())
 
 
+def write_files(pieces: Pieces, n: int, seed: int, folder: Path) -> float:
+    """Writes `folder`/synthetic-000.parquet and so on; returns the seconds of making, without writing."""
+    folder.mkdir(parents=True)
+    busy, batches, writer = 0.0, synthesise(pieces, n, seed), None
+    for i in range(0, n, BATCH):
+        start = time.perf_counter()
+        batch = next(batches)
+        busy += time.perf_counter() - start
+        if i % FILE == 0:
+            if writer:
+                writer.close()
+            name = folder / f"synthetic-{i // FILE:03}.parquet"
+            writer = pq.ParquetWriter(name, batch.schema, compression="zstd", use_dictionary=False)
+        writer.write_batch(batch)
+    writer.close()
+    return busy
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--passages", type=Path, nargs="+", required=True, help="Parquet: id, contents")
     parser.add_argument("--n", type=int, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="new folder for files of a million passages")
     args = parser.parse_args()
     pieces = read_pieces(args.passages)
-    start, busy = time.perf_counter(), 0.0
-    writer = None
-    batches = synthesise(pieces, args.n, args.seed)
-    while True:
-        before = time.perf_counter()
-        batch = next(batches, None)
-        busy += time.perf_counter() - before
-        if batch is None:
-            break
-        writer = writer or pq.ParquetWriter(args.out, batch.schema, compression="zstd", use_dictionary=False)
-        writer.write_batch(batch)
-    if writer:
-        writer.close()
+    start = time.perf_counter()
+    busy = write_files(pieces, args.n, args.seed, args.out)
     whole = time.perf_counter() - start
     print(f"{args.n:,} passages: {args.n / busy:,.0f} a second to make, {args.n / whole:,.0f} with writing {args.out}")
 

@@ -1,0 +1,191 @@
+"""The table and the picture of the README from what bench_bm25.py measured.
+
+    python bench/report_bm25.py bench/results/bm25-*.json --picture docs/bm25.png
+
+Prints Markdown: for every corpus a table, how aslfast compares with the best peer, and every figure where a peer is
+ahead. Of a peer that gives approximate scores (8 bits) the figures are shown, but it is not "the best peer".
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NAMES = {
+    "ours": "**aslfast**",
+    "bm25s": "bm25s + numba",
+    "tantivy": "tantivy",
+    "pisa": "PISA block-max MaxScore",
+    "pisa-maxscore": "PISA MaxScore",
+    "pisa-8bit": "PISA MaxScore, 8-bit scores *",
+}
+APPROXIMATE = {"pisa-8bit"}
+COLOURS = {
+    "ours": "#c0392b",
+    "bm25s": "#7f8c8d",
+    "tantivy": "#95a5a6",
+    "pisa": "#34495e",
+    "pisa-maxscore": "#5d7b93",
+    "pisa-8bit": "#a9bccb",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One column: a title, how to read it of an engine, how to print it, and whether less is better."""
+
+    title: str
+    read: Callable[[dict[str, Any]], float]
+    form: str
+    less: bool
+
+
+def latency(k: str, name: str) -> Callable[[dict[str, Any]], float]:
+    return lambda engine: engine["latency_ms"][k][name]["median"]
+
+
+def rate(k: str, threads: str) -> Callable[[dict[str, Any]], float]:
+    return lambda engine: engine["batch_per_s"][k][threads]["median"]
+
+
+def build_rate(passages: int) -> Figure:
+    return Figure("build, passages/s", lambda e: passages / e["build"]["seconds"]["median"], "{:,.0f}", False)
+
+
+def figures(result: dict[str, Any]) -> list[Figure]:
+    """All that is compared, in order."""
+    some = next(iter(result["engines"].values()))
+    found = []
+    for k in some["latency_ms"]:
+        found += [Figure(f"{name} k={k}, ms", latency(k, name), "{:.3g}", True) for name in ("p50", "p99")]
+    for k, rates in some["batch_per_s"].items():
+        found += [Figure(f"batch k={k}, q/s, {n} thr.", rate(k, n), "{:,.0f}", False) for n in rates]
+    found.append(build_rate(result["corpus"]["passages"]))
+    found.append(Figure("build, peak MB", lambda e: e["build"]["peak_mb"], "{:,.0f}", True))
+    found.append(Figure("index, B/passage", lambda e: e["bytes"]["searched_per_passage"], "{:.0f}", True))
+    found.append(Figure("open, ms", lambda e: e["open_ms"], "{:.3g}", True))
+    found.append(Figure("private memory, MB", lambda e: e["memory_mb"]["RssAnon"], "{:,.0f}", True))
+    return found
+
+
+def in_table(figure: Figure) -> bool:
+    """The table keeps latency and throughput at the tool's k = 3 and at 100; the rest is in the JSON."""
+    return "k=10," not in figure.title and not ("k=100" in figure.title and "batch" in figure.title)
+
+
+def best_peer(result: dict[str, Any], figure: Figure) -> tuple[str, float]:
+    peers = {name: figure.read(e) for name, e in result["engines"].items() if name not in APPROXIMATE | {"ours"}}
+    name = (min if figure.less else max)(peers, key=peers.__getitem__)
+    return name, peers[name]
+
+
+def advantage(figure: Figure, ours: float, theirs: float) -> float:
+    """How many times better ours is; below 1 it is worse."""
+    if not ours or not theirs:
+        return float("inf") if figure.less and not ours else 0.0
+    return theirs / ours if figure.less else ours / theirs
+
+
+def table(result: dict[str, Any]) -> Iterator[str]:
+    columns = [figure for figure in figures(result) if in_table(figure)]
+    quality = {"same top 10": "overlap_at_10", "recall@3": "recall_at_3"}
+    titles = [*(figure.title for figure in columns), *quality]
+    yield f"| engine | {' | '.join(titles)} |"
+    yield f"|---|{'---|' * len(titles)}"
+    for name, engine in result["engines"].items():
+        cells = [figure.form.format(figure.read(engine)) for figure in columns]
+        cells += [f"{engine[key]:.3f}" if key in engine else "" for key in quality.values()]
+        yield f"| {NAMES[name]} {engine['version']} | {' | '.join(cells)} |"
+    if "ours" in result["engines"]:
+        ratios = [f"{advantage(f, f.read(result['engines']['ours']), best_peer(result, f)[1]):.2f}x" for f in columns]
+        yield f"| aslfast against the best peer | {' | '.join(ratios)} |{' |' * len(quality)}"
+
+
+def losses(result: dict[str, Any]) -> Iterator[str]:
+    """Every figure and engine, approximate ones too, where aslfast is behind."""
+    ours = result["engines"]["ours"]
+    for figure in figures(result):
+        for name, engine in result["engines"].items():
+            factor = advantage(figure, figure.read(ours), figure.read(engine))
+            if name != "ours" and factor < 1:
+                mine, theirs = figure.form.format(figure.read(ours)), figure.form.format(figure.read(engine))
+                yield f"- {figure.title}: {mine}, {NAMES[name]} {theirs}"
+
+
+def describe(result: dict[str, Any]) -> str:
+    queries, dirty = result["queries"], ", tree not clean" if result["dirty"] else ""
+    return (
+        f"{result['corpus']['passages']:,} passages ({result['corpus']['bytes'] / 1e9:.2f} GB of text), "
+        f"{queries['n_latency']} queries one by one, {queries['n']} in a batch, {queries['rounds']} rounds in turns; "
+        f"{result['device']}, {result['cores']} cores, commit {result['commit'][:8]}{dirty}, {result['date'][:10]}"
+    )
+
+
+def report(results: list[dict[str, Any]]) -> Iterator[str]:
+    for result in results:
+        yield from ("", describe(result), "")
+        yield from table(result)
+        if "ours" in result["engines"]:
+            behind = list(losses(result)) or ["nowhere"]
+            yield from ("", "Where aslfast is behind:", "", *behind)
+    noted = {name: engine["note"] for result in results for name, engine in result["engines"].items()}
+    yield from ("", *(f"- {NAMES[name].strip('*')}: {note}." for name, note in noted.items()))
+    if APPROXIMATE & noted.keys():
+        yield from ("", "\\* not exact; left out of the ratios.")
+
+
+def draw(results: list[dict[str, Any]], file: Path) -> None:
+    """Latency at k = 3 and throughput on most threads, on logarithmic axes, engines side by side for every corpus."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    threads = max(next(iter(results[0]["engines"].values()))["batch_per_s"]["3"], key=int)
+    panels = {
+        "one query, k = 3: median ms (less is better)": latency("3", "p50"),
+        f"batch, k = 3, {threads} threads: queries/s (more is better)": rate("3", threads),
+    }
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for axis, (title, read) in zip(axes, panels.items(), strict=True):
+        draw_panel(axis, results, read)
+        axis.set_title(title, fontsize=10, loc="left")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=150)
+
+
+def draw_panel(axis: Any, results: list[dict[str, Any]], read: Callable[[dict[str, Any]], float]) -> None:
+    engines = [name for name in NAMES if any(name in result["engines"] for result in results)]
+    width = 0.85 / len(engines)
+    for i, name in enumerate(engines):
+        places = [n for n, result in enumerate(results) if name in result["engines"]]
+        values = [read(results[n]["engines"][name]) for n in places]
+        lefts = [n + (i - (len(engines) - 1) / 2) * width for n in places]
+        label = NAMES[name].strip("*").replace(" *", " (not exact)")
+        bars = axis.bar(lefts, values, width * 0.92, label=label, color=COLOURS[name])
+        axis.bar_label(bars, [f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in values], fontsize=7)
+    axis.set_yscale("log")
+    axis.margins(y=0.12)
+    axis.set_xticks(range(len(results)), [f"{r['corpus']['passages'] / 1e6:.3g}M passages" for r in results])
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("--picture", type=Path)
+    args = parser.parse_args()
+    results = [json.loads(file.read_text()) for file in args.results]
+    results = sorted((r for r in results if r["bench"] == "bm25"), key=lambda r: r["corpus"]["passages"])
+    print("\n".join(report(results)).strip())
+    if args.picture:
+        draw(results, args.picture)
+
+
+if __name__ == "__main__":
+    main()
