@@ -58,8 +58,25 @@ def read_ids(files: list[Path]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def build_all(args: argparse.Namespace, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Builds the index of each engine `--builds` times, in turns; variants of one engine share the first one's."""
+def build_all(args: argparse.Namespace, names: Sequence[str], facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Builds each engine's index, but for `--reuse`; beside each stands a file with the figures of its build."""
+    kept = {name: read_build(args.work / f"{name}.json", facts) for name in names if name in args.reuse}
+    built = build_in_turns(args, [name for name in names if name not in kept])
+    for name, figures in built.items():
+        record = {"corpus": facts["corpus"], "build": {"commit": facts["commit"], "date": facts["date"], **figures}}
+        (args.work / f"{name}.json").write_text(json.dumps(record))
+        kept[name] = record["build"]
+    return kept
+
+
+def read_build(file: Path, facts: dict[str, Any]) -> dict[str, Any]:
+    record = json.loads(file.read_text()) if file.exists() else {"corpus": None}
+    if record["corpus"] != facts["corpus"]:
+        raise SystemExit(f"bench_bm25: {file}: not of this corpus; leave {file.stem} out of --reuse to build it")
+    return record["build"]
+
+
+def build_in_turns(args: argparse.Namespace, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for _ in range(args.builds):
         for name in names:
@@ -81,9 +98,8 @@ def build_all(args: argparse.Namespace, names: Sequence[str]) -> dict[str, dict[
 
 
 def owners(names: Sequence[str]) -> dict[str, str]:
-    """The engine that builds the index each one searches: the first of its kind."""
-    first: dict[type, str] = {}
-    return {name: first.setdefault(ENGINES[name][0], name) for name in names}
+    """The engine that builds the index each one searches: the first of its kind in ENGINES."""
+    return {name: next(n for n, (kind, _) in ENGINES.items() if kind is ENGINES[name][0]) for name in names}
 
 
 def turns(workers: Sequence[Worker], parts: int) -> Iterator[tuple[int, Worker]]:
@@ -175,24 +191,37 @@ def sizes(name: str, folder: Path, n: int) -> dict[str, float]:
     return {"searched": searched, "all": whole, "searched_per_passage": round(searched / n, 1)}
 
 
-def measure(args: argparse.Namespace, ids: np.ndarray) -> dict[str, Any]:
+def open_engine(name: str, args: argparse.Namespace, folder: Path, query: str) -> tuple[Worker, dict[str, Any]]:
+    """A worker with the index open, and the median of `--opens` processes that open it; one before them warms up."""
+    times: list[dict[str, float]] = []
+    for i in range(args.opens + 1):
+        worker = Worker(name, args.work / f"{name}.log")
+        found = worker.call("open", folder, query)
+        if i:
+            times.append(found)
+        if i < args.opens:
+            worker.close()
+    return worker, {key: quantiles([found[key] for found in times])["median"] for key in times[0]}
+
+
+def measure(args: argparse.Namespace, ids: np.ndarray, facts: dict[str, Any]) -> dict[str, Any]:
     owner = owners(args.engines)
-    builds = build_all(args, list(dict.fromkeys(owner.values())))
-    workers = [Worker(name, args.work / f"{name}.log") for name in args.engines]
-    latency_queries = read_queries(args.queries, args.n, args.seed, args.tuning)
-    texts = latency_queries.texts
+    builds = build_all(args, list(dict.fromkeys(owner.values())), facts)
+    queries = read_queries(args.queries, args.n, args.seed, args.tuning)
+    texts, workers = queries.texts, []
     engines: dict[str, Any] = {}
-    for worker in workers:
-        folder = args.work / owner[worker.engine]
-        opened = worker.call("open", folder, texts[0])
-        engines[worker.engine] = {
-            "version": engine_version(worker.engine),
-            "note": make_engine(worker.engine).note,
-            "build": {"index_of": owner[worker.engine], **builds[owner[worker.engine]]},
-            "bytes": sizes(worker.engine, folder, len(ids)),
-            **{name: round(value, 3) for name, value in opened.items()},
+    for name in args.engines:
+        folder = args.work / owner[name]
+        worker, opened = open_engine(name, args, folder, texts[0])
+        workers.append(worker)
+        engines[name] = {
+            "version": engine_version(name),
+            "note": make_engine(name).note,
+            "build": {"index_of": owner[name], **builds[owner[name]]},
+            "bytes": sizes(name, folder, len(ids)),
+            **opened,
         }
-    quality = measure_quality(workers, latency_queries, ids)
+    quality = measure_quality(workers, queries, ids)
     latency = measure_latency(workers, texts[: args.n_latency], args.k, args.rounds)
     batches = measure_batches(workers, texts, args.k, args.threads, args.rounds)
     for worker in workers:
@@ -204,12 +233,10 @@ def measure(args: argparse.Namespace, ids: np.ndarray) -> dict[str, Any]:
 
 
 def corpus_facts(files: list[Path], n: int) -> dict[str, Any]:
-    texts = sum(
-        sum(group.column(i).total_uncompressed_size for i in range(group.num_columns))
-        for file in files
-        for group in map(pq.ParquetFile(file).metadata.row_group, range(pq.ParquetFile(file).num_row_groups))
-    )
-    return {"files": [file.name for file in files], "passages": n, "bytes": texts}
+    """`bytes` is what the columns take, not compressed."""
+    groups = [pq.ParquetFile(file).metadata for file in files]
+    total = sum(group.row_group(i).total_byte_size for group in groups for i in range(group.num_row_groups))
+    return {"files": [file.name for file in files], "passages": n, "bytes": total}
 
 
 def main() -> None:
@@ -219,7 +246,8 @@ def main() -> None:
     parser.add_argument("--engines", type=lambda text: text.split(","), default=list(ENGINES))
     parser.add_argument("--k", type=lambda text: [int(k) for k in text.split(",")], default=[3, 10, 100])
     parser.add_argument("--threads", type=lambda text: [int(n) for n in text.split(",")], default=[1, 2])
-    counts = {"n": 2000, "n-latency": 500, "rounds": 5, "builds": 1, "build-threads": 2, "seed": 0}
+    parser.add_argument("--reuse", type=lambda text: text.split(","), default=[], help="engines not to build anew")
+    counts = {"n": 2000, "n-latency": 500, "rounds": 5, "builds": 1, "opens": 3, "build-threads": 2, "seed": 0}
     for name, default in counts.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--tuning", action="store_true", help="queries that are for trying things, not for figures")
@@ -234,7 +262,7 @@ def main() -> None:
     facts = {**stamp("bm25", args.allow_dirty), "corpus": corpus_facts(args.corpus, len(ids))}
     shape = {name.replace("-", "_"): getattr(args, name.replace("-", "_")) for name in counts}
     facts["queries"] = {"files": [file.name for file in args.queries], **shape, "tuning": args.tuning}
-    result = {**facts, "engines": measure(args, ids)}
+    result = {**facts, "engines": measure(args, ids, facts)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=2) + "\n")
 

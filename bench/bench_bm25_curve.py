@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from bench_bm25 import corpus_facts, read_queries, sizes, summarise_latency
-from bm25_engines import B, K1, engine_version
+from bm25_engines import K1, B, engine_version
 from bm25_worker import Worker, memory_mb
 from stamp import quantiles, stamp
 

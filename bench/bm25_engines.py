@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+import pyarrow.parquet as pq
 
 K1, B = 0.9, 0.4
 STOP_WORDS = ["a", "an", "and", "are", "as", "at", "be", "but", "by", "for", "if", "in", "into", "is", "it", "no"]
@@ -41,8 +42,6 @@ class Engine(Protocol):
 
 
 def read_rows(files: list[Path]) -> Iterator[tuple[str, str]]:
-    import pyarrow.parquet as pq
-
     for file in files:
         for batch in pq.ParquetFile(file).iter_batches(BATCH_ROWS, columns=["id", "contents"]):
             yield from zip(batch["id"].to_pylist(), batch["contents"].to_pylist(), strict=True)
@@ -50,7 +49,7 @@ def read_rows(files: list[Path]) -> Iterator[tuple[str, str]]:
 
 class Ours:
     package = "aslfast"
-    modules = ("aslfast.index", "pyarrow.parquet")
+    modules = ("aslfast.index",)
     gives_ids = True
     note = "standard tokenizer, Porter stemmer; its build keeps the texts too, compressed"
 
@@ -73,7 +72,7 @@ class Ours:
 
 class Bm25s:
     package = "bm25s"
-    modules = ("bm25s", "Stemmer", "pyarrow.parquet")
+    modules = ("bm25s", "Stemmer")
     gives_ids = False
     note = "regular expression \\w+, PyStemmer's Porter; numba backend; tokenises on one thread; the index in memory"
 
@@ -89,8 +88,9 @@ class Bm25s:
         import bm25s
 
         tokenizer = self._tokenizer()
-        texts = [text for _, text in read_rows(files)]
-        tokens = tokenizer.tokenize(texts, return_as="tuple", show_progress=False)
+        n = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
+        texts = (text for _, text in read_rows(files))
+        tokens = tokenizer.tokenize(texts, update_vocab=True, length=n, return_as="tuple", show_progress=False)
         index = bm25s.BM25(method="lucene", k1=K1, b=B, backend="numba", csc_backend="auto")
         index.index(tokens, show_progress=False)
         index.save(folder, show_progress=False)
@@ -114,7 +114,7 @@ class Bm25s:
 
 class Tantivy:
     package = "tantivy"
-    modules = ("tantivy", "pyarrow.parquet")
+    modules = ("tantivy",)
     gives_ids = False
     note = (
         "its simple tokenizer, Snowball English stemmer; k1 = 1.2, b = 0.75 are fixed in it; no positions, no texts "
@@ -175,7 +175,7 @@ class Pisa:
     """`algorithm` is one of PISA's; with `quantized` scores are kept in 8 bits instead of computed: not exact."""
 
     package = "pyterrier-pisa"
-    modules = ("pyterrier_pisa", "pyarrow.parquet")
+    modules = ("pyterrier_pisa",)
     gives_ids = True
     note = "its English tokenizer, Porter2; stop words are indexed and left out of queries; block_simdbp, blocks of 64"
 

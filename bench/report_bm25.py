@@ -21,16 +21,16 @@ NAMES = {
     "tantivy": "tantivy",
     "pisa": "PISA block-max MaxScore",
     "pisa-maxscore": "PISA MaxScore",
-    "pisa-8bit": "PISA MaxScore, 8-bit scores *",
+    "pisa-8bit": "PISA MaxScore, 8-bit scores",
 }
 APPROXIMATE = {"pisa-8bit"}
 COLOURS = {
     "ours": "#c0392b",
-    "bm25s": "#7f8c8d",
-    "tantivy": "#95a5a6",
-    "pisa": "#34495e",
-    "pisa-maxscore": "#5d7b93",
-    "pisa-8bit": "#a9bccb",
+    "bm25s": "#d9a441",
+    "tantivy": "#6a9f75",
+    "pisa": "#2c4a6b",
+    "pisa-maxscore": "#5f87ad",
+    "pisa-8bit": "#b3c7da",
 }
 
 
@@ -73,8 +73,8 @@ def figures(result: dict[str, Any]) -> list[Figure]:
 
 
 def in_table(figure: Figure) -> bool:
-    """The table keeps latency and throughput at the tool's k = 3 and at 100; the rest is in the JSON."""
-    return "k=10," not in figure.title and not ("k=100" in figure.title and "batch" in figure.title)
+    """The table keeps what fits a page: k = 3 (a search tool's) and p50 at 100. The rest is in the JSON."""
+    return "k=3" in figure.title or figure.title.startswith(("p50 k=100", "build, passages", "index", "private"))
 
 
 def best_peer(result: dict[str, Any], figure: Figure) -> tuple[str, float]:
@@ -92,28 +92,32 @@ def advantage(figure: Figure, ours: float, theirs: float) -> float:
 
 def table(result: dict[str, Any]) -> Iterator[str]:
     columns = [figure for figure in figures(result) if in_table(figure)]
-    quality = {"same top 10": "overlap_at_10", "recall@3": "recall_at_3"}
+    quality = {"same in top 10": "overlap_at_10", "recall@3": "recall_at_3"}
     titles = [*(figure.title for figure in columns), *quality]
     yield f"| engine | {' | '.join(titles)} |"
     yield f"|---|{'---|' * len(titles)}"
     for name, engine in result["engines"].items():
         cells = [figure.form.format(figure.read(engine)) for figure in columns]
         cells += [f"{engine[key]:.3f}" if key in engine else "" for key in quality.values()]
-        yield f"| {NAMES[name]} {engine['version']} | {' | '.join(cells)} |"
+        mark = " \\*" if name in APPROXIMATE else ""
+        yield f"| {NAMES[name]} {engine['version']}{mark} | {' | '.join(cells)} |"
     if "ours" in result["engines"]:
         ratios = [f"{advantage(f, f.read(result['engines']['ours']), best_peer(result, f)[1]):.2f}x" for f in columns]
         yield f"| aslfast against the best peer | {' | '.join(ratios)} |{' |' * len(quality)}"
 
 
 def losses(result: dict[str, Any]) -> Iterator[str]:
-    """Every figure and engine, approximate ones too, where aslfast is behind."""
-    ours = result["engines"]["ours"]
+    """Every figure where aslfast is behind an engine, approximate ones too."""
+    engines = result["engines"]
     for figure in figures(result):
-        for name, engine in result["engines"].items():
-            factor = advantage(figure, figure.read(ours), figure.read(engine))
-            if name != "ours" and factor < 1:
-                mine, theirs = figure.form.format(figure.read(ours)), figure.form.format(figure.read(engine))
-                yield f"- {figure.title}: {mine}, {NAMES[name]} {theirs}"
+        ours = figure.read(engines["ours"])
+        ahead = [
+            f"{NAMES[name]} {figure.form.format(figure.read(engine))}"
+            for name, engine in engines.items()
+            if name != "ours" and advantage(figure, ours, figure.read(engine)) < 1
+        ]
+        if ahead:
+            yield f"- {figure.title}: {figure.form.format(ours)}; {', '.join(ahead)}"
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -150,11 +154,11 @@ def draw(results: list[dict[str, Any]], file: Path) -> None:
         "one query, k = 3: median ms (less is better)": latency("3", "p50"),
         f"batch, k = 3, {threads} threads: queries/s (more is better)": rate("3", threads),
     }
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, axes = plt.subplots(2, 1, figsize=(9, 6.5), layout="constrained")
     for axis, (title, read) in zip(axes, panels.items(), strict=True):
         draw_panel(axis, results, read)
         axis.set_title(title, fontsize=10, loc="left")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
 
@@ -166,9 +170,11 @@ def draw_panel(axis: Any, results: list[dict[str, Any]], read: Callable[[dict[st
         places = [n for n, result in enumerate(results) if name in result["engines"]]
         values = [read(results[n]["engines"][name]) for n in places]
         lefts = [n + (i - (len(engines) - 1) / 2) * width for n in places]
-        label = NAMES[name].strip("*").replace(" *", " (not exact)")
+        label = NAMES[name].strip("*") + (" (not exact)" if name in APPROXIMATE else "")
         bars = axis.bar(lefts, values, width * 0.92, label=label, color=COLOURS[name])
-        axis.bar_label(bars, [f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in values], fontsize=7)
+        axis.bar_label(
+            bars, [f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in values], fontsize=8, padding=1
+        )
     axis.set_yscale("log")
     axis.margins(y=0.12)
     axis.set_xticks(range(len(results)), [f"{r['corpus']['passages'] / 1e6:.3g}M passages" for r in results])
