@@ -24,14 +24,6 @@ NAMES = {
     "pisa-8bit": "PISA MaxScore, 8-bit scores",
 }
 APPROXIMATE = {"pisa-8bit"}
-COLOURS = {
-    "ours": "#c0392b",
-    "bm25s": "#d9a441",
-    "tantivy": "#6a9f75",
-    "pisa": "#2c4a6b",
-    "pisa-maxscore": "#5f87ad",
-    "pisa-8bit": "#b3c7da",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,42 +135,42 @@ def report(results: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def draw(results: list[dict[str, Any]], file: Path) -> None:
-    """Latency at k = 3 and throughput on most threads, on logarithmic axes, engines side by side for every corpus."""
+    """Latency at k = 3 and throughput on most threads: a column for every corpus, axes that start at 0."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     threads = max(next(iter(results[0]["engines"].values()))["batch_per_s"]["3"], key=int)
-    panels = {
+    rows = {
         "one query, k = 3: median ms (less is better)": latency("3", "p50"),
         f"batch, k = 3, {threads} threads: queries/s (more is better)": rate("3", threads),
     }
-    figure, axes = plt.subplots(2, 1, figsize=(9, 6.5), layout="constrained")
-    for axis, (title, read) in zip(axes, panels.items(), strict=True):
-        draw_panel(axis, results, read)
-        axis.set_title(title, fontsize=10, loc="left")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+    size = (2.2 + 3.4 * len(results), 5)
+    figure, axes = plt.subplots(len(rows), len(results), figsize=size, layout="constrained", squeeze=False)
+    for line, (title, read) in zip(axes, rows.items(), strict=True):
+        for i, (axis, result) in enumerate(zip(line, results, strict=True)):
+            draw_panel(axis, result, read, names=i == 0)
+            axis.set_title(f"{'' if i else title}\n{result['corpus']['passages'] / 1e6:.3g}M passages", fontsize=9)
+            axis.title.set_ha("left")
+            axis.title.set_x(0)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
 
 
-def draw_panel(axis: Any, results: list[dict[str, Any]], read: Callable[[dict[str, Any]], float]) -> None:
-    engines = [name for name in NAMES if any(name in result["engines"] for result in results)]
-    width = 0.85 / len(engines)
-    for i, name in enumerate(engines):
-        places = [n for n, result in enumerate(results) if name in result["engines"]]
-        values = [read(results[n]["engines"][name]) for n in places]
-        lefts = [n + (i - (len(engines) - 1) / 2) * width for n in places]
-        label = NAMES[name].strip("*") + (" (not exact)" if name in APPROXIMATE else "")
-        bars = axis.bar(lefts, values, width * 0.92, label=label, color=COLOURS[name])
-        axis.bar_label(
-            bars, [f"{value:.3g}" if value < 1000 else f"{value:,.0f}" for value in values], fontsize=8, padding=1
-        )
-    axis.set_yscale("log")
-    axis.margins(y=0.12)
-    axis.set_xticks(range(len(results)), [f"{r['corpus']['passages'] / 1e6:.3g}M passages" for r in results])
-    axis.spines[["top", "right"]].set_visible(False)
+def draw_panel(axis: Any, result: dict[str, Any], read: Callable[[dict[str, Any]], float], names: bool) -> None:
+    values = [read(result["engines"][name]) if name in result["engines"] else 0 for name in NAMES]
+    labels = [NAMES[name].strip("*") + (" (not exact)" if name in APPROXIMATE else "") for name in NAMES]
+    colours = ["#c0392b" if name == "ours" else "#c5ccd3" if name in APPROXIMATE else "#7b8a99" for name in NAMES]
+    bars = axis.barh(range(len(NAMES)), values, color=colours)
+    axis.bar_label(
+        bars, ["" if not v else f"{v:.3g}" if v < 1000 else f"{v:,.0f}" for v in values], fontsize=8, padding=2
+    )
+    axis.set_yticks(range(len(NAMES)), labels if names else [], fontsize=8)
+    axis.invert_yaxis()
+    axis.set_xticks([])
+    axis.margins(x=0.2)
+    axis.spines[["top", "right", "bottom"]].set_visible(False)
 
 
 def main() -> None:
