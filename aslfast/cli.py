@@ -259,6 +259,23 @@ def index_search(
     print_json(found) if as_json else print_hits(found)
 
 
+@index_app.command("serve", epilog="Example: aslfast index serve wiki.idx --port 8000")
+def index_serve(
+    index: Annotated[Path, typer.Argument(metavar="IDX", help="Folder of an index.")],
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to open; 0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on. The default is reached from this machine alone.")
+    ] = "127.0.0.1",
+    threads: Threads = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log a line a request on stderr.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Answer POST /retrieve as Search-R1's retrieval server does, until stopped."""
+    from aslfast.serve_run import serve
+
+    serve(index, host, port, threads or 0, access_log, as_json)
+
+
 @lab_app.command("train-base", epilog="Example: aslfast lab train-base --out my-base --seed 1")
 def lab_train_base(
     out: Annotated[Path, typer.Option("--out", metavar="MODEL", help="New folder for the model.")],
