@@ -56,7 +56,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.", rich_help_panel=OUTPUT)
 ]
-IndexOption = Annotated[Path, typer.Option("--index", metavar="IDX", help="Folder of the index to search in.")]
+IndexOption = Annotated[
+    str,
+    typer.Option(
+        "--index", metavar="IDX|URL", help="Folder of the index to search in, or http://host:port of a server."
+    ),
+]
 DataOption = Annotated[
     Path,
     typer.Option(
@@ -167,7 +172,7 @@ def evaluate(
         target, "policy", data, index, limit, {"prompts": prompts, "seed": seed, "threads": threads}
     )
     scores = cli_play.scores_of(opened, questions, quiet)
-    scores = {"model": target, "data": str(data), "index": str(index), "seed": opened.config.seed, **scores}
+    scores = {"model": target, "data": str(data), "index": index, "seed": opened.config.seed, **scores}
     print_json(scores) if as_json else cli_play.print_scores(scores)
 
 

@@ -22,7 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aslfast.index import BM25Index
-from aslfast.serve_batch import Batcher, Found
+from aslfast.serve_batch import Batcher, Found, Hit
 from aslfast.serve_request import Limits, Refused, RetrieveRequest, read_request
 
 # A body above the limit is read on and thrown away up to here: a client that is still sending does not see an answer.
@@ -136,10 +136,11 @@ async def _read_body(request: Request, most: int) -> bytes:
 
 
 def to_result(found: Found, scores: bool) -> list[list[dict[str, Any]]]:
-    documents = [[({"id": hit.passage.id, "contents": hit.passage.contents}, hit.score) for hit in row] for row in found]
-    if not scores:
-        return [[document for document, _ in row] for row in documents]
-    return [[{"document": document, "score": score} for document, score in row] for row in documents]
+    def entry(hit: Hit) -> dict[str, Any]:
+        document = {"id": hit.passage.id, "contents": hit.passage.contents}
+        return {"document": document, "score": hit.score} if scores else document
+
+    return [[entry(hit) for hit in row] for row in found]
 
 
 def json_response(status: int, value: Any) -> Response:

@@ -26,9 +26,9 @@ class Limits:
     connections: int = 768  # open at once
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
-    idle_timeout_s: float = 75.0  # of a connection between two requests
+    idle_timeout_s: int = 75  # of a connection between two requests
     stalled_timeout_s: float = 60.0  # of a client that does not read its answer
-    shutdown_timeout_s: float = 30.0
+    shutdown_timeout_s: int = 30
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):

@@ -6,6 +6,7 @@ import asyncio
 import ipaddress
 import json
 import logging
+import os
 import signal
 import socket
 from asyncio import TimerHandle
@@ -59,7 +60,8 @@ def open_port(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=1024)
     except OSError as error:
-        reason = error.strerror or str(error)
+        # its own text repeats the address; where the host has none (errno below 0) it is all there is
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or str(error)
         raise UserError(f"{host} port {port}: {reason}; choose another --port (0 for a free one) or --host") from error
     except OverflowError as error:
         raise UserError(f"--port {port}: no such port; use 0 to 65535") from error
@@ -83,10 +85,16 @@ class Server(uvicorn.Server):
         limits = retrieval.limits
         super().__init__(
             uvicorn.Config(
-                retrieval.app(), http=protocol_with(limits), ws="none", lifespan="off", log_config=None,
-                access_log=access_log, server_header=False, timeout_keep_alive=limits.idle_timeout_s,  # type: ignore[arg-type]
-                timeout_graceful_shutdown=limits.shutdown_timeout_s,  # type: ignore[arg-type]
-            )  # fmt: skip
+                retrieval.app(),
+                http=protocol_with(limits),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=access_log,
+                server_header=False,
+                timeout_keep_alive=limits.idle_timeout_s,
+                timeout_graceful_shutdown=limits.shutdown_timeout_s,
+            )
         )
         self._retrieval = retrieval
         self._opened = opened
