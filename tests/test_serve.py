@@ -191,6 +191,19 @@ def test_too_many_connections_get_503_and_leave_the_others_alone(small):
     assert httpx.get(f"{small.url}/health", trust_env=False).status_code == 200
 
 
+def test_a_client_that_does_not_read_is_dropped(lab_index):
+    body = json.dumps({"queries": QUERIES[:2] * 2000, "topk": 16}).encode()
+    with Serving(lab_index.path, stalled_timeout_s=0.3) as server, socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(server.address)
+        connection.sendall(post(body))
+        time.sleep(1.5)
+        head, _, content = read_all(connection).partition(b"\r\n\r\n")
+        length = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        assert b" 200 " in head and len(content) < length
+        assert httpx.get(f"{server.url}/health", trust_env=False).json()["status"] == "ok"
+
+
 # --- in the process --------------------------------------------------------------------------------------------
 
 
