@@ -104,20 +104,23 @@ class Server(uvicorn.Server):
         return nullcontext()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop)
-        await super().startup(sockets)
+            loop.add_signal_handler(number, self._stop, sockets or [])
         self._opened()
 
-    def _stop(self) -> None:
+    def _stop(self, sockets: list[socket.socket]) -> None:
+        """Refuses new connections from here on; uvicorn itself looks at `should_exit` ten times a second."""
         self.force_exit = self.should_exit  # the second signal does not wait
         self.should_exit = True
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._retrieval.closing = True
         for server in self.servers:
             server.close()
-        self._retrieval.closing = True
+        for listener in sockets:
+            listener.close()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await asyncio.sleep(LINGER_S)
         await super().shutdown(sockets)
 
