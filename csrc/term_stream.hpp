@@ -80,14 +80,13 @@ private:
         return key.number;
     }
 
+    // A full cache starts anew: words that matter come back at once, and the others cost as much as they did at first.
     void add(const Slot& key) {
         if ((used_ + 1) * 3 > slots_.size() * 2) {
-            if (slots_.size() * 2 >
-                most_slots_) {  // full: the word takes the place of another, which is met again or not
-                slots_[home(key)] = key;
-                return;
-            }
-            grow();
+            if (slots_.size() * 2 > most_slots_)
+                forget();
+            else
+                grow();
         }
         insert(key);
         ++used_;
