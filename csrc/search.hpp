@@ -243,6 +243,7 @@ private:
     }
 
     bool is_wanted(uint32_t doc) const {
+        if (doc >= part_->segment().counts().passages) throw FormatError(kPostingsFile, "it has a passage too many");
         if (!part_->is_live(doc)) return false;
         const uint32_t number = part_->first() + doc;
         return !options_.allow || ((*options_.allow)[number / 64] >> number % 64 & 1) != 0;
