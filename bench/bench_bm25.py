@@ -168,9 +168,10 @@ def find_hits(worker: Worker, texts: list[str], ids: np.ndarray) -> list[list[st
 
 
 def measure_quality(workers: Sequence[Worker], queries: Queries, ids: np.ndarray) -> dict[str, dict[str, float]]:
-    """Overlap at 10 with `ours`, and how often the gold passage is among the best 3 (of queries that have one)."""
+    """Overlap at 10 with `ours`, and how often the gold passage is among the best 3 (where there is one)."""
     hits = {worker.engine: find_hits(worker, queries.texts, ids) for worker in workers}
-    gold = [(i, id_) for i, id_ in enumerate(queries.gold) if id_ is not None]
+    known = np.isin(np.array([id_ or "" for id_ in queries.gold], np.bytes_), ids)
+    gold = [(i, id_) for i, id_ in enumerate(queries.gold) if known[i]]
     figures: dict[str, dict[str, float]] = {}
     for name, rows in hits.items():
         figures[name] = {}
