@@ -167,6 +167,7 @@ private:
                 const Window& window = clause.list.windows[w];
                 if (window.number >= n) throw FormatError(kWindowsFile, "it names a window that does not exist");
                 const bool is_tiled = clause.list.end(w) - clause.list.begin(w) >= kTiledPostings;
+                if (is_tiled && tiled == clause.list.n_tiles) throw FormatError(kTilesFile, "tiles are missing");
                 memory_.places[i * n + window.number] = {w, is_tiled ? tiled++ : kFree};
                 memory_.most[window.number] += clause.bound_of(window.max_impact);
             }
