@@ -14,7 +14,7 @@ from aslfast.config import ModelConfig, RunConfig, SamplerConfig, from_tree, loa
 from aslfast.core import Role, Task, Trajectory
 from aslfast.environment import LAB_BASE, model_folder
 from aslfast.errors import UserError
-from aslfast.index import BM25Index
+from aslfast.retrieve import AnyIndex
 from aslfast.rollout import Rollout, stable_seed
 from aslfast.train import make_rollout, make_sampler, open_base, prepare_torch, run_all, search_tool
 
@@ -90,7 +90,7 @@ def read_run_config(run: Path) -> RunConfig:
     return from_tree(tree, str(file))
 
 
-def open_checkpoint(target: str, config: RunConfig, index: BM25Index, role: Role) -> Checkpoint:
+def open_checkpoint(target: str, config: RunConfig, index: AnyIndex, role: Role) -> Checkpoint:
     """The model of `config` and, where `target` is a run, the newest adapter of the role. Raises UserError."""
     prepare_torch(config)
     model, tokenizer = open_base(config)

@@ -56,7 +56,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", 
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.", rich_help_panel=OUTPUT)
 ]
-IndexOption = Annotated[Path, typer.Option("--index", metavar="IDX", help="Folder of the index to search in.")]
+IndexOption = Annotated[
+    str,
+    typer.Option(
+        "--index", metavar="IDX|URL", help="Folder of the index to search in, or http://host:port of a server."
+    ),
+]
 DataOption = Annotated[
     Path,
     typer.Option(
@@ -167,7 +172,7 @@ def evaluate(
         target, "policy", data, index, limit, {"prompts": prompts, "seed": seed, "threads": threads}
     )
     scores = cli_play.scores_of(opened, questions, quiet)
-    scores = {"model": target, "data": str(data), "index": str(index), "seed": opened.config.seed, **scores}
+    scores = {"model": target, "data": str(data), "index": index, "seed": opened.config.seed, **scores}
     print_json(scores) if as_json else cli_play.print_scores(scores)
 
 
@@ -257,6 +262,23 @@ def index_search(
 
     found = search(index, query, k)
     print_json(found) if as_json else print_hits(found)
+
+
+@index_app.command("serve", epilog="Example: aslfast index serve wiki.idx --port 8000")
+def index_serve(
+    index: Annotated[Path, typer.Argument(metavar="IDX", help="Folder of an index.")],
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to open; 0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on. The default is reached from this machine alone.")
+    ] = "127.0.0.1",
+    threads: Threads = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log a line a request on stderr.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Answer POST /retrieve as Search-R1's retrieval server does, until stopped."""
+    from aslfast.serve_run import serve
+
+    serve(index, host, port, threads or 0, access_log, as_json)
 
 
 @lab_app.command("train-base", epilog="Example: aslfast lab train-base --out my-base --seed 1")

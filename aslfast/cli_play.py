@@ -21,7 +21,7 @@ from aslfast.core import ROLES, Role, Task, Trajectory
 from aslfast.environment import policy_evals
 from aslfast.errors import UserError
 from aslfast.evaluate import Question, policy_scores, read_questions
-from aslfast.index import BM25Index
+from aslfast.retrieve import open_index
 from aslfast.trajectory import Record, conversation, write_trajectories
 
 SAMPLER_KEYS = ("temperature", "max_turns", "max_new_tokens", "max_context")
@@ -36,13 +36,14 @@ def known_role(role: str) -> Role:
 
 
 def open_all(
-    target: str, role: Role, data: Path, index: Path, limit: int | None, settings: Mapping[str, Any]
+    target: str, role: Role, data: Path, index: str, limit: int | None, settings: Mapping[str, Any]
 ) -> tuple[Checkpoint, list[Question]]:
     """The checkpoint with its search tool, and the questions: the cheap checks first. Raises UserError."""
     quiet_libraries()
     config = with_settings(target, settings)
     questions = read_questions(data, limit)
-    return open_checkpoint(target, config, BM25Index.open(index), role), questions
+    opened = open_index(index, config.tool.timeout_s, config.tool.retries)
+    return open_checkpoint(target, config, opened, role), questions
 
 
 def with_settings(target: str, settings: Mapping[str, Any]) -> RunConfig:

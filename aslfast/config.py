@@ -50,7 +50,7 @@ class DataConfig:
     """What to learn in and to measure on. With `lab` true both come from the lab and the paths stay empty."""
 
     lab: bool = False
-    index: str = ""
+    index: str = ""  # a folder, or http://host:port of a server (aslfast index serve)
     topics: str = ""  # text file, a topic a line
     eval_questions: str = ""  # Parquet or JSONL
     eval_index: str = ""  # empty: the same as index
@@ -61,6 +61,8 @@ class DataConfig:
 class ToolConfig:
     top_k: int = 3
     max_passage_chars: int = 2000
+    timeout_s: float = 30.0  # of one attempt to reach an index by URL
+    retries: int = 5  # attempts after the first
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +244,7 @@ def _convert(wanted: Any, value: Any, key: str, place: str) -> Any:
 
 _MAY_BE_ZERO = {
     "seed", "threads", "format_weight", "kl_coef", "weight_decay", "clip_high", "rounds", "steps", "self_checks",
-    "temperature",
+    "temperature", "retries",
 }  # fmt: skip
 
 

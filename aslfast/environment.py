@@ -15,6 +15,7 @@ from aslfast.evaluate import Question, read_questions, write_questions
 from aslfast.index import BM25Index
 from aslfast.lab import demos
 from aslfast.lab.world import World
+from aslfast.retrieve import AnyIndex, open_index
 
 LAB_BASE = Path(__file__).parent / "lab" / "tiny-base"
 GENERATOR_EVALS = 150  # questions asked for when the generator is measured
@@ -25,9 +26,9 @@ GRM_EVALS = 300
 class Environment:
     """`oracle` (a question -> its true answer or None) and the tasks of generator and GRM exist in the lab alone."""
 
-    index: BM25Index
+    index: AnyIndex
     topics: Sequence[str]
-    eval_index: BM25Index
+    eval_index: AnyIndex
     policy_evals: Sequence[Task]
     grm_evals: Sequence[Task] = ()
     generator_evals: Sequence[Task] = ()
@@ -48,8 +49,10 @@ def file_environment(config: RunConfig) -> Environment:
             )
     topics = read_topics(Path(data.topics))
     questions = read_questions(data.eval_questions, data.eval_count)
-    index = BM25Index.open(data.index)
-    eval_index = BM25Index.open(data.eval_index) if data.eval_index else index
+    index = open_index(data.index, config.tool.timeout_s, config.tool.retries)
+    eval_index = index
+    if data.eval_index:
+        eval_index = open_index(data.eval_index, config.tool.timeout_s, config.tool.retries)
     return Environment(index, topics, eval_index, policy_evals(questions, config.model.prompts))
 
 

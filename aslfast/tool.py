@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aslfast.index import BM25Index
+from aslfast.corpus import Passage
+from aslfast.retrieve import AnyIndex, retrieve
 from aslfast.roles import Call
 
 SEARCH = "search"
@@ -18,7 +19,7 @@ NOTHING_FOUND = "nothing found"
 class SearchTool:
     """Answers a call with the `top_k` best passages of each query, each cut to `max_passage_chars`."""
 
-    index: BM25Index
+    index: AnyIndex
     top_k: int = 3
     max_passage_chars: int = 2000
 
@@ -29,10 +30,9 @@ class SearchTool:
         """One observation a call; the queries of all calls are searched as one batch."""
         queries = [[query[:MAX_QUERY_CHARS] for query in call.queries[:MAX_QUERIES]] for call in calls]
         flat = [query for listed in queries for query in listed]
-        found = iter(self.index.search(flat, self.top_k).ids)
+        found = iter(retrieve(self.index, flat, self.top_k))
         return [self._observation([next(found) for _ in listed]) for listed in queries]
 
-    def _observation(self, results: Sequence[Sequence[str]]) -> str:
-        ids = list(dict.fromkeys(passage_id for result in results for passage_id in result))
-        passages = self.index.passages(ids)
+    def _observation(self, results: Sequence[Sequence[Passage]]) -> str:
+        passages = dict.fromkeys(passage for result in results for passage in result)
         return "\n".join(passage.contents[: self.max_passage_chars] for passage in passages) or NOTHING_FOUND

@@ -19,8 +19,8 @@ from aslfast.config import RunConfig
 from aslfast.core import ROLES, Task, Trajectory
 from aslfast.environment import Environment, file_environment, lab_environment, model_folder
 from aslfast.errors import UserError
-from aslfast.index import BM25Index
 from aslfast.learner import Learner
+from aslfast.retrieve import AnyIndex
 from aslfast.roles import prompt_text
 from aslfast.rollout import Limits, Rollout, bounded, stable_seed
 from aslfast.rounds import Loop, run_round
@@ -101,7 +101,7 @@ def make_sampler(config: RunConfig, model: Any, tokenizer: Any) -> LocalSampler:
     return LocalSampler(model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context)
 
 
-def search_tool(config: RunConfig, index: BM25Index) -> SearchTool:
+def search_tool(config: RunConfig, index: AnyIndex) -> SearchTool:
     return SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
 
 

@@ -27,7 +27,7 @@ inline Counts write_segment(const std::string& folder, TextWriter& texts, const 
 
 // Memory: `memory_bytes` for postings on their way and the terms they name. Beside it, every passage takes the bytes of
 // its id and 12 (finish(): up to 18 more), every thread a few MB of texts and up to 32 MB of words it has met; finish()
-// takes about 30 bytes for every different term and 3 KB for every window with tiles.
+// takes about 30 bytes for every different term.
 class IndexBuilder {
 public:
     IndexBuilder(std::string folder, const std::string& analyzer, double k1, double b, size_t threads,

@@ -58,15 +58,12 @@ public:
         counts.terms = hashes_.size();
         counts.windows = next_.window;
         counts.postings = total_;
-        counts.tiled = tiled_.size();
+        counts.tiled = next_.tiles;
         counts.big_counts = big_.size();
         postings_.skip_to(align(counts_at_ + total_));
         postings_.write(big_);
         postings_.finish();
         windows_.finish();
-        tiles_file_.write(tiled_);
-        tiles_file_.pad();
-        tiles_file_.write(tiles_);
         tiles_file_.finish();
         finish_terms();
     }
@@ -82,7 +79,6 @@ private:
         std::vector<uint16_t> docs;
         std::vector<uint8_t> impacts, counts;
         std::vector<BigCount> big;
-        std::vector<uint64_t> tiled;
         std::vector<Tiles> tiles;
     };
 
@@ -145,7 +141,7 @@ private:
     }
 
     void add(std::string_view name, const PostingList& list, Piece& piece) const {
-        piece.terms.push_back({piece.names.size(), piece.windows.size(), piece.docs.size()});
+        piece.terms.push_back({piece.names.size(), piece.windows.size(), piece.tiles.size(), piece.docs.size()});
         piece.names += name;
         piece.hashes.push_back(static_cast<uint32_t>(hash(name)));
         const size_t first = piece.docs.size(), n = list.docs.size(), first_window = piece.windows.size();
@@ -169,7 +165,6 @@ private:
             const uint8_t* impacts = piece.impacts.data() + first;
             window.max_impact = *std::max_element(impacts + begin, impacts + window.end);
             if (window.end - begin >= kTiledPostings) {
-                piece.tiled.push_back(w);
                 piece.tiles.push_back(tiles_of(piece.docs.data() + first + begin, impacts + begin, window.end - begin));
             }
             begin = window.end;
@@ -190,10 +185,10 @@ private:
 
     void write(Piece& piece) {
         for (Term& term : piece.terms)
-            term = {term.name + next_.name, term.window + next_.window, term.posting + next_.posting};
+            term = {term.name + next_.name, term.window + next_.window, term.tiles + next_.tiles,
+                    term.posting + next_.posting};
         for (BigCount& big : piece.big) big_.push_back({big.posting + next_.posting, big.count, 0});
-        for (const uint64_t window : piece.tiled) tiled_.push_back(window + next_.window);
-        tiles_.insert(tiles_.end(), piece.tiles.begin(), piece.tiles.end());
+        tiles_file_.write(piece.tiles);
         terms_.write(piece.terms);
         windows_.write(piece.windows);
         postings_.write_at(next_.posting * sizeof(uint16_t), piece.docs);
@@ -202,7 +197,7 @@ private:
         names_ += piece.names;
         hashes_.insert(hashes_.end(), piece.hashes.begin(), piece.hashes.end());
         next_ = {next_.name + piece.names.size(), next_.window + piece.windows.size(),
-                 next_.posting + piece.docs.size()};
+                 next_.tiles + piece.tiles.size(), next_.posting + piece.docs.size()};
         for (const auto& source : sources_) source->release();
     }
 
@@ -228,10 +223,8 @@ private:
     Impacts impacts_;
     Writer terms_, windows_, postings_, tiles_file_;
     uint64_t total_ = 0, impacts_at_ = 0, counts_at_ = 0;
-    Term next_{0, 0, 0};
+    Term next_{};
     std::vector<BigCount> big_;
-    std::vector<uint64_t> tiled_;
-    std::vector<Tiles> tiles_;
     std::string names_;
     std::vector<uint32_t> hashes_;  // of the terms; 32 bits are as many as there can be slots
 };

@@ -3,8 +3,7 @@
 //   terms.bin     Term terms[V + 1], u32 slots[slot_count(V)], the terms' bytes (terms in byte order, no duplicates)
 //   windows.bin   Window windows[W]: the windows of 65,536 passages that a term occurs in, rising, term after term
 //   postings.bin  u16 docs[P] (passage number - 65,536 * window, rising), u8 impacts[P], u8 counts[P], BigCount big[E]
-//   tiles.bin     u64 windows[L] (the numbers in windows[] of those with 1,024 postings or more, rising),
-//                 Tiles tiles[L]
+//   tiles.bin     Tiles tiles[L] of the windows with 1,024 postings or more, term after term
 //   passages.bin  u32 lengths[N] (terms in a passage), u64 ids[N + 1] (offsets), u32 slots[slot_count(N)], ids' bytes
 //   blocks.bin    u64 offsets[B + 1] into texts.bin, B = N / 32 rounded up
 //   texts.bin     blocks of 32 passages: u32 raw size, then LZ4 of (u32 sizes[n], the n texts' bytes)
@@ -57,6 +56,7 @@ struct Counts {
 struct Term {         // where the term's parts start; they end where the next one's start
     uint64_t name;    // in the terms' bytes
     uint64_t window;  // in windows[]
+    uint64_t tiles;   // in tiles[]
     uint64_t posting;
 };
 

@@ -41,7 +41,7 @@ public:
     bool is_live(uint32_t doc) const { return !deletions_ || !deletions_->is_deleted(doc); }
     // Live passages that have the term.
     uint64_t frequency(uint32_t term) const {
-        const uint64_t all = segment_.postings(term).size;
+        const uint64_t all = segment_.frequency(term);
         return deletions_ ? all - std::min<uint64_t>(all, deletions_->removed(term)) : all;
     }
 

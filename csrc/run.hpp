@@ -134,7 +134,7 @@ private:
     static void write_lists(const MemoryRun& run, const Layout& layout, Writer& file) {
         std::vector<uint16_t> docs;
         std::vector<Window> windows;
-        Term next{0, 0, 0};
+        Term next{};
         auto put = [&] {
             file.write_at(layout.docs + (next.posting - docs.size()) * sizeof(uint16_t), docs);
             file.write_at(layout.windows + (next.window - windows.size()) * sizeof(Window), windows);

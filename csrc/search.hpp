@@ -167,6 +167,7 @@ private:
                 const Window& window = clause.list.windows[w];
                 if (window.number >= n) throw FormatError(kWindowsFile, "it names a window that does not exist");
                 const bool is_tiled = clause.list.end(w) - clause.list.begin(w) >= kTiledPostings;
+                if (is_tiled && tiled == clause.list.n_tiles) throw FormatError(kTilesFile, "tiles are missing");
                 memory_.places[i * n + window.number] = {w, is_tiled ? tiled++ : kFree};
                 memory_.most[window.number] += clause.bound_of(window.max_impact);
             }
@@ -209,9 +210,17 @@ private:
             if (found.size() > top.missing())
                 std::nth_element(found.first, found.first + top.missing(), found.last,
                                  [](const Candidate& a, const Candidate& b) { return a.bound > b.bound; });
-            for (const Candidate& candidate : found) score(window, candidate, top);
+            score_each(window, found, top);
         }
-        for (const Candidate& candidate : memory_.bounds.take_rest(limit(top))) score(window, candidate, top);
+        score_each(window, memory_.bounds.take_rest(limit(top)), top);
+    }
+
+    void score_each(uint32_t window, const WindowBounds::Found& found, TopK& top) {
+        for (const Candidate& candidate : found) part_->segment().prefetch_length((window << kWindowBits) + candidate.doc);
+        for (const Part& part : memory_.parts)
+            if (part.tiles)
+                for (const Candidate& candidate : found) prefetch_posting(part, candidate.doc);
+        for (const Candidate& candidate : found) score(window, candidate, top);
     }
 
     void score(uint32_t window, const Candidate& candidate, TopK& top) {
@@ -235,6 +244,7 @@ private:
     }
 
     bool is_wanted(uint32_t doc) const {
+        if (doc >= part_->segment().counts().passages) throw FormatError(kPostingsFile, "it has a passage too many");
         if (!part_->is_live(doc)) return false;
         const uint32_t number = part_->first() + doc;
         return !options_.allow || ((*options_.allow)[number / 64] >> number % 64 & 1) != 0;

@@ -22,6 +22,7 @@ struct Postings {
     const uint8_t* impacts;
     const uint8_t* counts;
     const Tiles* tiles;  // of every window that has tiles
+    uint32_t n_tiles;
     uint32_t size;   // passages that have the term
     uint64_t first;  // number of its first posting in the segment
 
@@ -50,7 +51,6 @@ public:
         impacts_at_ = align(p * sizeof(uint16_t));
         counts_at_ = align(impacts_at_ + p);
         big_at_ = align(counts_at_ + p);
-        tiles_at_ = align(counts.tiled * sizeof(uint64_t));
         ids_at_ = align(n * sizeof(uint32_t));
         id_slots_at_ = align(ids_at_ + (n + 1) * sizeof(uint64_t));
         id_bytes_at_ = align(id_slots_at_ + slot_count(n) * sizeof(uint32_t));
@@ -67,17 +67,26 @@ public:
         return slice(*terms_, names_at_, record[0].name, record[1].name);
     }
 
+    // How many passages have the term.
+    uint64_t frequency(uint32_t number) const {
+        const Term* record = this->record(number);
+        return record[1].posting - record[0].posting;
+    }
+
     Postings postings(uint32_t number) const {
         const Term* record = this->record(number);
         const uint64_t first = record[0].posting, n = record[1].posting - first;
         const uint64_t n_windows = record[1].window - record[0].window;
+        const uint64_t n_tiles = record[1].tiles - record[0].tiles;
         const auto* windows = get<Window>(*windows_, 0, record[0].window, n_windows);
-        if (n > counts_.passages || n_windows > n) terms_->fail("a term has more postings than there are passages");
+        if (n > counts_.passages || n_windows > n || n_tiles > n_windows)
+            terms_->fail("a term has more postings than there are passages");
         const auto* docs = get<uint16_t>(*postings_, 0, first, n);
         const auto* impacts = get<uint8_t>(*postings_, impacts_at_, first, n);
         const auto* counts = get<uint8_t>(*postings_, counts_at_, first, n);
-        const auto* tiles = n < kTiledPostings ? nullptr : this->tiles(record[0].window, record[1].window);
-        return {windows, static_cast<uint32_t>(n_windows), docs, impacts, counts, tiles, static_cast<uint32_t>(n), first};
+        const auto* tiles = get<Tiles>(*tiles_, 0, record[0].tiles, n_tiles);
+        return {windows, static_cast<uint32_t>(n_windows), docs, impacts, counts, tiles, static_cast<uint32_t>(n_tiles),
+                static_cast<uint32_t>(n), first};
     }
 
     // How often the passage of a posting has the term.
@@ -86,6 +95,8 @@ public:
     }
 
     uint32_t length(uint32_t doc) const { return *get<uint32_t>(*passages_, 0, doc, 1); }
+
+    void prefetch_length(uint32_t doc) const { __builtin_prefetch(passages_->data() + uint64_t{doc} * sizeof(uint32_t)); }
 
     std::string_view id(uint32_t doc) const {
         const auto* offsets = get<uint64_t>(*passages_, ids_at_, doc, 2);
@@ -157,14 +168,6 @@ private:
         return std::nullopt;
     }
 
-    // Of the windows from number `first` to `last` that have any.
-    const Tiles* tiles(uint64_t first, uint64_t last) const {
-        const auto* windows = get<uint64_t>(*tiles_, 0, 0, counts_.tiled);
-        const auto* begin = std::lower_bound(windows, windows + counts_.tiled, first);
-        const auto* end = std::lower_bound(begin, windows + counts_.tiled, last);
-        return get<Tiles>(*tiles_, tiles_at_, static_cast<uint64_t>(begin - windows), static_cast<uint64_t>(end - begin));
-    }
-
     uint32_t big_count(uint64_t posting) const {
         const auto* big = get<BigCount>(*postings_, big_at_, 0, counts_.big_counts);
         const auto* end = big + counts_.big_counts;
@@ -179,7 +182,7 @@ private:
     uint64_t pages_at_ = 0;
     std::unique_ptr<PagedFile> terms_, windows_, postings_, tiles_, passages_, blocks_, text_bytes_;
     TextReader texts_;
-    uint64_t term_slots_at_, names_at_, impacts_at_, counts_at_, big_at_, tiles_at_, ids_at_, id_slots_at_, id_bytes_at_;
+    uint64_t term_slots_at_, names_at_, impacts_at_, counts_at_, big_at_, ids_at_, id_slots_at_, id_bytes_at_;
 };
 
 }  // namespace aslfast

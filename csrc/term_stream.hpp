@@ -12,7 +12,11 @@ namespace aslfast {
 
 class TermStream {
 public:
-    explicit TermStream(std::string_view analyzer) : analyzer_(analyzer), slots_(kFirstSlots) {}
+    static constexpr size_t kCacheBytes = size_t{32} << 20;
+
+    // Of cache_bytes, rounded down to a power of two, two thirds get used, and half as much again while it grows.
+    explicit TermStream(std::string_view analyzer, size_t cache_bytes = kCacheBytes)
+        : analyzer_(analyzer), most_slots_(cache_bytes / sizeof(Slot)), slots_(kFirstSlots) {}
 
     // Calls take(number) for every term of the text, in order. number(term) gives the number of a term, always the same
     // one and below 2^32 - 1; it is called when a word is first met, and again for words that do not fit the cache.
@@ -34,7 +38,6 @@ public:
 private:
     static constexpr size_t kKeyBytes = 12;  // 99% of English words are no longer; 16-byte slots, four to a cache line
     static constexpr size_t kFirstSlots = size_t{1} << 12;
-    static constexpr size_t kMostSlots = size_t{1} << 21;  // 32 MiB
     static constexpr uint32_t kStop = 0xFFFFFFFF;
 
     // A word, filled up with zero bytes, and its number. All zero: free.
@@ -77,13 +80,13 @@ private:
         return key.number;
     }
 
+    // A full cache starts anew: words that matter come back at once, and the others cost as much as they did at first.
     void add(const Slot& key) {
         if ((used_ + 1) * 3 > slots_.size() * 2) {
-            if (slots_.size() == kMostSlots) {  // full: the word takes the place of another, which is met again or not
-                slots_[home(key)] = key;
-                return;
-            }
-            grow();
+            if (slots_.size() * 2 > most_slots_)
+                forget();
+            else
+                grow();
         }
         insert(key);
         ++used_;
@@ -103,6 +106,7 @@ private:
     }
 
     Analyzer analyzer_;
+    size_t most_slots_;
     std::vector<Slot> slots_;
     size_t used_ = 0;
 };

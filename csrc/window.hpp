@@ -45,11 +45,12 @@ inline uint32_t lower_posting(const Part& part, uint32_t doc) {
     return first + before;
 }
 
-// Has the memory fetched that lower_posting will read: of many look-ups, none then waits for the one before.
+// Has the memory fetched that a look-up will read, so that of many none waits for the one before.
 inline void prefetch_posting(const Part& part, uint32_t doc) {
     const uint32_t at = part.begin + part.tiles->starts[doc / kGroupSize];
     __builtin_prefetch(part.clause->list.docs + at);
     __builtin_prefetch(part.clause->list.impacts + at);
+    __builtin_prefetch(part.clause->list.counts + at);
 }
 
 // The posting of this passage, or kFree.
@@ -149,12 +150,10 @@ private:
             if (n_hot_ * (parts_.size() - n_short_) * kLookUp < part.size()) break;
             add(part);
             subtract_bounds(rests_.data(), part.tiles->highest, kTiles, part.clause->factor);
+            for (const uint32_t tile : done_) rests_[tile] = 0;
             ++n_short_;
         }
-        for (const uint32_t tile : done_) {
-            std::fill_n(sums_.get() + (tile << kTileBits), 1u << kTileBits, uint16_t{0});
-            rests_[tile] = 0;
-        }
+        for (const uint32_t tile : done_) std::fill_n(sums_.get() + (tile << kTileBits), 1u << kTileBits, uint16_t{0});
     }
 
     size_t find(const std::vector<uint16_t>& tiles, uint32_t limit) {
@@ -212,8 +211,8 @@ private:
         for (uint32_t i = part.begin; i < part.end; ++i) {
             const uint16_t doc = docs[i], sum = sums_[doc];
             sums_[doc] = 0;
-            if (sum == 0 || sum + rests_[doc >> kTileBits] < limit) continue;
-            *out++ = {doc, sum};
+            *out = {doc, sum};
+            out += sum + rests_[doc >> kTileBits] >= limit;  // a sum of 0 is not: tiles that reach it were taken
         }
         return out;
     }

@@ -95,6 +95,15 @@ def index(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def lab_index(tmp_path_factory):
+    """The 550 passages of a world of the lab."""
+    from aslfast.lab.world import World
+
+    passages = World.make(0, "train").passages()
+    return BM25Index.build(passages, tmp_path_factory.mktemp("lab") / "idx", threads=1)
+
+
+@pytest.fixture(scope="session")
 def lab_tokenizer():
     from aslfast.lab.base import make_tokenizer
 

@@ -77,7 +77,7 @@ def read_postings(folder: Path, counts: dict[str, int]) -> dict[str, list[tuple[
     """term -> (passage, count, impact), with every redundant part of the files checked against the rest."""
     v, p = counts["terms"], counts["postings"]
     file = Sections(folder / "terms.bin")
-    terms = file.take([("name", "u8"), ("window", "u8"), ("posting", "u8")], v + 1)
+    terms = file.take([("name", "u8"), ("window", "u8"), ("tiles", "u8"), ("posting", "u8")], v + 1)
     slots = file.take("u4", slot_count(v))
     names = file.take("u1", int(terms["name"][v])).tobytes()
     file.end()
@@ -90,7 +90,9 @@ def read_postings(folder: Path, counts: dict[str, int]) -> dict[str, list[tuple[
     file.end()
     tiles = read_tiles(folder, counts)
     lists: dict[str, list[tuple[int, int, int]]] = {}
+    n_tiles = 0
     for i in range(v):
+        assert terms["tiles"][i] == n_tiles
         start, first, stop = int(terms["posting"][i]), int(terms["window"][i]), int(terms["window"][i + 1])
         entries: list[tuple[int, int, int]] = []
         for w in range(first, stop):
@@ -99,7 +101,8 @@ def read_postings(folder: Path, counts: dict[str, int]) -> dict[str, list[tuple[
             if end - begin >= 1024:
                 expected = np.zeros(2048, np.uint8)
                 np.maximum.at(expected, docs[begin:end] >> 5, impacts[begin:end])
-                highest, starts = tiles.pop(w)
+                highest, starts = tiles[n_tiles]
+                n_tiles += 1
                 assert (highest == expected).all()
                 assert (starts == np.searchsorted(docs[begin:end], np.arange(512) * 128)).all()
             for at in range(begin, end):
@@ -107,16 +110,15 @@ def read_postings(folder: Path, counts: dict[str, int]) -> dict[str, list[tuple[
                 entries.append((int(windows["number"][w]) << 16 | int(docs[at]), count, int(impacts[at])))
         assert start + len(entries) == terms["posting"][i + 1]
         lists[names[int(terms["name"][i]) : int(terms["name"][i + 1])].decode()] = entries
-    assert not tiles and list(lists) == sorted(lists, key=str.encode)
+    assert n_tiles == len(tiles) and list(lists) == sorted(lists, key=str.encode)
     assert sorted(slots[slots != 0xFFFFFFFF]) == list(range(v))
     return lists
 
 
-def read_tiles(folder: Path, counts: dict[str, int]) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+def read_tiles(folder: Path, counts: dict[str, int]) -> list[tuple[np.ndarray, np.ndarray]]:
     file = Sections(folder / "tiles.bin")
-    windows = file.take("u8", counts["tiled"])
-    rows = file.take("u1", 3072 * len(windows)).reshape(-1, 3072)
-    tiles = {int(w): (row[:2048], row[2048:].view("<u2")) for w, row in zip(windows, rows, strict=True)}
+    rows = file.take("u1", 3072 * counts["tiled"]).reshape(-1, 3072)
+    tiles = [(row[:2048], row[2048:].view("<u2")) for row in rows]
     file.end()
     return tiles
 

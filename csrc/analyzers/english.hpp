@@ -3,6 +3,8 @@
 // and its accent give the same term written as one character or as two.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -12,12 +14,23 @@
 
 namespace aslfast {
 
+inline constexpr std::string_view kStopWords[] = {
+    "a",   "an",    "and",  "are",   "as",    "at",   "be",   "but", "by",  "for",  "if",
+    "in",  "into",  "is",   "it",    "no",    "not",  "of",   "on",  "or",  "such", "that",
+    "the", "their", "then", "there", "these", "they", "this", "to",  "was", "will", "with"};
+
+// For each first byte, the lengths that stop words have, as bits: nearly all other words are told by that.
+struct StopLengths {
+    std::array<uint8_t, 256> bits{};
+    constexpr StopLengths() {
+        for (const std::string_view stop : kStopWords)
+            bits[static_cast<unsigned char>(stop[0])] |= static_cast<uint8_t>(1u << stop.size());
+    }
+};
+
 inline bool is_stop_word(std::string_view word) {
-    constexpr std::string_view kStopWords[] = {
-        "a",   "an",    "and",  "are",   "as",    "at",   "be",   "but", "by",  "for",  "if",
-        "in",  "into",  "is",   "it",    "no",    "not",  "of",   "on",  "or",  "such", "that",
-        "the", "their", "then", "there", "these", "they", "this", "to",  "was", "will", "with"};
-    if (word.size() > 5) return false;
+    static constexpr StopLengths kLengths;
+    if (word.size() > 5 || !(kLengths.bits[static_cast<unsigned char>(word[0])] >> word.size() & 1)) return false;
     for (const std::string_view stop : kStopWords)
         if (stop == word) return true;
     return false;

@@ -1,0 +1,124 @@
+"""What a client may ask of the server, and what is refused: a request's JSON, checked field by field against limits."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+DEFAULT_TOPK = 3  # as Search-R1's server starts with
+FIELDS = ("queries", "topk", "return_scores")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one request, of all that are under way together, and of a client's patience. All above 0."""
+
+    queries: int = 4096  # of one request; Search-R1 sends those of a whole batch of trajectories at once
+    query_chars: int = 32_768
+    topk: int = 100
+    hits: int = 65_536  # queries x topk of one request
+    body_bytes: int = 8 * 2**20
+    requests: int = 512  # under way at once
+    hits_under_way: int = 2**20  # queries x topk of all of them
+    connections: int = 768  # open at once
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 30.0
+    idle_timeout_s: int = 75  # of a connection between two requests
+    stalled_timeout_s: float = 60.0  # of a client that does not read its answer
+    shutdown_timeout_s: int = 30
+
+    def __post_init__(self) -> None:
+        for item in dataclasses.fields(self):
+            if not getattr(self, item.name) > 0:
+                raise ValueError(f"limits: {item.name} is {getattr(self, item.name)}; it must be above 0")
+
+
+class Refused(Exception):
+    """An answer other than 200: its status and one line for the client."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class RetrieveRequest:
+    queries: list[str]
+    topk: int = DEFAULT_TOPK
+    return_scores: bool = False
+
+    @property
+    def hits(self) -> int:
+        return len(self.queries) * self.topk
+
+
+def read_request(body: bytes, limits: Limits) -> RetrieveRequest:
+    """A checked request. Raises Refused: 400 for what is not JSON, 422 for a field that is wrong or above a limit."""
+    try:
+        # the standard library's reader takes half a surrogate pair, which a model's text can hold; orjson does not
+        value = json.loads(body)
+    except RecursionError:
+        raise Refused(400, "the body is not JSON that can be read: nested too deeply") from None
+    except ValueError as error:
+        raise Refused(400, f"the body is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Refused(422, f"the body is {_kind(value)}; send an object with the field 'queries'")
+    for name in value:
+        if name not in FIELDS:
+            raise Refused(422, f"unknown field {name[:80]!r}{_nearest(name)}; the fields are {', '.join(FIELDS)}")
+    request = RetrieveRequest(_queries(value, limits), _topk(value, limits), _return_scores(value))
+    if request.hits > limits.hits:
+        asked = f"queries x topk is {len(request.queries)} x {request.topk} = {request.hits}"
+        raise Refused(422, f"{asked}, the limit is {limits.hits}; send fewer queries a request or a smaller topk")
+    return request
+
+
+def _queries(value: dict[str, Any], limits: Limits) -> list[str]:
+    queries = value.get("queries")
+    if not isinstance(queries, list):
+        found = f"is {_kind(queries)}" if "queries" in value else "is missing"
+        raise Refused(422, f"field 'queries' {found}; send a list of strings")
+    if len(queries) > limits.queries:
+        raise Refused(
+            422, f"queries: {len(queries)} in one request, the limit is {limits.queries}; send them in several requests"
+        )
+    for number, query in enumerate(queries):
+        if not isinstance(query, str):
+            raise Refused(422, f"queries[{number}] is {_kind(query)}; send a list of strings")
+        if len(query) > limits.query_chars:
+            raise Refused(
+                422, f"queries[{number}] has {len(query)} characters, the limit is {limits.query_chars}; shorten it"
+            )
+    return queries
+
+
+def _topk(value: dict[str, Any], limits: Limits) -> int:
+    topk = value.get("topk")
+    if topk is None:
+        return DEFAULT_TOPK
+    if type(topk) is not int:
+        raise Refused(422, f"field 'topk' is {_kind(topk)}; send a whole number or null ({DEFAULT_TOPK})")
+    if not 1 <= topk <= limits.topk:
+        raise Refused(422, f"topk: {str(topk)[:20]} is out of range; the limits are 1 to {limits.topk}")
+    return topk
+
+
+def _return_scores(value: dict[str, Any]) -> bool:
+    return_scores = value.get("return_scores", False)
+    if type(return_scores) is not bool:
+        raise Refused(422, f"field 'return_scores' is {_kind(return_scores)}; send true or false")
+    return return_scores
+
+
+def _kind(value: Any) -> str:
+    """A value's JSON type, for messages."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _nearest(name: str) -> str:
+    close = difflib.get_close_matches(name[:80], FIELDS, 1, 0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
