@@ -22,12 +22,10 @@ def effort(threads: int | None, memory_mb: int | None) -> dict[str, int]:
     return {"threads": threads or 0, "memory_mb": memory_mb or MEMORY_MB}
 
 
-def build(
-    corpus: Sequence[Path], out: Path, similarity: Mapping[str, Any], effort: Mapping[str, int], quiet: bool
-) -> dict[str, Any]:
+def build(corpus: Sequence[Path], out: Path, options: Mapping[str, Any], quiet: bool) -> dict[str, Any]:
     started = time.perf_counter()
     with Meter("index", expected_passages(corpus), "passages", quiet) as meter:
-        index = BM25Index.build(corpus, out, progress=meter.move_to, **similarity, **effort)
+        index = BM25Index.build(corpus, out, progress=meter.move_to, **options)
     seconds = time.perf_counter() - started
     return {
         "out": str(out),

@@ -38,8 +38,8 @@ def build(
     """Index passages for BM25 search."""
     from aslfast import cli_index
 
-    similarity = {"analyzer": analyzer, "k1": k1, "b": b}
-    built = cli_index.build(corpus, out, similarity, cli_index.effort(threads, memory_mb), quiet)
+    options = {"analyzer": analyzer, "k1": k1, "b": b, **cli_index.effort(threads, memory_mb)}
+    built = cli_index.build(corpus, out, options, quiet)
     print_json(built) if as_json else cli_index.print_built(built)
 
 
