@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -58,8 +59,9 @@ class BM25Index:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._changing = Lock()
         self._snapshot = open_snapshot(self.path)
+        self._allow_changes()
+        _OPEN.add(self)
 
     @classmethod
     def build(
@@ -177,3 +179,16 @@ class BM25Index:
 
     def statistics(self) -> IndexStatistics:
         return statistics_of(self._snapshot)
+
+    def _allow_changes(self) -> None:
+        """Threads that change one object wait for each other here; other objects meet the lock of the folder."""
+        self._changing = Lock()
+
+
+def _after_fork() -> None:
+    for index in _OPEN:  # a lock that another thread held would stay locked in the child for ever
+        index._allow_changes()
+
+
+_OPEN: WeakSet[BM25Index] = WeakSet()
+os.register_at_fork(after_in_child=_after_fork)

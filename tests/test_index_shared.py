@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
@@ -159,6 +159,23 @@ def test_a_child_forked_in_the_middle_of_a_change_holds_no_lock(folder: Path) ->
     os.waitpid(child, 0)
 
 
+def test_a_fork_within_a_change_can_still_use_the_index(folder: Path) -> None:
+    index = BM25Index.open(folder)
+    children: list[int] = []
+
+    def child() -> None:
+        assert len(answers(index)[0]) == 20
+        with pytest.raises(UserError, match="another writer is changing this index"):  # and no waiting for ever
+            index.delete(["id0"])
+
+    def passages() -> Iterator[Passage]:
+        yield Passage("new", "cat")
+        children.append(in_child(child))
+
+    assert index.add(passages()) == 1
+    assert ends_well(children[0])
+
+
 def test_readers_open_while_a_writer_works(folder: Path) -> None:
     def child() -> None:
         end = time.monotonic() + 3
@@ -192,6 +209,23 @@ def test_a_full_disk_leaves_the_index_as_it_was(folder: Path) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert {path.name for path in folder.iterdir()} == before
         assert BM25Index.open(folder).generation == 1
+
+
+def test_a_merge_that_fails_leaves_what_was_added(folder: Path) -> None:
+    index = BM25Index.open(folder)
+    for part in range(7):
+        index.add([Passage(f"part{part}-{i}", "cat") for i in range(3000 - 400 * part)])
+    assert index.statistics().segments == 8
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))
+    try:
+        with pytest.raises(UserError, match=r"x: the passages are added, but merging failed .*then merge it"):
+            index.add([Passage("new", "bird")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert BM25Index.open(folder).search(["bird"]).ids == [["new"]]
+    index.merge()
+    assert index.statistics().segments == 1 and len(index) == 300 + 7 * 3000 - 400 * 21 + 1
 
 
 NEW = [Passage(f"new{i}", "cat w1 dog") for i in range(40)]
