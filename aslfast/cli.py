@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -12,6 +11,19 @@ import typer
 from typer.core import TyperGroup
 
 from aslfast import __version__
+from aslfast.cli_index_commands import index_app
+from aslfast.cli_options import (
+    SAMPLING,
+    DataOption,
+    IndexOption,
+    Json,
+    Limit,
+    Prompts,
+    Quiet,
+    Seed,
+    Threads,
+    print_json,
+)
 from aslfast.errors import UserError
 
 # Before torch is loaded: its threads sleep while they wait. Spinning ones halve the speed of a shared machine.
@@ -46,46 +58,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-index_app = typer.Typer(no_args_is_help=True, help="Build and search BM25 indexes of passages.")
 lab_app = typer.Typer(no_args_is_help=True, help="The lab: train and measure the tiny base that ships with aslfast.")
 app.add_typer(index_app, name="index")
 app.add_typer(lab_app, name="lab")
-
-OUTPUT, SAMPLING = "Output", "Sampling"
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=OUTPUT)]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.", rich_help_panel=OUTPUT)
-]
-IndexOption = Annotated[
-    str,
-    typer.Option(
-        "--index", metavar="IDX|URL", help="Folder of the index to search in, or http://host:port of a server."
-    ),
-]
-DataOption = Annotated[
-    Path,
-    typer.Option(
-        "--data", metavar="Q", help="Questions, .parquet or .jsonl, with columns question and answers (and hops)."
-    ),
-]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Take only the first so many questions.")]
-Prompts = Annotated[
-    str | None,
-    typer.Option(
-        "--prompts",
-        metavar="SET",
-        help="Prompt set: full (instruct models) or compact (the tiny base).",
-        rich_help_panel=SAMPLING,
-    ),
-]
-Seed = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Seed of everything random; the same seed gives the same result.")
-]
-Threads = Annotated[int | None, typer.Option("--threads", min=0, help="CPU threads to use; 0 means all cores.")]
-
-
-def print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False))
 
 
 def _version(asked: bool) -> None:
@@ -231,54 +206,6 @@ def rollout(
     opened, questions = cli_play.open_all(model, cli_play.known_role(role), data, index, limit, settings)
     trajectories, summary = cli_play.roll_out(opened, role, questions, out, quiet)
     print_json(summary) if as_json else cli_play.print_rollout(trajectories, summary)
-
-
-@index_app.command("build", epilog="Example: aslfast index build passages.parquet more.jsonl --out wiki.idx")
-def index_build(
-    corpus: Annotated[
-        list[Path], typer.Argument(metavar="CORPUS...", help="Passages with id and contents, as .jsonl or .parquet.")
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="IDX", help="New folder for the index.")],
-    threads: Threads = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Index passages for BM25 search."""
-    from aslfast.cli_index import build, print_built
-
-    built = build(corpus, out, threads or 0, quiet)
-    print_json(built) if as_json else print_built(built)
-
-
-@index_app.command("search", epilog='Example: aslfast index search wiki.idx "who wrote the first novel" -k 3')
-def index_search(
-    index: Annotated[Path, typer.Argument(metavar="IDX", help="Folder of an index.")],
-    query: Annotated[str, typer.Argument(help="What to look for.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many passages to show.")] = 3,
-    as_json: Json = False,
-) -> None:
-    """Show the best passages for a query."""
-    from aslfast.cli_index import print_hits, search
-
-    found = search(index, query, k)
-    print_json(found) if as_json else print_hits(found)
-
-
-@index_app.command("serve", epilog="Example: aslfast index serve wiki.idx --port 8000")
-def index_serve(
-    index: Annotated[Path, typer.Argument(metavar="IDX", help="Folder of an index.")],
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to open; 0 takes a free one.")] = 8000,
-    host: Annotated[
-        str, typer.Option("--host", help="Address to listen on. The default is reached from this machine alone.")
-    ] = "127.0.0.1",
-    threads: Threads = None,
-    access_log: Annotated[bool, typer.Option("--access-log", help="Log a line a request on stderr.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Answer POST /retrieve as Search-R1's retrieval server does, until stopped."""
-    from aslfast.serve_run import serve
-
-    serve(index, host, port, threads or 0, access_log, as_json)
 
 
 @lab_app.command("train-base", epilog="Example: aslfast lab train-base --out my-base --seed 1")

@@ -13,6 +13,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from aslfast.corpus import (
     Passage,
     as_paths,
@@ -105,12 +107,15 @@ def _plain_block(block: bytes) -> Batch | None:
     and ends in }, a newline cannot stand within an object; where there are as many objects as lines too, each line is
     one object.
     """
-    n_lines = block.count(b"\n") + (not block.endswith(b"\n"))
-    ends = block.count(b"}\n") + block.endswith(b"}")
-    if not block.startswith(b"{") or block.count(b"\n{") != n_lines - 1 or ends != n_lines or not _is_utf8(block):
+    text = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    if not block.endswith(b"\n"):
+        ends = np.append(ends, len(text))
+    begins = np.append(0, ends[:-1] + 1)
+    if not ((text[begins] == ord("{")).all() and (text[ends - 1] == ord("}")).all() and _is_utf8(block)):
         return None
     rows = _parse_json(block)
-    return _plain(rows) if rows is not None and len(rows) == n_lines else None
+    return _plain(rows) if rows is not None and len(rows) == len(ends) else None
 
 
 def _parse_json(block: bytes) -> pa.RecordBatch | None:

@@ -1,0 +1,45 @@
+"""Options that several commands share, and how a result is printed for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+OUTPUT, SAMPLING = "Output", "Sampling"
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=OUTPUT)]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.", rich_help_panel=OUTPUT)
+]
+IndexOption = Annotated[
+    str,
+    typer.Option(
+        "--index", metavar="IDX|URL", help="Folder of the index to search in, or http://host:port of a server."
+    ),
+]
+DataOption = Annotated[
+    Path,
+    typer.Option(
+        "--data", metavar="Q", help="Questions, .parquet or .jsonl, with columns question and answers (and hops)."
+    ),
+]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Take only the first so many questions.")]
+Prompts = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts",
+        metavar="SET",
+        help="Prompt set: full (instruct models) or compact (the tiny base).",
+        rich_help_panel=SAMPLING,
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option("--seed", min=0, help="Seed of everything random; the same seed gives the same result.")
+]
+Threads = Annotated[int | None, typer.Option("--threads", min=0, help="CPU threads to use; 0 means all cores.")]
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False))
