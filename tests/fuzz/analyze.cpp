@@ -1,7 +1,6 @@
 // Random bytes, broken UTF-8 and awkward text through every analyzer: any bytes are accepted, terms are UTF-8 and not
 // empty, numbered terms are those of the plain analyzer, normal forms are stable.
-//   g++ -std=c++17 -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all -Icsrc tests/fuzz/analyze.cpp
-//   ./a.out [seed [texts]]
+//   fuzz_analyze [seed [texts]]     built and run by `make fuzz`
 #include <cstdio>
 #include <cstdlib>
 #include <map>

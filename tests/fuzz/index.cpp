@@ -2,7 +2,7 @@
 //   As it is, a changed byte is an error or changes nothing: every answer is the right one.
 //   With the checksums made to fit (somebody forged the files), anything may come out, but no crash.
 // Then searches for random bytes.
-//   ./fuzz_index FOLDER [step]     FOLDER: new, for the files; step: every so many bytes (1)
+//   fuzz_index FOLDER [step]     FOLDER: empty, for the files; step: every so many bytes (1)
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
