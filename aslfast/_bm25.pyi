@@ -28,6 +28,12 @@ class SegmentSpec(TypedDict):
 
 def analyzers() -> list[str]: ...
 def analyze(text: str, analyzer: str) -> list[str]: ...
+def simd_names() -> list[str]:
+    """The vector instructions this machine can use, best last."""
+
+def use_simd(name: str) -> None:
+    """For the whole process, from the next search on; for tests. Raises ValueError for what the machine lacks."""
+
 def checksum(path: str) -> int:
     """Of a whole file."""
 
@@ -77,8 +83,9 @@ class Index:
         threads: int,
         lucene: bool,
         allow: npt.NDArray[np.int32] | None,
+        exhaustive: bool = False,
     ) -> tuple[list[list[str]], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """allow: numbers of the passages that may be found, in any order."""
+        """allow: numbers of the passages that may be found, in any order. exhaustive: scores every passage, to compare."""
 
     def find(self, ids: list[str]) -> npt.NDArray[np.int32]:
         """The number of each live passage, -1 for an id that is not there."""

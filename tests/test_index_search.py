@@ -66,7 +66,9 @@ def queries(seed: int, n: int) -> list[str]:
     return made
 
 
-def assert_equal(index: _bm25.Index, asked: list[str], k: int, *, lucene: bool, allow: np.ndarray | None = None) -> None:
+def assert_equal(
+    index: _bm25.Index, asked: list[str], k: int, *, lucene: bool, allow: np.ndarray | None = None
+) -> None:
     pruned = index.search(asked, k, threads=2, lucene=lucene, allow=allow)
     full = index.search(asked, k, threads=2, lucene=lucene, allow=allow, exhaustive=True)
     assert pruned[0] == full[0]
