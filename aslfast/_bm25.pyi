@@ -59,7 +59,7 @@ class IndexBuilder:
         """Writes the files. Raises KeyError(id, first, second) for two passages of one id."""
 
 def merge_segments(
-    segments: list[SegmentSpec], folder: str, *, k1: float, b: float, threads: int, memory_bytes: int
+    segments: list[SegmentSpec], folder: str, *, k1: float, b: float, threads: int
 ) -> dict[str, int]:
     """Writes one segment of what is not deleted in several, in their order; the same bytes as building it anew."""
 
@@ -85,7 +85,7 @@ class Index:
         allow: npt.NDArray[np.int32] | None,
         exhaustive: bool = False,
     ) -> tuple[list[list[str]], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """allow: numbers of the passages that may be found, in any order. exhaustive: scores every passage, to compare."""
+        """allow: numbers of the passages that may be found, in any order. exhaustive: scores all passages, to compare."""
 
     def find(self, ids: list[str]) -> npt.NDArray[np.int32]:
         """The number of each live passage, -1 for an id that is not there."""

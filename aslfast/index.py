@@ -165,11 +165,10 @@ class BM25Index:
             self._snapshot = open_snapshot(self.path)
         return deleted
 
-    def merge(self, *, threads: int = 0, memory_mb: int = MEMORY_MB) -> None:
+    def merge(self, *, threads: int = 0) -> None:
         """Makes one segment of all: the index that a build of its passages would have made, with new numbers."""
-        effort = Effort(threads, memory_mb)
         with self._changing:
-            merge_all(self.path, effort)
+            merge_all(self.path, threads)
             self._snapshot = open_snapshot(self.path)
 
     def verify(self) -> None:

@@ -43,7 +43,7 @@ def add_passages(index: Path, source: Source, effort: Effort, progress: Progress
             raise UserError(f"{index}: more than {MOST_PASSAGES:,} passages; merge it, or put some into another index")
         if segment.counts["passages"]:
             write_manifest(index, replace(manifest, generation=generation, segments=segments))
-        _merge_tail(index, effort)
+        _merge_tail(index, effort.threads)
     return segment.counts["passages"]
 
 
@@ -65,12 +65,12 @@ def delete_ids(index: Path, ids: Sequence[str]) -> int:
     return len(docs)
 
 
-def merge_all(index: Path, effort: Effort) -> None:
+def merge_all(index: Path, threads: int) -> None:
     """One segment of all that is live; passages get new numbers, in the same order. Raises UserError."""
     with _change(index) as snapshot:
         segments = snapshot.manifest.segments
         if len(segments) > 1 or any(segment.deleted for segment in segments):
-            _merge(index, snapshot.manifest, 0, effort)
+            _merge(index, snapshot.manifest, 0, threads)
 
 
 def find_docs(index: Path, core: _bm25.Index, ids: Sequence[str]) -> np.ndarray:
@@ -128,12 +128,12 @@ def _delete(index: Path, segment: Segment, docs: np.ndarray, analyzer: str, gene
     )
 
 
-def _merge_tail(index: Path, effort: Effort) -> None:
+def _merge_tail(index: Path, threads: int) -> None:
     manifest = read_manifest(index)
     if len(manifest.segments) <= MOST_SEGMENTS:
         return
     try:
-        _merge(index, manifest, tail_to_merge([segment.live for segment in manifest.segments]), effort)
+        _merge(index, manifest, tail_to_merge([segment.live for segment in manifest.segments]), threads)
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
@@ -150,7 +150,7 @@ def tail_to_merge(sizes: Sequence[int]) -> int:
     return first
 
 
-def _merge(index: Path, manifest: Manifest, first: int, effort: Effort) -> None:
+def _merge(index: Path, manifest: Manifest, first: int, threads: int) -> None:
     """Replaces the segments from `first` on by one, or by none where nothing in them is live."""
     generation = manifest.generation + 1
     segments = list(manifest.segments[:first])
@@ -163,8 +163,7 @@ def _merge(index: Path, manifest: Manifest, first: int, effort: Effort) -> None:
             str(folder),
             k1=manifest.k1,
             b=manifest.b,
-            threads=n_threads(effort.threads),
-            memory_bytes=effort.memory_mb << 20,
+            threads=n_threads(threads),
         )
         segments.append(describe_segment(folder, counts))
     write_manifest(index, replace(manifest, generation=generation, segments=tuple(segments)))

@@ -82,7 +82,7 @@ class Retrieval:
 
     async def _health(self, request: Request) -> Response:
         limits = {name: value for name, value in asdict(self.limits).items() if name in SHARED_LIMITS}
-        state = {"passages": len(self.index), "generation": getattr(self.index, "generation", 0)}
+        state = {"passages": len(self.index), "generation": self.index.generation}
         return json_response(200, {"status": "closing" if self.closing else "ok", **state, "limits": limits})
 
 

@@ -75,9 +75,8 @@ inline pybind11::dict delete_passages(const pybind11::dict& segment, const DocNu
     return to_dict(deleted);
 }
 
-// A merge reads and writes as it goes: the budget that a build needs is taken and not needed.
 inline pybind11::dict merge_segments(const pybind11::list& segments, const std::string& folder, double k1, double b,
-                                     size_t threads, uint64_t /*memory_bytes*/) {
+                                     size_t threads) {
     const std::vector<SegmentSpec> specs = to_specs(segments);
     Counts counts;
     {
@@ -105,7 +104,7 @@ inline void bind_build(pybind11::module_& m) {
         .def("add_arrow", &add_arrow, py::arg("ids"), py::arg("contents"))
         .def("finish", &finish_build);
     m.def("merge_segments", &merge_segments, py::arg("segments"), py::arg("folder"), py::kw_only(), py::arg("k1"),
-          py::arg("b"), py::arg("threads"), py::arg("memory_bytes"));
+          py::arg("b"), py::arg("threads"));
     m.def("delete_passages", &delete_passages, py::arg("segment"), py::arg("docs"), py::arg("analyzer"),
           py::arg("file"));
 }

@@ -230,8 +230,7 @@ def test_merging_is_building_anew_from_what_lives(parts: list[list[str]], data: 
             ids += [part_ids[i] for i in live]
             contents += [part[i] for i in live]
         (root / "merged").mkdir()
-        options = {"k1": K1, "b": B, "threads": 2, "memory_bytes": 1 << 20}
-        counts = _bm25.merge_segments(specs, str(root / "merged"), **options)
+        counts = _bm25.merge_segments(specs, str(root / "merged"), k1=K1, b=B, threads=2)
         rebuilt = build(root / "rebuilt", contents, ids)
         assert counts == rebuilt["counts"]
         assert digest(root / "merged") == digest(root / "rebuilt")
@@ -256,7 +255,7 @@ def test_merging_large_segments(large: tuple[Path, list[str]], tmp_path: Path) -
     two = build(tmp_path / "2", contents[40_000:], ids[40_000:])
     one = delete(build(tmp_path / "1", contents[:40_000], ids[:40_000]), range(100, 200), tmp_path / "deleted")
     (tmp_path / "merged").mkdir()
-    _bm25.merge_segments([one, two], str(tmp_path / "merged"), k1=K1, b=B, threads=3, memory_bytes=1)
+    _bm25.merge_segments([one, two], str(tmp_path / "merged"), k1=K1, b=B, threads=3)
     live = [i for i in range(len(contents)) if not 100 <= i < 200]
     build(tmp_path / "rebuilt", [contents[i] for i in live], [ids[i] for i in live])
     assert digest(tmp_path / "merged") == digest(tmp_path / "rebuilt")
