@@ -85,7 +85,7 @@ class Index:
         allow: npt.NDArray[np.int32] | None,
         exhaustive: bool = False,
     ) -> tuple[list[list[str]], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """allow: numbers of the passages that may be found, in any order. exhaustive: scores all passages, to compare."""
+        """allow: numbers of the passages that may be found, in any order. exhaustive: scores all, to compare."""
 
     def find(self, ids: list[str]) -> npt.NDArray[np.int32]:
         """The number of each live passage, -1 for an id that is not there."""
