@@ -164,7 +164,10 @@ def draw_panel(axis: Any, result: dict[str, Any], read: Callable[[dict[str, Any]
     colours = ["#c0392b" if name == "ours" else "#c5ccd3" if name in APPROXIMATE else "#7b8a99" for name in NAMES]
     bars = axis.barh(range(len(NAMES)), values, color=colours)
     axis.bar_label(
-        bars, ["not measured" if not v else f"{v:.3g}" if v < 1000 else f"{v:,.0f}" for v in values], fontsize=8, padding=2
+        bars,
+        ["not measured" if not v else f"{v:.3g}" if v < 1000 else f"{v:,.0f}" for v in values],
+        fontsize=8,
+        padding=2,
     )
     axis.set_yticks(range(len(NAMES)), labels if names else [], fontsize=8)
     axis.invert_yaxis()
