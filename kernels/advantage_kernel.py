@@ -107,9 +107,8 @@ def advantage_kernel(
         size, total, differs = _group_sums(reward_ptr, group_ptr, group, r, n, ROWS, COLS)
         size = tl.maximum(size, 1.0)  # rows beyond n, whose group may be nobody's
         mean = total / size
-        if BASELINE == "none":
-            advantage = r
-        else:
+        advantage = r
+        if BASELINE != "none":
             advantage = tl.where(differs > 0, r - mean, 0.0)
         if BASELINE == "leave_one_out":
             advantage = advantage * size / tl.maximum(size - 1.0, 1.0)

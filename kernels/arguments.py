@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def choose_impl(impl: str | None) -> str:
-    """The implementation to run; None means "torch", the only one in this version. Never silently another."""
+def choose_impl(impl: str | None, tensor: Tensor) -> str:
+    """The implementation to run; None means "triton" for CUDA tensors, "torch" otherwise. Never silently another."""
     check_choice("impl", impl, (None, "torch", "triton"))
-    if impl == "triton":
-        raise NotImplementedError('impl="triton": the Triton kernels are not in this version; use impl="torch"')
-    return "torch"
+    if impl is None:
+        return "triton" if tensor.is_cuda else "torch"
+    if impl == "triton" and not tensor.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(f'impl: got "triton" for a tensor on {tensor.device}; use impl="torch"')
+    return impl
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:

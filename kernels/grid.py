@@ -12,7 +12,6 @@ import triton
 import triton.language as tl
 
 MAX_PROGRAMS = 512  # partial results that the last program reads at once; twice the multiprocessors of an H100 is 264
-_INTERPRETED = triton.knobs.runtime.interpret
 
 
 @triton.jit
@@ -42,11 +41,10 @@ def count_programs(device: torch.device, blocks: int, waits: bool) -> int:
 
     The interpreter runs programs one after the other: it may have several only where none waits for a later one.
     """
-    if _INTERPRETED:
-        most = 1 if waits else 3
-    else:
-        most = 2 * torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(blocks, most, MAX_PROGRAMS))
+    if device.type != "cuda":
+        return 1 if waits else min(max(blocks, 1), 3)
+    resident = 2 * torch.cuda.get_device_properties(device).multi_processor_count
+    return max(1, min(blocks, resident, MAX_PROGRAMS))
 
 
 def counters(device: torch.device) -> torch.Tensor:

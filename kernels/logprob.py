@@ -47,7 +47,7 @@ def linear_logprob(
     """
     if tp_group is not None:
         raise NotImplementedError("tp_group: the vocabulary-parallel head is not in this version; pass tp_group=None")
-    choose_impl(impl)
+    choose_impl(impl, hidden_TD)
     check_tensor("hidden_TD", hidden_TD, (None, None), "float")
     tokens, width = hidden_TD.shape
     check_tensor("weight_VD", weight_VD, (None, width), "float", hidden_TD)
@@ -89,7 +89,7 @@ def logprob(
         promises not to read the logits afterwards (torch raises where another backward would need them).
     The gradient has the logits' dtype. Masks, dtypes and errors as in `linear_logprob`.
     """
-    choose_impl(impl)
+    choose_impl(impl, logits_TV)
     check_tensor("logits_TV", logits_TV, (None, None), "float")
     tokens, vocabulary = logits_TV.shape
     _check_targets(target_T, mask, tokens, vocabulary, logits_TV)

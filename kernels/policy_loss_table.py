@@ -45,6 +45,16 @@ def _add(column_ptr, slot, value, live, n_slots):
 
 
 @triton.jit
+def _raise_to(column_ptr, slot, bits, live, n_slots):
+    """The same for a maximum."""
+    low = tl.min(tl.where(live, slot, n_slots))
+    if low == tl.max(tl.where(live, slot, -1)):
+        tl.atomic_max(column_ptr + low, tl.max(tl.where(live, bits, 0)), sem="relaxed")
+    else:
+        tl.atomic_max(column_ptr + slot, bits, mask=live, sem="relaxed")
+
+
+@triton.jit
 def _to_fixed(x):
     """float64 to the nearest int64; NaN to 0, for its own token makes the loss NaN."""
     return tl.floor(tl.where(x == x, x, 0.0) + 0.5).to(tl.int64)
@@ -81,7 +91,7 @@ def fill(
                 if sampler_ptr is not None:
                     gain *= truncated_weight(old, sampler_ptr, token, live, tis_cap)
                 # the bits of positive floats are ordered as the floats are
-                tl.atomic_max(largest_ptr + slot, tl.abs(gain).to(tl.int32, bitcast=True), mask=live, sem="relaxed")
+                _raise_to(largest_ptr, slot, tl.abs(gain).to(tl.int32, bitcast=True), live, n_slots)
 
 
 @triton.jit
