@@ -93,7 +93,9 @@ def policy_loss_kernel(
     for start in range(program * BLOCK, tokens, programs * BLOCK):
         token = start + tl.arange(0, BLOCK)
         live, slot = which_are_live(token, tokens, mask_ptr, sequence_ptr)
-        known = live & (slot < n_slots)
+        known = live
+        if size_ptr is not None or not OF_TOKENS:
+            known = live & (slot < n_slots)
         n_live += tl.sum(live.to(tl.int32))
         logp, old = read(logp_ptr, token, live), read(old_ptr, token, live)
         advantage = read(advantage_ptr, token if OF_TOKENS else slot, known)
@@ -123,8 +125,7 @@ def policy_loss_kernel(
         if MEAN_OF_SEQUENCE:
             size = tl.load(size_ptr + slot, mask=known, other=1).to(tl.float32)
             loss, slope = loss / size, slope / size
-        if sequence_ptr is not None:
-            loss = tl.where(known, loss, float("nan"))
+        loss = tl.where(known, loss, float("nan"))
         loss_sum += tl.sum(tl.where(live, loss, 0.0).to(tl.float64))
         tl.store(gradient_ptr + token, tl.where(live, slope, 0.0), mask=token < tokens)
     if gain_ptr is not None:
