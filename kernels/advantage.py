@@ -37,7 +37,7 @@ def group_advantage(
     Sums run in float64; the result is float32 (float64 for float64 rewards) and carries no gradient.
     Raises ValueError for a reward that is NaN or infinite (naming its index), shapes, ranges; TypeError for dtypes.
     """
-    choose_impl(impl)
+    choose_impl(impl, rewards_N)
     check_tensor("rewards_N", rewards_N, (None,), "float")
     check_tensor("group_ids_N", group_ids_N, tuple(rewards_N.shape), "integer", rewards_N)
     check_choice("baseline", baseline, ("mean", "leave_one_out", "none"))

@@ -68,7 +68,7 @@ def policy_loss(
     mask_T [T] bool. Log-probs [T] in any floating dtype; the arithmetic and the loss are float32 (float64 for float64).
     Raises ValueError or TypeError naming the argument; ValueError for options that exclude each other.
     """
-    choose_impl(impl)
+    choose_impl(impl, logp_T)
     check_tensor("logp_T", logp_T, (None,), "float")
     tokens = logp_T.shape[0]
     named = {"old_logp_T": old_logp_T, "ref_logp_T": ref_logp_T, "sampler_logp_T": sampler_logp_T}
