@@ -40,8 +40,8 @@ def group_advantage(
     impl "triton": one launch, and one read-back of a few bytes for the check of the values, which waits for it.
     Raises ValueError for a reward that is NaN or infinite (naming its index), shapes, ranges; TypeError for dtypes.
     """
-    impl = choose_impl(impl, rewards_N)
     check_tensor("rewards_N", rewards_N, (None,), "float")
+    impl = choose_impl(impl, rewards_N, float64=True)
     check_tensor("group_ids_N", group_ids_N, tuple(rewards_N.shape), "integer", rewards_N)
     check_choice("baseline", baseline, ("mean", "leave_one_out", "none"))
     check_choice("scale", scale, ("group", "batch", "none"))

@@ -21,7 +21,8 @@ SHARED_LIMIT = 227 * 1024  # bytes a block can have on sm_90
 
 
 class Entry(NamedTuple):
-    """One configuration. signature: run-time arguments by name; pointers and sizes are taken as divisible by 16."""
+    """One configuration. signature: run-time arguments by name; pointers and sizes are taken as
+    divisible by 16 unless the kernel says do_not_specialize."""
 
     name: str
     kernel: Any
@@ -42,10 +43,11 @@ class Row(NamedTuple):
 
 
 def shipped() -> list[Entry]:
-    """The table of all kernels; each module states its own configurations beside what launches them."""
-    from . import logprob_kernel, logprob_linear_kernel
+    """The table of all kernels."""
+    from . import compile_losses, logprob_head_kernels, logprob_logits_kernels
 
-    return [*logprob_linear_kernel.compile_entries(), *logprob_kernel.compile_entries()]
+    logprob = [*logprob_head_kernels.compile_entries(), *logprob_logits_kernels.compile_entries()]
+    return [*logprob, *compile_losses.advantage_entries(), *compile_losses.policy_loss_entries()]
 
 
 def measure(entry: Entry) -> Row:
@@ -77,7 +79,8 @@ def _compile(entry: Entry) -> tuple[bytes, int]:
     divisible = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(names)
-        if signature[name].startswith("*") or signature[name] in ("i32", "i64")
+        if signature[name].startswith("*")
+        or (signature[name] == "i32" and not entry.kernel.params[i].do_not_specialize)
     }
     source = ASTSource(entry.kernel, signature, constants, divisible)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=entry.options)

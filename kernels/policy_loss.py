@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from .arguments import check_choice, check_not_negative, check_positive, check_tensor, choose_impl
-from .policy_loss_operator import operator
+from .policy_loss_ops import operator
 from .reference import PolicyMetrics
 
 __all__ = ["PolicyMetrics", "policy_loss"]
@@ -64,8 +64,8 @@ def policy_loss(
         (below S with advantages per sequence): an id beyond that cannot raise without waiting, and makes the loss NaN.
     Raises ValueError or TypeError naming the argument; ValueError for options that exclude each other.
     """
-    impl = choose_impl(impl, logp_T)
     check_tensor("logp_T", logp_T, (None,), "float")
+    impl = choose_impl(impl, logp_T)
     tokens = logp_T.shape[0]
     named = {"old_logp_T": old_logp_T, "ref_logp_T": ref_logp_T, "sampler_logp_T": sampler_logp_T}
     for name, tensor in named.items():

@@ -182,8 +182,6 @@ def policy_loss(
     tokens, device = logp_T.shape[0], logp_T.device
     if tokens > table.MAX_TOKENS:
         raise ValueError(f'logp_T: got {tokens} tokens, the kernel takes {table.MAX_TOKENS}; split them or use "torch"')
-    if logp_T.dtype == torch.float64:
-        raise TypeError('logp_T: got torch.float64, the kernel computes in float32; use impl="torch"')
     of_tokens = advantage_level == "token"
     ratios, means = ratio_level == "sequence", aggregate == "sequence_mean"
     coupled = ratios and kind == "ppo"

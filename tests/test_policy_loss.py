@@ -191,7 +191,7 @@ def test_metrics_and_other_inputs_carry_no_gradient():
         ({"dual_clip": 3.0, "kind": "cispo"}, ValueError, "no dual clip"),
         ({"clip_low": -0.1}, ValueError, "clip_low: got -0.1"),
         ({"kind": "reinforce"}, ValueError, "kind: got 'reinforce'"),
-        ({"impl": "triton"}, ValueError, 'use impl="torch"'),
+        ({"impl": "triton"}, ValueError, 'pass impl="torch"'),
     ],
 )
 def test_refusals(change, error, message):
