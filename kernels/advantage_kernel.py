@@ -17,7 +17,7 @@ from torch import Tensor
 from .arguments import compute_dtype
 from .grid import count_programs, counters, grid_barrier, is_last
 
-ROWS, COLS, BLOCK = 16, 64, 1024
+ROWS, COLS, BLOCK, WARPS = 16, 64, 1024, 4
 
 
 @triton.jit
@@ -169,7 +169,7 @@ def group_advantage(
         ROWS=ROWS,
         COLS=COLS,
         BLOCK=BLOCK,
-        num_warps=4,
+        num_warps=WARPS,
         launch_cooperative_grid=sequence_ids_T is not None,
     )
     return token_advantage_T, first_bad

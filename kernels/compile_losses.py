@@ -7,8 +7,6 @@ from typing import Any
 from . import advantage_kernel, policy_loss_kernel
 from .compile_report import Entry
 
-_WARPS = {"num_warps": 4}
-
 
 def advantage_entries() -> list[Entry]:
     types = dict.fromkeys(("reward_ptr", "advantage_ptr", "token_advantage_ptr"), "*fp32")
@@ -20,7 +18,7 @@ def advantage_entries() -> list[Entry]:
     ]
     kernel = advantage_kernel.advantage_kernel
     return [
-        _entry(f"advantage {name}", kernel, types | more, sizes | {"EPS": 1e-6} | flags)
+        _entry(f"advantage {name}", kernel, types | more, sizes | {"EPS": 1e-6} | flags, advantage_kernel.WARPS)
         for name, more, flags in variants
     ]
 
@@ -40,17 +38,14 @@ def policy_loss_entries() -> list[Entry]:
         ("gspo, all options", ratios, {"KIND": "ppo", "OF_TOKENS": False, "MEAN_OF_SEQUENCE": True}),
     ]
     sizes = {name: getattr(policy_loss_kernel, name) for name in ("BLOCK", "PARTIALS", "MAX_PROGRAMS")}
-    kernel = policy_loss_kernel.policy_loss_kernel
-    backward = dict.fromkeys(("gradient_ptr", "upstream_ptr", "divisor_ptr", "out_ptr"), "*fp32") | {"tokens": "i32"}
-    return [
-        *(_entry(f"policy_loss {name}", kernel, types, sizes | flags) for name, types, flags in variants),
-        _entry(
-            "policy_loss backward", policy_loss_kernel.policy_loss_backward_kernel, backward, {"BLOCK": sizes["BLOCK"]}
-        ),
-    ]
+    kernel, warps = policy_loss_kernel.policy_loss_kernel, policy_loss_kernel.WARPS
+    entries = [_entry(f"policy_loss {name}", kernel, types, sizes | flags, warps) for name, types, flags in variants]
+    kernel = policy_loss_kernel.policy_loss_backward_kernel
+    types = dict.fromkeys(("gradient_ptr", "upstream_ptr", "divisor_ptr", "out_ptr"), "*fp32") | {"tokens": "i32"}
+    return [*entries, _entry("policy_loss backward", kernel, types, {"BLOCK": sizes["BLOCK"]}, warps)]
 
 
-def _entry(name: str, kernel: Any, types: dict[str, str], constants: dict[str, Any]) -> Entry:
+def _entry(name: str, kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int) -> Entry:
     """What has neither a type nor a constant is absent: None."""
     absent = {argument: None for argument in kernel.arg_names if argument not in types and argument not in constants}
-    return Entry(name, kernel, types, absent | constants, _WARPS)
+    return Entry(name, kernel, types, absent | constants, {"num_warps": warps})

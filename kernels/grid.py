@@ -37,14 +37,15 @@ def is_last(counters_ptr):
 
 
 def count_programs(device: torch.device, blocks: int, waits: bool) -> int:
-    """Two programs for each multiprocessor at most: they then run all at once, as a barrier needs.
+    """One program for each multiprocessor where the grid waits: they then run all at once, whatever registers they
+    take; else two at most.
 
     The interpreter runs programs one after the other: it may have several only where none waits for a later one.
     """
     if device.type != "cuda":
         return 1 if waits else min(max(blocks, 1), 3)
-    resident = 2 * torch.cuda.get_device_properties(device).multi_processor_count
-    return max(1, min(blocks, resident, MAX_PROGRAMS))
+    multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    return max(1, min(blocks, multiprocessors if waits else 2 * multiprocessors, MAX_PROGRAMS))
 
 
 def counters(device: torch.device) -> torch.Tensor:
