@@ -78,7 +78,8 @@ def _compile(entry: Entry) -> tuple[bytes, int]:
     divisible = {
         (i,): [["tt.divisibility", 16]]
         for i, name in enumerate(names)
-        if signature[name].startswith("*") or (signature[name] == "i32" and not entry.kernel.params[i].do_not_specialize)
+        if signature[name].startswith("*")
+        or (signature[name] == "i32" and not entry.kernel.params[i].do_not_specialize)
     }
     source = ASTSource(entry.kernel, signature, constants, divisible)
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=entry.options)
