@@ -6,6 +6,8 @@ One token has raw logits x, z = softcap tanh(x / softcap) / temperature, p = sof
 
 from __future__ import annotations
 
+from itertools import product
+
 import triton
 import triton.language as tl
 
@@ -20,12 +22,15 @@ _LOG2E = tl.constexpr(1.4426950408889634)
 _NOWHERE = tl.constexpr(-1e30)
 _SCALE = tl.constexpr(COEFFICIENT_SCALE)
 
-# Tiles by bytes per element. 16 bit on Hopper: wgmma m64n256 for two groups of four warps; three stages of 48 KiB and
-# the staging of one output tile stay below 227 KiB of shared memory. 32 bit runs on the plain float units.
+# Tiles by bytes per element. 16 bit on Hopper: wgmma m64n256 for two groups of four warps; four stages of 48 KiB and
+# the staging of one slice of the output stay below 227 KiB of shared memory. 32 bit runs on the plain float units.
 TILES = {
-    2: {"BLOCK_T": 128, "BLOCK_V": 256, "BLOCK_D": 64, "num_warps": 8, "num_stages": 3},
+    2: {"BLOCK_T": 128, "BLOCK_V": 256, "BLOCK_D": 64, "num_warps": 8, "num_stages": 4},
     4: {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_D": 32, "num_warps": 8, "num_stages": 2},
 }
+# A tile's epilogue runs over slices of BLOCK_V / 4 columns, each with statistics of its own: what a whole tile's needs
+# at once does not fit into 255 registers a thread (halves spilled with a softcap).
+SLICES = 4
 # Token tiles that share one pass over the head: 16 x 128 rows of 3584 bfloat16 (14 MiB) stay in the 50 MiB L2 cache.
 GROUP_T = 16
 COEFFICIENT_ROWS = 16  # rows of a slice that one program turns into coefficients
@@ -76,6 +81,12 @@ def scaled(x, inverse_temperature, softcap, SOFTCAP: tl.constexpr):
         slope = 1.0 - x * x
         x *= softcap
     return x * inverse_temperature, slope
+
+
+@triton.jit
+def _halves(x, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The left and the right half; a thread holds values of all columns of its rows, so nothing moves."""
+    return tl.split(tl.permute(tl.reshape(x, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
 
 
 @triton.jit
@@ -132,8 +143,8 @@ def head_kernel(
 ):  # fmt: skip
     """Tiles of hidden @ weight^T, each used up in registers; the logits are never stored.
 
-    OUTPUT "statistics": partial_ptr [3, slices of V, T] gets max z, sum e, sum e (z - max) with e = exp(z - max) over
-                         a slice of BLOCK_V / 2 columns, and logit_ptr [T] z[target]
+    OUTPUT "statistics": partial_ptr [3, slices of V, T] gets max z, sum e, sum e (z - max) of each slice, with
+                         e = exp(z - max), and logit_ptr [T] z[target]
            "residual":   the same, and out [T, V] gets e dz/dx
            "gradient":   out [T, V] gets d(g logp + k entropy)/dx, with rows_ptr [4, T] = lse, entropy, g, k
     `hidden`, `weight`, `out`: TMA descriptors of their tiles, or pointers. Targets are 0..V-1, or -1 for none.
@@ -146,17 +157,17 @@ def head_kernel(
             h = _load(hidden, tile_t * BLOCK_T, d * BLOCK_D, T, D, hidden_stride, BLOCK_T, BLOCK_D, TMA)
             w = _load(weight, tile_v * BLOCK_V, d * BLOCK_D, V, D, weight_stride, BLOCK_V, BLOCK_D, TMA)
             x = tl.dot(h, w.T, x, input_precision="ieee")  # no TF32: float32 products are exact to float32
-        # By halves: the values that a whole tile's epilogue needs at once do not fit into 255 registers a thread.
-        left, right = tl.split(tl.permute(tl.reshape(x, (BLOCK_T, 2, BLOCK_V // 2)), (0, 2, 1)))
-        _finish(
-            left, tile_t, 2 * tile_v, bias_ptr, target_ptr, rows_ptr, partial_ptr, logit_ptr, out, T, V, out_stride,
-            inverse_temperature, softcap, OUTPUT, BIAS, SOFTCAP, ENTROPY, TMA, BLOCK_T, BLOCK_V // 2,
-        )  # fmt: skip
-        if (2 * tile_v + 1) * (BLOCK_V // 2) < V:
-            _finish(
-                right, tile_t, 2 * tile_v + 1, bias_ptr, target_ptr, rows_ptr, partial_ptr, logit_ptr, out, T, V,
-                out_stride, inverse_temperature, softcap, OUTPUT, BIAS, SOFTCAP, ENTROPY, TMA, BLOCK_T, BLOCK_V // 2,
-            )  # fmt: skip
+        left, right = _halves(x, BLOCK_T, BLOCK_V)
+        first, second = _halves(left, BLOCK_T, BLOCK_V // 2)
+        third, fourth = _halves(right, BLOCK_T, BLOCK_V // 2)
+        for i in tl.static_range(4):
+            part = first if i == 0 else second if i == 1 else third if i == 2 else fourth
+            if (4 * tile_v + i) * (BLOCK_V // 4) < V:
+                _finish(
+                    part, tile_t, 4 * tile_v + i, bias_ptr, target_ptr, rows_ptr, partial_ptr, logit_ptr, out, T, V,
+                    out_stride, inverse_temperature, softcap, OUTPUT, BIAS, SOFTCAP, ENTROPY, TMA, BLOCK_T,
+                    BLOCK_V // 4,
+                )  # fmt: skip
 
 
 @triton.jit(do_not_specialize=("T",))
@@ -220,37 +231,42 @@ def coefficient_kernel(
 
 
 def compile_entries() -> list[Entry]:
-    """The head for 16-bit types in its three outputs, bare and with all options, with and without TMA; float32."""
-    outputs = ("statistics", "residual", "gradient")
-    heads = [("bf16", output, tma, full) for output in outputs for tma in (True, False) for full in (False, True)]
-    heads += [("fp16", output, True, False) for output in outputs]
-    heads += [("fp32", output, False, True) for output in outputs]
-    return [*(_head_entry(*head) for head in heads), *(entry(full) for entry in _SMALL for full in (False, True))]
+    """The head in bfloat16 with TMA in every combination; for the others, which share the code, with all options."""
+    flags = (False, True)
+    heads = [
+        ("bf16", output, True, bias, softcap, entropy)
+        for output, bias, softcap, entropy in product(("statistics", "residual", "gradient"), flags, flags, flags)
+        if not (output == "residual" and entropy)  # the residual is saved only where no entropy is asked for
+    ]
+    for output in ("statistics", "residual", "gradient"):
+        rest = (output, False, True, True, output != "residual")
+        heads += [("bf16", *rest), ("fp16", output, True, *rest[2:]), ("fp32", *rest)]
+    return [*(_head_entry(*head) for head in heads), *(entry(flag) for entry in _SMALL for flag in flags)]
 
 
-def _head_entry(dtype: str, output: str, tma: bool, full: bool) -> Entry:
-    """full: bias, softcap, entropy."""
+def _head_entry(dtype: str, output: str, tma: bool, bias: bool, softcap: bool, entropy: bool) -> Entry:
     tiles = dict(TILES[4 if dtype == "fp32" else 2])
     options = {name: tiles.pop(name) for name in ("num_warps", "num_stages")}
     rows, columns, depth = tiles["BLOCK_T"], tiles["BLOCK_V"], tiles["BLOCK_D"]
-    blocks = {"hidden": [rows, depth], "weight": [columns, depth], "out": [rows, columns // 2]}
+    blocks = {"hidden": [rows, depth], "weight": [columns, depth], "out": [rows, columns // SLICES]}
     signature = {name: f"tensordesc<{dtype}{block}>" if tma else f"*{dtype}" for name, block in blocks.items()}
     signature |= {"bias_ptr": f"*{dtype}", "target_ptr": "*i64", "rows_ptr": "*fp32", "partial_ptr": "*fp32"}
     signature |= {"logit_ptr": "*fp32", "inverse_temperature": "fp32", "softcap": "fp32"}
     signature |= dict.fromkeys(("T", "V", "D", "hidden_stride", "weight_stride", "out_stride"), "i32")
     absent = {"statistics": ["rows_ptr", "out"], "residual": ["rows_ptr"], "gradient": ["partial_ptr", "logit_ptr"]}
-    constexprs = tiles | {"OUTPUT": output, "BIAS": full, "SOFTCAP": full, "ENTROPY": full, "TMA": tma}
-    constexprs |= {"PROGRAMS": 132, "GROUP_T": GROUP_T}
-    for name in absent[output] + ([] if full else ["bias_ptr"]):
+    flags = {"BIAS": bias, "SOFTCAP": softcap, "ENTROPY": entropy, "TMA": tma}
+    constexprs = tiles | flags | {"OUTPUT": output, "PROGRAMS": 132, "GROUP_T": GROUP_T}
+    for name in absent[output] + ([] if bias else ["bias_ptr"]):
         del signature[name]
         constexprs[name] = None
-    name = f"logprob head, {output}, {dtype}{', TMA' if tma else ''}{', all options' if full else ''}"
+    chosen = [dtype, *(name.lower() if name != "TMA" else name for name, on in flags.items() if on)]
+    name = f"logprob head: {output}, {', '.join(chosen)}"
     return Entry(name, head_kernel, signature, constexprs, options, is_matrix=dtype != "fp32")
 
 
 def _reduce_entry(entropy: bool) -> Entry:
     signature = {"partial_ptr": "*fp32", "statistics_ptr": "*fp32", "T": "i32", "slices": "i32"}
-    name = f"logprob reduce{', entropy' if entropy else ''}"
+    name = f"logprob reduce{': entropy' if entropy else ''}"
     return Entry(name, reduce_kernel, signature, {"ENTROPY": entropy, "BLOCK": REDUCE_ROWS}, {"num_warps": 1})
 
 
@@ -258,8 +274,8 @@ def _coefficient_entry(softcap: bool) -> Entry:
     signature = {"out_ptr": "*bf16", "partial_ptr": "*fp32", "lse_ptr": "*fp32", "logp_ptr": "*fp32"}
     signature |= {"target_ptr": "*i64", "T": "i32", "V": "i32", "out_stride": "i32"}
     signature |= {"temperature": "fp32", "softcap": "fp32"}
-    constexprs = {"SOFTCAP": softcap, "ROWS": COEFFICIENT_ROWS, "WIDTH": TILES[2]["BLOCK_V"] // 2}
-    name = f"logprob coefficients{', softcap' if softcap else ''}"
+    constexprs = {"SOFTCAP": softcap, "ROWS": COEFFICIENT_ROWS, "WIDTH": TILES[2]["BLOCK_V"] // SLICES}
+    name = f"logprob coefficients{': softcap' if softcap else ''}"
     return Entry(name, coefficient_kernel, signature, constexprs, {"num_warps": 4})
 
 

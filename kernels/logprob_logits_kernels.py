@@ -8,8 +8,8 @@ import triton.language as tl
 from .compile_report import Entry
 from .logprob_head_kernels import scaled
 
-# 16 KiB of bfloat16 a step: 64 bytes in flight for each of 256 threads, with several programs on a multiprocessor.
-BLOCK = 8192
+# 8 KiB of bfloat16 a step: 32 bytes in flight for each of 256 threads, with several programs on a multiprocessor.
+BLOCK = 4096
 OPTIONS = {"num_warps": 8}
 
 _LOG2E = tl.constexpr(1.4426950408889634)
@@ -92,10 +92,10 @@ def compile_entries() -> list[Entry]:
 
 def _entry(kernel: triton.JITFunction, dtype: str, full: bool) -> Entry:
     """full: softcap and entropy."""
-    signature = {name: "i32" for name in ("T", "V", "stride", "out_stride")}
+    signature = dict.fromkeys(("T", "V", "stride", "out_stride"), "i32")
     signature |= {"logits_ptr": f"*{dtype}", "out_ptr": f"*{dtype}", "target_ptr": "*i64", "rows_ptr": "*fp32"}
     signature |= {"statistics_ptr": "*fp32", "inverse_temperature": "fp32", "softcap": "fp32"}
     own = {name: kind for name, kind in signature.items() if name in kernel.arg_names}
     part = "statistics" if kernel is statistics_kernel else "gradient"
-    name = f"logprob from logits, {part}, {dtype}{', all options' if full else ''}"
+    name = f"logprob from logits: {part}, {dtype}{', softcap, entropy' if full else ''}"
     return Entry(name, kernel, own, {"SOFTCAP": full, "ENTROPY": full, "BLOCK": BLOCK}, OPTIONS)

@@ -14,7 +14,7 @@ registers. What its gradient costs:
 - Otherwise the backward makes the logits again, the gradient's coefficients straight from the known lse, and one more
   product for hidden and one for the head.
 
-Memory: WORKSPACE_BYTES, 24 bytes per 256 logits of a chunk for statistics, and what is returned.
+Memory: WORKSPACE_BYTES, 8 bytes (entropy: 12) per 64 logits of a chunk for statistics, and what is returned.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from . import logprob_logits_kernels as rowwise
 from .vocabulary import Scaling, Shard, Statistics
 
 WORKSPACE_BYTES = 1 << 29  # 1765 rows of a 152,064-token vocabulary in bfloat16
-STATISTICS_ROWS = 8192  # rows of a chunk where no workspace limits them: 58 MiB of statistics at that vocabulary
+STATISTICS_ROWS = 4096  # rows of a chunk where no workspace limits them: 74 MiB of statistics at that vocabulary
 
 
 def linear_forward(
@@ -156,9 +156,9 @@ class _Head:
 
     def statistics(self, chunk: slice, out_LV: Tensor | None, entropy: bool) -> tuple[Tensor, Statistics]:
         """(partial statistics of each slice of the vocabulary, those of the whole); `out_LV` gets e dz/dx."""
-        tokens, width = chunk.stop - chunk.start, self.tiles["BLOCK_V"] // 2
+        tokens, width = chunk.stop - chunk.start, self.tiles["BLOCK_V"] // kernels.SLICES
         slices = triton.cdiv(self.weight_VD.shape[0], width)
-        partial = torch.empty(3, slices, tokens, dtype=torch.float32, device=self.target_L.device)
+        partial = torch.empty(3 if entropy else 2, slices, tokens, dtype=torch.float32, device=self.target_L.device)
         logit = torch.zeros(tokens, dtype=torch.float32, device=self.target_L.device)
         output = "statistics" if out_LV is None else "residual"
         self._launch(chunk, output, entropy, partial=partial, logit=logit, out_LV=out_LV)
@@ -171,7 +171,7 @@ class _Head:
 
     def coefficients(self, chunk: slice, out_LV: Tensor, partial: Tensor, statistics: Statistics) -> None:
         """In place: e dz/dx -> ([v = target] - p) dz/dx, scaled."""
-        tokens, width = chunk.stop - chunk.start, self.tiles["BLOCK_V"] // 2
+        tokens, width = chunk.stop - chunk.start, self.tiles["BLOCK_V"] // kernels.SLICES
         grid = (triton.cdiv(tokens, kernels.COEFFICIENT_ROWS), partial.shape[1])
         kernels.coefficient_kernel[grid](
             out_LV, partial, statistics.lse(), statistics.logp(), self.target_L[chunk], tokens, out_LV.shape[1],
@@ -198,7 +198,7 @@ class _Head:
         sources: list[Any] = [hidden_LD, self.weight_VD, out_LV]
         if self.tma:
             blocks = (tiles["BLOCK_T"], tiles["BLOCK_D"]), (tiles["BLOCK_V"], tiles["BLOCK_D"])
-            blocks += ((tiles["BLOCK_T"], tiles["BLOCK_V"] // 2),)
+            blocks += ((tiles["BLOCK_T"], tiles["BLOCK_V"] // kernels.SLICES),)
             sources[2] = None if out_LV is None else out_LV[:tokens]  # TMA's own bounds cut off the rows beyond
             sources = [
                 None if source is None else TensorDescriptor.from_tensor(source, list(block))
