@@ -33,7 +33,7 @@ def linear_logprob(
     Logits live in float32 (float64 for float64 hidden states), also under autocast; results have that dtype. Live
     tokens are worked off in row chunks. impl "torch" holds `reference_logprob.CHUNK_ELEMENTS` logits at a time and
     widens a head in half precision once per pass (4 V D bytes while it runs); "triton" never stores a logit, and holds
-    `logprob_triton.WORKSPACE_BYTES` of probabilities where a gradient is made.
+    `logprob_head.WORKSPACE_BYTES` of probabilities where a gradient is made.
 
     Gradients: hidden, weight, bias, through logp and through the entropy; once only (no double backward).
     residual: d logp / d hidden = (W[target] - sum_v p_v W_v) / temperature (times the softcap's derivative inside the

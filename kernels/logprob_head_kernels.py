@@ -86,7 +86,7 @@ def scaled(x, inverse_temperature, softcap, SOFTCAP: tl.constexpr):
 @triton.jit
 def _halves(x, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """The left and the right half; a thread holds values of all columns of its rows, so nothing moves."""
-    return tl.split(tl.permute(tl.reshape(x, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
+    return tl.split(tl.permute(tl.reshape(x, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))  # pyright: ignore
 
 
 @triton.jit
@@ -103,7 +103,7 @@ def _finish(
     hit = at_v[None, :] == target[:, None]
     if BIAS:
         x += tl.load(bias_ptr + at_v, mask=in_v, other=0.0).to(tl.float32)[None, :]
-    z, slope = scaled(x, inverse_temperature, softcap, SOFTCAP)
+    z, slope = scaled(x, inverse_temperature, softcap, SOFTCAP)  # pyright: ignore
     z = tl.where(in_v[None, :], z, _NOWHERE)
     if OUTPUT == "gradient":
         log_p = z - tl.load(rows_ptr + at_t, mask=in_t, other=0.0)[:, None]
@@ -139,7 +139,7 @@ def head_kernel(
     hidden, weight, bias_ptr, target_ptr, rows_ptr, partial_ptr, logit_ptr, out, T, V, D, hidden_stride, weight_stride,
     out_stride, inverse_temperature, softcap,
     OUTPUT: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, ENTROPY: tl.constexpr, TMA: tl.constexpr,
-    PROGRAMS: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, GROUP_T: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, GROUP_T: tl.constexpr,
 ):  # fmt: skip
     """Tiles of hidden @ weight^T, each used up in registers; the logits are never stored.
 
@@ -150,7 +150,7 @@ def head_kernel(
     `hidden`, `weight`, `out`: TMA descriptors of their tiles, or pointers. Targets are 0..V-1, or -1 for none.
     """
     tiles_t, tiles_v = tl.cdiv(T, BLOCK_T), tl.cdiv(V, BLOCK_V)
-    for tile in tl.range(tl.program_id(0), tiles_t * tiles_v, PROGRAMS):
+    for tile in tl.range(tl.program_id(0), tiles_t * tiles_v, tl.num_programs(0)):
         tile_t, tile_v = _tile_of(tile, tiles_t, tiles_v, GROUP_T)
         x = tl.zeros((BLOCK_T, BLOCK_V), tl.float32)
         for d in range(tl.cdiv(D, BLOCK_D)):
@@ -255,7 +255,7 @@ def _head_entry(dtype: str, output: str, tma: bool, bias: bool, softcap: bool, e
     signature |= dict.fromkeys(("T", "V", "D", "hidden_stride", "weight_stride", "out_stride"), "i32")
     absent = {"statistics": ["rows_ptr", "out"], "residual": ["rows_ptr"], "gradient": ["partial_ptr", "logit_ptr"]}
     flags = {"BIAS": bias, "SOFTCAP": softcap, "ENTROPY": entropy, "TMA": tma}
-    constexprs = tiles | flags | {"OUTPUT": output, "PROGRAMS": 132, "GROUP_T": GROUP_T}
+    constexprs = tiles | flags | {"OUTPUT": output, "GROUP_T": GROUP_T}
     for name in absent[output] + ([] if bias else ["bias_ptr"]):
         del signature[name]
         constexprs[name] = None

@@ -71,7 +71,8 @@ def shard_of(weight_VD: Tensor, group_name: str | None) -> Shard:
     if group_name is None:
         return Shard(None, 0, weight_VD.shape[0])
     # The group itself cannot be an argument of a torch.library operator; this is how torch's own collectives find it.
-    group = torch.distributed.distributed_c10d._resolve_process_group(group_name)
+    resolve: Any = torch.distributed.distributed_c10d._resolve_process_group  # pyright: ignore[reportPrivateImportUsage]
+    group = resolve(group_name)
     own = torch.tensor([weight_VD.shape[0]], device=weight_VD.device)
     sizes = [torch.empty_like(own) for _ in range(group.size())]
     torch.distributed.all_gather(sizes, own, group=group)
