@@ -9,6 +9,8 @@ sort would win.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -148,12 +150,13 @@ def group_advantage(
     """
     n, device = rewards_N.shape[0], rewards_N.device
     tokens = 0 if sequence_ids_T is None else sequence_ids_T.shape[0]
-    blocks = max(triton.cdiv(n, ROWS), triton.cdiv(tokens, BLOCK))
+    blocks = max(-(-n // ROWS), -(-tokens // BLOCK))
     programs = count_programs(device, blocks, waits=sequence_ids_T is not None)
     advantage_N = torch.empty(n, dtype=compute_dtype(rewards_N), device=device)
     token_advantage_T = advantage_N if sequence_ids_T is None else advantage_N.new_empty(tokens)
     first_bad = torch.empty((programs, 2), dtype=torch.int32, device=device)
-    advantage_kernel[(programs,)](
+    launch: Any = advantage_kernel[(programs,)]
+    launch(
         rewards_N.contiguous(),
         group_ids_N.contiguous(),
         None if sequence_ids_T is None else sequence_ids_T.contiguous(),

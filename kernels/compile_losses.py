@@ -18,7 +18,7 @@ def advantage_entries() -> list[Entry]:
     ]
     kernel = advantage_kernel.advantage_kernel
     return [
-        _entry(f"advantage {name}", kernel, types | more, sizes | {"EPS": 1e-6} | flags, advantage_kernel.WARPS)
+        _entry(f"advantage: {name}", kernel, types | more, sizes | {"EPS": 1e-6} | flags, advantage_kernel.WARPS)
         for name, more, flags in variants
     ]
 
@@ -39,10 +39,10 @@ def policy_loss_entries() -> list[Entry]:
     ]
     sizes = {name: getattr(policy_loss_kernel, name) for name in ("BLOCK", "PARTIALS", "MAX_PROGRAMS")}
     kernel, warps = policy_loss_kernel.policy_loss_kernel, policy_loss_kernel.WARPS
-    entries = [_entry(f"policy_loss {name}", kernel, types, sizes | flags, warps) for name, types, flags in variants]
+    entries = [_entry(f"policy_loss: {name}", kernel, types, sizes | flags, warps) for name, types, flags in variants]
     kernel = policy_loss_kernel.policy_loss_backward_kernel
     types = dict.fromkeys(("gradient_ptr", "upstream_ptr", "divisor_ptr", "out_ptr"), "*fp32") | {"tokens": "i32"}
-    return [*entries, _entry("policy_loss backward", kernel, types, {"BLOCK": sizes["BLOCK"]}, warps)]
+    return [*entries, _entry("policy_loss: backward", kernel, types, {"BLOCK": sizes["BLOCK"]}, warps)]
 
 
 def _entry(name: str, kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int) -> Entry:

@@ -100,7 +100,8 @@ def policy_loss(
         level,
         impl,
     )
-    return loss, PolicyMetrics(*metrics_M.unbind(), live_tokens)
+    clip_share, approx_kl, ratio_min, ratio_max, kl_ref = metrics_M.unbind()
+    return loss, PolicyMetrics(clip_share, approx_kl, ratio_min, ratio_max, kl_ref, live_tokens)
 
 
 def _check_advantage(advantage: Tensor, level: str | None, sequence_ids_T: Tensor | None, logp_T: Tensor) -> str:

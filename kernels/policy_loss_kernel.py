@@ -8,6 +8,8 @@ and between rounds the grid waits. Losses and gradients are float32, sums float6
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -92,7 +94,7 @@ def policy_loss_kernel(
             n_sequences = count_sequences(size_ptr, n_slots, BLOCK)
     for start in range(program * BLOCK, tokens, programs * BLOCK):
         token = start + tl.arange(0, BLOCK)
-        live, slot = which_are_live(token, tokens, mask_ptr, sequence_ptr)
+        live, slot = which_are_live(token, tokens, mask_ptr, sequence_ptr)  # pyright: ignore
         known = live
         if size_ptr is not None or not OF_TOKENS:
             known = live & (slot < n_slots)
@@ -186,7 +188,7 @@ def policy_loss(
     ratios, means = ratio_level == "sequence", aggregate == "sequence_mean"
     coupled = ratios and kind == "ppo"
     n_slots = max(tokens, table.MIN_SLOTS) if of_tokens else advantage.shape[0]
-    programs = count_programs(device, triton.cdiv(tokens, BLOCK), waits=ratios or means)
+    programs = count_programs(device, -(-tokens // BLOCK), waits=ratios or means)
     gradient_T = torch.empty(tokens, dtype=torch.float32, device=device)
     loss, divisor = (torch.empty((), dtype=torch.float32, device=device) for _ in range(2))
     metrics_M = torch.empty(5, dtype=torch.float32, device=device)
@@ -198,7 +200,8 @@ def policy_loss(
     def flat(tensor: Tensor | None) -> Tensor | None:
         return None if tensor is None else tensor.contiguous()
 
-    policy_loss_kernel[(programs,)](
+    launch: Any = policy_loss_kernel[(programs,)]
+    launch(
         flat(logp_T), flat(old_logp_T), flat(advantage), flat(ref_logp_T), flat(sampler_logp_T), flat(sequence_ids_T),
         None if mask_T is None else mask_T.contiguous().view(torch.uint8),
         normalizer if isinstance(normalizer, Tensor) else None,
@@ -219,6 +222,6 @@ def policy_loss_backward(gradient_T: Tensor, normalizer: Tensor, upstream: Tenso
     tokens = gradient_T.shape[0]
     out_T = torch.empty(tokens, dtype=dtype, device=gradient_T.device)
     if tokens:
-        grid = (triton.cdiv(tokens, BLOCK),)
-        policy_loss_backward_kernel[grid](gradient_T, upstream, normalizer, out_T, tokens, BLOCK=BLOCK, num_warps=WARPS)
+        launch: Any = policy_loss_backward_kernel[(-(-tokens // BLOCK),)]
+        launch(gradient_T, upstream, normalizer, out_T, tokens, BLOCK=BLOCK, num_warps=WARPS)
     return out_T

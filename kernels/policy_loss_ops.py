@@ -115,4 +115,4 @@ def _chain(ctx: Any, upstream: Tensor | None, *_others: None) -> tuple[Tensor | 
 
 
 torch.library.register_autograd("aslfast_kernels::policy_loss", _chain, setup_context=_setup_context, lib=_LIBRARY)
-operator = torch.ops.aslfast_kernels.policy_loss.default
+operator: Any = torch.ops.aslfast_kernels.policy_loss.default

@@ -79,7 +79,7 @@ def fill(
     """The columns size, summed and largest (None: not wanted)."""
     for start in range(tl.program_id(0) * BLOCK, tokens, tl.num_programs(0) * BLOCK):
         token = start + tl.arange(0, BLOCK)
-        live, slot = which_are_live(token, tokens, mask_ptr, sequence_ptr)
+        live, slot = which_are_live(token, tokens, mask_ptr, sequence_ptr)  # pyright: ignore
         live = live & (slot < n_slots)
         _add(size_ptr, slot, live.to(tl.int32), live, n_slots)
         if summed_ptr is not None:
@@ -124,7 +124,7 @@ def spread_gains(
     """Every token moves the ratio of all of its sequence: adds -r sum(gain) / size to the gradient."""
     for start in range(tl.program_id(0) * BLOCK, tokens, tl.num_programs(0) * BLOCK):
         token = start + tl.arange(0, BLOCK)
-        live, slot = which_are_live(token, tokens, mask_ptr, sequence_ptr)
+        live, slot = which_are_live(token, tokens, mask_ptr, sequence_ptr)  # pyright: ignore
         live = live & (slot < n_slots)
         size = tl.load(size_ptr + slot, mask=live, other=1).to(tl.float64)
         ratio = ratio_of(mean_log_ratio(size_ptr, summed_ptr, slot, live)).to(tl.float64)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,8 @@ import pytest
 import torch
 from aslfast_kernels import linear_logprob
 from conftest import tiny_model
+
+import aslfast
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "kernels-elsewhere.md").read_text(encoding="utf-8")
@@ -40,6 +44,21 @@ def test_import_without_aslfast():
     done = subprocess.run([sys.executable, "-c", WITHOUT_ASLFAST], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[1.0, -1.0]"
+
+
+def test_installs_alone(tmp_path):
+    """From kernels/ by itself, with its own version in step; the README's example runs on it."""
+    source, site = tmp_path / "kernels", tmp_path / "site"
+    shutil.copytree(ROOT / "kernels", source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
+    subprocess.run([*pip, "--disable-pip-version-check", "--target", site, source], check=True, capture_output=True)
+    assert (site / f"aslfast_kernels-{aslfast.__version__}.dist-info").is_dir()
+    example = re.findall(r"^```python\n(.*?)^```", (source / "README.md").read_text(), re.DOTALL | re.MULTILINE)[0]
+    code = f"{example}\nimport aslfast_kernels\nassert aslfast_kernels.__file__.startswith({str(site)!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def test_every_snippet_is_known():
