@@ -63,10 +63,10 @@ def linear_logprob(
         raise ValueError('residual: got "save", which needs a frozen head and return_entropy=False; use "auto"')
     needs_residual = torch.is_grad_enabled() and hidden_TD.requires_grad and residual != "recompute"
     save = needs_residual and not trainable_head and not return_entropy
-    group = None if tp_group is None else tp_group.group_name
     logp_T, entropy_T, _, _ = linear_op(
-        hidden_TD, weight_VD, bias, target_T, mask, float(temperature), softcap, return_entropy, save, group, impl
-    )
+        hidden_TD, weight_VD, bias, target_T, mask, float(temperature), softcap, return_entropy, save,
+        _group_name(tp_group), impl,
+    )  # fmt: skip
     return (logp_T, entropy_T) if return_entropy else logp_T
 
 
@@ -95,6 +95,14 @@ def logprob(
         logits_TV, target_T, mask, float(temperature), softcap, return_entropy, inplace_backward, impl
     )
     return (logp_T, entropy_T) if return_entropy else logp_T
+
+
+def _group_name(tp_group: Any) -> str | None:
+    if tp_group is None:
+        return None
+    if not hasattr(tp_group, "group_name"):
+        raise TypeError(f"tp_group: got {type(tp_group).__name__}, expected a torch.distributed.ProcessGroup or None")
+    return tp_group.group_name
 
 
 def _check_tokens(target_T: Tensor, mask: Tensor | None, tokens: int, like: Tensor) -> None:
