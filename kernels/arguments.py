@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import os
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # read once: Triton too decides when kernels are imported
 _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
-def choose_impl(impl: str | None) -> str:
-    """The implementation to run; None means "torch", the only one in this version. Never silently another."""
+def choose_impl(impl: str | None, tensor: Tensor, float64: bool = False) -> str:
+    """The implementation to run on `tensor`'s device; None means "triton" on CUDA and "torch" elsewhere.
+
+    float64: whether the kernel takes it.
+    """
     check_choice("impl", impl, (None, "torch", "triton"))
-    if impl == "triton":
-        raise NotImplementedError('impl="triton": the Triton kernels are not in this version; use impl="torch"')
-    return "torch"
+    if (impl or ("triton" if tensor.is_cuda else "torch")) == "torch":
+        return "torch"
+    if not _HAS_TRITON:
+        raise ValueError('impl: "triton" needs the package triton; install it, or pass impl="torch"')
+    if not (tensor.is_cuda or _INTERPRETED):
+        remedy = 'pass impl="torch" (or start Python with TRITON_INTERPRET=1, slow and for tests)'
+        raise ValueError(f'impl: "triton" needs CUDA tensors, got {tensor.device.type}; {remedy}')
+    if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, *((torch.float64,) if float64 else ())):
+        raise TypeError(f'impl: "triton" takes float32, float16 and bfloat16, got {tensor.dtype}; pass impl="torch"')
+    return "triton"
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from . import reference
-from .arguments import check_choice, check_indices, check_positive, check_tensor, choose_impl
+from .arguments import check_choice, check_positive, check_tensor, choose_impl
+from .logprob_ops import linear_op, logits_op
 
 
 def linear_logprob(
@@ -30,46 +31,43 @@ def linear_logprob(
         logp_t = z[target_t] - logsumexp(z);  entropy_t = -sum_v p_v log p_v,  p = softmax(z)
 
     Logits live in float32 (float64 for float64 hidden states), also under autocast; results have that dtype. Live
-    tokens are worked off in row chunks of `reference_logprob.CHUNK_ELEMENTS` logits. A head in half precision is
-    widened once per pass (4 V D bytes for as long as the pass runs), and so is a trainable head's gradient until it
-    is done. On CUDA, torch's own TF32 switch applies.
+    tokens are worked off in row chunks. impl "torch" holds `reference_logprob.CHUNK_ELEMENTS` logits at a time and
+    widens a head in half precision once per pass (4 V D bytes while it runs); "triton" never stores a logit, and holds
+    `logprob_head.WORKSPACE_BYTES` of probabilities where a gradient is made.
 
     Gradients: hidden, weight, bias, through logp and through the entropy; once only (no double backward).
     residual: d logp / d hidden = (W[target] - sum_v p_v W_v) / temperature (times the softcap's derivative inside the
         sum) does not depend on the upstream gradient. "save" makes it in the forward, so that forward + backward is
-        two matrix products; it keeps 4 D bytes per live token. "recompute" keeps nothing more than the inputs, and
-        takes three. "auto" saves where that saves a product: frozen head and no entropy.
+        two matrix products; it keeps [T, D] in the dtype of the hidden states. "recompute" keeps nothing more than the
+        inputs, and takes three. "auto" saves where that saves a product: frozen head and no entropy.
     mask [T] bool: False tokens are skipped before the product, give 0, and their target may be anything.
-    tp_group: vocabulary-parallel heads are not in this version; anything but None raises NotImplementedError.
+    tp_group: a torch.distributed process group whose ranks hold consecutive slices of the vocabulary, of any sizes:
+        weight_VD and bias are this rank's slice; hidden, target (ids of the whole vocabulary), mask and the upstream
+        gradients are the same on all ranks. Results and the hidden states' gradient are complete on every rank.
+    impl: "triton" or "torch"; None is "triton" for CUDA tensors and "torch" for others.
 
     hidden_TD [T, D], weight_VD [V, D], bias [V]: floating point; target_T [T]: integer in 0..V-1.
     Raises ValueError (shape, range, device) or TypeError (dtype), naming the argument.
     """
-    if tp_group is not None:
-        raise NotImplementedError("tp_group: the vocabulary-parallel head is not in this version; pass tp_group=None")
-    choose_impl(impl)
     check_tensor("hidden_TD", hidden_TD, (None, None), "float")
+    impl = choose_impl(impl, hidden_TD)
     tokens, width = hidden_TD.shape
     check_tensor("weight_VD", weight_VD, (None, width), "float", hidden_TD)
     if bias is not None:
         check_tensor("bias", bias, (weight_VD.shape[0],), "float", hidden_TD)
-    _check_targets(target_T, mask, tokens, weight_VD.shape[0], hidden_TD)
+    _check_tokens(target_T, mask, tokens, hidden_TD)
     _check_scaling(temperature, softcap)
     check_choice("residual", residual, ("auto", "save", "recompute"))
     trainable_head = weight_VD.requires_grad or (bias is not None and bias.requires_grad)
     if residual == "save" and (trainable_head or return_entropy):
         raise ValueError('residual: got "save", which needs a frozen head and return_entropy=False; use "auto"')
-    return reference.linear_logprob(
-        hidden_TD,
-        weight_VD,
-        target_T,
-        bias=bias,
-        temperature=temperature,
-        softcap=softcap,
-        return_entropy=return_entropy,
-        mask=mask,
-        residual=residual,
-    )
+    needs_residual = torch.is_grad_enabled() and hidden_TD.requires_grad and residual != "recompute"
+    save = needs_residual and not trainable_head and not return_entropy
+    logp_T, entropy_T, _, _ = linear_op(
+        hidden_TD, weight_VD, bias, target_T, mask, float(temperature), softcap, return_entropy, save,
+        _group_name(tp_group), impl,
+    )  # fmt: skip
+    return (logp_T, entropy_T) if return_entropy else logp_T
 
 
 def logprob(
@@ -89,27 +87,28 @@ def logprob(
         promises not to read the logits afterwards (torch raises where another backward would need them).
     The gradient has the logits' dtype. Masks, dtypes and errors as in `linear_logprob`.
     """
-    choose_impl(impl)
     check_tensor("logits_TV", logits_TV, (None, None), "float")
-    tokens, vocabulary = logits_TV.shape
-    _check_targets(target_T, mask, tokens, vocabulary, logits_TV)
+    impl = choose_impl(impl, logits_TV)
+    _check_tokens(target_T, mask, logits_TV.shape[0], logits_TV)
     _check_scaling(temperature, softcap)
-    return reference.logprob(
-        logits_TV,
-        target_T,
-        temperature=temperature,
-        softcap=softcap,
-        return_entropy=return_entropy,
-        mask=mask,
-        inplace_backward=inplace_backward,
+    logp_T, entropy_T, _ = logits_op(
+        logits_TV, target_T, mask, float(temperature), softcap, return_entropy, inplace_backward, impl
     )
+    return (logp_T, entropy_T) if return_entropy else logp_T
 
 
-def _check_targets(target_T: Tensor, mask: Tensor | None, tokens: int, vocabulary: int, like: Tensor) -> None:
+def _group_name(tp_group: Any) -> str | None:
+    if tp_group is None:
+        return None
+    if not hasattr(tp_group, "group_name"):
+        raise TypeError(f"tp_group: got {type(tp_group).__name__}, expected a torch.distributed.ProcessGroup or None")
+    return tp_group.group_name
+
+
+def _check_tokens(target_T: Tensor, mask: Tensor | None, tokens: int, like: Tensor) -> None:
     check_tensor("target_T", target_T, (tokens,), "integer", like)
     if mask is not None:
         check_tensor("mask", mask, (tokens,), "bool", like)
-    check_indices("target_T", target_T, 0, vocabulary, " (mask out tokens without a target)", mask)
 
 
 def _check_scaling(temperature: float, softcap: float | None) -> None:

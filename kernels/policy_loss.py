@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from . import reference
-from .arguments import (
-    check_choice,
-    check_indices,
-    check_not_negative,
-    check_positive,
-    check_tensor,
-    choose_impl,
-)
+from .arguments import check_choice, check_not_negative, check_positive, check_tensor, choose_impl
+from .policy_loss_ops import operator
 from .reference import PolicyMetrics
 
 __all__ = ["PolicyMetrics", "policy_loss"]
@@ -66,10 +59,13 @@ def policy_loss(
         Where S may happen to equal T, say so by advantage_level="token" or "sequence".
     sequence_ids_T [T] integers: -1 is padding; needed for sequence advantages, "sequence_mean" and sequence ratios.
     mask_T [T] bool. Log-probs [T] in any floating dtype; the arithmetic and the loss are float32 (float64 for float64).
+    impl "triton": one launch makes the loss, its gradient and the metrics, and one the backward's product; nothing is
+        read back. It computes in float32, takes 2^21 tokens, and sequence ids below 65,536 or the number of tokens
+        (below S with advantages per sequence): an id beyond that cannot raise without waiting, and makes the loss NaN.
     Raises ValueError or TypeError naming the argument; ValueError for options that exclude each other.
     """
-    choose_impl(impl)
     check_tensor("logp_T", logp_T, (None,), "float")
+    impl = choose_impl(impl, logp_T)
     tokens = logp_T.shape[0]
     named = {"old_logp_T": old_logp_T, "ref_logp_T": ref_logp_T, "sampler_logp_T": sampler_logp_T}
     for name, tensor in named.items():
@@ -79,26 +75,33 @@ def policy_loss(
         check_tensor("mask_T", mask_T, (tokens,), "bool", logp_T)
     level = _check_advantage(advantage, advantage_level, sequence_ids_T, logp_T)
     _check_options(clip_low, clip_high, dual_clip, kl_coef, tis_cap, kind)
-    _check_needs(sequence_ids_T, ref_logp_T, kl_coef, ratio_level, sampler_logp_T, tis_cap, aggregate, normalizer)
-    return reference.policy_loss(
+    _check_needs(
+        sequence_ids_T, ref_logp_T, kl_coef, ratio_level, sampler_logp_T, tis_cap, aggregate, normalizer, logp_T
+    )
+    number, tensor = (None, normalizer) if isinstance(normalizer, Tensor) else (normalizer, None)
+    loss, _, _, metrics_M, live_tokens = operator(
         logp_T,
         old_logp_T,
         advantage,
-        sequence_ids_T=sequence_ids_T,
-        mask_T=mask_T,
-        clip_low=clip_low,
-        clip_high=clip_high,
-        dual_clip=dual_clip,
-        ref_logp_T=ref_logp_T,
-        kl_coef=kl_coef,
-        ratio_level=ratio_level,
-        kind=kind,
-        sampler_logp_T=sampler_logp_T,
-        tis_cap=tis_cap,
-        aggregate=aggregate,
-        normalizer=normalizer,
-        advantage_level=level,
+        sequence_ids_T,
+        mask_T,
+        clip_low,
+        clip_high,
+        dual_clip,
+        ref_logp_T,
+        kl_coef,
+        ratio_level,
+        kind,
+        sampler_logp_T,
+        tis_cap,
+        aggregate,
+        number,
+        tensor,
+        level,
+        impl,
     )
+    clip_share, approx_kl, ratio_min, ratio_max, kl_ref = metrics_M.unbind()
+    return loss, PolicyMetrics(clip_share, approx_kl, ratio_min, ratio_max, kl_ref, live_tokens)
 
 
 def _check_advantage(advantage: Tensor, level: str | None, sequence_ids_T: Tensor | None, logp_T: Tensor) -> str:
@@ -116,7 +119,6 @@ def _check_advantage(advantage: Tensor, level: str | None, sequence_ids_T: Tenso
     if sequence_ids_T is None:
         got = list(advantage.shape)
         raise ValueError(f"advantage: got shape {got}, expected [{tokens}] (or [S] together with sequence_ids_T)")
-    check_indices("sequence_ids_T", sequence_ids_T, -1, advantage.shape[0], " (an index into advantage, -1 = padding)")
     return level
 
 
@@ -144,6 +146,7 @@ def _check_needs(
     tis_cap: float | None,
     aggregate: str,
     normalizer: float | Tensor | None,
+    like: Tensor,
 ) -> None:
     """Options that need another argument."""
     check_choice("ratio_level", ratio_level, ("token", "sequence"))
@@ -158,6 +161,8 @@ def _check_needs(
     if aggregate == "constant" and normalizer is None:
         raise ValueError('normalizer: got None, expected a number with aggregate="constant"')
     if isinstance(normalizer, Tensor):
-        check_tensor("normalizer", normalizer.float(), (), "float")
+        if normalizer.dim() or normalizer.device != like.device:
+            got = f"shape {list(normalizer.shape)} on {normalizer.device}"
+            raise ValueError(f"normalizer: got {got}, expected a number or shape [] on {like.device}")
     elif normalizer is not None:
         check_positive("normalizer", normalizer)

@@ -19,7 +19,7 @@ def group_advantage(
     sequence_ids_T: Tensor | None = None,
 ) -> Tensor:
     """See `aslfast_kernels.group_advantage`."""
-    r_N = rewards_N.double()
+    r_N = rewards_N.to(torch.float64, copy=True)  # an operator may not return its input
     if r_N.numel():
         r_N = _advantage(r_N, group_ids_N, baseline, scale, eps)
     advantage_N = r_N.to(compute_dtype(rewards_N))

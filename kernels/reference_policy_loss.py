@@ -1,4 +1,5 @@
-"""The policy losses in plain torch; gradients by autograd."""
+"""The policy losses in plain torch. The gradient is written out, as it is in the kernel, so that one operator of
+torch.library can hold either: autograd does not run inside an operator."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .arguments import compute_dtype
+from .arguments import check_indices, compute_dtype
 
-_MAX_LOG_RATIO = 20.0
+MAX_LOG_RATIO = 20.0
 
 
 class PolicyMetrics(NamedTuple):
@@ -23,6 +24,17 @@ class PolicyMetrics(NamedTuple):
     tokens: Tensor  # live tokens, the weight with which means of micro-batches are to be averaged
 
 
+class PolicyResult(NamedTuple):
+    """d loss / d logp is gradient_T / normalizer: a default normalizer is known only when every token was seen."""
+
+    loss: Tensor
+    gradient_T: Tensor
+    normalizer: Tensor
+    metrics_M: Tensor  # the five floats of PolicyMetrics, in its order
+    tokens: Tensor
+
+
+@torch.no_grad()
 def policy_loss(
     logp_T: Tensor,
     old_logp_T: Tensor,
@@ -42,32 +54,53 @@ def policy_loss(
     aggregate: str = "token_mean",
     normalizer: float | Tensor | None = None,
     advantage_level: str = "token",
-) -> tuple[Tensor, PolicyMetrics]:
+) -> PolicyResult:
     """See `aslfast_kernels.policy_loss`. Suffix L: live tokens, selected first, so that masked values never count."""
     live_T = torch.ones_like(logp_T, dtype=torch.bool) if mask_T is None else mask_T
     live_T = live_T if sequence_ids_T is None else live_T & (sequence_ids_T >= 0)
     dtype = compute_dtype(logp_T)
-    logp_L, old_L = logp_T[live_T].to(dtype), old_logp_T[live_T].detach().to(dtype)
+    logp_L, old_L = logp_T[live_T].to(dtype), old_logp_T[live_T].to(dtype)
     ids_L = None if sequence_ids_T is None else sequence_ids_T[live_T].long()
-    by_sequence = advantage_level == "sequence" and ids_L is not None
-    advantage_L = (advantage[ids_L] if by_sequence else advantage[live_T]).detach().to(dtype)
+    if advantage_level == "sequence" and ids_L is not None and sequence_ids_T is not None:
+        check_indices("sequence_ids_T", sequence_ids_T, -1, advantage.shape[0], " (an index into advantage)")
+        advantage_L = advantage[ids_L].to(dtype)
+    else:
+        advantage_L = advantage[live_T].to(dtype)
 
-    ratio_L = _exp(_log_ratio(logp_L, old_L, ids_L, ratio_level))
+    log_ratio_L = _log_ratio(logp_L, old_L, ids_L, ratio_level)
+    ratio_L = _exp(log_ratio_L)
     clipped_L = ratio_L.clamp(1 - clip_low, 1 + clip_high)
     if kind == "cispo":
-        loss_L = -clipped_L.detach() * advantage_L * logp_L
-        was_clipped_L = clipped_L != ratio_L
+        slope_L = -clipped_L * advantage_L
+        loss_L, was_clipped_L = slope_L * logp_L, clipped_L != ratio_L
     else:
         loss_L, was_clipped_L = _ppo(ratio_L, clipped_L, advantage_L, dual_clip)
+        # d (-r A) / d log r is -r A itself; what was clipped, or lies beyond the clamp of exp, is a constant.
+        slope_L = loss_L.masked_fill(was_clipped_L | (log_ratio_L.abs() > MAX_LOG_RATIO), 0.0)
     if sampler_logp_T is not None and tis_cap is not None:
-        loss_L = loss_L * _exp(old_L - sampler_logp_T[live_T].detach().to(dtype)).clamp(max=tis_cap)
+        weight_L = _exp(old_L - sampler_logp_T[live_T].to(dtype)).clamp(max=tis_cap)
+        loss_L, slope_L = loss_L * weight_L, slope_L * weight_L
+    if kind == "ppo" and ratio_level == "sequence" and ids_L is not None:
+        slope_L = _sequence_mean(slope_L, ids_L)  # every token moves the ratio of all of its sequence
     kl_L = torch.zeros_like(loss_L)
     if ref_logp_T is not None:
-        kl_L = _k3(ref_logp_T[live_T].detach().to(dtype) - logp_L)
+        to_ref_L = ref_logp_T[live_T].to(dtype) - logp_L
+        kl_L = _k3(to_ref_L)
         loss_L = loss_L + kl_coef * kl_L
+        slope_L = slope_L - kl_coef * to_ref_L.expm1().masked_fill(to_ref_L.abs() > MAX_LOG_RATIO, 0.0)
 
-    loss = _aggregate(loss_L, ids_L, aggregate, normalizer)
-    return loss, _metrics(was_clipped_L, logp_L - old_L, ratio_L, kl_L)
+    share_L, count = _shares(loss_L, ids_L, aggregate)
+    # As a tensor of the loss's dtype: a float64 normalizer must not widen the loss.
+    divisor = torch.as_tensor(max(count, 1) if normalizer is None else normalizer).to(loss_L)
+    gradient_T = torch.zeros_like(logp_T, dtype=dtype)
+    gradient_T[live_T] = slope_L * share_L
+    tokens = torch.tensor(logp_L.numel(), device=logp_L.device)
+    metrics_M = _metrics(was_clipped_L, logp_L - old_L, ratio_L, kl_L)
+    return PolicyResult((loss_L * share_L).sum() / divisor, gradient_T, divisor, metrics_M, tokens)
+
+
+def policy_loss_backward(gradient_T: Tensor, normalizer: Tensor, upstream: Tensor, dtype: torch.dtype) -> Tensor:
+    return (gradient_T * (upstream / normalizer)).to(dtype)
 
 
 def _ppo(ratio_L: Tensor, clipped_L: Tensor, advantage_L: Tensor, dual_clip: float | None) -> tuple[Tensor, Tensor]:
@@ -76,51 +109,41 @@ def _ppo(ratio_L: Tensor, clipped_L: Tensor, advantage_L: Tensor, dual_clip: flo
     if dual_clip is not None:
         bounded_L = torch.minimum(loss_L, -dual_clip * advantage_L)
         loss_L = torch.where(advantage_L < 0, bounded_L, loss_L)
-    return loss_L, loss_L.detach() != plain_L.detach()
+    return loss_L, (loss_L != plain_L) & ~plain_L.isnan()
 
 
 def _exp(log_ratio_L: Tensor) -> Tensor:
-    return log_ratio_L.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
+    return log_ratio_L.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
 
 
 def _k3(log_ratio_L: Tensor) -> Tensor:
-    bounded_L = log_ratio_L.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    bounded_L = log_ratio_L.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return torch.expm1(bounded_L) - bounded_L
 
 
 def _log_ratio(logp_L: Tensor, old_L: Tensor, ids_L: Tensor | None, ratio_level: str) -> Tensor:
-    diff_L = logp_L - old_L
     if ratio_level == "token" or ids_L is None:
-        return diff_L
-    sequence_L, size_S = _sequences(ids_L)
-    return (_sequence_sum(diff_L, sequence_L, size_S) / size_S)[sequence_L]
+        return logp_L - old_L
+    return _sequence_mean(logp_L - old_L, ids_L)
 
 
-def _sequences(ids_L: Tensor) -> tuple[Tensor, Tensor]:
-    """Each live token's sequence counted from 0, and the live size of each sequence."""
+def _sequence_mean(value_L: Tensor, ids_L: Tensor) -> Tensor:
+    """The mean over each one's sequence, at each one's place."""
     _, sequence_L, size_S = torch.unique(ids_L, return_inverse=True, return_counts=True)
-    return sequence_L, size_S
+    total_S = value_L.new_zeros(size_S.shape).index_add(0, sequence_L, value_L)
+    return (total_S / size_S)[sequence_L]
 
 
-def _sequence_sum(value_L: Tensor, sequence_L: Tensor, size_S: Tensor) -> Tensor:
-    return value_L.new_zeros(size_S.shape).index_add(0, sequence_L, value_L)
+def _shares(loss_L: Tensor, ids_L: Tensor | None, aggregate: str) -> tuple[Tensor, int]:
+    """Each token's weight in the sum, and what the sum counts: sequences or tokens."""
+    if aggregate != "sequence_mean" or ids_L is None:
+        return torch.ones_like(loss_L), loss_L.numel()
+    _, sequence_L, size_S = torch.unique(ids_L, return_inverse=True, return_counts=True)
+    return 1 / size_S[sequence_L].to(loss_L.dtype), size_S.numel()
 
 
-def _aggregate(loss_L: Tensor, ids_L: Tensor | None, aggregate: str, normalizer: float | Tensor | None) -> Tensor:
-    if aggregate == "sequence_mean" and ids_L is not None:
-        sequence_L, size_S = _sequences(ids_L)
-        total, count = (loss_L / size_S[sequence_L]).sum(), size_S.numel()
-    else:
-        total, count = loss_L.sum(), loss_L.numel()
-    # As a tensor of the loss's dtype: a float64 normalizer must not widen the loss.
-    return total / torch.as_tensor(max(count, 1) if normalizer is None else normalizer).to(total)
-
-
-@torch.no_grad()
-def _metrics(was_clipped_L: Tensor, diff_L: Tensor, ratio_L: Tensor, kl_L: Tensor) -> PolicyMetrics:
-    tokens = torch.tensor(diff_L.numel(), device=diff_L.device)
+def _metrics(was_clipped_L: Tensor, diff_L: Tensor, ratio_L: Tensor, kl_L: Tensor) -> Tensor:
     if not diff_L.numel():
-        zero, one = diff_L.new_zeros(()), diff_L.new_ones(())
-        return PolicyMetrics(zero, zero, one, one, zero, tokens)
+        return diff_L.new_tensor([0.0, 0.0, 1.0, 1.0, 0.0])
     clip_share = was_clipped_L.to(diff_L.dtype).mean()
-    return PolicyMetrics(clip_share, _k3(diff_L).mean(), ratio_L.amin(), ratio_L.amax(), kl_L.mean(), tokens)
+    return torch.stack([clip_share, _k3(diff_L).mean(), ratio_L.amin(), ratio_L.amax(), kl_L.mean()])

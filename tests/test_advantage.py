@@ -123,7 +123,7 @@ def test_no_trajectories():
         ({"baseline": "median"}, ValueError, "baseline: got 'median'"),
         ({"scale": "std"}, ValueError, "scale: got 'std'"),
         ({"eps": -1.0}, ValueError, "eps: got -1.0"),
-        ({"impl": "triton"}, NotImplementedError, 'use impl="torch"'),
+        ({"impl": "triton"}, ValueError, 'pass impl="torch"'),
     ],
 )
 def test_refusals(change, error, message):

@@ -10,56 +10,11 @@ import importlib
 import pytest
 import torch
 from aslfast_kernels import linear_logprob, logprob
+from logprob_exact import DTYPES, EPS32, SCALINGS, assert_as_exact, naive, problem, run_naive
 
 chunked = importlib.import_module("aslfast_kernels.reference_logprob")
 
-EPS32 = torch.finfo(torch.float32).eps
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = [(1, 3, 1100), (7, 16, 1), (13, 33, 1100), (64, 8, 257)]
-SCALINGS = [(0.1, None), (1.0, None), (5.0, None), (0.7, 3.0)]
-
-
-def naive(raw_TV, target_T, temperature, softcap):
-    """Log-prob and entropy from logits, from the definitions, differentiable, in the dtype of `raw_TV`."""
-    z = raw_TV if softcap is None else softcap * (raw_TV / softcap).tanh()
-    z = z / temperature
-    top = z.max(dim=1, keepdim=True).values.detach()
-    weights = (z - top).exp()
-    total = weights.sum(dim=1, keepdim=True)
-    log_p = z - top - total.log()
-    rows = torch.arange(len(target_T))
-    return log_p[rows, target_T], -(weights / total * log_p).sum(dim=1)
-
-
-def problem(shape, dtype, shift=0.0, seed=0):
-    tokens, width, vocabulary = shape
-    g = torch.Generator().manual_seed(seed)
-    hidden = torch.randn(tokens, width, generator=g).to(dtype)
-    weight = (torch.randn(vocabulary, width, generator=g) * width**-0.5 * 2).to(dtype)
-    bias = (torch.randn(vocabulary, generator=g) * 0.5 + shift).to(dtype)
-    target = torch.randint(vocabulary, (tokens,), generator=g)
-    upstream = torch.randn(2, tokens, generator=g)
-    return hidden, weight, bias, target, upstream
-
-
-def run_naive(dtype, inputs, target, upstream, mask, temperature, softcap):
-    """Values, gradients of `inputs` and the largest scaled logit; masked tokens weigh nothing."""
-    leaves = [x.detach().to(dtype).requires_grad_() for x in inputs]
-    raw = leaves[0] if len(leaves) == 1 else leaves[0] @ leaves[1].T + leaves[2]
-    live = mask.to(dtype)
-    values = [v * live for v in naive(raw, target, temperature, softcap)]
-    sum((v * u.to(dtype)).sum() for v, u in zip(values, upstream, strict=True)).backward()
-    return values, [x.grad for x in leaves], float(raw.detach().abs().max()) / temperature
-
-
-def assert_as_exact(got, exact, torch32, logit_size=0.0):
-    error = (got.double() - exact).abs()
-    own = float((torch32.double() - exact).abs().max()) if exact.numel() else 0.0
-    size = max(float(exact.abs().max()), logit_size) if exact.numel() else 0.0
-    allowed = torch.full_like(error, 2 * own + 8 * EPS32 * size)
-    if got.dtype in (torch.bfloat16, torch.float16):
-        allowed += torch.finfo(got.dtype).eps * exact.abs() + torch.finfo(got.dtype).smallest_normal
-    assert bool((error <= allowed).all()), f"error {float(error.max()):.3g}, allowed {float(allowed.max()):.3g}"
 
 
 def check_all(function, inputs, target, upstream, mask, temperature, softcap):

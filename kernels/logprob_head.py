@@ -1,0 +1,168 @@
+"""Launches over the live tokens of `linear_logprob`, chunk by chunk; `logprob_triton` states the design."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from . import logprob_head_kernels as kernels
+from .logprob_head_kernels import COEFFICIENT_SCALE
+from .vocabulary import Scaling, Shard, Statistics
+
+__all__ = ["COEFFICIENT_SCALE", "Head", "dense_rows"]
+
+WORKSPACE_BYTES = 1 << 29  # 1765 rows of a 152,064-token vocabulary in bfloat16
+STATISTICS_ROWS = 4096  # rows of a chunk where no workspace limits them: 74 MiB of statistics at that vocabulary
+
+
+class Head:
+    """The live tokens and the head in one dtype, and the launches over a chunk of these tokens."""
+
+    def __init__(
+        self,
+        hidden_TD: Tensor,
+        weight_VD: Tensor,
+        bias_V: Tensor | None,
+        target_T: Tensor,
+        mask_T: Tensor | None,
+        scaling: Scaling,
+        shard: Shard,
+    ) -> None:
+        dtype = torch.promote_types(hidden_TD.dtype, weight_VD.dtype)
+        self.live_L = None if mask_T is None else mask_T.nonzero().squeeze(1)
+        if self.live_L is not None:
+            hidden_TD, target_T = hidden_TD[self.live_L], target_T[self.live_L]
+        self.hidden_LD, self.weight_VD = dense_rows(hidden_TD.to(dtype)), dense_rows(weight_VD.to(dtype))
+        self.bias_V = None if bias_V is None else bias_V.contiguous()
+        local_L = target_T - shard.start
+        self.target_L = torch.where((local_L >= 0) & (local_L < weight_VD.shape[0]), local_L, -1)
+        self.scaling = scaling
+        tiles: dict[str, Any] = dict(kernels.TILES[dtype.itemsize])
+        self.options = {name: tiles.pop(name) for name in ("num_warps", "num_stages")}
+        self.tiles = tiles
+        self.tma = dtype.itemsize == 2 and _tma_reads(self.hidden_LD) and _tma_reads(self.weight_VD)
+
+    def workspace(self) -> Tensor:
+        """Room for one chunk's coefficients; rows begin at multiples of 128 bytes, for TMA and cuBLAS."""
+        itemsize, vocabulary = self.weight_VD.element_size(), self.weight_VD.shape[0]
+        stride = _ceil_div(vocabulary * itemsize, 128) * 128 // itemsize
+        most = max(1, WORKSPACE_BYTES // (stride * itemsize))
+        chunks = _ceil_div(len(self.target_L), most)
+        rows = _ceil_div(len(self.target_L), max(1, chunks))
+        block = self.tiles["BLOCK_T"]  # full tiles, where the budget has room for one
+        rows = min(_ceil_div(rows, block) * block, len(self.target_L), most - most % block or most)
+        return self.weight_VD.new_empty(rows, stride)[:, :vocabulary]
+
+    def chunks(self, out_LV: Tensor | None) -> list[slice]:
+        live, size = len(self.target_L), STATISTICS_ROWS if out_LV is None else max(1, len(out_LV))
+        return [slice(start, min(start + size, live)) for start in range(0, live, size)]
+
+    def rows(self, chunk: slice) -> slice | Tensor:
+        """Where the chunk's live tokens stand among all."""
+        return chunk if self.live_L is None else self.live_L[chunk]
+
+    def statistics(self, chunk: slice, out_LV: Tensor | None, entropy: bool) -> tuple[Tensor, Statistics]:
+        """(partial statistics of each slice of the vocabulary, those of the whole); `out_LV` gets e dz/dx."""
+        tokens, width = chunk.stop - chunk.start, self.tiles["BLOCK_V"] // kernels.SLICES
+        slices = _ceil_div(self.weight_VD.shape[0], width)
+        partial = torch.empty(3 if entropy else 2, slices, tokens, dtype=torch.float32, device=self.target_L.device)
+        logit = torch.zeros(tokens, dtype=torch.float32, device=self.target_L.device)
+        output = "statistics" if out_LV is None else "residual"
+        self._launch(chunk, output, entropy, partial=partial, logit=logit, out_LV=out_LV)
+        whole = torch.empty(3, tokens, dtype=torch.float32, device=self.target_L.device)
+        grid = (_ceil_div(tokens, kernels.REDUCE_ROWS),)
+        constexprs: dict[str, Any] = {"ENTROPY": entropy, "BLOCK": kernels.REDUCE_ROWS, "num_warps": 1}
+        kernels.reduce_kernel[grid](partial, whole, tokens, slices, **constexprs)
+        return partial, Statistics(whole[0], whole[1], whole[2] if entropy else None, logit)
+
+    def coefficients(self, chunk: slice, out_LV: Tensor, partial: Tensor, statistics: Statistics) -> None:
+        """In place: e dz/dx -> ([v = target] - p) dz/dx, scaled."""
+        tokens, width = chunk.stop - chunk.start, self.tiles["BLOCK_V"] // kernels.SLICES
+        grid = (_ceil_div(tokens, kernels.COEFFICIENT_ROWS), partial.shape[1])
+        constexprs: dict[str, Any] = {"SOFTCAP": self.scaling.softcap is not None, "WIDTH": width}
+        constexprs |= {"ROWS": kernels.COEFFICIENT_ROWS, "num_warps": 4}
+        kernels.coefficient_kernel[grid](
+            out_LV, partial, statistics.lse(), statistics.logp(), self.target_L[chunk], tokens, out_LV.shape[1],
+            out_LV.stride(0), self.scaling.temperature, self.scaling.softcap or 1.0,
+            **constexprs,
+        )  # fmt: skip
+
+    def gradient(self, chunk: slice, out_LV: Tensor, known_4L: Tensor, entropy: bool) -> None:
+        """`out_LV` gets the gradient of the raw logits, without the temperature; see `head_kernel` for `known_4L`."""
+        self._launch(chunk, "gradient", entropy, known=known_4L, out_LV=out_LV)
+
+    def _launch(
+        self,
+        chunk: slice,
+        output: str,
+        entropy: bool,
+        known: Tensor | None = None,
+        partial: Tensor | None = None,
+        logit: Tensor | None = None,
+        out_LV: Tensor | None = None,
+    ) -> None:
+        hidden_LD, tiles = self.hidden_LD[chunk], self.tiles
+        (tokens, width), vocabulary = hidden_LD.shape, self.weight_VD.shape[0]
+        sources: list[Any] = [hidden_LD, self.weight_VD, out_LV]
+        if self.tma:
+            blocks = (tiles["BLOCK_T"], tiles["BLOCK_D"]), (tiles["BLOCK_V"], tiles["BLOCK_D"])
+            blocks += ((tiles["BLOCK_T"], tiles["BLOCK_V"] // kernels.SLICES),)
+            sources[2] = None if out_LV is None else out_LV[:tokens]  # TMA's own bounds cut off the rows beyond
+            sources = [
+                None if source is None else TensorDescriptor.from_tensor(source, list(block))
+                for source, block in zip(sources, blocks, strict=True)
+            ]
+        hidden, weight, out = sources
+        count = _ceil_div(tokens, tiles["BLOCK_T"]) * _ceil_div(vocabulary, tiles["BLOCK_V"])
+        programs = min(count, _multiprocessors(self.weight_VD))
+        flags: dict[str, Any] = {
+            "BIAS": self.bias_V is not None,
+            "SOFTCAP": self.scaling.softcap is not None,
+            "ENTROPY": entropy,
+        }
+        constexprs = tiles | flags | {"OUTPUT": output, "TMA": self.tma, "GROUP_T": kernels.GROUP_T}
+        kernels.head_kernel[(programs,)](
+            hidden, weight, self.bias_V, self.target_L[chunk], known, partial, logit, out, tokens, vocabulary, width,
+            hidden_LD.stride(0), self.weight_VD.stride(0), 0 if out_LV is None else out_LV.stride(0),
+            1.0 / self.scaling.temperature, self.scaling.softcap or 1.0, **constexprs, **self.options,
+        )  # fmt: skip
+
+    def used(self, out_LV: Tensor, chunk: slice) -> Tensor:
+        return out_LV[: chunk.stop - chunk.start]
+
+    def times_weight(self, out_LV: Tensor, chunk: slice) -> Tensor:
+        """[chunk, D] in float32."""
+        used = self.used(out_LV, chunk)
+        if used.is_cuda and used.dtype != torch.float32:
+            return torch.mm(used, self.weight_VD, out_dtype=torch.float32)
+        return used.float() @ self.weight_VD.float()
+
+    def add_weight_gradient(self, grad_VD: Tensor, out_LV: Tensor, chunk: slice) -> None:
+        used, hidden_LD = self.used(out_LV, chunk), self.hidden_LD[chunk]
+        if used.is_cuda and used.dtype != torch.float32:
+            torch.addmm(grad_VD, used.T, hidden_LD, out_dtype=torch.float32, out=grad_VD)
+        else:
+            grad_VD.addmm_(used.T.float(), hidden_LD.float())
+
+
+def dense_rows(matrix: Tensor) -> Tensor:
+    return matrix if matrix.stride(1) == 1 else matrix.contiguous()
+
+
+def _tma_reads(matrix: Tensor) -> bool:
+    """TMA (Hopper and later) wants addresses and row strides in multiples of 16 bytes."""
+    if matrix.is_cuda and torch.cuda.get_device_capability(matrix.device)[0] < 9:
+        return False
+    stride = matrix.stride(0) * matrix.element_size()
+    return matrix.data_ptr() % 16 == 0 and stride % 16 == 0 and stride > 0
+
+
+def _multiprocessors(tensor: Tensor) -> int:
+    return torch.cuda.get_device_properties(tensor.device).multi_processor_count if tensor.is_cuda else 2
+
+
+def _ceil_div(value: int, divisor: int) -> int:
+    return -(-value // divisor)

@@ -1,0 +1,282 @@
+"""Triton kernels of `linear_logprob`: the head's product with its epilogues, the statistics' reduction, the residual's
+coefficients. `logprob_triton.py` launches them and states the design.
+
+One token has raw logits x, z = softcap tanh(x / softcap) / temperature, p = softmax(z); suffixes as in the package.
+"""
+
+from __future__ import annotations
+
+from itertools import product
+
+import triton
+import triton.language as tl
+
+from .compile_report import Entry
+
+# Coefficients of a gradient are below about 8 (entropy) and stored times this power of two: float16 ends at 65504, and
+# a probability below 6e-8 would be lost.
+COEFFICIENT_SCALE = 2.0**12
+
+_LOG2E = tl.constexpr(1.4426950408889634)
+# z of the columns past V: p is 0 there, and 0 log p is 0, which with -inf it would not be.
+_NOWHERE = tl.constexpr(-1e30)
+_SCALE = tl.constexpr(COEFFICIENT_SCALE)
+
+# Tiles by bytes per element. 16 bit on Hopper: wgmma m64n256 for two groups of four warps; four stages of 48 KiB and
+# the staging of one slice of the output stay below 227 KiB of shared memory. 32 bit runs on the plain float units.
+TILES = {
+    2: {"BLOCK_T": 128, "BLOCK_V": 256, "BLOCK_D": 64, "num_warps": 8, "num_stages": 4},
+    4: {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_D": 32, "num_warps": 8, "num_stages": 2},
+}
+# A tile's epilogue runs over slices of BLOCK_V / 4 columns, each with statistics of its own: what a whole tile's needs
+# at once does not fit into 255 registers a thread (halves spilled with a softcap).
+SLICES = 4
+# Token tiles that share one pass over the head: 16 x 128 rows of 3584 bfloat16 (14 MiB) stay in the 50 MiB L2 cache.
+GROUP_T = 16
+COEFFICIENT_ROWS = 16  # rows of a slice that one program turns into coefficients
+REDUCE_ROWS = 32
+
+
+@triton.jit
+def _tile_of(tile, tiles_t, tiles_v, GROUP_T: tl.constexpr):
+    """Within a group of token tiles the token index runs first, so that neighbours share the tile of the head."""
+    group = tile // (GROUP_T * tiles_v)
+    first = group * GROUP_T
+    height = tl.minimum(tiles_t - first, GROUP_T)
+    within = tile - group * GROUP_T * tiles_v
+    return first + within % height, within // height
+
+
+@triton.jit
+def _load(source, row0, column0, rows, columns, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TMA: tl.constexpr):
+    """A [ROWS, COLUMNS] tile, zero outside."""
+    if TMA:
+        tile = source.load([row0, column0])
+    else:
+        at_row = row0 + tl.arange(0, ROWS)
+        at_column = column0 + tl.arange(0, COLUMNS)
+        inside = (at_row < rows)[:, None] & (at_column < columns)[None, :]
+        at = at_row.to(tl.int64)[:, None] * stride + at_column[None, :]
+        tile = tl.load(source + at, mask=inside, other=0.0)
+    return tile
+
+
+@triton.jit
+def tanh(u):
+    """Within 4 units in the last place: the odd series where 1 - 2 / (e^2u + 1) would cancel."""
+    square = u * u
+    series = 62.0 / 2835.0 * square - 17.0 / 315.0
+    series = u + u * square * (-1.0 / 3.0 + square * (2.0 / 15.0 + square * series))
+    # Beyond 20 tanh is 1 in float32 and e^2u would overflow.
+    exact = 1.0 - 2.0 / (tl.exp2(tl.minimum(u, 20.0) * (2.0 * _LOG2E)) + 1.0)
+    return tl.where(tl.abs(u) < 0.3, series, exact)
+
+
+@triton.jit
+def scaled(x, inverse_temperature, softcap, SOFTCAP: tl.constexpr):
+    """z, and dz/dx without the temperature."""
+    slope = 1.0
+    if SOFTCAP:
+        x = tanh(x / softcap)
+        slope = 1.0 - x * x
+        x *= softcap
+    return x * inverse_temperature, slope
+
+
+@triton.jit
+def _halves(x, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """The left and the right half; a thread holds values of all columns of its rows, so nothing moves."""
+    return tl.split(tl.permute(tl.reshape(x, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))  # pyright: ignore
+
+
+@triton.jit
+def _finish(
+    x, tile_t, tile_v, bias_ptr, target_ptr, rows_ptr, partial_ptr, logit_ptr, out, T, V, out_stride,
+    inverse_temperature, softcap,
+    OUTPUT: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, ENTROPY: tl.constexpr, TMA: tl.constexpr,
+    BLOCK_T: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """What `head_kernel` makes of [BLOCK_T, WIDTH] raw logits."""
+    at_t, at_v = tile_t * BLOCK_T + tl.arange(0, BLOCK_T), tile_v * WIDTH + tl.arange(0, WIDTH)
+    in_t, in_v = at_t < T, at_v < V
+    target = tl.load(target_ptr + at_t, mask=in_t, other=-1).to(tl.int32)
+    hit = at_v[None, :] == target[:, None]
+    if BIAS:
+        x += tl.load(bias_ptr + at_v, mask=in_v, other=0.0).to(tl.float32)[None, :]
+    z, slope = scaled(x, inverse_temperature, softcap, SOFTCAP)  # pyright: ignore
+    z = tl.where(in_v[None, :], z, _NOWHERE)
+    if OUTPUT == "gradient":
+        log_p = z - tl.load(rows_ptr + at_t, mask=in_t, other=0.0)[:, None]
+        g = tl.load(rows_ptr + 2 * T + at_t, mask=in_t, other=0.0)[:, None]
+        pull = g
+        if ENTROPY:
+            k = tl.load(rows_ptr + 3 * T + at_t, mask=in_t, other=0.0)[:, None]
+            pull += k * (log_p + tl.load(rows_ptr + T + at_t, mask=in_t, other=0.0)[:, None])
+        made = (tl.where(hit, g, 0.0) - tl.exp2(log_p * _LOG2E) * pull) * slope
+    else:
+        mine = (target >= tile_v * WIDTH) & (target < (tile_v + 1) * WIDTH)
+        tl.store(logit_ptr + at_t, tl.sum(tl.where(hit, z, 0.0), 1), mask=in_t & mine)
+        top = tl.max(z, 1)
+        below = z - top[:, None]
+        e = tl.exp2(below * _LOG2E)
+        partial = partial_ptr + tile_v * T + at_t
+        plane = tl.cdiv(V, WIDTH) * T
+        tl.store(partial, top, mask=in_t)
+        tl.store(partial + plane, tl.sum(e, 1), mask=in_t)
+        if ENTROPY:
+            tl.store(partial + 2 * plane, tl.sum(e * below, 1), mask=in_t)
+        made = e * slope
+    if OUTPUT != "statistics":
+        if TMA:
+            out.store([tile_t * BLOCK_T, tile_v * WIDTH], made.to(out.dtype))
+        else:
+            where = out + at_t[:, None] * out_stride + at_v[None, :]
+            tl.store(where, made.to(out.dtype.element_ty), mask=in_t[:, None] & in_v[None, :])
+
+
+@triton.jit(do_not_specialize=("T",))
+def head_kernel(
+    hidden, weight, bias_ptr, target_ptr, rows_ptr, partial_ptr, logit_ptr, out, T, V, D, hidden_stride, weight_stride,
+    out_stride, inverse_temperature, softcap,
+    OUTPUT: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, ENTROPY: tl.constexpr, TMA: tl.constexpr,
+    BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, GROUP_T: tl.constexpr,
+):  # fmt: skip
+    """Tiles of hidden @ weight^T, each used up in registers; the logits are never stored.
+
+    OUTPUT "statistics": partial_ptr [3, slices of V, T] gets max z, sum e, sum e (z - max) of each slice, with
+                         e = exp(z - max), and logit_ptr [T] z[target]
+           "residual":   the same, and out [T, V] gets e dz/dx
+           "gradient":   out [T, V] gets d(g logp + k entropy)/dx, with rows_ptr [4, T] = lse, entropy, g, k
+    `hidden`, `weight`, `out`: TMA descriptors of their tiles, or pointers. Targets are 0..V-1, or -1 for none.
+    """
+    tiles_t, tiles_v = tl.cdiv(T, BLOCK_T), tl.cdiv(V, BLOCK_V)
+    for tile in tl.range(tl.program_id(0), tiles_t * tiles_v, tl.num_programs(0)):
+        tile_t, tile_v = _tile_of(tile, tiles_t, tiles_v, GROUP_T)
+        x = tl.zeros((BLOCK_T, BLOCK_V), tl.float32)
+        for d in range(tl.cdiv(D, BLOCK_D)):
+            h = _load(hidden, tile_t * BLOCK_T, d * BLOCK_D, T, D, hidden_stride, BLOCK_T, BLOCK_D, TMA)
+            w = _load(weight, tile_v * BLOCK_V, d * BLOCK_D, V, D, weight_stride, BLOCK_V, BLOCK_D, TMA)
+            x = tl.dot(h, w.T, x, input_precision="ieee")  # no TF32: float32 products are exact to float32
+        left, right = _halves(x, BLOCK_T, BLOCK_V)
+        first, second = _halves(left, BLOCK_T, BLOCK_V // 2)
+        third, fourth = _halves(right, BLOCK_T, BLOCK_V // 2)
+        for i in tl.static_range(4):
+            part = first if i == 0 else second if i == 1 else third if i == 2 else fourth
+            if (4 * tile_v + i) * (BLOCK_V // 4) < V:
+                _finish(
+                    part, tile_t, 4 * tile_v + i, bias_ptr, target_ptr, rows_ptr, partial_ptr, logit_ptr, out, T, V,
+                    out_stride, inverse_temperature, softcap, OUTPUT, BIAS, SOFTCAP, ENTROPY, TMA, BLOCK_T,
+                    BLOCK_V // 4,
+                )  # fmt: skip
+
+
+@triton.jit(do_not_specialize=("T",))
+def reduce_kernel(partial_ptr, statistics_ptr, T, slices, ENTROPY: tl.constexpr, BLOCK: tl.constexpr):
+    """partial_ptr [3, slices, T] -> statistics_ptr [3, T], each as over one slice: the online softmax's rule.
+
+    A slice's weighted sum is moved to the new maximum: sum e (z - new) = sum e (z - old) + (old - new) sum e.
+    """
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < T
+    plane = slices * T
+    top = tl.load(partial_ptr + at, mask=inside, other=0.0)
+    total = tl.load(partial_ptr + plane + at, mask=inside, other=1.0)
+    weighted = tl.zeros((BLOCK,), tl.float32)
+    if ENTROPY:
+        weighted = tl.load(partial_ptr + 2 * plane + at, mask=inside, other=0.0)
+    for i in range(1, slices):
+        source = partial_ptr + i * T + at
+        next_top = tl.load(source, mask=inside, other=0.0)
+        next_total = tl.load(source + plane, mask=inside, other=0.0)
+        new = tl.maximum(top, next_top)
+        factor, next_factor = tl.exp2((top - new) * _LOG2E), tl.exp2((next_top - new) * _LOG2E)
+        if ENTROPY:
+            next_weighted = tl.load(source + 2 * plane, mask=inside, other=0.0)
+            weighted = factor * (weighted + (top - new) * total)
+            weighted += next_factor * (next_weighted + (next_top - new) * next_total)
+        total = factor * total + next_factor * next_total
+        top = new
+    tl.store(statistics_ptr + at, top, mask=inside)
+    tl.store(statistics_ptr + T + at, total, mask=inside)
+    if ENTROPY:
+        tl.store(statistics_ptr + 2 * T + at, weighted, mask=inside)
+
+
+@triton.jit(do_not_specialize=("T",))
+def coefficient_kernel(
+    out_ptr, partial_ptr, lse_ptr, logp_ptr, target_ptr, T, V, out_stride, temperature, softcap,
+    SOFTCAP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """In place: e dz/dx of one slice -> ([v = target] - p_v) dz/dx, times COEFFICIENT_SCALE.
+
+    Only e was rounded to the buffer's dtype; its maximum and 1 - p of the target come from float32.
+    """
+    at_t, slice_v = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1)
+    at_v = slice_v * WIDTH + tl.arange(0, WIDTH)
+    in_t, in_v = at_t < T, at_v < V
+    inside = in_t[:, None] & in_v[None, :]
+    lse = tl.load(lse_ptr + at_t, mask=in_t, other=0.0)
+    logp = tl.load(logp_ptr + at_t, mask=in_t, other=0.0)
+    top = tl.load(partial_ptr + slice_v * T + at_t, mask=in_t, other=0.0)
+    target = tl.load(target_ptr + at_t, mask=in_t, other=-1).to(tl.int32)
+    own = 1.0 - tl.exp2(logp * _LOG2E)
+    if SOFTCAP:
+        bent = (logp + lse) * temperature / softcap
+        own *= 1.0 - bent * bent
+    where = out_ptr + at_t[:, None] * out_stride + at_v[None, :]
+    e = tl.load(where, mask=inside, other=0.0).to(tl.float32)
+    others = -e * tl.exp2((top - lse) * _LOG2E)[:, None]
+    out = tl.where(at_v[None, :] == target[:, None], own[:, None], others) * _SCALE
+    tl.store(where, out.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def compile_entries() -> list[Entry]:
+    """The head in bfloat16 with TMA in every combination; for the others, which share the code, with all options."""
+    flags = (False, True)
+    heads = [
+        ("bf16", output, True, bias, softcap, entropy)
+        for output, bias, softcap, entropy in product(("statistics", "residual", "gradient"), flags, flags, flags)
+        if not (output == "residual" and entropy)  # the residual is saved only where no entropy is asked for
+    ]
+    for output in ("statistics", "residual", "gradient"):
+        rest = (output, False, True, True, output != "residual")
+        heads += [("bf16", *rest), ("fp16", output, True, *rest[2:]), ("fp32", *rest)]
+    return [*(_head_entry(*head) for head in heads), *(entry(flag) for entry in _SMALL for flag in flags)]
+
+
+def _head_entry(dtype: str, output: str, tma: bool, bias: bool, softcap: bool, entropy: bool) -> Entry:
+    tiles = dict(TILES[4 if dtype == "fp32" else 2])
+    options = {name: tiles.pop(name) for name in ("num_warps", "num_stages")}
+    rows, columns, depth = tiles["BLOCK_T"], tiles["BLOCK_V"], tiles["BLOCK_D"]
+    blocks = {"hidden": [rows, depth], "weight": [columns, depth], "out": [rows, columns // SLICES]}
+    signature = {name: f"tensordesc<{dtype}{block}>" if tma else f"*{dtype}" for name, block in blocks.items()}
+    signature |= {"bias_ptr": f"*{dtype}", "target_ptr": "*i64", "rows_ptr": "*fp32", "partial_ptr": "*fp32"}
+    signature |= {"logit_ptr": "*fp32", "inverse_temperature": "fp32", "softcap": "fp32"}
+    signature |= dict.fromkeys(("T", "V", "D", "hidden_stride", "weight_stride", "out_stride"), "i32")
+    absent = {"statistics": ["rows_ptr", "out"], "residual": ["rows_ptr"], "gradient": ["partial_ptr", "logit_ptr"]}
+    flags = {"BIAS": bias, "SOFTCAP": softcap, "ENTROPY": entropy, "TMA": tma}
+    constexprs = tiles | flags | {"OUTPUT": output, "GROUP_T": GROUP_T}
+    for name in absent[output] + ([] if bias else ["bias_ptr"]):
+        del signature[name]
+        constexprs[name] = None
+    chosen = [dtype, *(name.lower() if name != "TMA" else name for name, on in flags.items() if on)]
+    name = f"logprob head: {output}, {', '.join(chosen)}"
+    return Entry(name, head_kernel, signature, constexprs, options, is_matrix=dtype != "fp32")
+
+
+def _reduce_entry(entropy: bool) -> Entry:
+    signature = {"partial_ptr": "*fp32", "statistics_ptr": "*fp32", "T": "i32", "slices": "i32"}
+    name = f"logprob reduce{': entropy' if entropy else ''}"
+    return Entry(name, reduce_kernel, signature, {"ENTROPY": entropy, "BLOCK": REDUCE_ROWS}, {"num_warps": 1})
+
+
+def _coefficient_entry(softcap: bool) -> Entry:
+    signature = {"out_ptr": "*bf16", "partial_ptr": "*fp32", "lse_ptr": "*fp32", "logp_ptr": "*fp32"}
+    signature |= {"target_ptr": "*i64", "T": "i32", "V": "i32", "out_stride": "i32"}
+    signature |= {"temperature": "fp32", "softcap": "fp32"}
+    constexprs = {"SOFTCAP": softcap, "ROWS": COEFFICIENT_ROWS, "WIDTH": TILES[2]["BLOCK_V"] // SLICES}
+    name = f"logprob coefficients{': softcap' if softcap else ''}"
+    return Entry(name, coefficient_kernel, signature, constexprs, {"num_warps": 4})
+
+
+_SMALL = (_reduce_entry, _coefficient_entry)

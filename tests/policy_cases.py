@@ -1,0 +1,93 @@
+"""The policy losses as a loop over tokens in Python floats, with the gradient written out by hand, and a batch."""
+
+import math
+
+import torch
+from aslfast_kernels import policy_loss
+
+SEQUENCES = [0] * 12 + [-1] * 2 + [1] * 5 + [2] * 1 + [3] * 20 + [5] * 17 + [-1] * 3  # sequence 4 is absent
+
+
+def batch(dtype=torch.float64, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    ids = torch.tensor(SEQUENCES)
+    tokens = len(ids)
+    old = -3 * torch.rand(tokens, generator=g, dtype=torch.float64)
+    columns = {
+        "logp_T": old + 0.5 * torch.randn(tokens, generator=g, dtype=torch.float64),
+        "old_logp_T": old,
+        "ref_logp_T": old + 0.4 * torch.randn(tokens, generator=g, dtype=torch.float64),
+        "sampler_logp_T": old + 0.3 * torch.randn(tokens, generator=g, dtype=torch.float64),
+        "advantage": torch.randn(tokens, generator=g, dtype=torch.float64),
+    }
+    columns = {name: value.to(dtype) for name, value in columns.items()}
+    return columns | {"sequence_ids_T": ids, "mask_T": torch.rand(tokens, generator=g) < 0.7}
+
+
+def k3(log_ratio):
+    return math.exp(log_ratio) - 1 - log_ratio
+
+
+def naive(b, *, low=0.2, high=0.2, dual=None, beta=0.0, level="token", kind="ppo", cap=None, aggregate, normalizer):
+    """(loss, gradient [T], sum of |terms|, clip share, approximate KL, ratio extremes, KL to the reference)."""
+    new, old, ref, sampler, advantage = (
+        b[n].double().tolist() for n in ("logp_T", "old_logp_T", "ref_logp_T", "sampler_logp_T", "advantage")
+    )
+    ids, mask = b["sequence_ids_T"].tolist(), b["mask_T"].tolist()
+    live = [t for t in range(len(new)) if mask[t] and ids[t] >= 0]
+    members = {s: [t for t in live if ids[t] == s] for s in {ids[t] for t in live}}
+    share = {t: 1 / len(members[ids[t]]) if aggregate == "sequence_mean" else 1.0 for t in live}
+    loss, size, gradient, clipped, ratios = 0.0, 0.0, [0.0] * len(new), 0, []
+    for t in live:
+        mates = members[ids[t]] if level == "sequence" else [t]
+        ratio = math.exp(sum(new[m] - old[m] for m in mates) / len(mates))
+        ratios.append(ratio)
+        inside = min(max(ratio, 1 - low), 1 + high)
+        weight = share[t] / normalizer
+        tis = 1.0 if cap is None else min(math.exp(old[t] - sampler[t]), cap)
+        a = advantage[t]
+        if kind == "cispo":
+            clipped += inside != ratio
+            value = weight * tis * -inside * a * new[t]
+            gradient[t] += weight * tis * -inside * a
+        else:
+            value, moves = -ratio * a, True
+            if (a > 0 and ratio > 1 + high) or (a < 0 and ratio < 1 - low):
+                value, moves = -inside * a, False
+            if dual is not None and a < 0 and ratio > dual:
+                value, moves = -dual * a, False
+            clipped += not moves
+            value *= weight * tis
+            for m in mates if moves else []:
+                gradient[m] += value / len(mates)
+        kl = weight * beta * k3(ref[t] - new[t])
+        loss, size = loss + value + kl, size + abs(value) + kl
+        gradient[t] += weight * beta * (1 - math.exp(ref[t] - new[t]))
+    count = len(live)
+    approx_kl = sum(k3(new[t] - old[t]) for t in live) / count
+    kl_ref = sum(k3(ref[t] - new[t]) for t in live) / count
+    return loss, gradient, size, clipped / count, approx_kl, min(ratios), max(ratios), kl_ref
+
+
+CASES = {
+    "grpo": {},
+    "dapo": {"high": 0.28},
+    "dual clip": {"dual": 1.5},
+    "kl": {"beta": 0.3},
+    "gspo": {"level": "sequence", "low": 0.05, "high": 0.05},
+    "gspo dual kl tis": {"level": "sequence", "low": 0.02, "high": 0.04, "dual": 1.1, "beta": 0.1, "cap": 1.2},
+    "cispo": {"kind": "cispo", "low": 0.9, "high": 0.3},
+    "cispo sequence kl": {"kind": "cispo", "level": "sequence", "low": 0.3, "high": 0.1, "beta": 0.2},
+    "tis": {"cap": 1.3},
+}
+
+
+def options_of(case):
+    names = {"low": "clip_low", "high": "clip_high", "dual": "dual_clip", "beta": "kl_coef", "level": "ratio_level"}
+    return {{"cap": "tis_cap"}.get(k, names.get(k, k)): v for k, v in case.items()}
+
+
+def call(b, case, **more):
+    """policy_loss on the batch, without the sampler's log-probs unless the case truncates by them."""
+    arguments = dict(b) if "cap" in case else {k: v for k, v in b.items() if k != "sampler_logp_T"}
+    return policy_loss(**arguments, **options_of(case), **more)
