@@ -40,7 +40,7 @@ def _greedy_kernel(a_ptr, b_ptr, out_ptr, K, ROWS: tl.constexpr, DEPTH: tl.const
     [
         ("bf16", 256, 64, 4, "spills"),
         ("bf16", 128, 256, 8, "shared memory beyond"),
-        ("fp32", 64, 32, 8, "no HGMMA"),
+        ("bf16", 32, 64, 4, "no HGMMA"),
     ],
 )
 def test_breaches_are_noticed(dtype, rows, depth, warps, breach, capsys, monkeypatch):
