@@ -39,7 +39,7 @@ class Head:
         self.bias_V = None if bias_V is None else bias_V.contiguous()
         local_L = target_T - shard.start
         self.target_L = torch.where((local_L >= 0) & (local_L < weight_VD.shape[0]), local_L, -1)
-        self.scaling = scaling
+        self.scaling, self.largest_V = scaling, shard.largest
         tiles: dict[str, Any] = dict(kernels.TILES[dtype.itemsize])
         self.options = {name: tiles.pop(name) for name in ("num_warps", "num_stages")}
         self.tiles = tiles
@@ -48,9 +48,9 @@ class Head:
     def workspace(self) -> Tensor:
         """Room for one chunk's coefficients; rows begin at multiples of 128 bytes, for TMA and cuBLAS."""
         itemsize, vocabulary = self.weight_VD.element_size(), self.weight_VD.shape[0]
-        stride = _ceil_div(vocabulary * itemsize, 128) * 128 // itemsize
-        rows = self._even_rows(min(WORKSPACE_BYTES // (stride * itemsize), self._statistics_rows()))
-        return self.weight_VD.new_empty(rows, stride)[:, :vocabulary]
+        stride, widest = (_ceil_div(size * itemsize, 128) * 128 for size in (vocabulary, self.largest_V))
+        rows = self._even_rows(min(WORKSPACE_BYTES // widest, self._statistics_rows()))
+        return self.weight_VD.new_empty(rows, stride // itemsize)[:, :vocabulary]
 
     def chunks(self, out_LV: Tensor | None) -> list[slice]:
         live = len(self.target_L)
@@ -58,10 +58,10 @@ class Head:
         return [slice(start, min(start + size, live)) for start in range(0, live, max(1, size))]
 
     def _statistics_rows(self) -> int:
-        return STATISTICS_BYTES // (12 * self._slices())
+        return STATISTICS_BYTES // (12 * self._slices(self.largest_V))
 
-    def _slices(self) -> int:
-        return _ceil_div(self.weight_VD.shape[0], self.tiles["BLOCK_V"] // kernels.SLICES)
+    def _slices(self, vocabulary: int) -> int:
+        return _ceil_div(vocabulary, self.tiles["BLOCK_V"] // kernels.SLICES)
 
     def _even_rows(self, most: int) -> int:
         """Rows of a chunk: chunks of about one size, of whole tiles where `most` has room for one."""
@@ -82,21 +82,22 @@ class Head:
         `out_LV` gets e dz/dx.
         """
         tokens, floats = chunk.stop - chunk.start, {"dtype": torch.float32, "device": self.target_L.device}
-        partial = torch.empty(3 if entropy else 2, self._slices(), tokens, **floats)
+        slices = self._slices(self.weight_VD.shape[0])
+        partial = torch.empty(3 if entropy else 2, slices, tokens, **floats)
         target_2L = torch.zeros(2, tokens, **floats)
         output = "statistics" if out_LV is None else "residual"
         self._launch(chunk, output, entropy, partial=partial, logit=target_2L, out_LV=out_LV)
         whole = torch.empty(3, tokens, **floats)
         grid = (_ceil_div(tokens, kernels.REDUCE_ROWS),)
         constexprs: dict[str, Any] = {"ENTROPY": entropy, "BLOCK": kernels.REDUCE_ROWS, "num_warps": 1}
-        kernels.reduce_kernel[grid](partial, whole, tokens, self._slices(), **constexprs)
+        kernels.reduce_kernel[grid](partial, whole, tokens, slices, **constexprs)
         weighted = whole[2] if entropy else None
         return (partial, target_2L[1]), Statistics(whole[0], whole[1], weighted, target_2L[0])
 
     def coefficients(self, chunk: slice, out_LV: Tensor, parts: tuple[Tensor, Tensor], statistics: Statistics) -> None:
         """In place: e dz/dx -> ([v = target] - p) dz/dx, scaled."""
         tokens, (partial, slope) = chunk.stop - chunk.start, parts
-        grid = (_ceil_div(tokens, kernels.COEFFICIENT_ROWS), self._slices())
+        grid = (_ceil_div(tokens, kernels.COEFFICIENT_ROWS), partial.shape[1])
         constexprs: dict[str, Any] = {"SOFTCAP": self.scaling.softcap is not None, "ROWS": kernels.COEFFICIENT_ROWS}
         constexprs |= {"WIDTH": self.tiles["BLOCK_V"] // kernels.SLICES, "num_warps": 4}
         kernels.coefficient_kernel[grid](
