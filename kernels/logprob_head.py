@@ -88,9 +88,10 @@ class Head:
         output = "statistics" if out_LV is None else "residual"
         self._launch(chunk, output, entropy, partial=partial, logit=target_2L, out_LV=out_LV)
         whole = torch.empty(3, tokens, **floats)
-        grid = (_ceil_div(tokens, kernels.REDUCE_ROWS),)
-        constexprs: dict[str, Any] = {"ENTROPY": entropy, "BLOCK": kernels.REDUCE_ROWS, "num_warps": 1}
-        kernels.reduce_kernel[grid](partial, whole, tokens, slices, **constexprs)
+        constexprs: dict[str, Any] = kernels.REDUCE | {"ENTROPY": entropy}
+        kernels.reduce_kernel[(_ceil_div(tokens, kernels.REDUCE["ROWS"]),)](
+            partial, whole, tokens, slices, **constexprs
+        )
         weighted = whole[2] if entropy else None
         return (partial, target_2L[1]), Statistics(whole[0], whole[1], weighted, target_2L[0])
 

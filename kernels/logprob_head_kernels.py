@@ -33,8 +33,9 @@ TILES = {
 SLICES = 4
 # Token tiles that share one pass over the head: 16 x 128 rows of 3584 bfloat16 (14 MiB) stay in the 50 MiB L2 cache.
 GROUP_T = 16
-COEFFICIENT_ROWS = 16  # rows of a slice that one program turns into coefficients
-REDUCE_ROWS = 32
+COEFFICIENT_ROWS = 64  # rows of a slice that one program turns into coefficients: 64 bytes a thread in flight
+# Rows and slices of a reduction's step: with one slice a step, the latency of 2376 loads would take over a millisecond.
+REDUCE = {"ROWS": 32, "BLOCK": 128, "num_warps": 8}
 
 
 @triton.jit
@@ -174,35 +175,36 @@ def head_kernel(
 
 
 @triton.jit(do_not_specialize=("T",))
-def reduce_kernel(partial_ptr, statistics_ptr, T, slices, ENTROPY: tl.constexpr, BLOCK: tl.constexpr):
+def reduce_kernel(
+    partial_ptr, statistics_ptr, T, slices, ENTROPY: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
     """partial_ptr [3, slices, T] -> statistics_ptr [3, T], each as over one slice: the online softmax's rule.
 
     A slice's weighted sum is moved to the new maximum: sum e (z - new) = sum e (z - old) + (old - new) sum e.
     """
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < T
+    at_t, at_slice = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
+    in_t = at_t < T
     plane = slices * T
-    top = tl.load(partial_ptr + at, mask=inside, other=0.0)
-    total = tl.load(partial_ptr + plane + at, mask=inside, other=1.0)
-    weighted = tl.zeros((BLOCK,), tl.float32)
-    if ENTROPY:
-        weighted = tl.load(partial_ptr + 2 * plane + at, mask=inside, other=0.0)
-    for i in range(1, slices):
-        source = partial_ptr + i * T + at
-        next_top = tl.load(source, mask=inside, other=0.0)
+    top = tl.full((ROWS,), _NOWHERE, tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    weighted = tl.zeros((ROWS,), tl.float32)
+    for first in range(0, slices, BLOCK):
+        source = partial_ptr + (first + at_slice)[:, None] * T + at_t[None, :]
+        inside = (first + at_slice < slices)[:, None] & in_t[None, :]
+        next_top = tl.load(source, mask=inside, other=_NOWHERE)
         next_total = tl.load(source + plane, mask=inside, other=0.0)
-        new = tl.maximum(top, next_top)
-        factor, next_factor = tl.exp2((top - new) * _LOG2E), tl.exp2((next_top - new) * _LOG2E)
+        new = tl.maximum(top, tl.max(next_top, 0))
+        factor, next_factor = tl.exp2((top - new) * _LOG2E), tl.exp2((next_top - new[None, :]) * _LOG2E)
         if ENTROPY:
             next_weighted = tl.load(source + 2 * plane, mask=inside, other=0.0)
-            weighted = factor * (weighted + (top - new) * total)
-            weighted += next_factor * (next_weighted + (next_top - new) * next_total)
-        total = factor * total + next_factor * next_total
+            moved = next_factor * (next_weighted + (next_top - new[None, :]) * next_total)
+            weighted = factor * (weighted + (top - new) * total) + tl.sum(moved, 0)
+        total = factor * total + tl.sum(next_factor * next_total, 0)
         top = new
-    tl.store(statistics_ptr + at, top, mask=inside)
-    tl.store(statistics_ptr + T + at, total, mask=inside)
+    tl.store(statistics_ptr + at_t, top, mask=in_t)
+    tl.store(statistics_ptr + T + at_t, total, mask=in_t)
     if ENTROPY:
-        tl.store(statistics_ptr + 2 * T + at, weighted, mask=inside)
+        tl.store(statistics_ptr + 2 * T + at_t, weighted, mask=in_t)
 
 
 @triton.jit(do_not_specialize=("T",))
@@ -269,7 +271,8 @@ def _head_entry(dtype: str, output: str, tma: bool, bias: bool, softcap: bool, e
 def _reduce_entry(entropy: bool) -> Entry:
     signature = {"partial_ptr": "*fp32", "statistics_ptr": "*fp32", "T": "i32", "slices": "i32"}
     name = f"logprob reduce{': entropy' if entropy else ''}"
-    return Entry(name, reduce_kernel, signature, {"ENTROPY": entropy, "BLOCK": REDUCE_ROWS}, {"num_warps": 1})
+    blocks = {"ENTROPY": entropy, "ROWS": REDUCE["ROWS"], "BLOCK": REDUCE["BLOCK"]}
+    return Entry(name, reduce_kernel, signature, blocks, {"num_warps": REDUCE["num_warps"]})
 
 
 def _coefficient_entry(softcap: bool) -> Entry:
