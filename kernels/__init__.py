@@ -1,4 +1,6 @@
-"""aslfast_kernels: exact log-probs, group advantages and policy losses for RL on language models; needs torch alone.
+"""aslfast_kernels: exact log-probs, group advantages and policy losses for RL on language models.
+
+Needs torch, and triton for CUDA tensors. torch.ops.aslfast holds the operators that torch.compile sees.
 
 Shape suffixes: T tokens, D hidden, V vocabulary, N trajectories, S sequences, L live tokens.
 The public functions check their arguments and choose an implementation by `impl=`; `reference` holds the torch maths.

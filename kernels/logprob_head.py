@@ -15,7 +15,7 @@ from .vocabulary import Scaling, Shard, Statistics
 __all__ = ["COEFFICIENT_SCALE", "Head", "dense_rows"]
 
 WORKSPACE_BYTES = 1 << 29  # 1765 rows of a 152,064-token vocabulary in bfloat16
-STATISTICS_ROWS = 4096  # rows of a chunk where no workspace limits them: 74 MiB of statistics at that vocabulary
+STATISTICS_BYTES = 1 << 26  # 3530 rows of that vocabulary
 
 
 class Head:
@@ -39,7 +39,7 @@ class Head:
         self.bias_V = None if bias_V is None else bias_V.contiguous()
         local_L = target_T - shard.start
         self.target_L = torch.where((local_L >= 0) & (local_L < weight_VD.shape[0]), local_L, -1)
-        self.scaling = scaling
+        self.scaling, self.largest_V = scaling, shard.largest
         tiles: dict[str, Any] = dict(kernels.TILES[dtype.itemsize])
         self.options = {name: tiles.pop(name) for name in ("num_warps", "num_stages")}
         self.tiles = tiles
@@ -48,46 +48,62 @@ class Head:
     def workspace(self) -> Tensor:
         """Room for one chunk's coefficients; rows begin at multiples of 128 bytes, for TMA and cuBLAS."""
         itemsize, vocabulary = self.weight_VD.element_size(), self.weight_VD.shape[0]
-        stride = _ceil_div(vocabulary * itemsize, 128) * 128 // itemsize
-        most = max(1, WORKSPACE_BYTES // (stride * itemsize))
-        chunks = _ceil_div(len(self.target_L), most)
-        rows = _ceil_div(len(self.target_L), max(1, chunks))
-        block = self.tiles["BLOCK_T"]  # full tiles, where the budget has room for one
-        rows = min(_ceil_div(rows, block) * block, len(self.target_L), most - most % block or most)
-        return self.weight_VD.new_empty(rows, stride)[:, :vocabulary]
+        stride, widest = (_ceil_div(size * itemsize, 128) * 128 for size in (vocabulary, self.largest_V))
+        rows = self._even_rows(min(WORKSPACE_BYTES // widest, self._statistics_rows()))
+        return self.weight_VD.new_empty(rows, stride // itemsize)[:, :vocabulary]
 
     def chunks(self, out_LV: Tensor | None) -> list[slice]:
-        live, size = len(self.target_L), STATISTICS_ROWS if out_LV is None else max(1, len(out_LV))
-        return [slice(start, min(start + size, live)) for start in range(0, live, size)]
+        live = len(self.target_L)
+        size = self._even_rows(self._statistics_rows()) if out_LV is None else len(out_LV)
+        return [slice(start, min(start + size, live)) for start in range(0, live, max(1, size))]
+
+    def _statistics_rows(self) -> int:
+        return STATISTICS_BYTES // (12 * self._slices(self.largest_V))
+
+    def _slices(self, vocabulary: int) -> int:
+        return _ceil_div(vocabulary, self.tiles["BLOCK_V"] // kernels.SLICES)
+
+    def _even_rows(self, most: int) -> int:
+        """Rows of a chunk: chunks of about one size, of whole tiles where `most` has room for one."""
+        live, block, most = len(self.target_L), self.tiles["BLOCK_T"], max(1, most)
+        most = most - most % block or most
+        rows = _ceil_div(live, max(1, _ceil_div(live, most)))
+        return min(_ceil_div(rows, block) * block, live, most)
 
     def rows(self, chunk: slice) -> slice | Tensor:
         """Where the chunk's live tokens stand among all."""
         return chunk if self.live_L is None else self.live_L[chunk]
 
-    def statistics(self, chunk: slice, out_LV: Tensor | None, entropy: bool) -> tuple[Tensor, Statistics]:
-        """(partial statistics of each slice of the vocabulary, those of the whole); `out_LV` gets e dz/dx."""
-        tokens, width = chunk.stop - chunk.start, self.tiles["BLOCK_V"] // kernels.SLICES
-        slices = _ceil_div(self.weight_VD.shape[0], width)
-        partial = torch.empty(3 if entropy else 2, slices, tokens, dtype=torch.float32, device=self.target_L.device)
-        logit = torch.zeros(tokens, dtype=torch.float32, device=self.target_L.device)
-        output = "statistics" if out_LV is None else "residual"
-        self._launch(chunk, output, entropy, partial=partial, logit=logit, out_LV=out_LV)
-        whole = torch.empty(3, tokens, dtype=torch.float32, device=self.target_L.device)
-        grid = (_ceil_div(tokens, kernels.REDUCE_ROWS),)
-        constexprs: dict[str, Any] = {"ENTROPY": entropy, "BLOCK": kernels.REDUCE_ROWS, "num_warps": 1}
-        kernels.reduce_kernel[grid](partial, whole, tokens, slices, **constexprs)
-        return partial, Statistics(whole[0], whole[1], whole[2] if entropy else None, logit)
+    def statistics(
+        self, chunk: slice, out_LV: Tensor | None, entropy: bool
+    ) -> tuple[tuple[Tensor, Tensor], Statistics]:
+        """What `coefficients` needs (statistics of each slice, the target's dz/dx), and the statistics of the whole.
 
-    def coefficients(self, chunk: slice, out_LV: Tensor, partial: Tensor, statistics: Statistics) -> None:
+        `out_LV` gets e dz/dx.
+        """
+        tokens, floats = chunk.stop - chunk.start, {"dtype": torch.float32, "device": self.target_L.device}
+        slices = self._slices(self.weight_VD.shape[0])
+        partial = torch.empty(3 if entropy else 2, slices, tokens, **floats)
+        target_2L = torch.zeros(2, tokens, **floats)
+        output = "statistics" if out_LV is None else "residual"
+        self._launch(chunk, output, entropy, partial=partial, logit=target_2L, out_LV=out_LV)
+        whole = torch.empty(3, tokens, **floats)
+        constexprs: dict[str, Any] = kernels.REDUCE | {"ENTROPY": entropy}
+        kernels.reduce_kernel[(_ceil_div(tokens, kernels.REDUCE["ROWS"]),)](
+            partial, whole, tokens, slices, **constexprs
+        )
+        weighted = whole[2] if entropy else None
+        return (partial, target_2L[1]), Statistics(whole[0], whole[1], weighted, target_2L[0])
+
+    def coefficients(self, chunk: slice, out_LV: Tensor, parts: tuple[Tensor, Tensor], statistics: Statistics) -> None:
         """In place: e dz/dx -> ([v = target] - p) dz/dx, scaled."""
-        tokens, width = chunk.stop - chunk.start, self.tiles["BLOCK_V"] // kernels.SLICES
+        tokens, (partial, slope) = chunk.stop - chunk.start, parts
         grid = (_ceil_div(tokens, kernels.COEFFICIENT_ROWS), partial.shape[1])
-        constexprs: dict[str, Any] = {"SOFTCAP": self.scaling.softcap is not None, "WIDTH": width}
-        constexprs |= {"ROWS": kernels.COEFFICIENT_ROWS, "num_warps": 4}
+        constexprs: dict[str, Any] = {"SOFTCAP": self.scaling.softcap is not None, "ROWS": kernels.COEFFICIENT_ROWS}
+        constexprs |= {"WIDTH": self.tiles["BLOCK_V"] // kernels.SLICES, "num_warps": 4}
         kernels.coefficient_kernel[grid](
-            out_LV, partial, statistics.lse(), statistics.logp(), self.target_L[chunk], tokens, out_LV.shape[1],
-            out_LV.stride(0), self.scaling.temperature, self.scaling.softcap or 1.0,
-            **constexprs,
+            out_LV, partial, statistics.lse(), statistics.logp(), slope, self.target_L[chunk], tokens, out_LV.shape[1],
+            out_LV.stride(0), **constexprs,
         )  # fmt: skip
 
     def gradient(self, chunk: slice, out_LV: Tensor, known_4L: Tensor, entropy: bool) -> None:

@@ -33,8 +33,9 @@ TILES = {
 SLICES = 4
 # Token tiles that share one pass over the head: 16 x 128 rows of 3584 bfloat16 (14 MiB) stay in the 50 MiB L2 cache.
 GROUP_T = 16
-COEFFICIENT_ROWS = 16  # rows of a slice that one program turns into coefficients
-REDUCE_ROWS = 32
+COEFFICIENT_ROWS = 64  # rows of a slice that one program turns into coefficients: 64 bytes a thread in flight
+# Rows and slices of a reduction's step: with one slice a step, the latency of 2376 loads would take over a millisecond.
+REDUCE = {"ROWS": 32, "BLOCK": 128, "num_warps": 8}
 
 
 @triton.jit
@@ -62,14 +63,16 @@ def _load(source, row0, column0, rows, columns, stride, ROWS: tl.constexpr, COLU
 
 
 @triton.jit
-def tanh(u):
-    """Within 4 units in the last place: the odd series where 1 - 2 / (e^2u + 1) would cancel."""
+def bend(u):
+    """tanh(u) and its derivative, both without cancellation: 4 e / (1 + e)^2 with e = exp(-2 |u|), and the odd series
+    of tanh where (1 - e) / (1 + e) would lose digits (next term: 4e-8 of u at 0.3)."""
     square = u * u
-    series = 62.0 / 2835.0 * square - 17.0 / 315.0
-    series = u + u * square * (-1.0 / 3.0 + square * (2.0 / 15.0 + square * series))
-    # Beyond 20 tanh is 1 in float32 and e^2u would overflow.
-    exact = 1.0 - 2.0 / (tl.exp2(tl.minimum(u, 20.0) * (2.0 * _LOG2E)) + 1.0)
-    return tl.where(tl.abs(u) < 0.3, series, exact)
+    series = 2.0 / 15.0 + square * (-17.0 / 315.0 + square * (62.0 / 2835.0))
+    series = u + u * square * (-1.0 / 3.0 + square * series)
+    e = tl.exp2(tl.abs(u) * (-2.0 * _LOG2E))
+    share = 1.0 / (1.0 + e)
+    far = tl.where(u < 0.0, e - 1.0, 1.0 - e) * share
+    return tl.where(tl.abs(u) < 0.3, series, far), 4.0 * e * share * share
 
 
 @triton.jit
@@ -77,8 +80,7 @@ def scaled(x, inverse_temperature, softcap, SOFTCAP: tl.constexpr):
     """z, and dz/dx without the temperature."""
     slope = 1.0
     if SOFTCAP:
-        x = tanh(x / softcap)
-        slope = 1.0 - x * x
+        x, slope = bend(x / softcap)  # pyright: ignore
         x *= softcap
     return x * inverse_temperature, slope
 
@@ -116,6 +118,8 @@ def _finish(
     else:
         mine = (target >= tile_v * WIDTH) & (target < (tile_v + 1) * WIDTH)
         tl.store(logit_ptr + at_t, tl.sum(tl.where(hit, z, 0.0), 1), mask=in_t & mine)
+        if OUTPUT == "residual" and SOFTCAP:
+            tl.store(logit_ptr + T + at_t, tl.sum(tl.where(hit, slope, 0.0), 1), mask=in_t & mine)
         top = tl.max(z, 1)
         below = z - top[:, None]
         e = tl.exp2(below * _LOG2E)
@@ -145,7 +149,7 @@ def head_kernel(
 
     OUTPUT "statistics": partial_ptr [3, slices of V, T] gets max z, sum e, sum e (z - max) of each slice, with
                          e = exp(z - max), and logit_ptr [T] z[target]
-           "residual":   the same, and out [T, V] gets e dz/dx
+           "residual":   the same, out [T, V] gets e dz/dx, and logit_ptr's second row dz/dx of the target (softcap)
            "gradient":   out [T, V] gets d(g logp + k entropy)/dx, with rows_ptr [4, T] = lse, entropy, g, k
     `hidden`, `weight`, `out`: TMA descriptors of their tiles, or pointers. Targets are 0..V-1, or -1 for none.
     """
@@ -171,45 +175,46 @@ def head_kernel(
 
 
 @triton.jit(do_not_specialize=("T",))
-def reduce_kernel(partial_ptr, statistics_ptr, T, slices, ENTROPY: tl.constexpr, BLOCK: tl.constexpr):
+def reduce_kernel(
+    partial_ptr, statistics_ptr, T, slices, ENTROPY: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
+):
     """partial_ptr [3, slices, T] -> statistics_ptr [3, T], each as over one slice: the online softmax's rule.
 
     A slice's weighted sum is moved to the new maximum: sum e (z - new) = sum e (z - old) + (old - new) sum e.
     """
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = at < T
+    at_t, at_slice = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.arange(0, BLOCK)
+    in_t = at_t < T
     plane = slices * T
-    top = tl.load(partial_ptr + at, mask=inside, other=0.0)
-    total = tl.load(partial_ptr + plane + at, mask=inside, other=1.0)
-    weighted = tl.zeros((BLOCK,), tl.float32)
-    if ENTROPY:
-        weighted = tl.load(partial_ptr + 2 * plane + at, mask=inside, other=0.0)
-    for i in range(1, slices):
-        source = partial_ptr + i * T + at
-        next_top = tl.load(source, mask=inside, other=0.0)
+    top = tl.full((ROWS,), _NOWHERE, tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    weighted = tl.zeros((ROWS,), tl.float32)
+    for first in range(0, slices, BLOCK):
+        source = partial_ptr + (first + at_slice)[:, None] * T + at_t[None, :]
+        inside = (first + at_slice < slices)[:, None] & in_t[None, :]
+        next_top = tl.load(source, mask=inside, other=_NOWHERE)
         next_total = tl.load(source + plane, mask=inside, other=0.0)
-        new = tl.maximum(top, next_top)
-        factor, next_factor = tl.exp2((top - new) * _LOG2E), tl.exp2((next_top - new) * _LOG2E)
+        new = tl.maximum(top, tl.max(next_top, 0))
+        factor, next_factor = tl.exp2((top - new) * _LOG2E), tl.exp2((next_top - new[None, :]) * _LOG2E)
         if ENTROPY:
             next_weighted = tl.load(source + 2 * plane, mask=inside, other=0.0)
-            weighted = factor * (weighted + (top - new) * total)
-            weighted += next_factor * (next_weighted + (next_top - new) * next_total)
-        total = factor * total + next_factor * next_total
+            moved = next_factor * (next_weighted + (next_top - new[None, :]) * next_total)
+            weighted = factor * (weighted + (top - new) * total) + tl.sum(moved, 0)
+        total = factor * total + tl.sum(next_factor * next_total, 0)
         top = new
-    tl.store(statistics_ptr + at, top, mask=inside)
-    tl.store(statistics_ptr + T + at, total, mask=inside)
+    tl.store(statistics_ptr + at_t, top, mask=in_t)
+    tl.store(statistics_ptr + T + at_t, total, mask=in_t)
     if ENTROPY:
-        tl.store(statistics_ptr + 2 * T + at, weighted, mask=inside)
+        tl.store(statistics_ptr + 2 * T + at_t, weighted, mask=in_t)
 
 
 @triton.jit(do_not_specialize=("T",))
 def coefficient_kernel(
-    out_ptr, partial_ptr, lse_ptr, logp_ptr, target_ptr, T, V, out_stride, temperature, softcap,
+    out_ptr, partial_ptr, lse_ptr, logp_ptr, slope_ptr, target_ptr, T, V, out_stride,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """In place: e dz/dx of one slice -> ([v = target] - p_v) dz/dx, times COEFFICIENT_SCALE.
 
-    Only e was rounded to the buffer's dtype; its maximum and 1 - p of the target come from float32.
+    Only e dz/dx was rounded to the buffer's dtype; its maximum and the target's own values come from float32.
     """
     at_t, slice_v = tl.program_id(0) * ROWS + tl.arange(0, ROWS), tl.program_id(1)
     at_v = slice_v * WIDTH + tl.arange(0, WIDTH)
@@ -221,8 +226,7 @@ def coefficient_kernel(
     target = tl.load(target_ptr + at_t, mask=in_t, other=-1).to(tl.int32)
     own = 1.0 - tl.exp2(logp * _LOG2E)
     if SOFTCAP:
-        bent = (logp + lse) * temperature / softcap
-        own *= 1.0 - bent * bent
+        own *= tl.load(slope_ptr + at_t, mask=in_t, other=0.0)
     where = out_ptr + at_t[:, None] * out_stride + at_v[None, :]
     e = tl.load(where, mask=inside, other=0.0).to(tl.float32)
     others = -e * tl.exp2((top - lse) * _LOG2E)[:, None]
@@ -267,13 +271,14 @@ def _head_entry(dtype: str, output: str, tma: bool, bias: bool, softcap: bool, e
 def _reduce_entry(entropy: bool) -> Entry:
     signature = {"partial_ptr": "*fp32", "statistics_ptr": "*fp32", "T": "i32", "slices": "i32"}
     name = f"logprob reduce{': entropy' if entropy else ''}"
-    return Entry(name, reduce_kernel, signature, {"ENTROPY": entropy, "BLOCK": REDUCE_ROWS}, {"num_warps": 1})
+    blocks = {"ENTROPY": entropy, "ROWS": REDUCE["ROWS"], "BLOCK": REDUCE["BLOCK"]}
+    return Entry(name, reduce_kernel, signature, blocks, {"num_warps": REDUCE["num_warps"]})
 
 
 def _coefficient_entry(softcap: bool) -> Entry:
     signature = {"out_ptr": "*bf16", "partial_ptr": "*fp32", "lse_ptr": "*fp32", "logp_ptr": "*fp32"}
     signature |= {"target_ptr": "*i64", "T": "i32", "V": "i32", "out_stride": "i32"}
-    signature |= {"temperature": "fp32", "softcap": "fp32"}
+    signature["slope_ptr"] = "*fp32"
     constexprs = {"SOFTCAP": softcap, "ROWS": COEFFICIENT_ROWS, "WIDTH": TILES[2]["BLOCK_V"] // SLICES}
     name = f"logprob coefficients{': softcap' if softcap else ''}"
     return Entry(name, coefficient_kernel, signature, constexprs, {"num_warps": 4})

@@ -14,7 +14,7 @@ registers. What its gradient costs:
 - Otherwise the backward makes the logits again, the gradient's coefficients straight from the known lse, and one more
   product for hidden and one for the head.
 
-Memory: `logprob_head.WORKSPACE_BYTES`, 8 bytes (entropy: 12) per 64 logits of a chunk for statistics, and the results.
+Memory: `logprob_head.WORKSPACE_BYTES` where a gradient is made, STATISTICS_BYTES beside it, and the results.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ def linear_forward(
     residual_TD = hidden_TD.new_zeros(hidden_TD.shape if save else 0)
     out_LV = head.workspace() if save else None
     for chunk in head.chunks(out_LV):
-        partial, statistics = head.statistics(chunk, out_LV, entropy)
+        parts, statistics = head.statistics(chunk, out_LV, entropy)
         statistics = statistics.over(shard)
         rows = head.rows(chunk)
         logp_T[rows], lse_T[rows] = statistics.logp(), statistics.lse()
         if entropy:
             entropy_T[rows] = statistics.entropy()
         if out_LV is not None:
-            head.coefficients(chunk, out_LV, partial, statistics)
+            head.coefficients(chunk, out_LV, parts, statistics)
             product = head.times_weight(out_LV, chunk) / (COEFFICIENT_SCALE * scaling.temperature)
             residual_TD[rows] = shard.all_sum(product).to(residual_TD.dtype)
     return logp_T, entropy_T, lse_T, residual_TD

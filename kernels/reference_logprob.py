@@ -44,7 +44,7 @@ def linear_forward(
     entropy_T = torch.zeros_like(logp_T) if entropy else logp_T.new_empty(0)
     residual_TD = hidden_TD.new_zeros(hidden_TD.shape if save else 0)
     one = torch.ones_like(logp_T)
-    for rows in _row_chunks(mask_T, hidden_TD.shape[0], weight_VD.shape[0]):
+    for rows in _row_chunks(mask_T, hidden_TD.shape[0], shard.largest):
         raw, target = head.logits(hidden_TD[rows]), target_T[rows] - shard.start
         statistics = _statistics(scaling.scale(raw), target, entropy).over(shard)
         logp_T[rows], lse_T[rows] = statistics.logp(), statistics.lse()
@@ -75,7 +75,7 @@ def linear_backward(
     grad_TD = hidden_TD.new_zeros(hidden_TD.shape if needed[0] else 0)
     grad_VD = torch.zeros_like(head.weight_VD) if needed[1] else hidden_TD.new_empty(0)
     grad_V = torch.zeros_like(head.weight_VD[:, 0]) if needed[2] else hidden_TD.new_empty(0)
-    for rows in _row_chunks(mask_T, hidden_TD.shape[0], weight_VD.shape[0]):
+    for rows in _row_chunks(mask_T, hidden_TD.shape[0], shard.largest):
         with_entropy = (None, None) if grad_entropy_T is None else (entropy_T[rows], grad_entropy_T[rows])
         raw, target = head.logits(hidden_TD[rows]), target_T[rows] - shard.start
         grad_raw = _logit_gradient(raw, target, scaling, lse_T[rows], grad_logp_T[rows], *with_entropy)

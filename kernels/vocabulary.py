@@ -25,6 +25,7 @@ class Shard(NamedTuple):
     group: Any
     start: int  # token id of its first row
     total: int  # size of the whole vocabulary
+    largest: int  # size of the largest slice: what chunks are cut by, for every rank must come to the same number
 
     def all_sum(self, tensor: Tensor) -> Tensor:
         """`tensor`, overwritten with its sum over the ranks."""
@@ -69,7 +70,7 @@ class Statistics(NamedTuple):
 def shard_of(weight_VD: Tensor, group_name: str | None) -> Shard:
     """The slices follow the group's ranks and may differ in size; finding that out costs one small all-gather."""
     if group_name is None:
-        return Shard(None, 0, weight_VD.shape[0])
+        return Shard(None, 0, weight_VD.shape[0], weight_VD.shape[0])
     # The group itself cannot be an argument of a torch.library operator; this is how torch's own collectives find it.
     resolve: Any = torch.distributed.distributed_c10d._resolve_process_group  # pyright: ignore[reportPrivateImportUsage]
     group = resolve(group_name)
@@ -77,4 +78,4 @@ def shard_of(weight_VD: Tensor, group_name: str | None) -> Shard:
     sizes = [torch.empty_like(own) for _ in range(group.size())]
     torch.distributed.all_gather(sizes, own, group=group)
     sizes = torch.cat(sizes).tolist()
-    return Shard(group, sum(sizes[: group.rank()]), sum(sizes))
+    return Shard(group, sum(sizes[: group.rank()]), sum(sizes), max(sizes))

@@ -19,11 +19,11 @@ def problem(tokens, width, vocabulary):
 
 
 class Watch(TorchDispatchMode):
-    """Counts the arithmetic of matrix products and the elements of the largest result."""
+    """Counts the arithmetic of matrix products and the bytes of the largest result."""
 
     def __init__(self):
         super().__init__()
-        self.flops = self.elements = 0
+        self.flops = self.bytes = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         with self:
@@ -36,7 +36,7 @@ class Watch(TorchDispatchMode):
             self.flops += mm_flop(a.shape, b.shape)
         for tensor in out if isinstance(out, (tuple, list)) else [out]:
             if isinstance(tensor, torch.Tensor):
-                self.elements = max(self.elements, tensor.numel())
+                self.bytes = max(self.bytes, tensor.numel() * tensor.itemsize)
         return out
 
 
@@ -69,7 +69,7 @@ def test_all_logits_never_exist_at_once(entropy, watch, monkeypatch):
     hidden.requires_grad_()
     result = linear_logprob(hidden, weight, target, return_entropy=entropy)
     (sum(v.sum() for v in result) if entropy else result.sum()).backward()
-    assert watch.elements == 8 * 1000
+    assert watch.bytes == 8 * 1000 * 4
 
 
 def test_inplace_backward_writes_over_the_logits_and_refuses_a_second():
