@@ -21,7 +21,7 @@ from aslfast.train import make_rollout, make_sampler, open_base, prepare_torch, 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 LEAST_TURN = 16  # tokens; in less, nothing can be said
 

@@ -22,7 +22,7 @@ from aslfast.loss import LossConfig
 if sys.version_info >= (3, 11):
     import tomllib
 else:
-    import tomli as tomllib
+    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 CHOICES = {
     "model.device": ("auto", "cpu", "cuda"),
