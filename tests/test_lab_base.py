@@ -11,6 +11,7 @@ from peft import PeftModel
 from aslfast import adapter, environment, train
 from aslfast.config import load_recipe
 from aslfast.errors import UserError
+from aslfast.index import BM25Index
 from aslfast.lab import base, demos
 from aslfast.lab.world import World, names
 from aslfast.roles import parse_call, parse_output
@@ -118,7 +119,9 @@ def test_peft_loads_the_adapters_of_a_run(runs):
 
 def test_held_out_entities_occur_in_no_training_task(runs):
     heldout = World.make(5, "heldout")
-    text = "\n".join(path.read_bytes().decode("utf-8", "ignore") for path in (runs[0] / "lab" / "train.idx").iterdir())
+    index, learned = BM25Index.open(runs[0] / "lab" / "train.idx"), World.make(5, "train")
+    text = "\n".join(passage.contents for passage in index.passages([f"e{i}" for i in range(len(index))]))
+    assert all(name in text for name in learned.facts)
     assert not [name for name in heldout.facts if name in text]
 
 

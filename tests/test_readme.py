@@ -46,6 +46,6 @@ def test_commands_exist():
 
 
 def test_tree_and_links_name_what_is_there():
-    named = re.findall(r"[\w/.]+\.(?:py|md|png)\b", README)
+    named = re.findall(r"[\w/.-]+\.(?:py|md|png)\b", README)
     known = {path.name for path in ROOT.rglob("*") if ".venv" not in path.parts}
     assert [name for name in named if Path(name).name not in known] == []
