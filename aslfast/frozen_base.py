@@ -1,0 +1,144 @@
+"""The trainer's frozen base where its weights come from elsewhere: a model without weights, filled, emptied, filled.
+
+While the engine is away the parameters are placeholders: of the right shape, type and device, one NaN in memory each,
+so that adapters can be added and whatever is computed with them is plainly wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig
+
+from aslfast.sampler.engine import Engine, RequestRefused
+from aslfast.sampler.shared_base import CannotShare, open_export, views_of
+
+SHAREABLE = ("llama", "qwen2", "qwen3")  # whose parameters views_of knows to cut
+
+
+def why_not(folder: Path) -> str | None:
+    """Why this base cannot be shared with an engine; None where it can."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    if config.model_type not in SHAREABLE:
+        return f"{config.model_type} is none of {', '.join(SHAREABLE)}"
+    return "its weights are quantised" if getattr(config, "quantization_config", None) else None
+
+
+class WeightFiles:
+    """The tensors of a model folder's safetensors files, read when asked for. Raises OSError, SafetensorError."""
+
+    def __init__(self, folder: Path) -> None:
+        index = folder / "model.safetensors.index.json"
+        names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+        self._tensors: dict[str, Any] = {}
+        for name in sorted(names):
+            file = safe_open(folder / name, "pt")
+            self._tensors |= {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118  # no mapping
+
+    def shapes(self) -> dict[str, list[int]]:
+        return {name: tensor.get_shape() for name, tensor in self._tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        return self._tensors[name][:]
+
+    def differs(self, name: str, weight: Tensor) -> bool:
+        """Whether the first, middle or last row differs, in the weight's own type."""
+        rows = self._tensors.get(name)
+        return rows is None or any(
+            not torch.equal(rows[i : i + 1].to(weight.dtype), weight[i : i + 1].cpu())
+            for i in (0, len(weight) // 2, len(weight) - 1)
+        )
+
+
+def load_skeleton(folder: Path, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, Any]]:
+    """(the model with placeholders, what transformers found), buffers and settings as a loaded model has them."""
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    state = {name: _placeholder(shape, dtype, "cpu") for name, shape in WeightFiles(folder).shapes().items()}
+    model, found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+        None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+    )
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    FrozenBase(model, folder, device).release()  # before the model is moved, which would give placeholders memory
+    return model, found
+
+
+def _placeholder(shape: Any, dtype: torch.dtype, device: str | torch.device) -> Tensor:
+    return torch.full((1,), float("nan"), dtype=dtype, device=device).expand(shape)
+
+
+class FrozenBase:
+    """The base's parameters, wherever the model has them: to be made before adapters wrap its layers.
+
+    `release` and `bind` are the engine's callbacks: before it starts and after.
+    """
+
+    def __init__(
+        self, model: nn.Module, folder: Path, device: str, notice: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._folder, self._device, self._notice = folder, device, notice
+        self._places: dict[str, list[tuple[nn.Module, str]]] = {}  # tied weights have several
+        names: dict[int, str] = {}
+        for path, module in model.named_modules():
+            for attribute, weight in module.named_parameters(recurse=False):
+                name = names.setdefault(id(weight), f"{path}.{attribute}")
+                self._places.setdefault(name, []).append((module, attribute))
+        self.shared = False
+        self.n_bytes = 0
+
+    def _now(self) -> dict[str, Tensor]:
+        return {name: getattr(*places[0]) for name, places in self._places.items()}
+
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        for name, places in self._places.items():
+            frozen = nn.Parameter(weights[name], requires_grad=False)
+            for module, attribute in places:
+                setattr(module, attribute, frozen)
+
+    def release(self) -> None:
+        """Let the engine's memory go: a new engine is to have the room."""
+        self._put({name: _placeholder(weight.shape, weight.dtype, self._device) for name, weight in self._now().items()})
+        if self._device != "cpu":
+            torch.cuda.ipc_collect()
+
+    def bind(self, engine: Engine) -> None:
+        """Make the parameters views of the engine's; where that cannot be, load a copy and tell. Raises UserError."""
+        try:
+            views = self._views(engine)
+        except CannotShare as reason:
+            self._fill()
+            self.shared = False
+            self._notice(f"base: two copies ({reason})")
+        else:
+            self._put(views)
+            self.shared = True
+            self.n_bytes = sum(view.numel() * view.itemsize for view in views.values())
+            self._notice(f"base: shared with the engine, {self.n_bytes / 1e9:.3g} GB")
+
+    def _fill(self) -> None:
+        """A copy of our own, from the files."""
+        files = WeightFiles(self._folder)
+        self._put({name: files.read(name).to(self._device, weight.dtype) for name, weight in self._now().items()})
+
+    def _views(self, engine: Engine) -> dict[str, Tensor]:
+        """Checked against the files: a weight in the wrong place cannot go unnoticed. Raises CannotShare."""
+        now = self._now()
+        with tempfile.TemporaryDirectory(prefix="aslfast-base-") as folder:  # its owner's alone
+            file = Path(folder) / "weights.json"
+            try:
+                engine.call("export_base", name=str(file))
+            except RequestRefused as error:
+                raise CannotShare(f"the engine does not export it: {error}") from error
+            views = views_of({name: weight.shape for name, weight in now.items()}, open_export(file))
+        files = WeightFiles(self._folder)
+        for name, view in views.items():
+            if view.dtype != now[name].dtype or files.differs(name, view):
+                raise CannotShare(f"{name}: the engine's values are not the file's")
+        return views
