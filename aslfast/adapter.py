@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,29 @@ WEIGHTS = "adapter_model.safetensors"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def load_base(path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu") -> tuple[Any, Any]:
-    """(model on `device`, tokenizer) of a local folder; nothing is fetched, no pickle is read. Raises UserError."""
-    folder = Path(path)
+def load_weights(folder: Path, dtype: torch.dtype, _: str) -> tuple[Any, dict[str, Any]]:
+    """(the model on the CPU, what transformers found); no pickle is read."""
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
+        folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
+    )
+    return loaded
+
+
+def load_base(
+    path: str | Path, dtype: torch.dtype = torch.float32, device: str = "cpu",
+    load: Callable[[Path, torch.dtype, str], tuple[Any, dict[str, Any]]] = load_weights,
+) -> tuple[Any, Any]:  # fmt: skip
+    """(model on `device`, tokenizer) of a local folder; nothing is fetched. Raises UserError.
+
+    load: frozen_base.load_skeleton for a model that gets its weights later.
+    """
+    folder, device = Path(path), _device(device)
     if not (folder / "config.json").is_file():
         remedy = "name a folder that holds a Hugging Face model"
         raise UserError(f"{folder}: no model here (config.json is missing); {remedy}")
     try:
         tokenizer = load_tokenizer(folder)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
-        )
-        model, found = loaded
+        model, found = load(folder, dtype, device)
     except Exception as error:  # the tokenizers library raises bare Exceptions
         reason = " ".join(str(error).split())[:300]
         remedy = "it needs safetensors weights and a tokenizer"
@@ -45,7 +56,7 @@ def load_base(path: str | Path, dtype: torch.dtype = torch.float32, device: str 
     if found["missing_keys"]:  # transformers goes on with random weights
         missing = ", ".join(sorted(found["missing_keys"])[:3])
         raise UserError(f"{folder}: weights are missing ({missing}); copy the model folder again, complete")
-    return model.eval().to(_device(device)), tokenizer
+    return model.eval().to(device), tokenizer
 
 
 def _device(name: str) -> str:

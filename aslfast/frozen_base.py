@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig
@@ -23,12 +24,17 @@ from aslfast.sampler.shared_base import CannotShare, open_export, views_of
 SHAREABLE = ("llama", "qwen2", "qwen3")  # whose parameters views_of knows to cut
 
 
-def why_not(folder: Path) -> str | None:
-    """Why this base cannot be shared with an engine; None where it can."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    if config.model_type not in SHAREABLE:
-        return f"{config.model_type} is none of {', '.join(SHAREABLE)}"
-    return "its weights are quantised" if getattr(config, "quantization_config", None) else None
+def why_two_copies(folder: Path, share_base: bool) -> str | None:
+    """Why the trainer and an engine are not to share this base; None where they are."""
+    if not share_base:
+        return "sampler.share_base is false"
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "its config.json cannot be read"  # whoever loads the model says more
+    if config.get("model_type") not in SHAREABLE:
+        return f"its model_type {config.get('model_type')} is none of {', '.join(SHAREABLE)}"
+    return "its weights are quantised" if config.get("quantization_config") else None
 
 
 class WeightFiles:
@@ -60,13 +66,14 @@ class WeightFiles:
 def load_skeleton(folder: Path, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, Any]]:
     """(the model with placeholders, what transformers found), buffers and settings as a loaded model has them."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     state = {name: _placeholder(shape, dtype, "cpu") for name, shape in WeightFiles(folder).shapes().items()}
-    model, found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)].from_pretrained(
+    model, found = model_class.from_pretrained(
         None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
     )
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    FrozenBase(model, folder, device).release()  # before the model is moved, which would give placeholders memory
+    FrozenBase(model, folder).release(device)  # before the model is moved, which would give placeholders memory
     return model, found
 
 
@@ -75,21 +82,21 @@ def _placeholder(shape: Any, dtype: torch.dtype, device: str | torch.device) -> 
 
 
 class FrozenBase:
-    """The base's parameters, wherever the model has them: to be made before adapters wrap its layers.
+    """The parameters of a model that are not its adapters'. `release` and `bind`: before an engine starts, and after.
 
-    `release` and `bind` are the engine's callbacks: before it starts and after.
+    Places in the model are found once, so adapters are added before this is made.
     """
 
-    def __init__(
-        self, model: nn.Module, folder: Path, device: str, notice: Callable[[str], None] = lambda _: None
-    ) -> None:
-        self._folder, self._device, self._notice = folder, device, notice
+    def __init__(self, model: nn.Module, folder: Path, notice: Callable[[str], None] = lambda _: None) -> None:
+        self._folder, self._notice = folder, notice
         self._places: dict[str, list[tuple[nn.Module, str]]] = {}  # tied weights have several
         names: dict[int, str] = {}
-        for path, module in model.named_modules():
-            for attribute, weight in module.named_parameters(recurse=False):
-                name = names.setdefault(id(weight), f"{path}.{attribute}")
-                self._places.setdefault(name, []).append((module, attribute))
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        for path, module in base.named_modules():
+            if ".lora_" not in path:
+                for attribute, weight in module.named_parameters(recurse=False):
+                    name = names.setdefault(id(weight), f"{path.replace('.base_layer', '')}.{attribute}")
+                    self._places.setdefault(name, []).append((module, attribute))
         self.shared = False
         self.n_bytes = 0
 
@@ -102,11 +109,12 @@ class FrozenBase:
             for module, attribute in places:
                 setattr(module, attribute, frozen)
 
-    def release(self) -> None:
-        """Let the engine's memory go: a new engine is to have the room."""
-        self._put({name: _placeholder(weight.shape, weight.dtype, self._device) for name, weight in self._now().items()})
-        if self._device != "cpu":
-            torch.cuda.ipc_collect()
+    def release(self, device: str | None = None) -> None:
+        """Let the weights go, so that a new engine has the room. device: where placeholders lie; None: as now."""
+        now = self._now()
+        self._put({name: _placeholder(w.shape, w.dtype, device or w.device) for name, w in now.items()})
+        if torch.cuda.is_initialized():
+            torch.cuda.ipc_collect()  # closes the handles of memory that nobody uses any more
 
     def bind(self, engine: Engine) -> None:
         """Make the parameters views of the engine's; where that cannot be, load a copy and tell. Raises UserError."""
@@ -125,7 +133,7 @@ class FrozenBase:
     def _fill(self) -> None:
         """A copy of our own, from the files."""
         files = WeightFiles(self._folder)
-        self._put({name: files.read(name).to(self._device, weight.dtype) for name, weight in self._now().items()})
+        self._put({name: files.read(name).to(w.device, w.dtype) for name, w in self._now().items()})
 
     def _views(self, engine: Engine) -> dict[str, Tensor]:
         """Checked against the files: a weight in the wrong place cannot go unnoticed. Raises CannotShare."""

@@ -21,6 +21,7 @@ from aslfast.config import RunConfig
 from aslfast.core import ROLES, Task, Trajectory
 from aslfast.environment import Environment, file_environment, lab_environment, model_folder
 from aslfast.errors import UserError
+from aslfast.frozen_base import FrozenBase, load_skeleton, why_two_copies
 from aslfast.learner import Learner
 from aslfast.retrieve import AnyIndex
 from aslfast.roles import prompt_text
@@ -104,8 +105,14 @@ def check_context(model: Any, config: RunConfig) -> None:
 
 
 def open_base(config: RunConfig) -> tuple[Any, Any]:
-    """(model, tokenizer) that the configuration names. Raises UserError."""
-    return adapter.load_base(model_folder(config.model.path), getattr(torch, config.model.dtype), config.model.device)
+    """(model, tokenizer) that the configuration names; the model without weights where an engine brings them.
+
+    Raises UserError.
+    """
+    folder, dtype = model_folder(config.model.path), getattr(torch, config.model.dtype)
+    from_engine = config.sampler.kind == "sglang" and not why_two_copies(folder, config.sampler.share_base)
+    load = load_skeleton if from_engine else adapter.load_weights
+    return adapter.load_base(folder, dtype, config.model.device, load)
 
 
 def make_sampler(
@@ -120,6 +127,12 @@ def make_sampler(
     if wanted.kind == "local":
         return LocalSampler(model, tokenizer, max_rows=wanted.max_rows, max_context=wanted.max_context)
     supervision = Supervision(wanted.engine_timeout_s, wanted.engine_restarts, log, notice)
+    folder = model_folder(config.model.path)
+    if reason := why_two_copies(folder, wanted.share_base):
+        notice(f"base: two copies ({reason})")
+    else:
+        base = FrozenBase(model, folder, notice)
+        supervision = replace(supervision, before_start=base.release, after_start=base.bind)
     n_vocab = model.get_input_embeddings().weight.shape[0]
     sampler = SGLangSampler(engine_settings(config, model), eos_ids(model, tokenizer), n_vocab, supervision)
     if isinstance(model, PeftModel):

@@ -69,13 +69,19 @@ def move_to_memory_file(weights: Sequence[Tensor]) -> dict[str, Any]:
             n_bytes += -(-storage.nbytes() // ALIGNMENT) * ALIGNMENT
     path = f"/proc/{os.getpid()}/fd/{os.memfd_create('aslfast-base')}"
     os.truncate(path, n_bytes)
-    memory = UntypedStorage.from_file(path, True, n_bytes)
+    memory = map_file(path, n_bytes)
     for weight in weights:
         offset = starts[weight.untyped_storage().data_ptr()] // weight.itemsize + weight.storage_offset()
         moved = torch.empty(0, dtype=weight.dtype).set_(memory, offset, weight.shape, weight.stride())
         moved.copy_(weight.data)
         weight.data = moved
     return {"file": path, "bytes": n_bytes}
+
+
+def map_file(path: str, n_bytes: int) -> UntypedStorage:
+    """A file's bytes, shared with whoever maps it too."""
+    storage: Any = UntypedStorage.from_file(path, True, n_bytes)
+    return storage
 
 
 def gpu_handle(storage: UntypedStorage) -> dict[str, Any]:
@@ -108,13 +114,14 @@ def open_export(file: Path) -> dict[str, Tensor]:
 
 def _open_storage(handle: Mapping[str, Any]) -> UntypedStorage:
     if "file" in handle:
-        return UntypedStorage.from_file(handle["file"], True, handle["bytes"])
+        return map_file(handle["file"], handle["bytes"])
     torch.cuda.init()
-    return UntypedStorage._new_shared_cuda(
+    storage: Any = UntypedStorage._new_shared_cuda(
         _gpu(handle["gpu"]), bytes.fromhex(handle["handle"]), handle["bytes"], handle["start"],
         bytes.fromhex(handle["counter"]), handle["counter_start"], bytes.fromhex(handle["event"]),
         handle["synchronise"],
     )  # fmt: skip
+    return storage
 
 
 def _gpu(uuid: str) -> int:
