@@ -55,6 +55,7 @@ class Loop:
     flush: Callable[[], None]  # the sampler's: after each optimizer step
     report: Callable[[dict[str, Any]], None]  # called with each line of metrics
     notice: Callable[[str], None] = lambda _: None  # called with what a person should know
+    prove: Callable[[], dict[str, float]] = dict  # after each flush: that the sampler serves these weights
     pool: dict[str, PoolQuestion] = field(default_factory=dict)  # by normalised question
     round: int = 0
     step: int = 0
@@ -126,7 +127,7 @@ def learn_from(loop: Loop, role: Role, groups: Sequence[Group]) -> dict[str, flo
         return dict(NO_UPDATE)
     stats = loop.learner.step(role, trajectories, advantage)
     loop.flush()
-    return asdict(stats)
+    return {**asdict(stats), **loop.prove()}
 
 
 def summary(groups: Sequence[Group]) -> dict[str, Any]:

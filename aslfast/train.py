@@ -30,6 +30,7 @@ from aslfast.rounds import Loop, run_round
 from aslfast.run_folder import RunFolder, check_new
 from aslfast.sampler.engine_settings import EngineSettings
 from aslfast.sampler.local import LocalSampler, eos_ids
+from aslfast.sampler.probe import Probe, probe_prompts
 from aslfast.sampler.sglang import SGLangSampler, Supervision
 from aslfast.tool import SearchTool
 
@@ -80,13 +81,17 @@ def _train(config: RunConfig, folder: Path, report: Report) -> None:
 
     sampler = make_sampler(config, peft_model, tokenizer, folder / "engine.log", notice)
     with closing(sampler):
+        prove: Callable[[], dict[str, float]] = dict
         if isinstance(sampler, SGLangSampler):
             report("setup", {"what": "the SGLang engine"})
             sampler.start()
+            prove = Probe(sampler, peft_model, probe_prompts(Chat(tokenizer), config.model.prompts, ROLES)).prove
+            prove()
         rollout = make_rollout(config, sampler, tokenizer, search_tool(config, environment.index))
         loop = Loop(
-            config, rollout, learner, run, environment.topics, sampler.flush, lambda line: report("step", line), notice
-        )
+            config, rollout, learner, run, environment.topics, sampler.flush, lambda line: report("step", line), notice,
+            prove,
+        )  # fmt: skip
         asyncio.run(_rounds(loop, environment, report))
 
 
