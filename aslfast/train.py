@@ -20,6 +20,7 @@ from aslfast.core import ROLES, Task, Trajectory
 from aslfast.environment import Environment, file_environment, lab_environment, model_folder
 from aslfast.errors import UserError
 from aslfast.learner import Learner
+from aslfast.remote import RemoteIndex, longest_s
 from aslfast.retrieve import AnyIndex
 from aslfast.roles import prompt_text
 from aslfast.rollout import Limits, Rollout, bounded, stable_seed
@@ -27,6 +28,7 @@ from aslfast.rounds import Loop, run_round
 from aslfast.run_folder import RunFolder, check_new
 from aslfast.sampler.local import LocalSampler
 from aslfast.tool import SearchTool
+from aslfast.tool_pool import ToolPool
 
 # ("setup", {what}) ("evaluating", {round}) ("trajectory", {tokens}: one more, while evaluating)
 # ("evaluated", a line of rounds.jsonl) ("step", a line of metrics.jsonl) ("notice", {text}: what a person should know)
@@ -101,11 +103,15 @@ def make_sampler(config: RunConfig, model: Any, tokenizer: Any) -> LocalSampler:
     return LocalSampler(model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context)
 
 
-def search_tool(config: RunConfig, index: AnyIndex) -> SearchTool:
-    return SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
+def search_tool(config: RunConfig, index: AnyIndex) -> ToolPool:
+    """In threads where the index or the sampler works elsewhere; else inline, for the sake of reproducibility."""
+    tool = SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
+    threaded = isinstance(index, RemoteIndex) or config.sampler.kind != "local"
+    deadline_s = longest_s(config.tool.timeout_s, config.tool.retries)
+    return ToolPool(tool, threaded, deadline_s, config.tool.gone_after_s)
 
 
-def make_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: SearchTool) -> Rollout:
+def make_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: ToolPool) -> Rollout:
     limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
     return Rollout(
         sampler, tool, Chat(tokenizer), limits, config.sampler.temperature, prompt_text(config.model.prompts, "system")
