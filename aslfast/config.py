@@ -63,6 +63,7 @@ class ToolConfig:
     max_passage_chars: int = 2000
     timeout_s: float = 30.0  # of one attempt to reach an index by URL
     retries: int = 5  # attempts after the first
+    gone_after_s: float = 60.0  # of nothing but failed calls: the run stops
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ class GrmConfig:
     tasks: int = 16
     samples: int = 8
     label: str = "consensus"  # where labels come from: see rounds.labelled_attempts
+    share_verdicts: bool = False  # equal answers to a question share their verdicts: see judging
     learn: bool = True
 
 

@@ -6,7 +6,7 @@ sampled is exactly what is trained on, never decoded and tokenised again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -27,6 +27,7 @@ class StopReason(str, Enum):
     TURN_TOO_LONG = "turn_too_long"  # a turn used up its token budget
     TURN_LIMIT = "turn_limit"  # still searching at the last allowed turn
     CONTEXT_FULL = "context_full"  # the next turn would not fit the context
+    TOOL_FAILED = "tool_failed"  # the tool gave no answer: not the agent's fault, so no reward comes of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,7 @@ class Turn:
     start: int
     end: int
     text: str
+    cached_tokens: int = 0  # sampled: how many of the `start` tokens before it needed no forward pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +105,22 @@ class Reward:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Trajectories of one task, compared with each other, and their rewards."""
+    """Trajectories of one task, compared with each other, and their rewards.
+
+    lost: trajectories of the task that no reward can be given for, since the tool failed them or all that judge them.
+    """
 
     trajectories: tuple[Trajectory, ...]
     rewards: tuple[Reward, ...]
+    lost: tuple[Trajectory, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.trajectories or len(self.trajectories) != len(self.rewards):
+        if not (self.trajectories or self.lost) or len(self.trajectories) != len(self.rewards):
             raise ValueError(f"group: {len(self.trajectories)} trajectories, {len(self.rewards)} rewards")
+
+    @classmethod
+    def of(cls, tried: Sequence[tuple[Trajectory, Reward | None]]) -> Group:
+        """A reward of None marks a lost trajectory."""
+        given = [(trajectory, reward) for trajectory, reward in tried if reward is not None]
+        lost = tuple(trajectory for trajectory, reward in tried if reward is None)
+        return cls(tuple(t for t, _ in given), tuple(r for _, r in given), lost)

@@ -20,6 +20,15 @@ FIRST_WAIT_S = 0.2  # before the second attempt; doubled before each next one
 MAX_WAIT_S = 5.0  # whatever the server asks for
 
 
+class Unreachable(UserError):
+    """No answer in as many attempts as were allowed; another request may still get one."""
+
+
+def longest_s(timeout_s: float, retries: int) -> float:
+    """Seconds after which a request has certainly ended: every attempt's timeout and the longest waits between."""
+    return (retries + 1) * timeout_s + retries * MAX_WAIT_S
+
+
 @dataclass(frozen=True, slots=True)
 class Splitting:
     """How much one request may ask for. The defaults are for servers that do not tell theirs (`/health`)."""
@@ -33,7 +42,7 @@ class RemoteIndex:
     """Retrieves over HTTP, on connections that stay open. Thread-safe, and a forked process opens its own.
 
     An attempt ends after `timeout_s`. What may pass (no connection, a cut one, a 5xx status) is tried `retries` times
-    more; a refusal (4xx) never is. Raises UserError that names the URL.
+    more; a refusal (4xx) never is. Raises UserError that names the URL: Unreachable where all attempts were in vain.
     """
 
     def __init__(self, url: str, timeout_s: float = 30.0, retries: int = 5) -> None:
@@ -85,7 +94,7 @@ class RemoteIndex:
             if attempt == self._retries:
                 break
             time.sleep(min(wait_s, MAX_WAIT_S))
-        raise UserError(
+        raise Unreachable(
             f"{self.url}{RETRIEVE}: no answer in {self._retries + 1} attempts over {time.monotonic() - started:.1f} s "
             f"({problem}); start the server (aslfast index serve IDX) or name another index"
         )

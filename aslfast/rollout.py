@@ -13,7 +13,8 @@ from aslfast.chat import Chat
 from aslfast.core import Kind, Role, StopReason, Task, Trajectory, Turn
 from aslfast.roles import STOP_TEXTS, Call, parse_call, parse_output, without_thinking
 from aslfast.sampler import Sample, Sampler, SampleRequest
-from aslfast.tool import SEARCH, SearchTool
+from aslfast.tool import SEARCH
+from aslfast.tool_pool import ToolPool
 
 _runs = itertools.count()
 
@@ -36,8 +37,10 @@ class _Stream:
     logprobs: list[float] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
 
-    def extend(self, kind: Kind, ids: Sequence[int], text: str, logprobs: Sequence[float] | None = None) -> None:
-        self.turns.append(Turn(kind, len(self.ids), len(self.ids) + len(ids), text))
+    def extend(
+        self, kind: Kind, ids: Sequence[int], text: str, logprobs: Sequence[float] | None = None, cached_tokens: int = 0
+    ) -> None:
+        self.turns.append(Turn(kind, len(self.ids), len(self.ids) + len(ids), text, cached_tokens))
         self.ids += ids
         self.mask += [int(logprobs is not None)] * len(ids)
         self.logprobs += [0.0] * len(ids) if logprobs is None else logprobs
@@ -68,7 +71,7 @@ class Rollout:
     """Runs trajectories on one sampler and one tool. `system` is the system message of every role."""
 
     sampler: Sampler
-    tool: SearchTool
+    tool: ToolPool
     chat: Chat
     limits: Limits
     temperature: float
@@ -95,12 +98,14 @@ class Rollout:
                 return _End(StopReason.CONTEXT_FULL)
             sample = await self._sample(stream, session, adapter, stable_seed(name, turn))
             text = self.chat.text(sample.token_ids)
-            stream.extend("sampled", sample.token_ids, text, sample.logprobs)
+            stream.extend("sampled", sample.token_ids, text, sample.logprobs, sample.cached_tokens)
             step = read_turn(role, text, sample.finish)
             if isinstance(step, _End):
                 return step
             if turn + 1 < self.limits.max_turns:  # no observation that nobody reads
-                observation = self.tool(step)
+                observation = await self.tool.call(step)
+                if observation is None:
+                    return _End(StopReason.TOOL_FAILED)
                 closed = self.chat.closes_turn(sample.token_ids)
                 stream.extend("tool", self.chat.observation_ids(observation, closed), observation)
         return _End(StopReason.TURN_LIMIT)

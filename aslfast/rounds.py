@@ -8,67 +8,18 @@ then learns from them.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from aslfast import adapter, reward, roles
 from aslfast.advantage import advantages
-from aslfast.config import RunConfig
-from aslfast.core import Group, Reward, Role, Task, Trajectory
-from aslfast.learner import Learner
-from aslfast.rollout import Rollout, stable_seed
-from aslfast.run_folder import RunFolder
+from aslfast.core import Group, Reward, Role, StopReason, Task, Trajectory
+from aslfast.errors import UserError
+from aslfast.judging import opinions
+from aslfast.loop import Attempt, Loop, PoolQuestion
 from aslfast.trajectory import Record
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A policy's answer at a generated question, and the verdicts on it."""
-
-    answer: str
-    verdicts: tuple[str | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PoolQuestion:
-    """A generated question that passed the gate, with the attempts that came with it."""
-
-    id: str
-    question: str
-    reference: str
-    hops: int
-    attempts: tuple[Attempt, ...]
-
-
-@dataclass
-class Loop:
-    """What every phase works with. `pool` grows over the rounds."""
-
-    config: RunConfig
-    rollout: Rollout
-    learner: Learner
-    run: RunFolder
-    topics: Sequence[str]
-    flush: Callable[[], None]  # the sampler's: after each optimizer step
-    report: Callable[[dict[str, Any]], None]  # called with each line of metrics
-    notice: Callable[[str], None] = lambda _: None  # called with what a person should know
-    prove: Callable[[], dict[str, float]] = dict  # after each flush: that the sampler serves these weights
-    pool: dict[str, PoolQuestion] = field(default_factory=dict)  # by normalised question
-    round: int = 0
-    step: int = 0
-    sampled_tokens: int = 0  # by all roles, attempts and verdicts too
-
-    async def sample(self, task: Task, number: int) -> Trajectory:
-        seed = stable_seed(self.config.seed, self.round, self.step)
-        trajectory = await self.rollout.run(task, number, seed, task.role, self.learner.version[task.role])
-        self.sampled_tokens += trajectory.n_sampled
-        return trajectory
-
-    def rng(self, phase: str) -> random.Random:
-        return random.Random(stable_seed(self.config.seed, self.round, phase))
 
 
 async def run_round(loop: Loop) -> None:
@@ -95,9 +46,9 @@ async def _phase(
         line = {"round": loop.round, "phase": role, "step": step, **line}
         loop.run.append("metrics.jsonl", line)
         loop.report(line)
-        records += [
-            Record(t, r, loop.round, step) for g in groups for t, r in zip(g.trajectories, g.rewards, strict=True)
-        ]
+        for g in groups:
+            records += [Record(t, r, loop.round, step) for t, r in zip(g.trajectories, g.rewards, strict=True)]
+            records += [Record(t, None, loop.round, step) for t in g.lost]
     loop.run.trajectories(loop.round, role, records)
     if learn and records:
         with loop.run.writing():
@@ -108,13 +59,15 @@ async def _step(
     loop: Loop, role: Role, tasks: Sequence[Task], group_of: GroupOf, learn: bool
 ) -> tuple[list[Group], dict[str, Any]]:
     """Gathers a group for each task, then learns from them; also a line of metrics."""
-    started, sampled_before = time.perf_counter(), loop.sampled_tokens
-    loop.step += 1
+    started = time.perf_counter()
+    loop.next_step()
     groups = list(await asyncio.gather(*(group_of(loop, task) for task in tasks)))
+    if not any(group.trajectories for group in groups):
+        raise UserError(f"round {loop.round}: the search tool failed all of a {role} step; see that data.index answers")
     stats = learn_from(loop, role, groups) if learn else dict(NO_UPDATE)
-    seconds, sampled = time.perf_counter() - started, loop.sampled_tokens - sampled_before
-    timing = {"sampled_tokens": sampled, "tokens_per_s": sampled / seconds, "seconds": seconds}
-    return groups, {**summary(groups), **stats, **timing}
+    seconds = time.perf_counter() - started
+    timing = {"tokens_per_s": loop.sampled_tokens / seconds, "seconds": seconds}
+    return groups, {**summary(groups), **stats, **loop.counts(), **timing}
 
 
 NO_UPDATE = {"kl": 0.0, "grad_norm": 0.0, "loss": 0.0}
@@ -132,7 +85,7 @@ def learn_from(loop: Loop, role: Role, groups: Sequence[Group]) -> dict[str, flo
 
 def summary(groups: Sequence[Group]) -> dict[str, Any]:
     """Reward and its parts (means over the role's trajectories) and its entropy: minus the mean log-prob of the sampled
-    tokens, an unbiased estimate of the mean per-token entropy in nats."""
+    tokens, an unbiased estimate of the mean per-token entropy in nats. Lost trajectories are counted and left out."""
     trajectories = [t for g in groups for t in g.trajectories]
     rewards = [r for g in groups for r in g.rewards]
     return {
@@ -140,8 +93,9 @@ def summary(groups: Sequence[Group]) -> dict[str, Any]:
         "reward_parts": {name: sum(r.parts[name] for r in rewards) / len(rewards) for name in rewards[0].parts},
         "entropy": -sum(sum(t.logprobs) for t in trajectories) / max(1, sum(t.n_sampled for t in trajectories)),
         "finished": sum(t.output is not None for t in trajectories) / len(trajectories),
-        "flat_groups": sum(len({r.total for r in g.rewards}) == 1 for g in groups) / len(groups),
+        "flat_groups": sum(len({r.total for r in g.rewards}) <= 1 for g in groups) / len(groups),
         "trajectories": len(trajectories),
+        "lost": sum(len(g.lost) for g in groups),
     }  # fmt: skip
 
 
@@ -169,13 +123,18 @@ async def question_group(loop: Loop, task: Task) -> Group:
     for _, question, _ in grown:
         if question is not None:
             loop.pool.setdefault(reward.normalize(question.question), question)
-    return Group(tuple(t for t, _, _ in grown), tuple(r for _, _, r in grown))
+    return Group.of([(t, r) for t, _, r in grown])
 
 
-async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQuestion | None, Reward]:
-    """A question, the policy's attempts at it with a verdict each, and the judge's view of its reference answer."""
+async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQuestion | None, Reward | None]:
+    """A question, the policy's attempts at it with a verdict each, and the judge's view of its reference answer.
+
+    No reward where the tool failed the question, all of its attempts or all of its self checks.
+    """
     config, prompts = loop.config.generator, loop.config.model.prompts
     written = await loop.sample(task, number)
+    if written.stop is StopReason.TOOL_FAILED:
+        return written, None, None
     valid = written.output is not None and roles.valid_question(written.output)
     if not valid or written.output is None or written.output_answer is None:
         return (
@@ -186,27 +145,35 @@ async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQue
     ask = roles.policy_task(f"{task.id}-{number}-p", written.output, prompts, (written.output_answer,), task.hops)
     check = roles.grm_task(f"{task.id}-{number}-c", written.output, written.output_answer, prompts)
     attempts, checks = await asyncio.gather(
-        asyncio.gather(*(attempt(loop, ask, i, 1) for i in range(config.attempts))),
+        asyncio.gather(*(outcome(loop, ask, i) for i in range(config.attempts))),
         asyncio.gather(*(loop.sample(check, i) for i in range(config.self_checks))),
     )
-    self_verdicts = [t.output for t in checks]
+    verdicts, self_verdicts = [v[0] for _, v in attempts if v], opinions(checks)
+    if not verdicts or (checks and not self_verdicts):
+        return written, None, None
     given = reward.generator_reward(
-        written, True, [v[0] for _, v in attempts], self_verdicts, config.accept_share, loop.config.format_weight
+        written, True, verdicts, self_verdicts, config.accept_share, loop.config.format_weight
     )
     if not reward.accepted(self_verdicts, config.accept_share):
         return written, None, given
-    tried = tuple(Attempt(t.output, v) for t, v in attempts if t.output is not None)
+    tried = tuple(Attempt(answer, v) for answer, v in attempts if answer is not None)
     return written, PoolQuestion(f"q{task.id}-{number}", written.output, written.output_answer, task.hops, tried), given
 
 
+async def outcome(loop: Loop, task: Task, number: int) -> tuple[str | None, tuple[str | None, ...]]:
+    """An attempt's answer and verdict. Its tokens, which nothing is learnt from, are let go at once."""
+    trajectory, verdicts = await attempt(loop, task, number, 1)
+    return trajectory.output, verdicts
+
+
 async def attempt(loop: Loop, task: Task, number: int, verdicts: int) -> tuple[Trajectory, tuple[str | None, ...]]:
-    """One policy trajectory and the judge's verdicts on its answer; none where there is no answer."""
+    """One policy trajectory and the judge's verdicts on its answer: None each where there is no answer; none at all
+    where the tool failed the attempt or all of its judges."""
     trajectory = await loop.sample(task, number)
     if trajectory.output is None:
-        return trajectory, (None,) * verdicts
-    judge = roles.grm_task(f"{task.id}{number}-v", task.question, trajectory.output, loop.config.model.prompts)
-    judged = await asyncio.gather(*(loop.sample(judge, i) for i in range(verdicts)))
-    return trajectory, tuple(t.output for t in judged)
+        return trajectory, () if trajectory.stop is StopReason.TOOL_FAILED else (None,) * verdicts
+    name = f"{task.id}{number}-v"
+    return trajectory, await loop.judging.verdicts(name, task.question, trajectory.output, verdicts)
 
 
 # --- GRM -------------------------------------------------------------------------------------------------------
@@ -262,9 +229,8 @@ def _agreed(answers: Sequence[str], reference: str) -> bool:
 
 async def verdict_group(loop: Loop, task: Task) -> Group:
     judged = await asyncio.gather(*(loop.sample(task, i) for i in range(loop.config.grm.samples)))
-    return Group(
-        tuple(judged), tuple(reward.grm_reward(t, task.references[0], loop.config.format_weight) for t in judged)
-    )
+    label, weight = task.references[0], loop.config.format_weight
+    return Group.of([(t, reward.grm_reward(t, label, weight) if opinions([t]) else None) for t in judged])
 
 
 # --- policy ----------------------------------------------------------------------------------------------------
@@ -289,10 +255,8 @@ def policy_tasks(loop: Loop) -> list[list[Task]]:
 async def answer_group(loop: Loop, task: Task) -> Group:
     config = loop.config.policy
     tried = await asyncio.gather(*(attempt(loop, task, i, config.verdicts) for i in range(config.samples)))
-    rewards = tuple(
-        reward.policy_reward(t, reward.majority(verdicts), loop.config.format_weight) for t, verdicts in tried
-    )
-    return Group(tuple(t for t, _ in tried), rewards)
+    weight = loop.config.format_weight
+    return Group.of([(t, reward.policy_reward(t, reward.majority(v), weight) if v else None) for t, v in tried])
 
 
 def _chunks(tasks: Sequence[Task], size: int) -> list[list[Task]]:

@@ -23,9 +23,6 @@ class SearchTool:
     top_k: int = 3
     max_passage_chars: int = 2000
 
-    def __call__(self, call: Call) -> str:
-        return self.answer([call])[0]
-
     def answer(self, calls: Sequence[Call]) -> list[str]:
         """One observation a call; the queries of all calls are searched as one batch."""
         queries = [[query[:MAX_QUERY_CHARS] for query in call.queries[:MAX_QUERIES]] for call in calls]

@@ -23,6 +23,7 @@ from aslfast.environment import Environment, file_environment, lab_environment, 
 from aslfast.errors import UserError
 from aslfast.frozen_base import FrozenBase, load_skeleton, why_two_copies
 from aslfast.learner import Learner
+from aslfast.remote import RemoteIndex, longest_s
 from aslfast.retrieve import AnyIndex
 from aslfast.roles import prompt_text
 from aslfast.rollout import Limits, Rollout, bounded, stable_seed
@@ -33,6 +34,7 @@ from aslfast.sampler.local import LocalSampler, eos_ids
 from aslfast.sampler.probe import Probe, probe_prompts
 from aslfast.sampler.sglang import SGLangSampler, Supervision
 from aslfast.tool import SearchTool
+from aslfast.tool_pool import ToolPool
 
 # ("setup", {what}) ("evaluating", {round}) ("trajectory", {tokens}: one more, while evaluating)
 # ("evaluated", a line of rounds.jsonl) ("step", a line of metrics.jsonl) ("notice", {text}: what a person should know)
@@ -158,11 +160,15 @@ def engine_settings(config: RunConfig, model: Any) -> EngineSettings:
     )  # fmt: skip
 
 
-def search_tool(config: RunConfig, index: AnyIndex) -> SearchTool:
-    return SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
+def search_tool(config: RunConfig, index: AnyIndex) -> ToolPool:
+    """In threads where the index or the sampler works elsewhere; else inline, for the sake of reproducibility."""
+    tool = SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
+    threaded = isinstance(index, RemoteIndex) or config.sampler.kind != "local"
+    deadline_s = longest_s(config.tool.timeout_s, config.tool.retries)
+    return ToolPool(tool, threaded, deadline_s, config.tool.gone_after_s)
 
 
-def make_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: SearchTool) -> Rollout:
+def make_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: ToolPool) -> Rollout:
     limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
     return Rollout(
         sampler, tool, Chat(tokenizer), limits, config.sampler.temperature, prompt_text(config.model.prompts, "system")

@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         "token_ids": pa.list_(pa.int32()),
         "loss_mask": pa.list_(pa.int8()),
         "logprobs": pa.list_(pa.float32()),
+        "cached_tokens": pa.list_(pa.int32()),  # of the context of each sampled turn
     }
 )
 _HEADINGS = {"prompt": "=== prompt ===", "sampled": "=== model ===", "tool": "=== tool ==="}
@@ -80,4 +81,5 @@ def _row(record: Record) -> dict[str, object]:
         "token_ids": t.token_ids,
         "loss_mask": t.loss_mask,
         "logprobs": t.logprobs,
+        "cached_tokens": [turn.cached_tokens for turn in t.turns if turn.kind == "sampled"],
     }

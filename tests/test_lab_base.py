@@ -131,7 +131,7 @@ def test_round_zero_is_the_base_itself(runs, tmp_path):
     place = environment.lab_environment(config, tmp_path / "lab")
     model, tokenizer = adapter.load_base(environment.LAB_BASE)
     sampler = train.LocalSampler(model, tokenizer, max_rows=64, max_context=512)
-    rollout = train.make_rollout(config, sampler, tokenizer, train.SearchTool(place.eval_index, 2))
+    rollout = train.make_rollout(config, sampler, tokenizer, train.search_tool(config, place.eval_index))
     seed = stable_seed(config.seed, "evaluation")
     played = asyncio.run(train.run_all(rollout, place.policy_evals, seed, 64, adapters=False))
     assert (

@@ -24,6 +24,7 @@ from aslfast.rollout import Limits, Rollout
 from aslfast.sampler import SampleRequest
 from aslfast.sampler.local import LocalSampler
 from aslfast.tool import SearchTool
+from aslfast.tool_pool import ToolPool
 
 TEMPERATURE = 0.7
 EPS = torch.finfo(torch.float32).eps
@@ -55,7 +56,7 @@ def naive_logprobs(model, trajectories, temperature=TEMPERATURE):
 
 def real_trajectories(tokenizer, model, index, role="policy", samples=4, sampler=None):
     sampler = sampler or LocalSampler(model, tokenizer, max_rows=4, max_context=512)
-    rollout = Rollout(sampler, SearchTool(index, 1), Chat(tokenizer), Limits(3, 24, 512), TEMPERATURE)
+    rollout = Rollout(sampler, ToolPool(SearchTool(index, 1)), Chat(tokenizer), Limits(3, 24, 512), TEMPERATURE)
     task = roles.policy_task("t", "Which river runs through Mira's birthplace?", "compact")
 
     async def run():

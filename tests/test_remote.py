@@ -103,11 +103,11 @@ def test_the_tool_says_the_same(served, lab_index):
     calls = [Call("search", tuple(QUERIES[i : i + 3])) for i in range(4)] + [Call("search", ("zzz",))]
     near, far = SearchTool(lab_index, 3, 80), SearchTool(open_index(served.url), 3, 80)
     assert near.answer(calls) == far.answer(calls)
-    assert far(calls[-1]) == "nothing found"
+    assert far.answer(calls[-1:]) == ["nothing found"]
 
 
 def test_a_passage_found_twice_is_shown_once(lab_index):
-    once, twice = (SearchTool(lab_index)(Call("search", ("genre epic",) * n)) for n in (1, 2))
+    once, twice = (SearchTool(lab_index).answer([Call("search", ("genre epic",) * n)]) for n in (1, 2))
     assert once == twice
 
 
@@ -185,7 +185,7 @@ def test_documents_of_other_servers(shape):
     assert seen[-1] == {"queries": ["x"], "topk": 3, "return_scores": True}
     with playing((200, {}, {"result": [[document, document]]})) as (url, _):
         assert RemoteIndex(url).retrieve(["x"], 3) == [[passage] * 2]
-        assert SearchTool(RemoteIndex(url))(Call("search", ("x",))) == passage.contents
+        assert SearchTool(RemoteIndex(url)).answer([Call("search", ("x",))]) == [passage.contents]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from aslfast.core import StopReason
 from aslfast.rollout import Limits, Rollout, bounded, stable_seed
 from aslfast.sampler.local import LocalSampler
 from aslfast.tool import NOTHING_FOUND, SearchTool
+from aslfast.tool_pool import ToolPool
 
 
 def search(query="born Oslo"):
@@ -33,7 +34,7 @@ TASKS = {
 
 def play(tokenizer, index, script, role="policy", limits=LIMITS, system=""):
     sampler = ScriptedSampler(tokenizer, script)
-    rollout = Rollout(sampler, SearchTool(index, top_k=1), Chat(tokenizer), limits, 1.0, system)
+    rollout = Rollout(sampler, ToolPool(SearchTool(index, top_k=1)), Chat(tokenizer), limits, 1.0, system)
     trajectory = asyncio.run(rollout.run(TASKS[role], 0, seed=1, adapter=role, version=7))
     return trajectory, sampler
 
@@ -214,7 +215,7 @@ def test_sampled_tokens_are_never_tokenised_again(tokenizer, index):
                 return sample
             return dataclasses.replace(sample, token_ids=tuple(letters), logprobs=(-1.0,) * len(letters))
 
-    rollout = Rollout(Spelling(tokenizer, [search(), GOOD]), SearchTool(index), Chat(tokenizer), LIMITS, 1.0)
+    rollout = Rollout(Spelling(tokenizer, [search(), GOOD]), ToolPool(SearchTool(index)), Chat(tokenizer), LIMITS, 1.0)
     trajectory = asyncio.run(rollout.run(TASKS["policy"], 0, 1, "policy"))
     span = trajectory.turns[1]
     assert trajectory.token_ids[span.start : span.end] == tuple(letters)
@@ -239,7 +240,7 @@ def test_several_queries_in_one_call(tokenizer, index):
 
 def test_a_session_is_released_when_the_sampler_fails(tokenizer, index):
     sampler = ScriptedSampler(tokenizer, [])
-    rollout = Rollout(sampler, SearchTool(index), Chat(tokenizer), LIMITS, 1.0)
+    rollout = Rollout(sampler, ToolPool(SearchTool(index)), Chat(tokenizer), LIMITS, 1.0)
     with pytest.raises(IndexError):
         asyncio.run(rollout.run(TASKS["policy"], 0, 1, "policy"))
     assert sampler.released == [sampler.requests[0].session]
@@ -247,7 +248,7 @@ def test_a_session_is_released_when_the_sampler_fails(tokenizer, index):
 
 def real_rollout(tokenizer, model, index):
     sampler = LocalSampler(model, tokenizer, max_rows=8, max_context=512)
-    return Rollout(sampler, SearchTool(index), Chat(tokenizer), Limits(2, 24, 512), 1.0)
+    return Rollout(sampler, ToolPool(SearchTool(index)), Chat(tokenizer), Limits(2, 24, 512), 1.0)
 
 
 def test_same_seed_same_trajectory(tokenizer, model, index):

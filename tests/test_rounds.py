@@ -39,6 +39,7 @@ from aslfast.rounds import (
 from aslfast.run_folder import RunFolder
 from aslfast.sampler.local import LocalSampler
 from aslfast.tool import SearchTool
+from aslfast.tool_pool import ToolPool
 
 WORLD = World.make(0, "train", {"work": 12, "person": 10, "place": 8})
 SMALL = [
@@ -101,7 +102,7 @@ def make_loop(tokenizer, world_index, tmp_path):
             sampler = LocalSampler(model, tokenizer, max_rows=16, max_context=512)
             flush = sampler.flush
         limits = Limits(3, 400 if script else 24, 2000 if script else 512)
-        rollout = Rollout(sampler, SearchTool(world_index, 1), Chat(tokenizer), limits, 0.7)
+        rollout = Rollout(sampler, ToolPool(SearchTool(world_index, 1)), Chat(tokenizer), limits, 0.7)
         learner = Learner(model, config.learner, config.loss, 0.7, ROLES)
         run = RunFolder.create(tmp_path / name, config)
         return Loop(config, rollout, learner, run, sorted(WORLD.facts), flush, lambda line: None, round=1)

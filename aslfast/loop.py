@@ -1,0 +1,102 @@
+"""What the phases of a round work with: rollouts through one gate, the pool of questions, the counts of a step."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from aslfast.config import RunConfig
+from aslfast.core import Role, StopReason, Task, Trajectory
+from aslfast.gate import Gate
+from aslfast.judging import Judging
+from aslfast.learner import Learner
+from aslfast.rollout import Rollout, stable_seed
+from aslfast.run_folder import RunFolder
+from aslfast.sampler.reuse import ReuseMeter
+
+DEPTH: dict[Role, int] = {"generator": 0, "policy": 1, "grm": 2}  # who waits for whom: for the gate
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A policy's answer at a generated question, and the verdicts on it."""
+
+    answer: str
+    verdicts: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolQuestion:
+    """A generated question that passed the gate, with the attempts that came with it."""
+
+    id: str
+    question: str
+    reference: str
+    hops: int
+    attempts: tuple[Attempt, ...]
+
+
+@dataclass
+class Loop:
+    """What every phase works with. `pool` grows over the rounds; the counts are of the step under way, all roles'."""
+
+    config: RunConfig
+    rollout: Rollout
+    learner: Learner
+    run: RunFolder
+    topics: Sequence[str]
+    flush: Callable[[], None]  # the sampler's: after each optimizer step
+    report: Callable[[dict[str, Any]], None]  # called with each line of metrics
+    notice: Callable[[str], None] = lambda _: None  # called with what a person should know
+    prove: Callable[[], dict[str, float]] = dict  # after each flush: that the sampler serves these weights
+    pool: dict[str, PoolQuestion] = field(default_factory=dict)  # by normalised question
+    round: int = 0
+    step: int = 0
+    sampled_tokens: int = field(default=0, init=False)
+    tool_failed: int = field(default=0, init=False)  # trajectories
+    judging: Judging = field(init=False)
+    meter: ReuseMeter = field(init=False)
+    gate: Gate = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.meter = ReuseMeter(self.rollout.sampler, self.learner.version)
+        self.rollout = replace(self.rollout, sampler=self.meter)
+        self.gate = Gate(trajectories_at_once(self.config))
+        self._count_anew()
+
+    def next_step(self) -> None:
+        self.step += 1
+        self._count_anew()
+
+    def _count_anew(self) -> None:
+        self.sampled_tokens = self.tool_failed = 0
+        self.judging = Judging(self.sample, self.config.model.prompts, self.config.grm.share_verdicts)
+        self.meter.take()
+
+    async def sample(self, task: Task, number: int) -> Trajectory:
+        """Waits for its place among the trajectories under way."""
+        seed = stable_seed(self.config.seed, self.round, self.step)
+        async with self.gate.inside(DEPTH[task.role]):
+            trajectory = await self.rollout.run(task, number, seed, task.role, self.learner.version[task.role])
+        self.sampled_tokens += trajectory.n_sampled
+        self.tool_failed += trajectory.stop is StopReason.TOOL_FAILED
+        return trajectory
+
+    def counts(self) -> dict[str, Any]:
+        """For the line of metrics."""
+        return {
+            "sampled_tokens": self.sampled_tokens,
+            "tool_failed": self.tool_failed,
+            "verdicts_reused": self.judging.reused / max(1, self.judging.asked),
+            "reuse": {name: asdict(reuse) for name, reuse in self.meter.take().items()},
+        }
+
+    def rng(self, phase: str) -> random.Random:
+        return random.Random(stable_seed(self.config.seed, self.round, phase))
+
+
+def trajectories_at_once(config: RunConfig) -> int:
+    """More than the sampler has rows, since some wait for the tool; not many more, lest their turns leave the cache."""
+    return config.sampler.max_rows * 3 // 2
