@@ -10,6 +10,7 @@ it started ends with it.
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import socket
@@ -58,6 +59,12 @@ def start(settings: EngineSettings) -> Any:
     class HostedEngine(Engine):
         run_scheduler_process_func = staticmethod(engine_scheduler.run_scheduler)
         run_detokenizer_process_func = staticmethod(engine_scheduler.run_detokenizer)
+
+        @classmethod
+        def _launch_scheduler_processes(cls, *args: Any, **options: Any) -> Any:
+            if settings.device == "cpu":  # no driver whose state a fork would break: spares importing all again
+                multiprocessing.set_start_method("fork", force=True)
+            return super()._launch_scheduler_processes(*args, **options)
 
     return HostedEngine(**engine_arguments(settings))
 
@@ -121,7 +128,7 @@ class Host:
             "token_ids": list(result["output_ids"]),
             "logprobs": [part[0] for part in found.get("output_token_logprobs") or ()],
             "finish": found["finish_reason"],
-            "cached_tokens": found["cached_tokens"],
+            "cached_tokens": found.get("cached_tokens", 0),  # none where it was aborted before it began
         }
 
     async def op_score(self, header: dict[str, Any], _: bytes) -> dict[str, Any]:
