@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aslfast import adapter
-from aslfast.config import ModelConfig, RunConfig, SamplerConfig, from_tree, load_recipe
+from aslfast.config import ModelConfig, RunConfig, SamplerConfig, from_tree, load_recipe, tomllib
 from aslfast.core import Role, Task, Trajectory
 from aslfast.environment import LAB_BASE, model_folder
 from aslfast.errors import UserError
 from aslfast.retrieve import AnyIndex
 from aslfast.rollout import Rollout, stable_seed
 from aslfast.train import make_rollout, make_sampler, open_base, prepare_torch, run_all, search_tool
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 LEAST_TURN = 16  # tokens; in less, nothing can be said
 
