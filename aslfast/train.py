@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
 
 from aslfast import adapter, evaluate
 from aslfast.chat import Chat
 from aslfast.config import RunConfig
-from aslfast.core import ROLES, Task, Trajectory
+from aslfast.core import ROLES, Role, Task, Trajectory
 from aslfast.environment import Environment, file_environment, lab_environment, model_folder
 from aslfast.errors import UserError
 from aslfast.learner import Learner
@@ -65,10 +66,13 @@ def _train(config: RunConfig, folder: Path, report: Report) -> None:
     model, tokenizer = open_base(config)
     check_context(model, config)
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
+    started = start_adapters(peft_model, config)
     sampler = make_sampler(config, peft_model, tokenizer)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, ROLES)
     run = RunFolder.create(folder, config)
     with run.writing():
+        for role in started:  # version 0 of a fresh adapter is the base, of these it is not
+            adapter.save_adapter(peft_model, role, run.adapter_folder(role), 0)
         environment = opened or lab_environment(config, folder / "lab")
     rollout = make_rollout(config, sampler, tokenizer, search_tool(config, environment.index))
     loop = Loop(
@@ -99,6 +103,16 @@ def open_base(config: RunConfig) -> tuple[Any, Any]:
 
 def make_sampler(config: RunConfig, model: Any, tokenizer: Any) -> LocalSampler:
     return LocalSampler(model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context)
+
+
+def start_adapters(model: PeftModel, config: RunConfig) -> list[Role]:
+    """Loads what roles.<role>.init_adapter names; the roles that have one. Raises UserError."""
+    started: list[Role] = []
+    for role in ROLES:
+        if folder := getattr(config.roles, role).init_adapter:
+            adapter.load_adapter(model, role, Path(folder))
+            started.append(role)
+    return started
 
 
 def search_tool(config: RunConfig, index: AnyIndex) -> SearchTool:
