@@ -1,10 +1,10 @@
-# make setup | demo | test | fuzz | lint | clean. PYTHON names the interpreter for the virtual environment (3.10 to 3.12).
+# make setup | setup-sglang | demo | test | fuzz | lint | clean. PYTHON names the interpreter for the virtual environment (3.10 to 3.12).
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/*)
 
-.PHONY: setup demo test fuzz lint clean
+.PHONY: setup setup-sglang demo test fuzz lint clean
 
 setup: .venv/.built
 
@@ -19,12 +19,19 @@ setup: .venv/.built
 	$(PIP) install --no-build-isolation --no-deps --editable .
 	touch $@
 
+# the engine of sampler.kind=sglang for a CPU, 1 GB. Without dependencies: those that it declares are for a GPU
+setup-sglang: .venv/.sglang
+
+.venv/.sglang: requirements-sglang.txt .venv/.installed
+	$(PIP) install --no-deps -r requirements-sglang.txt
+	touch $@
+
 # every demo keeps its own folder: runs/demo, runs/demo-2, ...
 demo: setup
 	@out=runs/demo; n=1; while [ -e $$out ]; do n=$$((n + 1)); out=runs/demo-$$n; done; \
 	$(BIN)/aslfast train --recipe tiny --out $$out
 
-test: setup
+test: setup setup-sglang
 	$(BIN)/python -m pytest -q
 
 # the core under AddressSanitizer and UndefinedBehaviorSanitizer: about 20 minutes; FUZZ_STEP=50 takes half a minute
@@ -36,7 +43,7 @@ fuzz: setup
 	timeout 600 build/fuzz/fuzz_analyze 1 20000
 	rm -rf build/fuzz/index && mkdir build/fuzz/index && timeout 3600 build/fuzz/fuzz_index build/fuzz/index $(FUZZ_STEP)
 
-lint: setup
+lint: setup setup-sglang
 	mkdir -p build/typing && ln -sfn ../../kernels build/typing/aslfast_kernels
 	$(BIN)/ruff check .
 	! test -x $(BIN)/pyright || $(BIN)/pyright

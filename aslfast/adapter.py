@@ -15,10 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import Parameter
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM
 
 from aslfast.core import ROLES
 from aslfast.errors import UserError
+from aslfast.tokenizer import load_tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -31,9 +32,7 @@ def load_base(path: str | Path, dtype: torch.dtype = torch.float32, device: str 
         remedy = "name a folder that holds a Hugging Face model"
         raise UserError(f"{folder}: no model here (config.json is missing); {remedy}")
     try:
-        # tokenizer.json as it stands: AutoTokenizer rebuilds it by the model's type, with another pre-tokenizer
-        tokenizer_class = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
-        tokenizer = tokenizer_class.from_pretrained(folder, local_files_only=True)
+        tokenizer = load_tokenizer(folder)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
         )
@@ -63,7 +62,7 @@ def add_adapters(model: Any, rank: int, alpha: float, seed: int, roles: Sequence
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,  # pyright: ignore[reportArgumentType]  # a float is as good
-        target_modules=_targets_of(model),
+        target_modules=targets_of(model),
         lora_dropout=0.0,
         task_type="CAUSAL_LM",
     )
@@ -75,7 +74,7 @@ def add_adapters(model: Any, rank: int, alpha: float, seed: int, roles: Sequence
     return peft_model
 
 
-def _targets_of(model: Any) -> list[str]:
+def targets_of(model: Any) -> list[str]:
     """The usual projections that this architecture has. Raises UserError."""
     present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
     found = [target for target in TARGETS if target in present]

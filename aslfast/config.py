@@ -28,7 +28,7 @@ CHOICES = {
     "model.device": ("auto", "cpu", "cuda"),
     "model.dtype": ("float32", "bfloat16", "float16"),
     "model.prompts": ("compact", "full"),
-    "sampler.kind": ("local",),
+    "sampler.kind": ("local", "sglang"),
     "learner.layout": ("padded", "packed"),
     "loss.aggregate": ("token_mean", "sequence_mean"),
     "advantage.baseline": ("mean", "leave_one_out", "none"),
@@ -73,6 +73,13 @@ class SamplerConfig:
     max_turns: int = 9
     max_new_tokens: int = 2048  # a turn
     max_context: int = 10240  # tokens of a trajectory
+    # the rest is of kind "sglang": docs/sglang.md
+    engine_timeout_s: float = 120.0  # without progress while requests run: the engine hangs, and is started again
+    engine_restarts: int = 3  # in one run; then it ends
+    gpu_memory: float = 0.5  # share of the GPU for the engine: base, adapters, keys and values
+    radix_cache: bool = True  # reuse the keys and values of common prefixes
+    deterministic: bool = False  # SGLang's batch-invariant kernels on a GPU: slower
+    share_base: bool = True  # one copy of the base for engine and trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,10 +265,11 @@ def _convert(wanted: Any, value: Any, key: str, place: str) -> Any:
 _MAY_BE_ZERO = {
     "seed", "threads", "format_weight", "kl_coef", "weight_decay", "clip_high", "rounds", "steps", "self_checks",
     "temperature", "retries",
+    "engine_restarts",
 }  # fmt: skip
 
 
-_AT_MOST_ONE = {"accept_share", "clip_low"}
+_AT_MOST_ONE = {"accept_share", "clip_low", "gpu_memory"}
 
 
 def _check_ranges(config: Any, prefix: str, place: str) -> None:

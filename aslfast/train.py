@@ -7,6 +7,7 @@ import gc
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,9 @@ from aslfast.roles import prompt_text
 from aslfast.rollout import Limits, Rollout, bounded, stable_seed
 from aslfast.rounds import Loop, run_round
 from aslfast.run_folder import RunFolder, check_new
-from aslfast.sampler.local import LocalSampler
+from aslfast.sampler.engine_settings import EngineSettings
+from aslfast.sampler.local import LocalSampler, eos_ids
+from aslfast.sampler.sglang import SGLangSampler, Supervision
 from aslfast.tool import SearchTool
 
 # ("setup", {what}) ("evaluating", {round}) ("trajectory", {tokens}: one more, while evaluating)
@@ -67,19 +70,26 @@ def _train(config: RunConfig, folder: Path, report: Report) -> None:
     check_context(model, config)
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
     started = start_adapters(peft_model, config)
-    sampler = make_sampler(config, peft_model, tokenizer)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, ROLES)
     run = RunFolder.create(folder, config)
     with run.writing():
         for role in started:  # version 0 of a fresh adapter is the base, of these it is not
             adapter.save_adapter(peft_model, role, run.adapter_folder(role), 0)
         environment = opened or lab_environment(config, folder / "lab")
-    rollout = make_rollout(config, sampler, tokenizer, search_tool(config, environment.index))
-    loop = Loop(
-        config, rollout, learner, run, environment.topics, sampler.flush,
-        lambda line: report("step", line), lambda text: report("notice", {"text": text}),
-    )  # fmt: skip
-    asyncio.run(_rounds(loop, environment, report))
+
+    def notice(text: str) -> None:
+        report("notice", {"text": text})
+
+    sampler = make_sampler(config, peft_model, tokenizer, folder / "engine.log", notice)
+    with closing(sampler):
+        if isinstance(sampler, SGLangSampler):
+            report("setup", {"what": "the SGLang engine"})
+            sampler.start()
+        rollout = make_rollout(config, sampler, tokenizer, search_tool(config, environment.index))
+        loop = Loop(
+            config, rollout, learner, run, environment.topics, sampler.flush, lambda line: report("step", line), notice
+        )
+        asyncio.run(_rounds(loop, environment, report))
 
 
 def prepare_torch(config: RunConfig) -> None:
@@ -101,8 +111,36 @@ def open_base(config: RunConfig) -> tuple[Any, Any]:
     return adapter.load_base(model_folder(config.model.path), getattr(torch, config.model.dtype), config.model.device)
 
 
-def make_sampler(config: RunConfig, model: Any, tokenizer: Any) -> LocalSampler:
-    return LocalSampler(model, tokenizer, max_rows=config.sampler.max_rows, max_context=config.sampler.max_context)
+def make_sampler(
+    config: RunConfig, model: Any, tokenizer: Any, log: Path | None = None,
+    notice: Callable[[str], None] = lambda _: None,
+) -> LocalSampler | SGLangSampler:  # fmt: skip
+    """The sampler that the configuration names, over the model's adapters if it has any. Raises UserError.
+
+    log: where an engine's words go; None: a temporary file.
+    """
+    wanted = config.sampler
+    if wanted.kind == "local":
+        return LocalSampler(model, tokenizer, max_rows=wanted.max_rows, max_context=wanted.max_context)
+    supervision = Supervision(wanted.engine_timeout_s, wanted.engine_restarts, log, notice)
+    n_vocab = model.get_input_embeddings().weight.shape[0]
+    sampler = SGLangSampler(engine_settings(config, model), eos_ids(model, tokenizer), n_vocab, supervision)
+    if isinstance(model, PeftModel):
+        sampler.attach(model)
+    return sampler
+
+
+def engine_settings(config: RunConfig, model: Any) -> EngineSettings:
+    """The engine for this model; with room for adapters where it has some."""
+    wanted, adapters = config.sampler, len(model.peft_config) if isinstance(model, PeftModel) else 0
+    return EngineSettings(
+        folder=str(model_folder(config.model.path)), device=model.device.type, dtype=config.model.dtype,
+        max_rows=wanted.max_rows, max_context=wanted.max_context, max_adapters=adapters,
+        lora_rank=config.lora.rank if adapters else 0,
+        lora_targets=tuple(adapter.targets_of(model)) if adapters else (), radix_cache=wanted.radix_cache,
+        deterministic=wanted.deterministic, share_base=wanted.share_base, gpu_memory=wanted.gpu_memory,
+        threads=config.threads or 1,
+    )  # fmt: skip
 
 
 def start_adapters(model: PeftModel, config: RunConfig) -> list[Role]:

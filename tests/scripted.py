@@ -40,3 +40,6 @@ class ScriptedSampler:
 
     def abort(self, session: str) -> None:
         pass
+
+    def close(self) -> None:
+        pass

@@ -52,3 +52,7 @@ class Sampler(Protocol):
     def abort(self, session: str) -> None:
         """End a session's request under way: it returns what it has with finish="abort"."""
         ...
+
+    def close(self) -> None:
+        """Free what the sampler holds; it is not used again."""
+        ...

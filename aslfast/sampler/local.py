@@ -113,6 +113,10 @@ class LocalSampler:
         self.abort(session)
         self._rows.forget(session)
 
+    def close(self) -> None:
+        """Free the keys and values."""
+        self._rows.drop()
+
     def flush(self) -> None:
         """Drop all keys and values and read the adapters again: to be called after each optimizer step.
 

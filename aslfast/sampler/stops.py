@@ -34,6 +34,7 @@ class StopFinder:
     def __init__(self, stop: tuple[str, ...], pieces: Pieces) -> None:
         self._stop = tuple(text for text in stop if text)
         self._reach = max(map(len, self._stop), default=0)
+        self.window = BYTES_PER_CHARACTER * self._reach + 1  # last tokens that `found` looks at
         self._pieces = pieces
         self._tail = ""
 
@@ -43,6 +44,6 @@ class StopFinder:
             return False
         tail = self._tail + self._pieces[token_ids[-1]]
         if PARTIAL in tail:  # a character spread over tokens: only decoding them together gives it
-            tail = self._pieces.decode(token_ids[-(BYTES_PER_CHARACTER * self._reach) - 1 :])
+            tail = self._pieces.decode(token_ids[-self.window :])
         self._tail = tail[-self._reach :]
         return any(text in tail for text in self._stop)

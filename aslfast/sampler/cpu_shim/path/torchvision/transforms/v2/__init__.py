@@ -1,0 +1,3 @@
+from torchvision import __getattr__
+
+__all__ = ["__getattr__"]
