@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from torch.nn import Parameter
 from transformers import AutoModelForCausalLM
 
@@ -132,22 +133,51 @@ def _write_adapter(model: PeftModel, role: str, partial: Path) -> None:
 
 
 def load_adapter(model: PeftModel, role: str, folder: Path) -> None:
-    """Puts the weights of a saved adapter into the role's; rank, scaling and layers must agree. Raises UserError."""
+    """Puts the weights of a PEFT adapter into the role's. Raises UserError unless it scales and adapts as ours do."""
+    config, state = _read_adapter(folder)
+    _check_scaling(folder, config, model.peft_config[role])
+    own = get_peft_model_state_dict(model, adapter_name=role, save_embedding_layers=False)
+    _check_weights(folder, state, own)
+    set_peft_model_state_dict(model, state, adapter_name=role)
+
+
+def _read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        rank, alpha = config["r"], config["lora_alpha"]
-        state = load_file(folder / WEIGHTS)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        missing = {"r", "lora_alpha"} - config.keys()
+        if missing:
+            raise ValueError(f"adapter_config.json has no {' and no '.join(sorted(missing))}")
+        return config, load_file(folder / WEIGHTS)
+    except (OSError, ValueError, AttributeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder}: no readable adapter ({reason}); name a folder that a run has written") from error
-    here: Any = model.peft_config[role]
+        newest = latest(folder)
+        remedy = f"name {newest}" if newest else "name a folder with adapter_config.json and adapter_model.safetensors"
+        raise UserError(f"{folder}: no readable adapter ({reason}); {remedy}") from error
+
+
+# what makes the same weights mean something else
+VARIANTS = ("use_dora", "use_rslora", "alora_invocation_tokens", "alpha_pattern", "rank_pattern", "fan_in_fan_out")
+
+
+def _check_scaling(folder: Path, config: Mapping[str, Any], here: Any) -> None:
+    variant = next((key for key in VARIANTS if config.get(key)), None)
+    if variant or config.get("peft_type", "LORA") != "LORA":
+        what = f"{variant} is {config[variant]}" if variant else f"peft_type is {config['peft_type']}"
+        raise UserError(f"{folder}: {what}; here only plain LoRA is trained: start from an adapter without it")
+    rank, alpha = config["r"], config["lora_alpha"]
     if (rank, alpha) != (here.r, here.lora_alpha):
         remedy = f"set lora.rank={rank} and lora.alpha={alpha}"
         raise UserError(f"{folder}: its rank is {rank}, its alpha {alpha}; here {here.r}, {here.lora_alpha}; {remedy}")
-    own = get_peft_model_state_dict(model, adapter_name=role, save_embedding_layers=False)
+
+
+def _check_weights(folder: Path, state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """The same layers, then the same sizes."""
+    theirs, ours = ({name.split(".lora_")[0].rsplit(".", 1)[-1] for name in names} for names in (state, own))
+    if theirs != ours:
+        found, wanted = ", ".join(sorted(theirs)), ", ".join(sorted(ours))
+        raise UserError(f"{folder}: it adapts {found}; here {wanted}: start from an adapter with these target_modules")
     if {name: weight.shape for name, weight in own.items()} != {name: weight.shape for name, weight in state.items()}:
         raise UserError(f"{folder}: the adapter is of another base model; use the base that it was trained on")
-    set_peft_model_state_dict(model, state, adapter_name=role)
 
 
 def latest(folder: Path) -> Path | None:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from aslfast import adapter
-from aslfast.config import ModelConfig, RunConfig, SamplerConfig, from_tree, load_recipe
+from aslfast.config import ModelConfig, RunConfig, SamplerConfig, from_tree, load_recipe, tomllib
 from aslfast.core import Role, Task, Trajectory
 from aslfast.environment import LAB_BASE, model_folder
 from aslfast.errors import UserError
 from aslfast.retrieve import AnyIndex
 from aslfast.rollout import Rollout, stable_seed
 from aslfast.train import make_rollout, make_sampler, open_base, prepare_torch, run_all, search_tool
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib  # pyright: ignore[reportMissingImports]
 
 LEAST_TURN = 16  # tokens; in less, nothing can be said
 
@@ -100,13 +94,14 @@ def open_checkpoint(target: str, config: RunConfig, index: AnyIndex, role: Role)
         config = replace(config, sampler=replace(config.sampler, max_context=positions))
     sampler = make_sampler(config, model, tokenizer)
     rollout = make_rollout(config, sampler, tokenizer, search_tool(config, index))
-    return Checkpoint(config, rollout, role if version else None, version)
+    return Checkpoint(config, rollout, None if version is None else role, version or 0)
 
 
-def _with_adapter(model: Any, folder: Path, config: RunConfig, role: Role) -> tuple[Any, int]:
+def _with_adapter(model: Any, folder: Path, config: RunConfig, role: Role) -> tuple[Any, int | None]:
+    """The model with the role's newest adapter and its version; None where the run has none."""
     newest = adapter.latest(folder / "adapters" / role)
     if newest is None:
-        return model, 0
+        return model, None
     model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, (role,))
     adapter.load_adapter(model, role, newest)
     return model, int(newest.name[1:])

@@ -90,6 +90,18 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RoleConfig:
+    init_adapter: str = ""  # PEFT adapter folder that the role starts from; empty: a fresh adapter, the base itself
+
+
+@dataclass(frozen=True, slots=True)
+class RolesConfig:
+    generator: RoleConfig = field(default_factory=RoleConfig)
+    grm: RoleConfig = field(default_factory=RoleConfig)
+    policy: RoleConfig = field(default_factory=RoleConfig)
+
+
+@dataclass(frozen=True, slots=True)
 class AdvantageConfig:
     baseline: str = "mean"
     scale: str = "group"
@@ -140,6 +152,7 @@ class RunConfig:
     tool: ToolConfig = field(default_factory=ToolConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
+    roles: RolesConfig = field(default_factory=RolesConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
@@ -291,18 +304,19 @@ def _nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
 
 def to_toml(config: RunConfig) -> str:
     """The resolved configuration as TOML; `from_tree(tomllib.loads(text))` gives it back."""
-    lines: list[str] = []
-    tables: list[tuple[str, Any]] = []
-    for item in dataclasses.fields(config):
-        value = getattr(config, item.name)
-        if dataclasses.is_dataclass(value):
-            tables.append((item.name, value))
-        else:
-            lines.append(f"{item.name} = {_toml_value(value)}")
-    for name, table in tables:
-        values = ((f.name, getattr(table, f.name)) for f in dataclasses.fields(table))
-        lines += ["", f"[{name}]", *(f"{key} = {_toml_value(value)}" for key, value in values)]
-    return "\n".join(lines) + "\n"
+    return "\n".join(_toml_lines(config, "")) + "\n"
+
+
+def _toml_lines(table: Any, name: str) -> list[str]:
+    """The table's own values, then its tables, each under its full name."""
+    values = {item.name: getattr(table, item.name) for item in dataclasses.fields(table)}
+    inner = {key: value for key, value in values.items() if dataclasses.is_dataclass(value)}
+    lines = [f"{key} = {_toml_value(value)}" for key, value in values.items() if key not in inner]
+    if name and lines:
+        lines = ["", f"[{name}]", *lines]
+    for key, value in inner.items():
+        lines += _toml_lines(value, f"{name}.{key}" if name else key)
+    return lines
 
 
 def _toml_value(value: Any) -> str:

@@ -14,6 +14,7 @@ import orjson
 
 from aslfast.corpus import Passage
 from aslfast.errors import UserError
+from aslfast.index_arguments import as_texts
 
 RETRIEVE = "/retrieve"
 FIRST_WAIT_S = 0.2  # before the second attempt; doubled before each next one
@@ -63,7 +64,7 @@ class RemoteIndex:
 
     def retrieve(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
         """The k best passages of each query, best first."""
-        batches = _batches([_without_surrogates(query) for query in queries], k, self._splitting)
+        batches = _batches(as_texts(queries, "queries"), k, self._splitting)
         return [row for batch in batches for row in self._retrieve(batch, k)]
 
     def _retrieve(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
@@ -194,8 +195,3 @@ def _retry_after_s(headers: httpx.Headers) -> float:
     """0 where it is missing or a date."""
     text = headers.get("retry-after", "")
     return float(text) if text.isdecimal() else 0.0
-
-
-def _without_surrogates(text: str) -> str:
-    """As the index itself does: half a surrogate pair becomes "?"."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")

@@ -18,7 +18,7 @@ from peft import PeftModel
 from aslfast import adapter, evaluate
 from aslfast.chat import Chat
 from aslfast.config import RunConfig
-from aslfast.core import ROLES, Task, Trajectory
+from aslfast.core import ROLES, Role, Task, Trajectory
 from aslfast.environment import Environment, file_environment, lab_environment, model_folder
 from aslfast.errors import UserError
 from aslfast.frozen_base import FrozenBase, load_skeleton, why_two_copies
@@ -73,9 +73,12 @@ def _train(config: RunConfig, folder: Path, report: Report) -> None:
     model, tokenizer = open_base(config)
     check_context(model, config)
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
+    started = start_adapters(peft_model, config)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, ROLES)
     run = RunFolder.create(folder, config)
     with run.writing():
+        for role in started:  # version 0 of a fresh adapter is the base, of these it is not
+            adapter.save_adapter(peft_model, role, run.adapter_folder(role), 0)
         environment = opened or lab_environment(config, folder / "lab")
 
     def notice(text: str) -> None:
@@ -157,6 +160,16 @@ def engine_settings(config: RunConfig, model: Any) -> EngineSettings:
         lora_targets=tuple(adapter.targets_of(model)) if adapters else (), radix_cache=wanted.radix_cache,
         deterministic=wanted.deterministic, share_base=wanted.share_base, gpu_memory=wanted.gpu_memory,
     )  # fmt: skip
+
+
+def start_adapters(model: PeftModel, config: RunConfig) -> list[Role]:
+    """Loads what roles.<role>.init_adapter names; the roles that have one. Raises UserError."""
+    started: list[Role] = []
+    for role in ROLES:
+        if folder := getattr(config.roles, role).init_adapter:
+            adapter.load_adapter(model, role, Path(folder))
+            started.append(role)
+    return started
 
 
 def search_tool(config: RunConfig, index: AnyIndex) -> ToolPool:

@@ -11,12 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
-import platform
 import random
-import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,12 +21,12 @@ import peft
 import tokenizers
 import torch
 import transformers
+from stamp import ROOT, quantiles, stamp
 
 from aslfast.core import ROLES
 from aslfast.sampler import SampleRequest
 from aslfast.sampler.local import LocalSampler
 
-ROOT = Path(__file__).resolve().parent.parent
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
@@ -105,32 +100,16 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
             run()  # ends in tolist(), so a device has finished
             if repeat:
                 rates[name].append(args.rows * args.new / (time.perf_counter() - start))
-    return {name: {k: round(v, 1) for k, v in quantiles(values).items()} for name, values in rates.items()}
+    return {name: quantiles(values) for name, values in rates.items()}
 
 
-def quantiles(values: list[float]) -> dict[str, float]:
-    cuts = statistics.quantiles(values, n=10, method="inclusive")
-    return {"median": statistics.median(values), "p20": cuts[1], "p80": cuts[7]}
-
-
-def stamp(args: argparse.Namespace) -> dict[str, Any]:
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
-
-    dirty = bool(git("status", "--porcelain"))
-    if dirty and not args.allow_dirty:
-        sys.exit("bench_sampler: the tree differs from its commit; commit, or pass --allow-dirty to have it recorded")
-    cuda = torch.cuda.is_available() and args.device.startswith("cuda")
+def stamped(args: argparse.Namespace) -> dict[str, Any]:
+    gpu = {"device": torch.cuda.get_device_name()} if args.device.startswith("cuda") else {}
     return {
-        "bench": "sampler",
+        **stamp("sampler", args.allow_dirty),
+        **gpu,
         "unit": "sampled tokens per second",
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": dirty,
-        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load_average": os.getloadavg()[0],
-        "python": platform.python_version(),
         "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft)},
         "shape": {**SHAPE, **{k: getattr(args, k) for k in ("rows", "prompt", "new", "vocab", "rank", "dtype")}},
         "seed": args.seed,
@@ -149,7 +128,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "bench_sampler.json")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    result = {**stamp(args), "tokens_per_s": measure(args)}
+    result = {**stamped(args), "tokens_per_s": measure(args)}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

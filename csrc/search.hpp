@@ -273,9 +273,7 @@ inline std::vector<std::vector<Hit>> search(const Index& index, const std::vecto
     }
     std::vector<std::vector<Hit>> hits(queries.size());
     std::atomic<size_t> next{0};
-    std::exception_ptr error;
-    std::atomic_flag failed = ATOMIC_FLAG_INIT;
-    auto run = [&](size_t) {
+    run_throwing(std::min(std::max<size_t>(threads, 1), different.size()), [&](size_t) {
         static thread_local std::unique_ptr<SearchMemory> memory;
         try {
             if (!memory) memory = std::make_unique<SearchMemory>();
@@ -285,11 +283,9 @@ inline std::vector<std::vector<Hit>> search(const Index& index, const std::vecto
         } catch (...) {
             memory.reset();  // its sums may not be zero
             next = different.size();
-            if (!failed.test_and_set()) error = std::current_exception();
+            throw;
         }
-    };
-    run_threads(std::min(std::max<size_t>(threads, 1), different.size()), run);
-    if (error) std::rethrow_exception(error);
+    });
     for (size_t q = 0; q < queries.size(); ++q)
         if (first[q] != q) hits[q] = hits[first[q]];
     return hits;

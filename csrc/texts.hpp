@@ -73,11 +73,6 @@ public:
         split(n, block);
     }
 
-    void verify() const {
-        blocks_.verify_all();
-        texts_.verify_all();
-    }
-
 private:
     std::string_view packed(uint64_t number) const {
         if (number >= (passages_ + kBlockPassages - 1) / kBlockPassages) blocks_.fail("it has fewer blocks");

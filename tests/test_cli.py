@@ -20,12 +20,7 @@ from typer.testing import CliRunner
 
 from aslfast import __version__
 from aslfast.cli import app
-from aslfast.config import from_tree, load_recipe
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from aslfast.config import from_tree, load_recipe, tomllib
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

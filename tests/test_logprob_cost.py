@@ -40,8 +40,7 @@ class Watch(TorchDispatchMode):
         return out
 
 
-@pytest.fixture
-def watch(monkeypatch):
+def watched(monkeypatch):
     """Entered by every operator around its implementation: a mode around the call would see the operator as one."""
     mode = Watch()
     monkeypatch.setattr(ops, "_plain", lambda tensor: mode)
@@ -52,8 +51,9 @@ def watch(monkeypatch):
     ("live", "residual", "trainable", "products"),
     [(32, "auto", False, 2), (12, "save", False, 2), (12, "recompute", False, 3), (12, "auto", True, 4)],
 )
-def test_number_of_matrix_products(live, residual, trainable, products, watch, monkeypatch):
+def test_number_of_matrix_products(live, residual, trainable, products, monkeypatch):
     """In units of one live-token product: 2 with the saved residual, 3 recomputed, 4 with a trainable head."""
+    watch = watched(monkeypatch)
     monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", 5 * 500)
     hidden, weight, target = problem(32, 16, 500)
     hidden.requires_grad_()
@@ -63,7 +63,8 @@ def test_number_of_matrix_products(live, residual, trainable, products, watch, m
 
 
 @pytest.mark.parametrize("entropy", [False, True])
-def test_all_logits_never_exist_at_once(entropy, watch, monkeypatch):
+def test_all_logits_never_exist_at_once(entropy, monkeypatch):
+    watch = watched(monkeypatch)
     monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", 8 * 1000)
     hidden, weight, target = problem(100, 4, 1000)
     hidden.requires_grad_()

@@ -6,12 +6,11 @@ import pytest
 import torch
 from aslfast_kernels import linear_logprob
 from interpreter import DEVICE
-from test_logprob_cost import Watch, problem
+from test_logprob_cost import problem, watched
 from torch.utils.flop_counter import mm_flop
 
 head = importlib.import_module("aslfast_kernels.logprob_head")
 kernels = importlib.import_module("aslfast_kernels.logprob_head_kernels")
-ops = importlib.import_module("aslfast_kernels.logprob_ops")
 
 
 class Counted:
@@ -29,20 +28,13 @@ class Counted:
         return launch
 
 
-@pytest.fixture
-def watch(monkeypatch):
-    mode = Watch()
-    monkeypatch.setattr(ops, "_plain", lambda tensor: mode)
-    return mode
-
-
 @pytest.mark.parametrize(
     ("live", "residual", "trainable", "products"),
     [(32, "auto", False, 2), (12, "save", False, 2), (12, "recompute", False, 3), (12, "auto", True, 4)],
 )
-def test_number_of_matrix_products(live, residual, trainable, products, watch, monkeypatch):
+def test_number_of_matrix_products(live, residual, trainable, products, monkeypatch):
     """Launches of the head's kernel and plain products together, in units of one live-token product."""
-    counted = Counted(kernels.head_kernel)
+    watch, counted = watched(monkeypatch), Counted(kernels.head_kernel)
     monkeypatch.setattr(kernels, "head_kernel", counted)
     monkeypatch.setattr(head, "WORKSPACE_BYTES", 12 * 512 * 4)
     hidden, weight, target = (x.to(DEVICE) for x in problem(32, 16, 500))
@@ -54,8 +46,9 @@ def test_number_of_matrix_products(live, residual, trainable, products, watch, m
 
 
 @pytest.mark.parametrize("entropy", [False, True])
-def test_all_logits_never_exist_at_once(entropy, watch, monkeypatch):
+def test_all_logits_never_exist_at_once(entropy, monkeypatch):
     """The largest tensor that is made is the workspace of 8 of 30 rows, each padded to 128 bytes."""
+    watch = watched(monkeypatch)
     monkeypatch.setattr(head, "WORKSPACE_BYTES", 8 * 1024 * 4)
     monkeypatch.setattr(head, "STATISTICS_BYTES", 8 * 1024 * 4)
     hidden, weight, target = (x.to(DEVICE) for x in problem(30, 4, 1000))
