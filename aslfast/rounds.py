@@ -8,110 +8,68 @@ then learns from them.
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from aslfast import adapter, reward, roles
+from aslfast import commits, reward, roles
 from aslfast.advantage import advantages
-from aslfast.config import RunConfig
+from aslfast.config import GeneratorConfig, GrmConfig, PolicyConfig
 from aslfast.core import Group, Reward, Role, Task, Trajectory
-from aslfast.learner import Learner
-from aslfast.rollout import Rollout, stable_seed
-from aslfast.run_folder import RunFolder
+from aslfast.loop import Loop
+from aslfast.loop_state import Attempt, PoolQuestion
 from aslfast.trajectory import Record
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A policy's answer at a generated question, and the verdicts on it."""
-
-    answer: str
-    verdicts: tuple[str | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PoolQuestion:
-    """A generated question that passed the gate, with the attempts that came with it."""
-
-    id: str
-    question: str
-    reference: str
-    hops: int
-    attempts: tuple[Attempt, ...]
-
-
-@dataclass
-class Loop:
-    """What every phase works with. `pool` grows over the rounds."""
-
-    config: RunConfig
-    rollout: Rollout
-    learner: Learner
-    run: RunFolder
-    topics: Sequence[str]
-    flush: Callable[[], None]  # the sampler's: after each optimizer step
-    report: Callable[[dict[str, Any]], None]  # called with each line of metrics
-    notice: Callable[[str], None] = lambda _: None  # called with what a person should know
-    pool: dict[str, PoolQuestion] = field(default_factory=dict)  # by normalised question
-    round: int = 0
-    step: int = 0
-    sampled_tokens: int = 0  # by all roles, attempts and verdicts too
-
-    async def sample(self, task: Task, number: int) -> Trajectory:
-        seed = stable_seed(self.config.seed, self.round, self.step)
-        trajectory = await self.rollout.run(task, number, seed, task.role, self.learner.version[task.role])
-        self.sampled_tokens += trajectory.n_sampled
-        return trajectory
-
-    def rng(self, phase: str) -> random.Random:
-        return random.Random(stable_seed(self.config.seed, self.round, phase))
 
 
 async def run_round(loop: Loop) -> None:
     """The three phases, in the order of the paper. A role that does not learn only does what the next one needs."""
     config = loop.config
-    await _phase(
-        loop, "generator", config.generator.steps, generator_tasks(loop), question_group, config.generator.learn
-    )
-    await _phase(loop, "grm", config.grm.steps, verification_tasks(loop), verdict_group, config.grm.learn)
-    await _phase(loop, "policy", config.policy.steps, policy_tasks(loop), answer_group, config.policy.learn)
+    await _phase(loop, "generator", config.generator, generator_tasks, question_group)
+    await _phase(loop, "grm", config.grm, verification_tasks, verdict_group)
+    await _phase(loop, "policy", config.policy, policy_tasks, answer_group)
 
 
+TasksOf = Callable[[Loop], Sequence[Sequence[Task]]]
 GroupOf = Callable[[Loop, Task], Coroutine[Any, Any, Group]]
 
 
 async def _phase(
-    loop: Loop, role: Role, steps: int, tasks: Sequence[Sequence[Task]], group_of: GroupOf, learn: bool
+    loop: Loop, role: Role, config: GeneratorConfig | GrmConfig | PolicyConfig, tasks_of: TasksOf, group_of: GroupOf
 ) -> None:
-    if steps and not tasks:
-        loop.notice(f"round {loop.round}: the {role} phase is skipped, since no generated question gives it a task")
-    records: list[Record] = []
-    for step, step_tasks in enumerate(tasks[:steps], 1):
-        groups, line = await _step(loop, role, step_tasks, group_of, learn)
-        line = {"round": loop.round, "phase": role, "step": step, **line}
-        loop.run.append("metrics.jsonl", line)
+    """A phase, or what is left of one: after a resume it goes on at the step that was not committed."""
+    if (loop.round, role) in loop.phases_done:
+        return
+    if not loop.phase_step:
+        loop.tasks = tuple(map(tuple, tasks_of(loop)[: config.steps]))
+        if config.steps and not loop.tasks:
+            loop.notice(f"round {loop.round}: the {role} phase is skipped, since no generated question gives it a task")
+    for tasks in loop.tasks[loop.phase_step :]:
+        groups, line = await _step(loop, role, tasks, group_of, config.learn)
+        loop.phase_step += 1
+        line = {"round": loop.round, "phase": role, "step": loop.phase_step, **line}
+        commits.step(loop, role, _records(loop, groups), line)
         loop.report(line)
-        records += [
-            Record(t, r, loop.round, step) for g in groups for t, r in zip(g.trajectories, g.rewards, strict=True)
-        ]
-    loop.run.trajectories(loop.round, role, records)
-    if learn and records:
-        with loop.run.writing():
-            adapter.save_adapter(loop.learner.model, role, loop.run.adapter_folder(role), loop.learner.version[role])
+    steps, loop.tasks, loop.phase_step = loop.phase_step, (), 0
+    done: tuple[int, Role] = (loop.round, role)
+    loop.phases_done += (done,)
+    commits.phase(loop, role, steps, config.learn)
+
+
+def _records(loop: Loop, groups: Sequence[Group]) -> list[Record]:
+    graded = [pair for group in groups for pair in zip(group.trajectories, group.rewards, strict=True)]
+    return [Record(trajectory, given, loop.round, loop.phase_step) for trajectory, given in graded]
 
 
 async def _step(
     loop: Loop, role: Role, tasks: Sequence[Task], group_of: GroupOf, learn: bool
 ) -> tuple[list[Group], dict[str, Any]]:
     """Gathers a group for each task, then learns from them; also a line of metrics."""
-    started, sampled_before = time.perf_counter(), loop.sampled_tokens
-    loop.step += 1
+    started = time.perf_counter()
+    loop.next_step()
     groups = list(await asyncio.gather(*(group_of(loop, task) for task in tasks)))
     stats = learn_from(loop, role, groups) if learn else dict(NO_UPDATE)
-    seconds, sampled = time.perf_counter() - started, loop.sampled_tokens - sampled_before
+    seconds, sampled = time.perf_counter() - started, loop.sampled_tokens
     timing = {"sampled_tokens": sampled, "tokens_per_s": sampled / seconds, "seconds": seconds}
     return groups, {**summary(groups), **stats, **timing}
 
@@ -124,9 +82,7 @@ def learn_from(loop: Loop, role: Role, groups: Sequence[Group]) -> dict[str, flo
     trajectories, advantage = advantages(groups, loop.config.advantage)
     if not trajectories:
         return dict(NO_UPDATE)
-    stats = loop.learner.step(role, trajectories, advantage)
-    loop.flush()
-    return asdict(stats)
+    return asdict(loop.learner.step(role, trajectories, advantage))
 
 
 def summary(groups: Sequence[Group]) -> dict[str, Any]:

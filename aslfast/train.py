@@ -5,48 +5,74 @@ from __future__ import annotations
 import asyncio
 import gc
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from aslfast import adapter, evaluate
+from aslfast import adapter, commits, evaluate
 from aslfast.chat import Chat
 from aslfast.config import RunConfig
 from aslfast.core import ROLES, Task, Trajectory
 from aslfast.environment import Environment, file_environment, lab_environment, model_folder
 from aslfast.errors import UserError
 from aslfast.learner import Learner
+from aslfast.loop import Loop
 from aslfast.retrieve import AnyIndex
 from aslfast.roles import prompt_text
 from aslfast.rollout import Limits, Rollout, bounded, stable_seed
-from aslfast.rounds import Loop, run_round
-from aslfast.run_folder import RunFolder, check_new
+from aslfast.rounds import run_round
+from aslfast.run_facts import compare, facts_of
+from aslfast.run_folder import RunFolder, check_new, read_run_config, resume_command
 from aslfast.sampler.local import LocalSampler
 from aslfast.tool import SearchTool
 
-# ("setup", {what}) ("evaluating", {round}) ("trajectory", {tokens}: one more, while evaluating)
-# ("evaluated", a line of rounds.jsonl) ("step", a line of metrics.jsonl) ("notice", {text}: what a person should know)
+# ("setup", {what}) ("resumed", {round, phases_done, phase_step}) ("step", a line of metrics.jsonl)
+# ("evaluating", {round}) ("trajectory", {tokens}: one more, while evaluating) ("evaluated", a line of rounds.jsonl)
+# ("notice", {text}: what a person should know)
 Report = Callable[[str, dict[str, Any]], None]
 
 
 def train(config: RunConfig, out: str | Path, report: Report) -> Path:
     """Runs the whole recipe into the new folder `out`. Raises UserError for bad input before anything is written.
 
-    A run that ends before round 0 is measured leaves nothing behind.
+    A run that ends before round 0 is measured leaves nothing behind, unless it is killed.
     """
     folder = Path(out)
     check_new(folder)
+    parts = _open_parts(config, report)
     existed = folder.exists()
-    try:
-        _train(config, folder, report)
-    except BaseException:
-        if not (folder / "rounds.jsonl").exists():
-            _clear(folder, existed)
-        raise
+    with RunFolder.create(folder, config) as run:
+        try:
+            _go_on(config, parts, run, report)
+        except BaseException:
+            if not run.measured:
+                _clear(folder, existed)
+            raise
+    return folder
+
+
+def resume(run: str | Path, report: Report) -> Path:
+    """Goes on with a run from its last commit, to the same numbers as if nothing had happened. Raises UserError.
+
+    The same bits on the same processor, software and number of threads, with the local sampler. Of a finished run
+    nothing is left to do.
+    """
+    folder = Path(run)
+    config = read_run_config(folder)
+    with RunFolder.take_up(folder) as taken:
+        for notice in taken.notices:
+            report("notice", {"text": notice})
+        if taken.round > config.rounds:
+            taken.finish()
+            report("notice", {"text": f"{folder}: finished, all {config.rounds} rounds; nothing to go on with"})
+        else:
+            _go_on(config, _open_parts(config, report), taken, report)
     return folder
 
 
@@ -57,7 +83,17 @@ def _clear(folder: Path, keep: bool) -> None:
         folder.mkdir(exist_ok=True)
 
 
-def _train(config: RunConfig, folder: Path, report: Report) -> None:
+@dataclass(frozen=True)
+class _Parts:
+    """What a configuration opens before anything is written. The lab's environment is made in the run's folder."""
+
+    learner: Learner
+    sampler: LocalSampler
+    tokenizer: Any
+    environment: Environment | None
+
+
+def _open_parts(config: RunConfig, report: Report) -> _Parts:
     prepare_torch(config)
     report("setup", {"what": "data"})
     opened = None if config.data.lab else file_environment(config)
@@ -67,15 +103,46 @@ def _train(config: RunConfig, folder: Path, report: Report) -> None:
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
     sampler = make_sampler(config, peft_model, tokenizer)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, ROLES)
-    run = RunFolder.create(folder, config)
+    return _Parts(learner, sampler, tokenizer, opened)
+
+
+def _go_on(config: RunConfig, parts: _Parts, run: RunFolder, report: Report) -> None:
+    """From the run's last commit, or from the beginning where there is none."""
     with run.writing():
-        environment = opened or lab_environment(config, folder / "lab")
-    rollout = make_rollout(config, sampler, tokenizer, search_tool(config, environment.index))
+        environment = parts.environment or lab_environment(config, run.path / "lab")
+    rollout = make_rollout(config, parts.sampler, parts.tokenizer, search_tool(config, environment.index))
     loop = Loop(
-        config, rollout, learner, run, environment.topics, sampler.flush,
+        config, rollout, parts.learner, run, environment.topics, parts.sampler.flush,
         lambda line: report("step", line), lambda text: report("notice", {"text": text}),
     )  # fmt: skip
-    asyncio.run(_rounds(loop, environment, report))
+    facts = facts_of(config)
+    if run.facts:
+        for notice in compare(run.facts, facts):
+            loop.notice(notice)
+        commits.take_up(loop)
+        done = [role for number, role in loop.phases_done if number == loop.round]
+        report("resumed", {"round": loop.round, "phases_done": done, "phase_step": loop.phase_step})
+    else:
+        commits.begun(loop, facts)
+    play(loop, environment, report)
+    run.finish()
+
+
+def play(loop: Loop, environment: Environment, report: Report) -> None:
+    """All rounds that are left. SIGINT and SIGTERM end it between two commits, as KeyboardInterrupt."""
+
+    async def rounds() -> None:
+        task = asyncio.current_task()
+        if task and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        await _rounds(loop, environment, report)
+
+    try:
+        asyncio.run(rounds())
+    except asyncio.CancelledError as error:
+        command = f"; go on with: {resume_command(loop.run.path)}" if loop.run.measured else ""
+        raise KeyboardInterrupt(f"stopped{command}") from error
 
 
 def prepare_torch(config: RunConfig) -> None:
@@ -114,14 +181,16 @@ def make_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: SearchTo
 
 async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
     """Round 0 measures the base; each later round learns, then measures."""
-    for number in range(loop.config.rounds + 1):
-        started = time.perf_counter()
-        loop.round = number
-        if number:
+    while loop.round <= loop.config.rounds:
+        loop.since = time.perf_counter()
+        if loop.round:
             await run_round(loop)
-        report("evaluating", {"round": number})
-        line = {"round": number, **await measure(loop, environment, report), "seconds": time.perf_counter() - started}
-        loop.run.append("rounds.jsonl", line)
+        report("evaluating", {"round": loop.round})
+        scores = await measure(loop, environment, report)
+        loop.clock()
+        line = {"round": loop.round, **scores, "seconds": loop.seconds}
+        loop.round, loop.seconds = loop.round + 1, 0.0
+        commits.measured(loop, line, last=loop.round > loop.config.rounds)
         report("evaluated", line)
         gc.collect()
 
@@ -129,6 +198,7 @@ async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
 async def measure(loop: Loop, environment: Environment, report: Report) -> dict[str, Any]:
     """The three roles against the truth, on the same held-out tasks with the same seeds in every round."""
     config = loop.config
+    loop.flush()
     rollout = replace(loop.rollout, tool=search_tool(config, environment.eval_index))
     seed, at_once = stable_seed(config.seed, "evaluation"), 2 * config.sampler.max_rows
 
