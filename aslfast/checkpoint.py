@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from aslfast import adapter
-from aslfast.config import ModelConfig, RunConfig, SamplerConfig, from_tree, load_recipe, tomllib
+from aslfast.config import ModelConfig, RunConfig, SamplerConfig, load_recipe
 from aslfast.core import Role, Task, Trajectory
 from aslfast.environment import LAB_BASE, model_folder
 from aslfast.errors import UserError
 from aslfast.retrieve import AnyIndex
 from aslfast.rollout import Rollout, stable_seed
+from aslfast.run_folder import read_run_config
 from aslfast.train import make_rollout, make_sampler, open_base, prepare_torch, run_all, search_tool
 
 LEAST_TURN = 16  # tokens; in less, nothing can be said
@@ -71,17 +72,6 @@ def _defaults() -> RunConfig:
         model=ModelConfig(prompts="full"),
         sampler=SamplerConfig(max_rows=64, max_turns=5, max_new_tokens=512, max_context=4096),
     )
-
-
-def read_run_config(run: Path) -> RunConfig:
-    file = run / "config.toml"
-    try:
-        tree = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}; name the folder of a run") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not valid TOML ({error}); the run's configuration is damaged") from error
-    return from_tree(tree, str(file))
 
 
 def open_checkpoint(target: str, config: RunConfig, index: AnyIndex, role: Role) -> Checkpoint:

@@ -45,8 +45,8 @@ class OneLineErrors(TyperGroup):
                 f"{error.filename or 'writing'}: {error.strerror or error}; check the path and the free space",
                 2,
             )
-        except KeyboardInterrupt:
-            message, code = "stopped", 130
+        except KeyboardInterrupt as stop:
+            message, code = str(stop) or "stopped", 130
         print(f"aslfast: error: {' '.join(message.split())}" if code == 2 else f"aslfast: {message}", file=sys.stderr)
         raise typer.Exit(code)
 
@@ -84,23 +84,38 @@ def about(
 @app.command(epilog="Example: aslfast train --recipe tiny --out runs/first --set policy.steps=8")
 def train(
     recipe: Annotated[
-        str, typer.Option("--recipe", metavar="NAME|FILE", help="A shipped recipe by its name, or a .toml file.")
-    ] = "tiny",
+        str | None,
+        typer.Option(
+            "--recipe", metavar="NAME|FILE", help="A shipped recipe by its name, or a .toml file.", show_default="tiny"
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="RUN", help="New folder for the run.")] = None,
     seed: Seed = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),
     ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", metavar="RUN", help="Go on with a run that ended early, from its last step."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and write nothing.")] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Train the three roles, round after round, into a new folder RUN, and print what they gained."""
-    from aslfast.cli_train import print_plan, train_run
+    from aslfast.cli_train import print_plan, resume_run, train_run
     from aslfast.config import load_recipe
 
-    config = load_recipe(recipe, set_ or (), seed)
+    if resume is not None:
+        given = {"--recipe": recipe, "--out": out, "--seed": seed, "--set": set_, "--dry-run": dry_run or None}
+        if other := next((name for name, value in given.items() if value is not None), None):
+            raise UserError(
+                f"train: {other} with --resume; leave it out (the run's own config.toml holds) or start anew"
+            )
+        resume_run(resume, quiet, as_json)
+        return
+    config = load_recipe(recipe or "tiny", set_ or (), seed)
     if dry_run:
         print_plan(config, as_json)
     elif out is None:

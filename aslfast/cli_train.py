@@ -46,6 +46,16 @@ class TrainProgress:
     def _setup(self, values: dict[str, Any]) -> None:
         self.meter.advance(0, note=f"opening {values['what']}")
 
+    def _resumed(self, at: dict[str, Any]) -> None:
+        number, done = at["round"], at["round"] * self.eval_size + max(0, at["round"] - 1) * self.round_size
+        left = [phase for phase in self.phases.values() if number and phase.role not in at["phases_done"]]
+        done += sum(phase.steps * phase.per_step for phase in self.phases.values() if number and phase not in left)
+        done += at["phase_step"] * left[0].per_step if left else 0
+        place = f" {left[0].role} after step {at['phase_step']}/{left[0].steps}" if left else ", to be measured"
+        self.meter.say(f"resumed in round {number}/{self.rounds}{place}")
+        self.meter.move_to(done)
+        self.meter.restart()
+
     def _step(self, line: dict[str, Any]) -> None:
         phase = self.phases[line["phase"]]
         place = f"round {line['round']}/{self.rounds} {line['phase']} step {line['step']}/{phase.steps}"
@@ -79,6 +89,17 @@ def train_run(config: RunConfig, out: Path, quiet: bool, as_json: bool) -> None:
     with Meter("train", plan.total_trajectories(config), "trajectories", quiet) as meter:
         train(config, out, TrainProgress(config, meter))
     print_report(out, as_json)
+
+
+def resume_run(run: Path, quiet: bool, as_json: bool) -> None:
+    from aslfast.run_folder import read_run_config
+    from aslfast.train import resume
+
+    quiet_libraries()
+    config = read_run_config(run)
+    with Meter("train", plan.total_trajectories(config), "trajectories", quiet) as meter:
+        resume(run, TrainProgress(config, meter))
+    print_report(run, as_json)
 
 
 def print_report(run: Path, as_json: bool) -> None:

@@ -42,6 +42,7 @@ class Meter:
         self.title, self.total, self.unit, self.quiet = title, total, unit, quiet
         self.done, self.tokens, self.note = 0.0, 0, ""
         self._started = time.perf_counter()
+        self._done_before = 0.0
         self._last_line = self._started
         self._bar: Progress | None = None
 
@@ -80,7 +81,7 @@ class Meter:
 
     def restart(self) -> None:
         """Rate and time left count from here."""
-        self._started = time.perf_counter()
+        self._started, self._done_before, self.tokens = time.perf_counter(), self.done, 0
 
     def say(self, line: str) -> None:
         """A line that stays, above the bar."""
@@ -88,14 +89,15 @@ class Meter:
             (self._bar.console if self._bar else stderr()).print(line, markup=False)
 
     def rate(self) -> float:
-        return (self.tokens or self.done) / max(time.perf_counter() - self._started, 1e-9)
+        return (self.tokens or self.done - self._done_before) / max(time.perf_counter() - self._started, 1e-9)
 
     def state(self) -> str:
         count = f"{self.done:,.0f}" + (f"/{self.total:,.0f}" if self.total and self.total > self.done else "")
         parts = [f"{count} {self.unit}", f"{self.rate():,.0f} {'tokens' if self.tokens else self.unit}/s"]
-        if self.total and 0 < self.done < self.total:
+        done = self.done - self._done_before
+        if self.total and done and self.done < self.total:
             elapsed = time.perf_counter() - self._started
-            parts.append(f"{clock(elapsed / self.done * (self.total - self.done))} left")
+            parts.append(f"{clock(elapsed / done * (self.total - self.done))} left")
         return ", ".join([*parts, *([self.note] if self.note else [])])
 
 

@@ -44,9 +44,7 @@ def file_environment(config: RunConfig) -> Environment:
     data = config.data
     for key in ("index", "topics", "eval_questions"):
         if not getattr(data, key):
-            raise UserError(
-                f"data.{key} is not set; name a path with --set data.{key}=PATH"
-            )
+            raise UserError(f"data.{key} is not set; name a path with --set data.{key}=PATH")
     topics = read_topics(Path(data.topics))
     questions = read_questions(data.eval_questions, data.eval_count)
     index = open_index(data.index, config.tool.timeout_s, config.tool.retries)
@@ -70,17 +68,25 @@ def policy_evals(questions: Sequence[Question], prompts: str) -> list[Task]:
 
 
 def lab_environment(config: RunConfig, folder: Path) -> Environment:
-    """Two worlds without a common entity: one to learn in, one held out; both written to `folder` for later use."""
+    """Two worlds without a common entity: one to learn in, one held out; both written to `folder` for later use.
+
+    What stands there from before is whole, and opened as it is.
+    """
     seed, prompts, count = config.seed, config.model.prompts, config.data.eval_count
     learned, heldout = World.make(seed, "train"), World.make(seed, "heldout")
-    index = BM25Index.build(learned.passages(), folder / "train.idx")
-    eval_index = BM25Index.build(heldout.passages(), folder / "heldout.idx")
+    index, eval_index = _index(learned, folder / "train.idx"), _index(heldout, folder / "heldout.idx")
     questions = lab_questions(heldout, seed, count)
-    write_questions(folder / "heldout.parquet", questions)
+    partial = folder / ".heldout.parquet.partial"
+    write_questions(partial, questions)
+    partial.replace(folder / "heldout.parquet")
     return Environment(
         index, list(learned.facts), eval_index, policy_evals(questions, prompts),
         lab_judgements(heldout, questions, seed, prompts), lab_generator_tasks(heldout, seed, prompts), heldout.answer,
     )  # fmt: skip
+
+
+def _index(world: World, folder: Path) -> BM25Index:
+    return BM25Index.open(folder) if folder.exists() else BM25Index.build(world.passages(), folder)
 
 
 def lab_questions(world: World, seed: int, count: int) -> list[Question]:

@@ -1,8 +1,9 @@
-"""What the phases of a round work with: rollouts through one gate, the pool of questions, the counts of a step."""
+"""What the phases of a round work with: the state that survives, and what is made anew from the configuration."""
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -12,6 +13,7 @@ from aslfast.core import Role, StopReason, Task, Trajectory
 from aslfast.gate import Gate
 from aslfast.judging import Judging
 from aslfast.learner import Learner
+from aslfast.loop_state import LoopState
 from aslfast.rollout import Rollout, stable_seed
 from aslfast.run_folder import RunFolder
 from aslfast.sampler.reuse import ReuseMeter
@@ -19,46 +21,28 @@ from aslfast.sampler.reuse import ReuseMeter
 DEPTH: dict[Role, int] = {"generator": 0, "policy": 1, "grm": 2}  # who waits for whom: for the gate
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A policy's answer at a generated question, and the verdicts on it."""
-
-    answer: str
-    verdicts: tuple[str | None, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class PoolQuestion:
-    """A generated question that passed the gate, with the attempts that came with it."""
-
-    id: str
-    question: str
-    reference: str
-    hops: int
-    attempts: tuple[Attempt, ...]
-
-
 @dataclass
-class Loop:
-    """What every phase works with. `pool` grows over the rounds; the counts are of the step under way, all roles'."""
+class Loop(LoopState):
+    """Nothing here but LoopState's fields may carry anything from one step to the next, apart from the learner.
+
+    The counts are of the step under way, all roles'.
+    """
 
     config: RunConfig
     rollout: Rollout
     learner: Learner
     run: RunFolder
     topics: Sequence[str]
-    flush: Callable[[], None]  # the sampler's: after each optimizer step
+    flush: Callable[[], None]  # the sampler's: before each step, since what a cache holds may move a last bit
     report: Callable[[dict[str, Any]], None]  # called with each line of metrics
     notice: Callable[[str], None] = lambda _: None  # called with what a person should know
-    prove: Callable[[], dict[str, float]] = dict  # after each flush: that the sampler serves these weights
-    pool: dict[str, PoolQuestion] = field(default_factory=dict)  # by normalised question
-    round: int = 0
-    step: int = 0
+    prove: Callable[[], dict[str, float]] = dict  # after each push: that the sampler serves these weights
     sampled_tokens: int = field(default=0, init=False)
     tool_failed: int = field(default=0, init=False)  # trajectories
     judging: Judging = field(init=False)
     meter: ReuseMeter = field(init=False)
     gate: Gate = field(init=False)
+    since: float = field(default_factory=time.perf_counter, init=False)  # when `seconds` was last brought up to date
 
     def __post_init__(self) -> None:
         self.meter = ReuseMeter(self.rollout.sampler, self.learner.version)
@@ -69,11 +53,17 @@ class Loop:
     def next_step(self) -> None:
         self.step += 1
         self._count_anew()
+        self.flush()
 
     def _count_anew(self) -> None:
         self.sampled_tokens = self.tool_failed = 0
         self.judging = Judging(self.sample, self.config.model.prompts, self.config.grm.share_verdicts)
         self.meter.take()
+
+    def clock(self) -> None:
+        """Brings `seconds` up to date: before each commit."""
+        now = time.perf_counter()
+        self.seconds, self.since = self.seconds + now - self.since, now
 
     async def sample(self, task: Task, number: int) -> Trajectory:
         """Waits for its place among the trajectories under way."""

@@ -64,8 +64,10 @@ class RunLog:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
+    """A last line without an end is being written, or was when the run was killed: it does not count."""
     try:
-        return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = file.read_text(encoding="utf-8").split("\n")[:-1]
+        return [json.loads(line) for line in lines if line.strip()]
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; name the folder of a run") from error
     except ValueError as error:

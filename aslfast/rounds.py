@@ -13,46 +13,56 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-from aslfast import adapter, reward, roles
+from aslfast import commits, reward, roles
 from aslfast.advantage import advantages
+from aslfast.config import GeneratorConfig, GrmConfig, PolicyConfig
 from aslfast.core import Group, Reward, Role, StopReason, Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.judging import opinions
-from aslfast.loop import Attempt, Loop, PoolQuestion
+from aslfast.loop import Loop
+from aslfast.loop_state import Attempt, PoolQuestion
 from aslfast.trajectory import Record
 
 
 async def run_round(loop: Loop) -> None:
     """The three phases, in the order of the paper. A role that does not learn only does what the next one needs."""
     config = loop.config
-    await _phase(
-        loop, "generator", config.generator.steps, generator_tasks(loop), question_group, config.generator.learn
-    )
-    await _phase(loop, "grm", config.grm.steps, verification_tasks(loop), verdict_group, config.grm.learn)
-    await _phase(loop, "policy", config.policy.steps, policy_tasks(loop), answer_group, config.policy.learn)
+    await _phase(loop, "generator", config.generator, generator_tasks, question_group)
+    await _phase(loop, "grm", config.grm, verification_tasks, verdict_group)
+    await _phase(loop, "policy", config.policy, policy_tasks, answer_group)
 
 
+TasksOf = Callable[[Loop], Sequence[Sequence[Task]]]
 GroupOf = Callable[[Loop, Task], Coroutine[Any, Any, Group]]
 
 
 async def _phase(
-    loop: Loop, role: Role, steps: int, tasks: Sequence[Sequence[Task]], group_of: GroupOf, learn: bool
+    loop: Loop, role: Role, config: GeneratorConfig | GrmConfig | PolicyConfig, tasks_of: TasksOf, group_of: GroupOf
 ) -> None:
-    if steps and not tasks:
-        loop.notice(f"round {loop.round}: the {role} phase is skipped, since no generated question gives it a task")
-    records: list[Record] = []
-    for step, step_tasks in enumerate(tasks[:steps], 1):
-        groups, line = await _step(loop, role, step_tasks, group_of, learn)
-        line = {"round": loop.round, "phase": role, "step": step, **line}
-        loop.run.append("metrics.jsonl", line)
+    """A phase, or what is left of one: after a resume it goes on at the step that was not committed."""
+    if (loop.round, role) in loop.phases_done:
+        return
+    if not loop.phase_step:
+        loop.tasks = tuple(map(tuple, tasks_of(loop)[: config.steps]))
+        if config.steps and not loop.tasks:
+            loop.notice(f"round {loop.round}: the {role} phase is skipped, since no generated question gives it a task")
+    for tasks in loop.tasks[loop.phase_step :]:
+        groups, line = await _step(loop, role, tasks, group_of, config.learn)
+        loop.phase_step += 1
+        line = {"round": loop.round, "phase": role, "step": loop.phase_step, **line}
+        commits.step(loop, role, _records(loop, groups), line)
         loop.report(line)
-        for g in groups:
-            records += [Record(t, r, loop.round, step) for t, r in zip(g.trajectories, g.rewards, strict=True)]
-            records += [Record(t, None, loop.round, step) for t in g.lost]
-    loop.run.trajectories(loop.round, role, records)
-    if learn and records:
-        with loop.run.writing():
-            adapter.save_adapter(loop.learner.model, role, loop.run.adapter_folder(role), loop.learner.version[role])
+    steps, loop.tasks, loop.phase_step = loop.phase_step, (), 0
+    done: tuple[int, Role] = (loop.round, role)
+    loop.phases_done += (done,)
+    commits.phase(loop, role, steps, config.learn)
+
+
+def _records(loop: Loop, groups: Sequence[Group]) -> list[Record]:
+    """Those that the tool lost have no reward."""
+    graded = [pair for group in groups for pair in zip(group.trajectories, group.rewards, strict=True)]
+    lost = [(trajectory, None) for group in groups for trajectory in group.lost]
+    return [Record(trajectory, given, loop.round, loop.phase_step) for trajectory, given in graded + lost]
 
 
 async def _step(

@@ -1,77 +1,160 @@
-"""The folder of a run: config.toml, metrics.jsonl, rounds.jsonl, trajectories/, adapters/."""
+"""The folder of a run: config.toml, ledger.sqlite and what it names, metrics.jsonl, rounds.jsonl. See docs/runs.md."""
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from aslfast.config import RunConfig, to_toml
+from aslfast import file_lock
+from aslfast.config import RunConfig, from_tree, to_toml, tomllib
 from aslfast.errors import UserError
-from aslfast.trajectory import Record, write_trajectories
+from aslfast.ledger import Commit, Committed, Ledger
+from aslfast.loop_state import LoopState, changes, of_data, restore, snapshot
+from aslfast.run_lines import append_line, write_text
+from aslfast.run_mending import STEPS, mend
+from aslfast.stored_file import store
+
+CONFIG, LEDGER, LOCK = "config.toml", "ledger.sqlite", "run.lock"
 
 
 class RunFolder:
-    """Everything that a run writes. An OSError on the way becomes a UserError that names the folder."""
+    """Everything that a run writes, held by one process until `close`. Made by `create` or `take_up`.
+
+    An OSError on the way becomes a UserError with a remedy. notices: what a person should know of a run taken up.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._open = ExitStack()
+        taken = f"{path}: another process is training this run; wait until it is done, or stop it"
+        self._open.enter_context(file_lock.hold(path / LOCK, taken))
+        self._ledger = Ledger(path / LEDGER)
+        self._open.callback(self._ledger.close)
+        self._have(Committed())
+        self.notices: list[str] = []
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig) -> RunFolder:
+        """A new folder, empty but for config.toml. Raises UserError."""
         folder = Path(path)
         check_new(folder)
-        run = cls(folder)
-        with run.writing():
+        with _explained(folder, "or choose another --out"):
             folder.mkdir(parents=True, exist_ok=True)
-            run.write_text("config.toml", to_toml(config))
-        return run
+            write_text(folder / CONFIG, to_toml(config))
+            run = cls(folder)
+            with run._closed_on_error():
+                run._ledger.read()
+            return run
+
+    @classmethod
+    def take_up(cls, path: str | Path) -> RunFolder:
+        """A run that ended in any way, as its newest whole commit left it. Raises UserError."""
+        with _explained(Path(path), f"then: {resume_command(path)}"):
+            run = cls(Path(path))
+            with run._closed_on_error():
+                committed, run.notices = mend(run.path, run._ledger)
+                run._have(committed)
+            return run
+
+    def _have(self, committed: Committed) -> None:
+        self.files, self.facts = committed.files, committed.facts
+        self.measured = "rounds.jsonl" in committed.lines
+        self._committed = snapshot(of_data(committed.state))
+        self._removable: Sequence[str] = committed.removable
 
     @contextmanager
-    def writing(self):
+    def _closed_on_error(self) -> Iterator[None]:
         try:
             yield
-        except OSError as error:
-            reason = error.strerror or str(error)
-            remedy = "free the space or choose another --out"
-            raise UserError(f"{self.path}: cannot be written ({reason}); {remedy}") from error
+        except BaseException:
+            self.close()
+            raise
 
-    def write_text(self, name: str, text: str) -> None:
-        """A small file, complete or not at all."""
-        partial = self.path / f".{name}.partial"
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(self.path / name)
-        finally:
-            partial.unlink(missing_ok=True)
+    def close(self) -> None:
+        self._open.close()
 
-    def append(self, name: str, values: Mapping[str, Any]) -> None:
-        """One line of JSON, on the disk when this returns; a line that does not fit is taken back."""
-        line = (json.dumps(values, allow_nan=False) + "\n").encode()  # NaN is no JSON
-        with self.writing(), open(self.path / name, "ab", buffering=0) as file:
-            end = file.tell()
-            try:
-                if file.write(line) != len(line):
-                    raise OSError(28, "No space left on device")
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(end)
-                raise
+    def __enter__(self) -> RunFolder:
+        return self
 
-    def trajectories(self, round_number: int, phase: str, records: Sequence[Record]) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def round(self) -> int:
+        """The one under way; one more than there are when the run is finished."""
+        return self._committed["round"]
+
+    def writing(self) -> AbstractContextManager[None]:
+        return _explained(
+            self.path, f"then: {resume_command(self.path)}" if self.measured else "or choose another --out"
+        )
+
+    def restore(self, state: LoopState) -> None:
+        """Sets `state` to what was last committed."""
+        restore(state, self._committed)
+
+    def commit(
+        self, what: str, state: LoopState, made: Sequence[Path] = (), dropped: Sequence[str] = (),
+        lines: Mapping[str, dict[str, Any]] | None = None, facts: Mapping[str, dict[str, str]] | None = None,
+    ) -> None:  # fmt: skip
+        """All of it or nothing: files and folders `made`, complete under their names; names `dropped`; `state`; lines.
+
+        A dropped file is removed with the next commit: until then the one before is whole too, to fall back on.
+        """
         with self.writing():
-            folder = self.path / "trajectories"
-            folder.mkdir(exist_ok=True)
-            write_trajectories(folder / f"round-{round_number:03d}-{phase}.parquet", records)
+            change = changes(self._committed, state)
+            commit = Commit(what, change, store(self.path, made), tuple(dropped), dict(lines or {}), dict(facts or {}))
+            self._ledger.append(commit)
+            self._committed = snapshot(state)
+            self.files = {name: f for name, f in (self.files | commit.made).items() if name not in commit.dropped}
+            self.facts |= commit.facts
+            for name, line in commit.lines.items():
+                append_line(self.path / name, line)
+            self.measured |= "rounds.jsonl" in commit.lines
+            self._remove()
+            self._removable = commit.dropped
 
-    def adapter_folder(self, role: str) -> Path:
-        return self.path / "adapters" / role
+    def finish(self) -> None:
+        """Removes what the last commit of all dropped: no other comes that would."""
+        with self.writing():
+            self._remove()
+            if (self.path / STEPS).is_dir():
+                (self.path / STEPS).rmdir()
+
+    def _remove(self) -> None:
+        for name in self._removable:
+            (self.path / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(folder: Path, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{folder}: cannot be written ({reason}); free the space, {remedy}") from error
+
+
+def resume_command(run: str | Path) -> str:
+    return f"aslfast train --resume {shlex.quote(str(run))}"
 
 
 def check_new(folder: Path) -> None:
     """Raises UserError unless the folder is missing or empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: already exists and is not empty; choose another --out or remove it")
+
+
+def read_run_config(run: Path) -> RunConfig:
+    """The configuration that a run was started with. Raises UserError."""
+    file = run / CONFIG
+    try:
+        tree = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}; name the folder of a run") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not valid TOML ({error}); the run's configuration is damaged") from error
+    return from_tree(tree, str(file))

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import gc
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
 
-from aslfast import adapter, evaluate
+from aslfast import adapter, commits, evaluate
 from aslfast.chat import Chat
 from aslfast.config import RunConfig
 from aslfast.core import ROLES, Role, Task, Trajectory
@@ -23,12 +25,14 @@ from aslfast.environment import Environment, file_environment, lab_environment, 
 from aslfast.errors import UserError
 from aslfast.frozen_base import FrozenBase, load_skeleton, why_two_copies
 from aslfast.learner import Learner
+from aslfast.loop import Loop
 from aslfast.remote import RemoteIndex, longest_s
 from aslfast.retrieve import AnyIndex
 from aslfast.roles import prompt_text
 from aslfast.rollout import Limits, Rollout, bounded, stable_seed
-from aslfast.rounds import Loop, run_round
-from aslfast.run_folder import RunFolder, check_new
+from aslfast.rounds import run_round
+from aslfast.run_facts import compare, facts_of
+from aslfast.run_folder import RunFolder, check_new, read_run_config, resume_command
 from aslfast.sampler.engine_settings import EngineSettings
 from aslfast.sampler.local import LocalSampler, eos_ids
 from aslfast.sampler.probe import Probe, probe_prompts
@@ -36,25 +40,47 @@ from aslfast.sampler.sglang import SGLangSampler, Supervision
 from aslfast.tool import SearchTool
 from aslfast.tool_pool import ToolPool
 
-# ("setup", {what}) ("evaluating", {round}) ("trajectory", {tokens}: one more, while evaluating)
-# ("evaluated", a line of rounds.jsonl) ("step", a line of metrics.jsonl) ("notice", {text}: what a person should know)
+# ("setup", {what}) ("resumed", {round, phases_done, phase_step}) ("step", a line of metrics.jsonl)
+# ("evaluating", {round}) ("trajectory", {tokens}: one more, while evaluating) ("evaluated", a line of rounds.jsonl)
+# ("notice", {text}: what a person should know)
 Report = Callable[[str, dict[str, Any]], None]
 
 
 def train(config: RunConfig, out: str | Path, report: Report) -> Path:
     """Runs the whole recipe into the new folder `out`. Raises UserError for bad input before anything is written.
 
-    A run that ends before round 0 is measured leaves nothing behind.
+    A run that ends before round 0 is measured leaves nothing behind, unless it is killed.
     """
     folder = Path(out)
     check_new(folder)
+    parts = _open_parts(config, report)
     existed = folder.exists()
-    try:
-        _train(config, folder, report)
-    except BaseException:
-        if not (folder / "rounds.jsonl").exists():
-            _clear(folder, existed)
-        raise
+    with RunFolder.create(folder, config) as run:
+        try:
+            _go_on(config, parts, run, report)
+        except BaseException:
+            if not run.measured:
+                _clear(folder, existed)
+            raise
+    return folder
+
+
+def resume(run: str | Path, report: Report) -> Path:
+    """Goes on with a run from its last commit, to the same numbers as if nothing had happened. Raises UserError.
+
+    The same bits on the same processor, software and number of threads, with the local sampler. Of a finished run
+    nothing is left to do.
+    """
+    folder = Path(run)
+    config = read_run_config(folder)
+    with RunFolder.take_up(folder) as taken:
+        for notice in taken.notices:
+            report("notice", {"text": notice})
+        if taken.round > config.rounds:
+            taken.finish()
+            report("notice", {"text": f"{folder}: finished, all {config.rounds} rounds; nothing to go on with"})
+        else:
+            _go_on(config, _open_parts(config, report), taken, report)
     return folder
 
 
@@ -65,7 +91,17 @@ def _clear(folder: Path, keep: bool) -> None:
         folder.mkdir(exist_ok=True)
 
 
-def _train(config: RunConfig, folder: Path, report: Report) -> None:
+@dataclass(frozen=True)
+class _Parts:
+    """What a configuration opens before anything is written. The lab's environment is made in the run's folder."""
+
+    learner: Learner
+    tokenizer: Any
+    environment: Environment | None
+    given: list[Role]  # roles that start from an adapter of another run
+
+
+def _open_parts(config: RunConfig, report: Report) -> _Parts:
     prepare_torch(config)
     report("setup", {"what": "data"})
     opened = None if config.data.lab else file_environment(config)
@@ -73,31 +109,74 @@ def _train(config: RunConfig, folder: Path, report: Report) -> None:
     model, tokenizer = open_base(config)
     check_context(model, config)
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
-    started = start_adapters(peft_model, config)
+    given = start_adapters(peft_model, config)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, ROLES)
-    run = RunFolder.create(folder, config)
-    with run.writing():
-        for role in started:  # version 0 of a fresh adapter is the base, of these it is not
-            adapter.save_adapter(peft_model, role, run.adapter_folder(role), 0)
-        environment = opened or lab_environment(config, folder / "lab")
+    return _Parts(learner, tokenizer, opened, given)
+
+
+def _go_on(config: RunConfig, parts: _Parts, run: RunFolder, report: Report) -> None:
+    """From the run's last commit, or from the beginning where there is none."""
 
     def notice(text: str) -> None:
         report("notice", {"text": text})
 
-    sampler = make_sampler(config, peft_model, tokenizer, folder / "engine.log", notice)
+    with run.writing():
+        environment = parts.environment or lab_environment(config, run.path / "lab")
+    sampler = make_sampler(config, parts.learner.model, parts.tokenizer, run.path / "engine.log", notice)
     with closing(sampler):
-        prove: Callable[[], dict[str, float]] = dict
         if isinstance(sampler, SGLangSampler):
             report("setup", {"what": "the SGLang engine"})
             sampler.start()
-            prove = Probe(sampler, peft_model, probe_prompts(Chat(tokenizer), config.model.prompts, ROLES)).prove
-            prove()
-        rollout = make_rollout(config, sampler, tokenizer, search_tool(config, environment.index))
+        rollout = make_rollout(config, sampler, parts.tokenizer, search_tool(config, environment.index))
         loop = Loop(
-            config, rollout, learner, run, environment.topics, sampler.flush, lambda line: report("step", line), notice,
-            prove,
+            config, rollout, parts.learner, run, environment.topics, sampler.flush, lambda line: report("step", line),
+            notice, prover(sampler, parts, config),
         )  # fmt: skip
-        asyncio.run(_rounds(loop, environment, report))
+        _begin(loop, parts, report)
+        loop.flush()
+        loop.prove()
+        play(loop, environment, report)
+    run.finish()
+
+
+def _begin(loop: Loop, parts: _Parts, report: Report) -> None:
+    """Commits the start of a new run, or takes up what was committed of another."""
+    run, facts = loop.run, facts_of(loop.config)
+    if run.facts:
+        for text in compare(run.facts, facts):
+            loop.notice(text)
+        commits.take_up(loop)
+        done = [role for number, role in loop.phases_done if number == loop.round]
+        report("resumed", {"round": loop.round, "phases_done": done, "phase_step": loop.phase_step})
+        return
+    with run.writing():
+        for role in parts.given:  # version 0 of a fresh adapter is the base, of these it is not
+            adapter.save_adapter(loop.learner.model, role, run.adapter_folder(role), 0)
+    commits.begun(loop, facts)
+
+
+def prover(sampler: LocalSampler | SGLangSampler, parts: _Parts, config: RunConfig) -> Callable[[], dict[str, float]]:
+    """Proves after each push that the sampler serves these weights; the local one needs no proof, it reads them."""
+    if isinstance(sampler, LocalSampler):
+        return dict
+    return Probe(sampler, parts.learner.model, probe_prompts(Chat(parts.tokenizer), config.model.prompts, ROLES)).prove
+
+
+def play(loop: Loop, environment: Environment, report: Report) -> None:
+    """All rounds that are left. SIGINT and SIGTERM end it between two commits, as KeyboardInterrupt."""
+
+    async def rounds() -> None:
+        task = asyncio.current_task()
+        if task and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        await _rounds(loop, environment, report)
+
+    try:
+        asyncio.run(rounds())
+    except asyncio.CancelledError as error:
+        command = f"; go on with: {resume_command(loop.run.path)}" if loop.run.measured else ""
+        raise KeyboardInterrupt(f"stopped{command}") from error
 
 
 def prepare_torch(config: RunConfig) -> None:
@@ -189,14 +268,16 @@ def make_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: ToolPool
 
 async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
     """Round 0 measures the base; each later round learns, then measures."""
-    for number in range(loop.config.rounds + 1):
-        started = time.perf_counter()
-        loop.round = number
-        if number:
+    while loop.round <= loop.config.rounds:
+        loop.since = time.perf_counter()
+        if loop.round:
             await run_round(loop)
-        report("evaluating", {"round": number})
-        line = {"round": number, **await measure(loop, environment, report), "seconds": time.perf_counter() - started}
-        loop.run.append("rounds.jsonl", line)
+        report("evaluating", {"round": loop.round})
+        scores = await measure(loop, environment, report)
+        loop.clock()
+        line = {"round": loop.round, **scores, "seconds": loop.seconds}
+        loop.round, loop.seconds = loop.round + 1, 0.0
+        commits.measured(loop, line, last=loop.round > loop.config.rounds)
         report("evaluated", line)
         gc.collect()
 
@@ -204,6 +285,7 @@ async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
 async def measure(loop: Loop, environment: Environment, report: Report) -> dict[str, Any]:
     """The three roles against the truth, on the same held-out tasks with the same seeds in every round."""
     config = loop.config
+    loop.flush()
     rollout = replace(loop.rollout, tool=search_tool(config, environment.eval_index))
     seed, at_once = stable_seed(config.seed, "evaluation"), 2 * config.sampler.max_rows
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,10 +53,21 @@ def conversation(trajectory: Trajectory) -> str:
 
 def write_trajectories(path: Path, records: Sequence[Record]) -> None:
     """Writes a Parquet file, complete or not at all. Raises OSError."""
+    _write(path, [pa.Table.from_pylist([_row(record) for record in records], schema=SCHEMA)])
+
+
+def join_trajectories(path: Path, parts: Sequence[Path]) -> None:
+    """One file of several, in their order; complete or not at all. Raises OSError."""
+    _write(path, (pq.read_table(part, schema=SCHEMA) for part in parts))
+
+
+def _write(path: Path, tables: Iterable[pa.Table]) -> None:
+    """A row group a table: of many tables one at a time is in memory."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        table = pa.Table.from_pylist([_row(record) for record in records], schema=SCHEMA)
-        pq.write_table(table, partial, compression="zstd")
+        with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

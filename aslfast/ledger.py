@@ -1,0 +1,147 @@
+"""The ledger of a run: the one place that says what is committed.
+
+One SQLite file with one table, in which every row is a commit, and only the order of rows matters: the run as it
+stands is what all its commits say, one after the other, and without the last few rows it is the run as it stood then.
+A commit says which files came and went, with sizes and checksums, what changed in the loop's state, and which lines of
+metrics.jsonl and rounds.jsonl belong to it. So a kill leaves the whole of a commit or nothing of it.
+
+A rollback journal and not WAL: there is one writer and a commit a step, so WAL's readers beside the writer buy
+nothing, while a folder that is copied or lies on a network would need two more files of it. synchronous=EXTRA: a
+commit is on the disk, its journal's removal too, before a file that it makes superfluous is removed.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from aslfast.errors import UserError
+from aslfast.loop_state import apply
+from aslfast.stored_file import StoredFile
+
+FORMAT = 1
+NEW = f"""
+    BEGIN;
+    DROP TABLE IF EXISTS commits;
+    CREATE TABLE commits (number INTEGER PRIMARY KEY, body TEXT NOT NULL, checksum TEXT NOT NULL);
+    PRAGMA user_version={FORMAT};
+    COMMIT;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One row. what: begun, step, phase or round. lines: at most one for each file of lines."""
+
+    what: str
+    state: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, StoredFile] = field(default_factory=dict)
+    dropped: tuple[str, ...] = ()
+    lines: dict[str, dict[str, Any]] = field(default_factory=dict)
+    facts: dict[str, dict[str, str]] = field(default_factory=dict)  # what the run depends on: see run_facts.py
+
+
+@dataclass
+class Committed:
+    """What commits amount to, one after the other. removable: what the last one dropped."""
+
+    state: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, StoredFile] = field(default_factory=dict)
+    lines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    facts: dict[str, dict[str, str]] = field(default_factory=dict)
+    removable: tuple[str, ...] = ()
+
+    @classmethod
+    def by(cls, commits: Sequence[Commit]) -> Committed:
+        whole = cls()
+        for commit in commits:
+            apply(whole.state, commit.state)
+            whole.files |= commit.made
+            for name in commit.dropped:
+                del whole.files[name]
+            for name, line in commit.lines.items():
+                whole.lines.setdefault(name, []).append(line)
+            whole.facts |= commit.facts
+            whole.removable = commit.dropped
+        return whole
+
+
+class Ledger:
+    """The open file. sqlite3's errors become UserError where it reads and OSError where it writes."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._connection = sqlite3.connect(file, isolation_level=None)  # opens, but does not read yet
+        self._count, self._checksum = 0, ""
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def read(self) -> list[Commit]:
+        """All commits, each checked against the chain of checksums: before the first `append`. Raises UserError."""
+        try:
+            return self._read()
+        except sqlite3.Error as error:
+            raise self._damaged(str(error)) from error
+
+    def append(self, commit: Commit) -> None:
+        """On the disk when this returns; not there at all when it raises: ValueError for NaN, OSError."""
+        body = json.dumps(asdict(commit), allow_nan=False)
+        checksum = _chained(self._checksum, body)
+        with _writing():
+            if not self._count:
+                self._connection.executescript(NEW)
+            self._connection.execute("INSERT INTO commits VALUES (?, ?, ?)", (self._count + 1, body, checksum))
+        self._count, self._checksum = self._count + 1, checksum
+
+    def cut(self, count: int) -> list[Commit]:
+        """Forgets all but the first `count` commits; returns those. Raises OSError."""
+        with _writing():
+            self._connection.execute("DELETE FROM commits WHERE number > ?", (count,))
+        return self.read()
+
+    def _read(self) -> list[Commit]:
+        self._connection.execute("PRAGMA synchronous=EXTRA")
+        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
+        if version not in (0, FORMAT):
+            raise UserError(f"{self.file}: format {version}, this aslfast reads {FORMAT}; use the one that wrote it")
+        if not version:
+            return []
+        commits, self._checksum = [], ""
+        rows = self._connection.execute("SELECT number, body, checksum FROM commits ORDER BY number")
+        for expected, (number, body, checksum) in enumerate(rows, 1):
+            self._checksum = _chained(self._checksum, body)
+            if (number, checksum) != (expected, self._checksum):
+                raise self._damaged(f"commit {expected} is not as it was written")
+            commits.append(_commit(json.loads(body)))
+        self._count = len(commits)
+        return commits
+
+    def _damaged(self, reason: str) -> UserError:
+        return UserError(
+            f"{self.file}: the ledger is damaged ({reason}); put back a copy of it, or start a new run from what is in "
+            f"{self.file.parent}/adapters"
+        )
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise OSError(None, str(error)) from error
+
+
+def _chained(before: str, body: str) -> str:
+    return blake2b(f"{before}{body}".encode(), digest_size=16).hexdigest()
+
+
+def _commit(data: dict[str, Any]) -> Commit:
+    made = {name: StoredFile(**stored) for name, stored in data["made"].items()}
+    return Commit(**{**data, "made": made, "dropped": tuple(data["dropped"])})
