@@ -119,7 +119,7 @@ def test_a_call_that_nobody_answers_costs_its_own_trajectory(tokenizer):
 
     def behave(queries):
         if "zzz" in queries:
-            time.sleep(1)
+            time.sleep(3)
         return queries
 
     def script(prompt, seed):
@@ -136,7 +136,7 @@ def test_a_call_that_nobody_answers_costs_its_own_trajectory(tokenizer):
 
     with retrieval(behave) as (url, seen):
         sampler = ScriptedSampler(tokenizer, script)
-        rollout = Rollout(sampler, pool_at(url, 0.3, retries=1), Chat(tokenizer), Limits(3, 200, 4000), 1.0)
+        rollout = Rollout(sampler, pool_at(url, 1.0, retries=1), Chat(tokenizer), Limits(3, 200, 4000), 1.0)
         failed, finished = asyncio.run(play(rollout))
     assert failed.stop is StopReason.TOOL_FAILED and failed.output is None
     assert [turn.kind for turn in failed.turns] == ["prompt", "sampled"]
