@@ -88,5 +88,9 @@ class Loop(LoopState):
 
 
 def trajectories_at_once(config: RunConfig) -> int:
-    """More than the sampler has rows, since some wait for the tool; not many more, lest their turns leave the cache."""
-    return config.sampler.max_rows * 3 // 2
+    """As many as the sampler has rows: of more, the local sampler would lose keys and values between turns.
+
+    An engine keeps those of more sessions than it has rows, and some of them wait for the tool: half as many again.
+    """
+    rows = config.sampler.max_rows
+    return rows if config.sampler.kind == "local" else rows * 3 // 2
