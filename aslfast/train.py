@@ -67,6 +67,7 @@ def _train(config: RunConfig, folder: Path, report: Report) -> None:
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
     sampler = make_sampler(config, peft_model, tokenizer)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, ROLES)
+    report("setup", {"what": f"learner, attention by {learner.attention}"})
     run = RunFolder.create(folder, config)
     with run.writing():
         environment = opened or lab_environment(config, folder / "lab")
