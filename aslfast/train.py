@@ -71,6 +71,7 @@ def _train(config: RunConfig, folder: Path, report: Report) -> None:
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
     started = start_adapters(peft_model, config)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, ROLES)
+    report("setup", {"what": f"learner, attention by {learner.attention}"})
     run = RunFolder.create(folder, config)
     with run.writing():
         for role in started:  # version 0 of a fresh adapter is the base, of these it is not
