@@ -1,107 +1,129 @@
-"""Groups and advantages -> Batch: flat, packed, shifted. The one place where masks are built."""
+"""Trajectories and advantages -> batches: flat, packed, shifted. The one place where masks are built."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from aslfast.core import Trajectory
+from aslfast.packing import packs, pays
+from aslfast.prefix_tree import Ints, PrefixTree, prefix_tree
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Who looks at whom. A segment is a run of consecutive tokens of the flat stream, in its order: those that one
+    trajectory adds to what is there already. Its keys are that trajectory whole, so the last `query_lengths[i]` of its
+    `key_lengths[i]` keys are the segment itself, and a token sees the keys up to its own.
+
+    The same said of tokens: q sees k iff k <= q < end_T[k].
+    """
+
+    query_lengths: tuple[int, ...]  # they add up to T
+    key_lengths: tuple[int, ...]
+    key_K: Tensor  # the keys of all segments, one after the other: places in the flat stream
+    end_T: Tensor
+
+    @property
+    def shared(self) -> bool:
+        """Whether some token is a key of more than one segment."""
+        return len(self.key_K) > len(self.end_T)
+
+    @property
+    def pairs(self) -> int:
+        """Pairs of a query and a key that it sees."""
+        return sum(q * k - q * (q - 1) // 2 for q, k in zip(self.query_lengths, self.key_lengths, strict=True))
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Trajectories laid end to end, each shifted by one: position t predicts target t.
+    """Trajectories in one flat stream of T tokens, in which a prefix that several share stands once.
 
-    T counts the predicting tokens of all S trajectories; sequence_T says whose each is. `live_T` marks the targets
-    that the model sampled; `sampler_logp_T` is meaningful there alone.
+    L counts the live targets, the tokens that the model sampled: the hidden state of token `source_L` predicts
+    `target_L`, in the trajectory `sequence_L` (0..S-1, in the order given).
     """
 
     input_T: Tensor
-    target_T: Tensor
-    position_T: Tensor
-    sequence_T: Tensor
-    live_T: Tensor
-    sampler_logp_T: Tensor
+    position_T: Tensor  # in its trajectory
+    segments: Segments
+    source_L: Tensor
+    target_L: Tensor
+    sampler_logp_L: Tensor
+    sequence_L: Tensor
     advantage_S: Tensor
-    lengths: tuple[int, ...]
+    unshared_tokens: int  # that the flat stream would have without sharing
 
     def __post_init__(self) -> None:
-        tokens = (self.input_T, self.target_T, self.position_T, self.sequence_T, self.live_T, self.sampler_logp_T)
-        sizes, n_tokens = {len(x) for x in tokens}, sum(self.lengths)
-        if sizes != {n_tokens} or len(self.advantage_S) != len(self.lengths):
-            counts = f"{len(self.advantage_S)} advantages for {len(self.lengths)} trajectories"
-            raise ValueError(f"batch: arrays of {sorted(sizes)} tokens for {n_tokens}, {counts}")
+        live, n_tokens = (self.source_L, self.target_L, self.sampler_logp_L, self.sequence_L), len(self.input_T)
+        flat = (self.position_T, self.segments.end_T)
+        if len({len(x) for x in live}) > 1 or {len(x) for x in flat} | {sum(self.segments.query_lengths)} != {n_tokens}:
+            counts = f"{[len(x) for x in live]} live, {[len(x) for x in flat]} of {n_tokens} tokens"
+            raise ValueError(f"batch: the arrays do not add up: {counts}")
 
     def to(self, device: torch.device) -> Batch:
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "lengths"}
-        return Batch(**moved, lengths=self.lengths)
-
-    @property
-    def live_tokens(self) -> int:
-        return int(self.live_T.sum())
+        segments = replace(self.segments, key_K=self.segments.key_K.to(device), end_T=self.segments.end_T.to(device))
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {name: value.to(device) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **moved, segments=segments)
 
 
-def make_batch(trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> Batch:
-    lengths = tuple(len(t.token_ids) - 1 for t in trajectories)
+def live_places(trajectory: Trajectory) -> Ints:
+    """Where the tokens stand that the model sampled and some token predicts (the first of all has none before it)."""
+    return np.flatnonzero(np.asarray(trajectory.loss_mask[1:])) + 1
+
+
+def input_stream(trajectory: Trajectory) -> Ints:
+    """The tokens that a live one needs: all before the last live token; none where the model sampled nothing."""
+    live = live_places(trajectory)
+    return np.asarray(trajectory.token_ids[: live[-1] if len(live) else 0], dtype=np.int64)
+
+
+def make_batch(trajectories: Sequence[Trajectory], advantages: Sequence[float], share: bool = True) -> Batch:
+    """All trajectories in one batch; with `share`, what they start with in common is computed once."""
+    if len(trajectories) != len(advantages):
+        raise ValueError(f"batch: {len(advantages)} advantages for {len(trajectories)} trajectories")
+    tree = prefix_tree([input_stream(t) for t in trajectories], share)
+    rows, places = tree.rows(), [live_places(t) for t in trajectories]
+    leaves = [(tree.streams[i], shared) for i, shared in zip(tree.order, tree.shared, strict=True)]
     return Batch(
-        input_T=_flat([t.token_ids[:-1] for t in trajectories]),
-        target_T=_flat([t.token_ids[1:] for t in trajectories]),
-        position_T=torch.cat([torch.arange(n) for n in lengths]),
-        sequence_T=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
-        live_T=_flat([t.loss_mask[1:] for t in trajectories]).bool(),
-        sampler_logp_T=_flat([t.logprobs[1:] for t in trajectories], torch.float32),
+        input_T=_flat([stream[shared:] for stream, shared in leaves]),
+        position_T=_flat([np.arange(shared, len(stream)) for stream, shared in leaves]),
+        segments=_segments(tree, rows),
+        source_L=_flat([row[at - 1] for row, at in zip(rows, places, strict=True)]),
+        target_L=_flat([np.asarray(t.token_ids)[at] for t, at in zip(trajectories, places, strict=True)]),
+        sampler_logp_L=_flat([np.asarray(t.logprobs)[at] for t, at in zip(trajectories, places, strict=True)]).float(),
+        sequence_L=torch.repeat_interleave(torch.tensor([len(at) for at in places])),
         advantage_S=torch.tensor(advantages, dtype=torch.float32),
-        lengths=lengths,
+        unshared_tokens=sum(map(len, tree.streams)),
     )
 
 
-def _flat(parts: Sequence[Sequence[float]], dtype: torch.dtype = torch.long) -> Tensor:
-    return torch.cat([torch.tensor(part, dtype=dtype) for part in parts])
+def _segments(tree: PrefixTree, rows: Sequence[Ints]) -> Segments:
+    held = [(fresh, rows[i]) for i, fresh in zip(tree.order, tree.fresh, strict=True) if fresh]
+    keys = [row for _, row in held]
+    return Segments(
+        tuple(fresh for fresh, _ in held), tuple(map(len, keys)), _flat(keys), torch.from_numpy(tree.ends())
+    )
 
 
-def micro_batches(trajectories: Sequence[Trajectory], advantages: Sequence[float], max_tokens: int) -> Iterator[Batch]:
-    """Batches of like lengths, each at most `max_tokens` when padded to its longest (one trajectory at the least)."""
-    order = sorted(range(len(trajectories)), key=lambda i: (len(trajectories[i].token_ids), i))
-    chosen: list[int] = []
-    for i in order:
-        if chosen and (len(chosen) + 1) * len(trajectories[i].token_ids) > max_tokens:
-            yield make_batch([trajectories[j] for j in chosen], [advantages[j] for j in chosen])
-            chosen = []
-        chosen.append(i)
-    if chosen:
-        yield make_batch([trajectories[j] for j in chosen], [advantages[j] for j in chosen])
+def _flat(parts: Sequence[np.ndarray]) -> Tensor:
+    return torch.from_numpy(np.concatenate(parts))
 
 
-@dataclass(frozen=True)
-class Layout:
-    """A batch as the model's input: rows x columns, and where each flat token stands in them."""
+def micro_batches(
+    trajectories: Sequence[Trajectory], advantages: Sequence[float], max_tokens: int, share: str
+) -> Iterator[Batch]:
+    """Every trajectory that has a live token, in batches of at most `max_tokens` distinct tokens: see packing.packs.
 
-    input_BT: Tensor
-    position_BT: Tensor
-    mask: Tensor | None  # [1, 1, T, T] bool, True where attention is allowed; None: plain causal
-    row_T: Tensor
-    column_T: Tensor
-
-
-def padded(batch: Batch) -> Layout:
-    """One row a trajectory, padded on the right; causal attention never looks at the padding.
-
-    Positions run on over the padding: where they start anew, transformers sees packed rows and makes a mask for them.
+    share: whether common prefixes are computed once: "always", "never", or "auto": where that pays.
     """
-    input_BT = batch.input_T.new_zeros(len(batch.lengths), max(batch.lengths))
-    input_BT[batch.sequence_T, batch.position_T] = batch.input_T
-    position_BT = torch.arange(input_BT.shape[1], device=input_BT.device).expand_as(input_BT)
-    return Layout(input_BT, position_BT, None, batch.sequence_T, batch.position_T)
-
-
-def packed(batch: Batch) -> Layout:
-    """One row for all; the mask confines attention to each trajectory's own past."""
-    same = batch.sequence_T[:, None] == batch.sequence_T[None, :]
-    causal = batch.position_T[:, None] >= batch.position_T[None, :]
-    mask = (same & causal)[None, None]
-    row_T = torch.zeros_like(batch.sequence_T)
-    column_T = torch.arange(len(row_T), device=row_T.device)
-    return Layout(batch.input_T[None], batch.position_T[None], mask, row_T, column_T)
+    held = [(t, a, input_stream(t)) for t, a in zip(trajectories, advantages, strict=True)]
+    held = [(t, a, stream) for t, a, stream in held if len(stream)]
+    streams, prompts = [stream for _, _, stream in held], [int(live_places(t)[0]) for t, _, _ in held]
+    shares = share == "always" or (share == "auto" and pays(streams))
+    for pack in packs(streams, prompts, max_tokens, shares):
+        yield make_batch([held[i][0] for i in pack], [held[i][1] for i in pack], shares)

@@ -124,6 +124,36 @@ def train(
         train_run(config, out, quiet, as_json)
 
 
+@app.command(epilog="Example: aslfast plan --recipe asl-qwen2.5-7b --gpu 80GB --set sampler.kind=sglang")
+def plan(
+    gpu: Annotated[
+        str,
+        typer.Option("--gpu", metavar="SIZE|CARD", help="Its memory, such as 80GB; or h100, h200, a100, l40s, 4090."),
+    ],
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="NAME|FILE", help="A shipped recipe by its name, or a .toml file.")
+    ] = "tiny",
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="MODEL|NAME",
+            help="In place of the recipe's: a model folder (its config.json is enough), or a known name: qwen2.5-7b.",
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Divide a GPU's memory among a run's parts, and print the settings that follow; exit code 2 if it cannot fit."""
+    from aslfast import cli_plan
+    from aslfast.config import load_recipe
+
+    cli_plan.show(load_recipe(recipe, set_ or ()), model, gpu, as_json)
+
+
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],

@@ -15,6 +15,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from aslfast.algorithms import algorithm_names, with_algorithm
 from aslfast.errors import UserError
 from aslfast.learner import LearnerConfig
 from aslfast.loss import LossConfig
@@ -29,10 +30,15 @@ CHOICES = {
     "model.dtype": ("float32", "bfloat16", "float16"),
     "model.prompts": ("compact", "full"),
     "sampler.kind": ("local", "sglang"),
-    "learner.layout": ("padded", "packed"),
-    "loss.aggregate": ("token_mean", "sequence_mean"),
+    "learner.attention": ("auto", "flash", "flex", "sdpa"),
+    "learner.share_prefix": ("auto", "always", "never"),
+    "learner.checkpointing": ("none", "layers", "selective"),
+    "loss.kind": ("ppo", "cispo"),
+    "loss.ratio_level": ("token", "sequence"),
+    "loss.kl_estimator": ("k3", "k2"),
+    "loss.aggregate": ("token_mean", "sequence_mean", "constant"),
     "advantage.baseline": ("mean", "leave_one_out", "none"),
-    "advantage.scale": ("group", "batch", "none"),
+    "advantage.scale": ("group", "batch", "whitened", "none"),
     "grm.label": ("reference", "majority", "consensus"),
 }
 
@@ -103,8 +109,11 @@ class RolesConfig:
 
 @dataclass(frozen=True, slots=True)
 class AdvantageConfig:
+    """The formulas are in aslfast_kernels.group_advantage; "whitened" in aslfast.advantage."""
+
     baseline: str = "mean"
     scale: str = "group"
+    drop_flat: bool = True  # leave out groups of one reward (DAPO); False: they count in the loss's mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +152,7 @@ class RunConfig:
     """The whole resolved configuration of a run."""
 
     recipe: str = ""
+    algorithm: str = ""  # its settings stand in `loss` and `advantage`: see aslfast.algorithms
     seed: int = 0
     rounds: int = 3
     threads: int = 0  # of torch on the CPU; 0: as torch chooses
@@ -182,8 +192,11 @@ def load_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = Non
         tree: dict[str, Any] = {"recipe": path.stem if path.suffix == ".toml" else name, **tomllib.loads(text)}
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{place}: not valid TOML: {error}") from error
+    tree = with_algorithm(tree, tree.get("algorithm"), over=False)
     for override in overrides:
         _apply(tree, override)
+        if override.partition("=")[0].strip() == "algorithm":
+            tree = with_algorithm(tree, tree["algorithm"], over=True)
     if seed is not None:
         tree["seed"] = seed
     return from_tree(tree, place)
@@ -219,12 +232,14 @@ def _parse_value(text: str) -> Any:
 def from_tree(tree: Mapping[str, Any], place: str) -> RunConfig:
     """A checked RunConfig. Raises UserError for keys that do not exist, wrong types and values out of range."""
     config = _fill(RunConfig, tree, "", place)
-    for key, allowed in CHOICES.items():
+    for key, allowed in {**CHOICES, "algorithm": ("", *algorithm_names())}.items():
         value = _lookup(config, key)
         if value not in allowed:
-            nearest, choices = _nearest(str(value), allowed), ", ".join(allowed)
+            nearest, choices = _nearest(str(value), allowed), ", ".join(filter(None, allowed))
             raise UserError(f"{place}: {key} is {value!r}{nearest}; use one of {choices}")
     _check_ranges(config, "", place)
+    if config.loss.kind == "cispo" and config.loss.dual_clip:
+        raise UserError(f"{place}: loss.dual_clip is of kind ppo alone; with loss.kind=cispo set it to 0")
     return config
 
 
@@ -266,8 +281,7 @@ def _convert(wanted: Any, value: Any, key: str, place: str) -> Any:
 
 _MAY_BE_ZERO = {
     "seed", "threads", "format_weight", "kl_coef", "weight_decay", "clip_high", "rounds", "steps", "self_checks",
-    "temperature", "retries",
-    "engine_restarts",
+    "temperature", "retries", "tis_cap", "kl_every", "engine_restarts",
 }  # fmt: skip
 
 

@@ -1,22 +1,26 @@
-"""The learner: micro-batches, backward, clip, AdamW. Only one role's adapter weights move."""
+"""The learner: micro-batches, backward, clip, AdamW. Only one role's adapter weights move, and only by finite numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from aslfast_kernels import PolicyMetrics, linear_logprob
+from aslfast_kernels import linear_logprob
 from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
 
-from aslfast import adapter, batch
-from aslfast.batch import Batch, Layout
+from aslfast import adapter, attention
+from aslfast.batch import Batch, live_places, micro_batches
+from aslfast.checkpointing import checkpointed
 from aslfast.core import Trajectory
 from aslfast.errors import UserError
-from aslfast.loss import LossConfig, LossInputs, loss_of
+from aslfast.loss import LossConfig, LossInputs, loss_of, normalizer_of
+from aslfast.step_stats import StepStats, StepSums
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,43 +28,12 @@ class LearnerConfig:
     learning_rate: float = 1e-6
     weight_decay: float = 0.0
     grad_clip: float = 1.0  # of the adapter's gradient norm
-    micro_batch_tokens: int = 16384  # padded tokens of one forward pass
-    layout: str = "padded"  # "padded": one row a trajectory; "packed": one row for all
-
-
-@dataclass(frozen=True, slots=True)
-class StepStats:
-    """What one optimizer step did. kl: k3 of the adapter against the base, per live token, before the step."""
-
-    loss: float
-    grad_norm: float
-    kl: float
-    clip_share: float
-    ratio_max: float
-    mismatch: float  # mean |log-prob difference| between learner and sampler
-    live_tokens: int
-
-
-LAYOUTS: dict[str, Callable[[Batch], Layout]] = {"padded": batch.padded, "packed": batch.packed}
-
-
-@dataclass
-class _Sums:
-    """What a step adds up over its micro-batches."""
-
-    loss: float = 0.0
-    kl: float = 0.0
-    clipped: float = 0.0
-    mismatch: float = 0.0
-    ratio_max: float = 0.0
-
-    def add(self, loss: Tensor, metrics: PolicyMetrics, gap_T: Tensor) -> None:
-        n = len(gap_T)
-        self.loss += float(loss.detach())
-        self.kl += float(metrics.kl_ref) * n
-        self.clipped += float(metrics.clip_share) * n
-        self.mismatch += float(gap_T.abs().sum())
-        self.ratio_max = max(self.ratio_max, float(metrics.ratio_max))
+    micro_batch_tokens: int = 16384  # of one forward pass; a prefix that several trajectories share counts once
+    attention: str = "auto"  # back end: see aslfast.attention
+    share_prefix: str = "auto"  # compute common prefixes once: "always", "never", or "auto": where it pays
+    checkpointing: str = "none"  # of activations: see aslfast.checkpointing
+    kl_every: int = 5  # steps between two measurements of the KL where the loss has none; 0: never
+    max_skipped: int = 3  # steps in a row without a finite gradient; then the run ends
 
 
 class Learner:
@@ -71,70 +44,135 @@ class Learner:
     ) -> None:
         if temperature <= 0:
             raise UserError("sampler.temperature is 0: greedy rollouts teach nothing; set it above 0, for example 1.0")
+        self.base: Any = model.get_base_model()
+        attention.check_architecture(self.base)
+        self.attention = attention.choose(config.attention, model.device, self.base.dtype)
         self.model, self.config, self.loss, self.temperature = model, config, loss, temperature
         options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": (0.9, 0.95)}
         self.optimizers = {role: torch.optim.AdamW(adapter.parameters_of(model, role), **options) for role in roles}
         self.version = dict.fromkeys(roles, 0)  # optimizer steps so far: the adapter's version
+        self.skipped_steps = 0  # so far, of all roles
+        self._skipped_in_row = 0
 
     def step(self, role: str, trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> StepStats:
         """One optimizer step on these trajectories, of which at least one sampled a token.
 
-        Raises UserError where the gradient is not finite; the weights are then as before.
+        Where the loss or the gradient is not finite nothing moves, and the stats name the tasks that did it. Raises
+        UserError after `max_skipped` such steps in a row.
         """
         self.model.set_adapter(role)
-        sums = self._accumulate(trajectories, advantages)
-        grad_norm = self._update(role)
-        live = sum(t.n_sampled for t in trajectories)
-        kl, clipped, mismatch = sums.kl / live, sums.clipped / live, sums.mismatch / live
-        return StepStats(sums.loss, grad_norm, kl, clipped, sums.ratio_max, mismatch, live)
+        live = [len(live_places(t)) for t in trajectories]
+        live_tokens, normalizer = sum(live), normalizer_of(self.loss, sum(live), sum(n > 0 for n in live))
+        sums = self.accumulate(trajectories, advantages, normalizer, self._kl_is_due(role))
+        grad_norm = self._clip(role)
+        if math.isfinite(sums.loss) and math.isfinite(grad_norm):
+            self._update(role)
+            return sums.stats(live_tokens, grad_norm, self.skipped_steps)
+        self._clear(role)
+        culprits = self._not_finite(role, trajectories, advantages, normalizer)
+        self._count_skipped(role, culprits)
+        return sums.stats(live_tokens, None, self.skipped_steps, culprits)
 
-    def _accumulate(self, trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> _Sums:
-        """The gradient of the active adapter, summed over micro-batches."""
-        normalizer, sums = self._normalizer(trajectories), _Sums()
-        for part in batch.micro_batches(trajectories, advantages, self.config.micro_batch_tokens):
-            inputs = self._inputs(part.to(self.model.device), normalizer)
-            loss, metrics = loss_of(inputs, self.loss)
-            loss.backward()
-            sums.add(loss, metrics, inputs.logp_T.detach() - inputs.sampler_logp_T)
+    def accumulate(
+        self, trajectories: Sequence[Trajectory], advantages: Sequence[float], normalizer: float, with_kl: bool
+    ) -> StepSums:
+        """Adds the gradient of these trajectories to the active adapter's. `normalizer` is that of the whole step, so
+        parts of it, in micro-batches or on several ranks, add up to the whole."""
+        sums = StepSums(self.model.device)
+        with self._learning_mode():
+            for part in micro_batches(
+                trajectories, advantages, self.config.micro_batch_tokens, self.config.share_prefix
+            ):
+                inputs = self._inputs(part.to(self.model.device), normalizer, with_kl)
+                loss, metrics = loss_of(inputs, self.loss)
+                loss.backward()
+                sums.add(loss, metrics, inputs, part)
         return sums
 
-    def _update(self, role: str) -> float:
-        """Clips and applies the gradient; its norm before the clip."""
-        optimizer, parameters = self.optimizers[role], adapter.parameters_of(self.model, role)
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.grad_clip))
-        if not math.isfinite(grad_norm):
-            optimizer.zero_grad(set_to_none=True)
-            raise UserError(f"{role}: the gradient's norm is {grad_norm}; lower learner.learning_rate")
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        self.version[role] += 1
-        return grad_norm
+    @contextmanager
+    def _learning_mode(self) -> Iterator[None]:
+        """Our attention, checkpointing, and adapters' inputs left in the base's dtype; all undone after, since the
+        sampler uses the same modules."""
+        config = self.base.get_decoder().config
+        before, config._attn_implementation = config._attn_implementation, attention.NAME
+        try:
+            with checkpointed(self.base, self.config.checkpointing), disable_input_dtype_casting(self.model):
+                yield
+        finally:
+            config._attn_implementation = before
 
-    def _normalizer(self, trajectories: Sequence[Trajectory]) -> float:
-        """What the whole step's sum is divided by: its live tokens, or its trajectories that have any."""
-        if self.loss.aggregate == "sequence_mean":
-            return float(sum(t.n_sampled > 0 for t in trajectories))
-        return float(sum(t.n_sampled for t in trajectories))
+    def _kl_is_due(self, role: str) -> bool:
+        """The log-probs under the base cost a forward pass: made where the loss or the metric of this step reads them."""
+        every = self.config.kl_every
+        return self.loss.kl_coef > 0 or (every > 0 and (self.version[role] + 1) % every == 0)
 
-    def _inputs(self, part: Batch, normalizer: float) -> LossInputs:
-        with torch.no_grad(), self.model.disable_adapter():
-            base_logp_T = self.logprobs(part)
-        live_T = part.live_T
-        sampler_logp_T, sequence_T = part.sampler_logp_T[live_T], part.sequence_T[live_T]
-        return LossInputs(self.logprobs(part), sampler_logp_T, base_logp_T, sequence_T, part.advantage_S, normalizer)
+    def _inputs(self, part: Batch, normalizer: float, with_kl: bool) -> LossInputs:
+        attend, base_logp_L = self._attend(part), None
+        if with_kl:
+            with torch.no_grad(), self.model.disable_adapter():
+                base_logp_L = self._logprobs(part, attend)
+        logp_L = self._logprobs(part, attend)
+        return LossInputs(logp_L, part.sampler_logp_L, base_logp_L, part.sequence_L, part.advantage_S, normalizer)
 
     def logprobs(self, part: Batch) -> Tensor:
-        """Log-probs of the live targets [live tokens], float32, temperature-scaled, with the active adapter."""
-        layout = LAYOUTS[self.config.layout](part)
-        base: Any = self.model.get_base_model()
-        head, live_T = base.get_output_embeddings(), part.live_T
-        hidden_BTD = base.get_decoder()(
-            input_ids=layout.input_BT, position_ids=layout.position_BT, attention_mask=layout.mask, use_cache=False
-        ).last_hidden_state
+        """Log-probs of the live targets [L], float32, temperature-scaled, with the active adapter."""
+        with self._learning_mode():
+            return self._logprobs(part, self._attend(part))
+
+    def _attend(self, part: Batch) -> attention.Attend:
+        return attention.BACK_ENDS[self.attention](part.segments, self.base.dtype)
+
+    def _logprobs(self, part: Batch, attend: attention.Attend) -> Tensor:
+        head = self.base.get_output_embeddings()
         logp = linear_logprob(
-            hidden_BTD[layout.row_T[live_T], layout.column_T[live_T]], head.weight, part.target_T[live_T],
-            bias=getattr(head, "bias", None), temperature=self.temperature,
-            softcap=getattr(base.config, "final_logit_softcapping", None),
+            self._hidden(part, attend)[part.source_L], head.weight, part.target_L, bias=getattr(head, "bias", None),
+            temperature=self.temperature, softcap=getattr(self.base.config, "final_logit_softcapping", None),
         )  # fmt: skip
         assert isinstance(logp, Tensor)  # no entropies were asked for
         return logp
+
+    def _hidden(self, part: Batch, attend: attention.Attend) -> Tensor:
+        """[T, D]. A base in half precision computes in it, adapters included; their weights and gradients are float32
+        all the same. Without autocast PEFT would widen, and keep for the backward, the input of every adapted layer."""
+        device, dtype = part.input_T.device.type, self.base.dtype
+        with torch.autocast(device, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
+            out = self.base.get_decoder()(
+                input_ids=part.input_T[None], position_ids=part.position_T[None], use_cache=False, attend=attend
+            )
+        return out.last_hidden_state[0]
+
+    def _clip(self, role: str) -> float:
+        """Scales the gradient down to `grad_clip`; its norm before."""
+        return float(torch.nn.utils.clip_grad_norm_(adapter.parameters_of(self.model, role), self.config.grad_clip))
+
+    def _update(self, role: str) -> None:
+        self.optimizers[role].step()
+        self._clear(role)
+        self.version[role] += 1
+        self._skipped_in_row = 0
+
+    def _clear(self, role: str) -> None:
+        self.optimizers[role].zero_grad(set_to_none=True)
+
+    def _not_finite(
+        self, role: str, trajectories: Sequence[Trajectory], advantages: Sequence[float], normalizer: float
+    ) -> tuple[str, ...]:
+        """The tasks of the trajectories whose loss or gradient, alone, is not finite."""
+        found = []
+        for trajectory, advantage in zip(trajectories, advantages, strict=True):
+            loss = self.accumulate([trajectory], [advantage], normalizer, with_kl=self.loss.kl_coef > 0).loss
+            if not (math.isfinite(loss) and math.isfinite(self._clip(role))):
+                found.append(trajectory.task.id)
+            self._clear(role)
+        return tuple(dict.fromkeys(found))
+
+    def _count_skipped(self, role: str, culprits: Sequence[str]) -> None:
+        self.skipped_steps += 1
+        self._skipped_in_row += 1
+        if self._skipped_in_row >= self.config.max_skipped:
+            tasks = ", ".join(culprits[:5]) + (", ..." if len(culprits) > 5 else "")
+            which = f"from {tasks}" if culprits else "from no single trajectory"
+            raise UserError(
+                f"{role}: no finite gradient in {self._skipped_in_row} steps in a row (learner.max_skipped), the last "
+                f"{which}; lower learner.learning_rate or look at what was sampled"
+            )

@@ -1,4 +1,4 @@
-"""Batch + log-probs -> loss: the clipped policy-gradient loss, summed so that micro-batches add up exactly."""
+"""Log-probs and advantages -> loss: the policy-gradient loss, summed so that micro-batches and ranks add up exactly."""
 
 from __future__ import annotations
 
@@ -10,40 +10,76 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """Clipping and aggregation; the formulas are in aslfast_kernels.policy_loss."""
+    """The formulas are in aslfast_kernels.policy_loss; what makes which algorithm, in recipes/algorithms."""
 
+    kind: str = "ppo"  # "ppo": clipped surrogate; "cispo": clipped weights
+    ratio_level: str = "token"  # "sequence": one ratio a trajectory (GSPO)
     clip_low: float = 0.2
     clip_high: float = 0.28
     dual_clip: float = 0.0  # 0: off
     kl_coef: float = 0.0  # weight of the KL to the base
+    kl_estimator: str = "k3"  # its estimator as a loss; "k2": half the squared log-ratio
+    tis_cap: float = 0.0  # truncated importance sampling for the sampler's log-probs; 0: off
     aggregate: str = "token_mean"
+    trajectory_tokens: int = 1024  # aggregate "constant": what a trajectory's sum is divided by
 
 
 @dataclass(frozen=True)
 class LossInputs:
-    """Live tokens alone, in the batch's order: log-probs under the learner, the sampler and the base."""
+    """Live tokens alone: log-probs under the learner, the sampler and, where something reads them, the base."""
 
-    logp_T: Tensor
-    sampler_logp_T: Tensor
-    base_logp_T: Tensor
-    sequence_T: Tensor
+    logp_L: Tensor
+    sampler_logp_L: Tensor
+    base_logp_L: Tensor | None
+    sequence_L: Tensor
     advantage_S: Tensor
-    normalizer: float  # live tokens, or sequences with any, of the whole step
+    normalizer: float  # of the whole step: see normalizer_of
+
+
+def normalizer_of(config: LossConfig, live_tokens: int, sequences: int) -> float:
+    """What the sum over a whole step is divided by, given its live tokens and its trajectories that have any."""
+    counts = {"token_mean": live_tokens, "sequence_mean": sequences, "constant": sequences * config.trajectory_tokens}
+    return float(counts[config.aggregate])
 
 
 def loss_of(inputs: LossInputs, config: LossConfig) -> tuple[Tensor, PolicyMetrics]:
-    """The scalar to minimise and its metrics. On-policy: the sampler's log-probs are the old ones."""
-    return policy_loss(
-        inputs.logp_T,
-        inputs.sampler_logp_T,
+    """The scalar to minimise and its metrics. There is one optimizer step a batch, so pi is the policy before it.
+
+    tis_cap 0: the ratio is r_t = pi(t) / mu(t) with mu the sampler's own probability, and clipping acts on whatever
+        sampler and learner differ in.
+    tis_cap C: the old policy is the learner itself, r_t = pi(t) / stopgrad(pi(t)) = 1, and each token is weighted by
+        w_t = min(pi(t) / mu(t), C), without a gradient: on policy the gradient is that of
+        sum_t w_t A_t log pi(t) / normalizer (Yao et al. 2025, "Your efficient RL framework secretly brings you
+        off-policy RL training"; here per token as there).
+    """
+    k3_coef = config.kl_coef if config.kl_estimator == "k3" else 0.0
+    loss, metrics = policy_loss(
+        inputs.logp_L,
+        inputs.logp_L.detach() if config.tis_cap else inputs.sampler_logp_L,
         inputs.advantage_S,
-        sequence_ids_T=inputs.sequence_T,
+        sequence_ids_T=inputs.sequence_L,
         advantage_level="sequence",
+        kind=config.kind,
+        ratio_level=config.ratio_level,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
         dual_clip=config.dual_clip or None,
-        ref_logp_T=inputs.base_logp_T,
-        kl_coef=config.kl_coef,
+        sampler_logp_T=inputs.sampler_logp_L if config.tis_cap else None,
+        tis_cap=config.tis_cap or None,
+        ref_logp_T=inputs.base_logp_L,
+        kl_coef=k3_coef,
         aggregate=config.aggregate,
         normalizer=inputs.normalizer,
     )
+    if config.kl_estimator == "k2" and config.kl_coef:
+        loss = loss + config.kl_coef * _k2(inputs, config.aggregate)
+    return loss, metrics
+
+
+def _k2(inputs: LossInputs, aggregate: str) -> Tensor:
+    """(logp - base)^2 / 2, aggregated as the loss is. Its gradient is, in expectation, that of the KL to the base."""
+    assert inputs.base_logp_L is not None
+    k2_L = (inputs.logp_L - inputs.base_logp_L).square() / 2
+    if aggregate == "sequence_mean":
+        k2_L = k2_L / inputs.sequence_L.bincount()[inputs.sequence_L]
+    return k2_L.sum() / inputs.normalizer

@@ -80,15 +80,18 @@ async def _step(
     return groups, {**summary(groups), **stats, **loop.counts(), **timing}
 
 
-NO_UPDATE = {"kl": 0.0, "grad_norm": 0.0, "loss": 0.0}
+NO_UPDATE = {"kl": None, "grad_norm": 0.0, "loss": 0.0}
 
 
-def learn_from(loop: Loop, role: Role, groups: Sequence[Group]) -> dict[str, float]:
-    """One optimizer step, unless every group is flat."""
+def learn_from(loop: Loop, role: Role, groups: Sequence[Group]) -> dict[str, Any]:
+    """One optimizer step, unless there is nothing to learn from."""
     trajectories, advantage = advantages(groups, loop.config.advantage)
     if not trajectories:
         return dict(NO_UPDATE)
     stats = loop.learner.step(role, trajectories, advantage)
+    if stats.grad_norm is None:
+        which = ", ".join(stats.not_finite) or "no single trajectory, but their sum"
+        loop.notice(f"round {loop.round}: a {role} step is skipped, its loss or gradient is not finite ({which})")
     loop.flush()
     return {**asdict(stats), **loop.prove()}
 

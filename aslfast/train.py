@@ -111,6 +111,7 @@ def _open_parts(config: RunConfig, report: Report) -> _Parts:
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
     given = start_adapters(peft_model, config)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, ROLES)
+    report("setup", {"what": f"learner, attention by {learner.attention}"})
     return _Parts(learner, tokenizer, opened, given)
 
 

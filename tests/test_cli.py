@@ -115,7 +115,7 @@ def test_help_and_version_load_nothing_slow():
     probe = "import sys, aslfast.cli; assert not {'torch', 'transformers', 'pyarrow', 'matplotlib'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", probe], check=True, timeout=60)
     assert call("--version").stdout == f"aslfast {__version__}\n"
-    for command in ("train", "eval", "rollout", "report", "index", "lab"):
+    for command in ("train", "plan", "eval", "rollout", "report", "index", "lab"):
         assert command in call("--help").stdout
         assert call(command, "--help").exit_code == 0
 

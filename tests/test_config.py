@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aslfast import config
+from aslfast import algorithms, config
 from aslfast.config import RunConfig, from_tree, load_recipe, recipe_names, to_toml, tomllib
 from aslfast.errors import UserError
 
@@ -69,7 +69,10 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ("generator.accept_share=1.5", r"generator.accept_share is 1.5; it must be between 0 and 1"),
         ("loss.dual_clip=0.5", r"loss.dual_clip is 0.5; it must be 0 \(off\) or above 1"),
         ("grm.label=referense", r"grm.label is 'referense'; did you mean 'reference'\?; use one of reference"),
-        ("learner.layout=packt", r"learner.layout is 'packt'; did you mean 'packed'"),
+        ("learner.attention=flesh", r"learner.attention is 'flesh'; did you mean 'flash'"),
+        ("algorithm=dopo", r"algorithm is 'dopo'; did you mean 'dapo'\?; use one of cispo, dapo, dr_grpo"),
+        ("algorithm=3", r"algorithm is 3; it takes a value of type str"),
+        ("loss.tis_cap=-1", r"loss.tis_cap is -1.0; it must be at least 0"),
         ("model.dtype=float8", r"model.dtype is 'float8'.*use one of float32, bfloat16"),
         ("model.prompts=long", r"model.prompts is 'long'.*compact"),
         ("policy.steps", r"--set policy.steps: write it as key=value"),
@@ -111,6 +114,33 @@ def test_bad_recipes(tmp_path):
         load_recipe(str(tmp_path / "none.toml"))
     with pytest.raises(UserError, match=r"unknown recipe 'tinny'; did you mean 'tiny'"):
         load_recipe("tinny")
+
+
+def test_an_algorithm_stands_under_what_the_recipe_says_and_over_what_came_before(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('algorithm = "gspo"\n[loss]\nclip_low = 0.01\n[learner]\nlearning_rate = 0.5\n')
+    own = load_recipe(str(path))
+    assert (own.algorithm, own.loss.ratio_level, own.loss.clip_high, own.loss.clip_low) == ("gspo", "sequence", 4e-4, 0.01)
+    changed = load_recipe(str(path), ["loss.clip_low=0.3", "algorithm=dr_grpo", "loss.clip_high=0.5"])
+    assert (changed.loss.clip_low, changed.loss.clip_high) == (0.2, 0.5)  # before it: replaced; after it: stays
+    assert (changed.loss.aggregate, changed.advantage.scale) == ("constant", "none")
+    assert changed.learner == own.learner
+    assert load_recipe("tiny", ["algorithm=cispo"]).loss.kind == "cispo"
+
+
+def test_algorithms_set_the_same_keys():
+    """One then replaces another whole, whatever the one before it set."""
+    keys = {name: {t: set(v) for t, v in algorithms.settings_of(name).items()} for name in algorithms.algorithm_names()}
+    assert {str(sorted((t, sorted(v)) for t, v in tree.items())) for tree in keys.values()} == {
+        str(sorted((t, sorted(v)) for t, v in keys["grpo"].items()))
+    }
+    loss = {f.name for f in dataclasses.fields(config.LossConfig)} - {"tis_cap"}  # a matter of the sampler
+    advantage = {f.name for f in dataclasses.fields(config.AdvantageConfig)}
+    assert keys["grpo"] == {"loss": loss, "advantage": advantage}
+
+
+def test_options_that_exclude_each_other():
+    refused(r"loss.dual_clip is of kind ppo alone", "algorithm=cispo", "loss.dual_clip=3")
 
 
 def test_choices_name_real_keys():

@@ -1,0 +1,338 @@
+"""The memory plan against real modules, caches and steps on the CPU, and its choices and remedies against itself."""
+
+import itertools
+import json
+import re
+
+import pytest
+import torch
+import transformers
+from live_memory import LiveMemory, saved_bytes
+from typer.testing import CliRunner
+
+from aslfast import adapter, memory_plan
+from aslfast.cli import app
+from aslfast.config import load_recipe
+from aslfast.core import ROLES, StopReason, Task, Trajectory
+from aslfast.environment import LAB_BASE
+from aslfast.errors import UserError
+from aslfast.learner import Learner, LearnerConfig
+from aslfast.loss import LossConfig
+from aslfast.memory_fit import CARDS, Card, card_of, make_plan, with_settings
+from aslfast.memory_remedies import remedies
+from aslfast.model_shape import DENSE, read_shape
+from aslfast.sampler.cache import RowCache
+
+RANK = 8
+SMALL = {
+    "hidden_size": 128, "intermediate_size": 320, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64,
+    "head_dim": 32, "max_position_embeddings": 1024, "tie_word_embeddings": False,
+}  # fmt: skip
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ENGINE = ("sampler.kind=sglang", "learner.checkpointing=layers")
+
+
+def small_config(kind, layers=3, **changes):
+    return transformers.AutoConfig.for_model(kind, **{**SMALL, **changes}, num_hidden_layers=layers)
+
+
+def small_model(kind, dtype=torch.float32, layers=3):
+    torch.manual_seed(0)
+    model = transformers.AutoModelForCausalLM.from_config(small_config(kind, layers), dtype=dtype)
+    return adapter.add_adapters(model.eval(), RANK, 16.0, seed=0)
+
+
+def shape_of(config, folder):
+    config.save_pretrained(folder)
+    return read_shape(str(folder), RANK)
+
+
+def learner_of(model, tokens, checkpointing="none"):
+    options = LearnerConfig(micro_batch_tokens=tokens, checkpointing=checkpointing)
+    return Learner(model, options, LossConfig(), 1.0, ROLES)
+
+
+def planned(dtype, tokens, checkpointing="none"):
+    sets = [f"model.dtype={dtype}", f"lora.rank={RANK}", f"learner.micro_batch_tokens={tokens}"]
+    sets += [f"sampler.max_context={tokens}", f"learner.checkpointing={checkpointing}"]
+    return load_recipe("tiny", sets)
+
+
+def long_trajectory(n_tokens):
+    ids = tuple((7 * i) % SMALL["vocab_size"] for i in range(n_tokens))
+    mask, task = (0, *[1] * (n_tokens - 1)), Task("t", "policy", "p")
+    return Trajectory(task, ids, mask, tuple(-4.0 * live for live in mask), (), StopReason.NO_OUTPUT)
+
+
+# --- parameters and caches: exact ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", DENSE)
+def test_parameters_are_those_of_the_model_and_of_peft(kind, tied, tmp_path):
+    config = small_config(kind, tie_word_embeddings=tied)
+    shape = shape_of(config, tmp_path)
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    assert shape.adapter_parameters == adapter.add_adapters(model, RANK, 16.0, 0, ("policy",)).num_parameters(True)
+
+
+def test_known_models_have_their_published_sizes():
+    """Parameters as the models' pages give them."""
+    published = {
+        "qwen2.5-0.5b": 494_032_768, "qwen2.5-3b": 3_085_938_688, "qwen2.5-7b": 7_615_616_512,
+        "qwen2.5-14b": 14_770_033_664, "qwen2.5-32b": 32_763_876_352, "qwen3-4b": 4_022_468_096,
+        "qwen3-8b": 8_190_735_360, "llama-3.1-8b": 8_030_261_248, "llama-3.2-1b": 1_235_814_400,
+        "mistral-7b-v0.3": 7_248_023_552,
+    }  # fmt: skip
+    assert {name: read_shape(name, RANK).parameters for name in published} == published
+    # rank x (inputs + outputs) of the seven projections of a layer
+    outputs = (3584 + 3584) + 2 * (3584 + 512) + (3584 + 3584) + 2 * (3584 + 18944) + (18944 + 3584)
+    assert read_shape("Qwen/Qwen2.5-7B-Instruct", 32).adapter_parameters == 28 * 32 * outputs
+
+
+def test_the_lab_base_has_the_bytes_of_its_file():
+    shape = read_shape("lab", 16)
+    model, _ = adapter.load_base(LAB_BASE)
+    assert shape.parameters * 4 == sum(p.nbytes for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", DENSE)
+def test_keys_and_values_of_a_token(kind, dtype, tmp_path):
+    shape = shape_of(small_config(kind), tmp_path)
+    config = load_recipe("tiny", [f"model.dtype={dtype}", "sampler.kind=sglang"])
+    model = transformers.AutoModelForCausalLM.from_config(small_config(kind), dtype=DTYPES[dtype])
+    cache = transformers.DynamicCache(config=model.config)
+    model(torch.zeros(1, 11, dtype=torch.long), past_key_values=cache)
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert held == 11 * memory_plan.kv_bytes(shape, config)
+    local = with_settings(config, {"sampler.kind": "local"})
+    rows = RowCache(shape.layers, shape.kv_heads, shape.head_dim, torch.zeros(1, dtype=DTYPES[dtype]))
+    rows.reserve(7, 256, 7, 256)
+    assert rows.kv_L2RSHD.nbytes * memory_plan.LOCAL_GROWTH == 8 * 256 * memory_plan.kv_bytes(shape, local)
+
+
+def test_optimizer_and_gradient_of_real_steps(tmp_path):
+    shape, model = shape_of(small_config("qwen2"), tmp_path), small_model("qwen2")
+    learner, gradients = learner_of(model, 64), []
+    for role in ROLES:
+        model.set_adapter(role)
+        for weight in adapter.parameters_of(model, role):
+            weight.register_post_accumulate_grad_hook(lambda w: gradients.append(w.grad.nbytes))
+        learner.step(role, [long_trajectory(20)], [1.0])
+        assert sum(gradients) == memory_plan.gradients(shape).n_bytes
+        assert not any(weight.grad is not None for weight in model.parameters())  # freed before the next role's
+        gradients.clear()
+    states = [s for o in learner.optimizers.values() for s in o.state.values()]
+    held = sum(s["exp_avg"].nbytes + s["exp_avg_sq"].nbytes for s in states)
+    assert held == memory_plan.optimizer(shape).n_bytes
+    masters = sum(p.nbytes for role in ROLES for p in adapter.parameters_of(model, role))
+    assert masters == memory_plan.adapters(shape, load_recipe("tiny")).n_bytes
+
+
+# --- activations: against what autograd keeps, and the peak of a step ------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", DENSE)
+def test_a_layer_keeps_what_the_formula_says(kind, dtype, tmp_path):
+    """What one layer more keeps in a step. Flash attention keeps the same on a CPU as on a GPU."""
+    tokens, kept = 257, []
+    for layers in (2, 3):
+        model = small_model(kind, DTYPES[dtype], layers)
+        with saved_bytes(model) as saved:
+            learner_of(model, tokens).step("policy", [long_trajectory(tokens)], [1.0])
+            kept.append(saved())
+    layer = memory_plan.layer_bytes(shape_of(small_config(kind), tmp_path), RANK, DTYPES[dtype].itemsize)
+    assert (kept[1] - kept[0]) / (tokens - 1) == pytest.approx(layer, rel=0.02)
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "layers"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
+def test_the_peak_of_a_step_is_below_the_plan_and_near_it(kind, dtype, checkpointing, tmp_path):
+    tokens = 513
+    model = small_model(kind, DTYPES[dtype], layers=8)
+    learner = learner_of(model, tokens, checkpointing)
+    learner.step("policy", [long_trajectory(9)], [1.0])  # the optimizer's state is made
+    states = [v for o in learner.optimizers.values() for s in o.state.values() for v in s.values()]
+    with LiveMemory([*model.parameters(), *model.buffers(), *states]) as memory:
+        learner.step("policy", [long_trajectory(tokens)], [1.0])
+    shape, config = shape_of(small_config(kind, 8), tmp_path), planned(dtype, tokens, checkpointing)
+    head = memory_plan.head(shape, config).n_bytes - memory_plan.WORKSPACE_BYTES - memory_plan.STATISTICS_BYTES
+    parts = (memory_plan.activations(shape, config), memory_plan.gradients(shape))
+    expected = sum(part.n_bytes for part in parts) + head
+    assert (0.85 if checkpointing == "none" else 0.6) * expected < memory.peak < expected
+
+
+# --- choices ---------------------------------------------------------------------------------------------------
+
+
+def plan_of(*sets, gpu="80GB", recipe="asl-qwen2.5-7b"):
+    config = load_recipe(recipe, sets)
+    return config, make_plan(config, read_shape(config.model.path, config.lora.rank), card_of(gpu))
+
+
+CASES = [
+    ("80GB", ENGINE),
+    ("48GB", ENGINE),
+    ("h200", ("sampler.kind=sglang",)),
+    ("141GB", ()),
+    ("h100", (*ENGINE, "sampler.share_base=false")),
+    ("4090", ("model.path=qwen3-0.6b", "learner.checkpointing=layers")),
+    ("24GB", ("model.path=llama-3.2-1b", *ENGINE, "sampler.max_context=4096", "learner.micro_batch_tokens=2048")),
+]
+
+
+@pytest.mark.parametrize(("gpu", "sets"), CASES)
+def test_the_settings_are_accepted_and_fit(gpu, sets):
+    """They can be copied behind --set; planned again, they stay as they are."""
+    config, plan = plan_of(*sets, gpu=gpu)
+    assert plan.fits and plan.n_bytes <= plan.card.n_bytes
+    copied = [f"{key}={value}" for key, value in plan.settings.items()]
+    assert set(plan.settings) == {"learner.micro_batch_tokens", "sampler.max_rows"} | (
+        {"sampler.gpu_memory"} if config.sampler.kind == "sglang" else set()
+    )
+    again, second = plan_of(*sets, *copied, gpu=gpu)
+    assert again == plan.config
+    assert second.settings["learner.micro_batch_tokens"] == plan.settings["learner.micro_batch_tokens"]
+    assert second.settings["sampler.max_rows"] == plan.settings["sampler.max_rows"]
+
+
+def test_the_pool_gets_what_is_left_and_rows_fit_into_it():
+    config, plan = plan_of(*ENGINE)
+    names = [part.name for part in plan.parts]
+    assert names == [
+        "base", "adapters", "optimizer", "gradients", "activations", "head", "sampling", "CUDA contexts", "reserve",
+        "KV pool",
+    ]  # fmt: skip
+    token = 2 * 28 * 4 * 128 * 2
+    assert 0 <= plan.card.n_bytes - plan.n_bytes < token
+    assert plan.parts[-1].n_bytes == plan.kv_tokens * token
+    assert plan.rows(2560) >= plan.config.sampler.max_rows == config.sampler.max_rows
+    # SGLang's own sum: free memory x share = base + slots for adapters + pool
+    free = plan.card.n_bytes - 2 * memory_plan.CONTEXT_BYTES
+    engine = 2 * (7_615_616_512 + 4 * plan.shape.adapter_parameters) + plan.kv_tokens * token
+    assert 0 <= engine - plan.config.sampler.gpu_memory * free < free / 1000
+
+
+def test_micro_batch_and_rows_shrink_with_the_card():
+    """Never more of anything on less memory; and a micro-batch always holds one full trajectory."""
+    plans = [plan_of(*ENGINE, gpu=f"{gb}GB")[1] for gb in range(36, 120, 6)]
+    for less, more in itertools.pairwise(plans):
+        for key in ("learner.micro_batch_tokens", "sampler.max_rows"):
+            assert less.settings[key] <= more.settings[key]
+    sizes = {plan.settings["learner.micro_batch_tokens"] for plan in plans}
+    assert sizes == {10240, 20480}
+    assert min(plan.settings["sampler.max_rows"] for plan in plans) < 128
+
+
+def test_two_copies_take_one_base_more():
+    shared, own = (plan_of(*ENGINE, f"sampler.share_base={share}")[1] for share in ("true", "false"))
+    assert own.parts[0].n_bytes - shared.parts[0].n_bytes == 2 * 7_615_616_512
+    assert own.kv_tokens < shared.kv_tokens
+
+
+def test_local_rows_are_whole():
+    config, plan = plan_of("learner.checkpointing=layers", gpu="48GB")
+    assert plan.kv_tokens == plan.config.sampler.max_rows * config.sampler.max_context
+
+
+# --- what cannot fit -------------------------------------------------------------------------------------------
+
+TOO_LARGE = [
+    ("80GB", ("learner.checkpointing=none",)),
+    ("24GB", ("sampler.kind=sglang", "model.dtype=float32", "sampler.share_base=false")),
+    ("h200", ("model.path=qwen2.5-32b", "sampler.kind=sglang")),
+    ("24GB", ("learner.checkpointing=layers",)),
+]
+
+
+@pytest.mark.parametrize(("gpu", "sets"), TOO_LARGE)
+def test_a_remedy_does_what_it_says(gpu, sets):
+    config, plan = plan_of(*sets, gpu=gpu)
+    assert not plan.fits
+    found = remedies(config, plan.shape, plan.card)
+    assert any(remedy.fits for remedy in found)
+    for remedy in found:
+        changes = re.findall(r"--set (\S+)", remedy.change)
+        card = re.findall(r"--gpu (\S+)", remedy.change) or [gpu]
+        after = plan_of(*sets, *changes, gpu=card[0])[1]
+        assert after.fits == remedy.fits
+        if not after.fits and card == [gpu]:
+            assert plan.n_bytes - after.n_bytes == remedy.frees_bytes > 0
+
+
+def test_the_context_that_fits_is_the_longest():
+    config, plan = plan_of(gpu="80GB")
+    change = next(r.change for r in remedies(config, plan.shape, plan.card) if "max_context" in r.change)
+    context = int(change.rsplit("=", 1)[1])
+    assert plan_of(f"sampler.max_context={context}")[1].fits
+    assert not plan_of(f"sampler.max_context={context + 256}")[1].fits
+
+
+# --- the command -----------------------------------------------------------------------------------------------
+
+
+def call(*args):
+    return CliRunner().invoke(app, ["plan", *map(str, args)])
+
+
+def test_the_page():
+    result = call("--recipe", "asl-qwen2.5-7b", "--gpu", "80GB", *(x for s in ENGINE for x in ("--set", s)))
+    assert result.exit_code == 0
+    assert "7,615,616,512 parameters" in result.stdout and "not measured" in result.stdout
+    assert re.search(r"^ base +15\.23 ", result.stdout, re.M)
+    copied = re.findall(r"--set (\S+)", result.stdout)
+    assert load_recipe("asl-qwen2.5-7b", copied) != load_recipe("asl-qwen2.5-7b")
+
+
+def test_json_is_the_same_plan():
+    result = call("--recipe", "asl-qwen2.5-7b", "--gpu", "h100", "--json", "--set", "sampler.kind=sglang",
+                  "--set", "learner.checkpointing=layers")  # fmt: skip
+    told = json.loads(result.stdout)
+    assert told["fits"] and told["gpu_bytes"] == 81559 * 2**20 and not told["measured"] and told["remedies"] == []
+    assert sum(part["n_bytes"] for part in told["parts"]) == told["bytes"] <= told["gpu_bytes"]
+    assert told["rows"]["max_context"] == told["kv_tokens"] // 10240
+
+
+def test_what_cannot_fit_ends_with_2_and_a_remedy():
+    result = call("--recipe", "asl-qwen2.5-7b", "--gpu", "80GB", "--set", "learner.checkpointing=none")
+    assert result.exit_code == 2
+    assert re.fullmatch(
+        r"aslfast: error: asl-qwen2.5-7b does not fit 80GB: it takes at least 1\d\d\.\d GB of 80.0; "
+        r"--set learner.checkpointing=layers frees \d+\.\d GB, then it fits; or .*\n", result.stderr,
+    )  # fmt: skip
+    assert "at least" in result.stdout
+    as_json = call("--recipe", "asl-qwen2.5-7b", "--gpu", "80GB", "--set", "learner.checkpointing=none", "--json")
+    told = json.loads(as_json.stdout)
+    assert as_json.exit_code == 2 and not told["fits"] and told["settings"] == {}
+    assert any(remedy["fits"] for remedy in told["remedies"])
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--gpu", "80"), "--gpu 80: neither a size, such as 80GB, nor one of 4090, l40s"),
+        (("--gpu", "0GB"), "--gpu 0GB: neither"),
+        (("--gpu", "80GB", "--model", "gpt-5"), "gpt-5: no model folder here .*one of qwen2.5-0.5b"),
+        (("--gpu", "80GB", "--set", "sampler.gpu_memry=1"), "unknown key 'sampler.gpu_memry'; did you mean"),
+    ],
+)
+def test_bad_arguments_get_one_line(args, message):
+    result = call(*args)
+    assert result.exit_code == 2 and re.search(message, result.stderr) and result.stderr.count("\n") == 1
+
+
+def test_models_that_the_formulas_do_not_know_are_refused(tmp_path):
+    transformers.AutoConfig.for_model("gemma2").save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"model_type gemma2 cannot be planned; use one of llama"):
+        read_shape(str(tmp_path), RANK)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"its config\.json cannot be read"):
+        read_shape(str(tmp_path), RANK)
+
+
+def test_cards():
+    assert card_of("H100").n_bytes == CARDS["h100"] and card_of("24gb") == Card("24gb", 24 * 10**9)
