@@ -60,7 +60,7 @@ from aslfast.train import search_tool
 VARIANTS = ("barriers", "radix off", "engine per role", "merged weights")
 SETTINGS = {  # questions = tasks x samples, and what follows from each
     "full": ["generator.tasks=6", "generator.samples=2", "generator.attempts=5", "generator.self_checks=3"],
-    "small": ["generator.tasks=3", "generator.samples=2", "generator.attempts=3", "generator.self_checks=2"],
+    "small": ["generator.tasks=4", "generator.samples=2", "generator.attempts=4", "generator.self_checks=2"],
     "7b": ["generator.tasks=16", "generator.samples=4", "generator.attempts=10", "generator.self_checks=5"],
 }
 
@@ -215,7 +215,7 @@ def pin_engines(engines: Sequence[Watched]) -> None:
 def prepared(args: argparse.Namespace, work: Path) -> Bench:
     size = SETTINGS["7b" if args.model == "random-7b" else "small" if args.small else "full"]
     config = load_recipe("tiny", [f"sampler.kind={args.sampler}", f"sampler.max_rows={args.rows}", *size,
-                                  "sampler.max_context=1024", "sampler.share_base=false", "generator.accept_share=0",
+                                  "sampler.max_context=1024", "tool.top_k=1", "sampler.share_base=false", "generator.accept_share=0",
                                   f"model.dtype={args.dtype}", f"model.device={args.device}"])  # fmt: skip
     folder = endless_base(args.model, args.dtype, args.device, work / "base")
     config = replace(config, model=replace(config.model, path=str(folder)), threads=1)
@@ -228,7 +228,7 @@ def prepared(args: argparse.Namespace, work: Path) -> Bench:
     index = BM25Index.build(world.passages(), work / "index", threads=1)
     lengths = Lengths()
     if args.model == "random-7b":
-        lengths = Lengths(median_tokens=80.0, most_tokens=600, median_turns=2.0)
+        lengths = Lengths(median_tokens=80.0, most_tokens=1024, most_in_all=4096)
         config = replace(config, sampler=replace(config.sampler, max_context=8192))
     makers = Makers(config, model, tokenizer, work)
     return Bench(config, model, tokenizer, makers, index, sorted(world.facts), work, lengths)
@@ -243,7 +243,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
-    parser.add_argument("--small", action="store_true", help="a quarter of the work: a rehearsal")
+    parser.add_argument("--small", action="store_true", help="half the work")
     parser.add_argument("--no-pin", dest="pin", action="store_false", help="engines on all cores")
     parser.add_argument("--allow-dirty", action="store_true")
     parser.add_argument("--out", type=Path)

@@ -26,17 +26,18 @@ from aslfast.tool import SEARCH
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Tokens a turn and turns a trajectory, both log-normal, at least 1 and capped.
+    """Tokens a turn and turns a trajectory, both log-normal, at least 1 and capped; `most_in_all` bounds a trajectory.
 
-    median and sigma: exp(mu) and sigma of the log-normal. The caps bound a trajectory to the context.
+    median and sigma: exp(mu) and sigma of the log-normal.
     """
 
-    median_tokens: float = 16.0
-    sigma_tokens: float = 1.0
-    most_tokens: int = 160
-    median_turns: float = 1.8
-    sigma_turns: float = 0.6
-    most_turns: int = 6
+    median_tokens: float = 5.0
+    sigma_tokens: float = 1.6
+    most_tokens: int = 200
+    median_turns: float = 3.0
+    sigma_turns: float = 0.8
+    most_turns: int = 8
+    most_in_all: int = 400
 
     def of(self, name: str) -> list[int]:
         """Tokens of each turn of the trajectory of that name."""
@@ -46,7 +47,8 @@ class Lengths:
             return min(most, max(1, round(median * rng.lognormvariate(0.0, sigma))))
 
         turns = draw(self.median_turns, self.sigma_turns, self.most_turns)
-        return [draw(self.median_tokens, self.sigma_tokens, self.most_tokens) for _ in range(turns)]
+        tokens = [draw(self.median_tokens, self.sigma_tokens, self.most_tokens) for _ in range(turns)]
+        return [n for i, n in enumerate(tokens) if sum(tokens[: i + 1]) <= self.most_in_all]
 
 
 class Lockstep:

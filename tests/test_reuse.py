@@ -1,0 +1,140 @@
+"""Reusable against reused tokens: counted right, whoever shares a beginning with whom, and within bounds."""
+
+import asyncio
+import random
+
+import pytest
+
+from aslfast.sampler import Sample, SampleRequest
+from aslfast.sampler.local import LocalSampler
+from aslfast.sampler.reuse import Prefixes, Reuse, ReuseMeter
+
+
+class Echo:
+    """Samples fixed tokens and says that so many context tokens were cached; slow sessions end when told to."""
+
+    def __init__(self, sampled=(7, 8, 9), cached=0):
+        self.sampled, self.cached, self.slow = sampled, cached, {}
+
+    async def generate(self, request):
+        if request.session in self.slow:
+            await self.slow[request.session].wait()
+        return Sample(self.sampled, (0.0,) * len(self.sampled), "length", self.cached)
+
+    def release(self, session):
+        pass
+
+    def abort(self, session):
+        pass
+
+
+def ask(meter, session, ids, adapter="policy"):
+    return meter.generate(SampleRequest(tuple(ids), session, adapter, 3))
+
+
+def play(*requests, version=None, cached=0):
+    """The totals after each request, one at a time."""
+    meter = ReuseMeter(Echo(cached=cached), version or {})
+
+    async def all_of_them():
+        found = []
+        for request in requests:
+            await ask(meter, *request)
+            found.append(meter.take())
+        return found
+
+    return asyncio.run(all_of_them())
+
+
+def test_a_sessions_own_turns():
+    """Of the second context all is reusable but the last sampled token, never read, and what came after it."""
+    first, second = play(("s", [1, 2, 3]), ("s", [1, 2, 3, 7, 8, 9, 50, 51]), cached=4)
+    assert first == {"policy": Reuse(1, 3, 0, 0, 4)}
+    assert second == {"policy": Reuse(1, 8, 5, 5, 4)}
+
+
+def test_other_sessions_with_a_common_beginning():
+    *_, last = play(("a", [1, 2, 3, 4]), ("b", [1, 2, 9]), ("c", [5, 5]), ("d", [1, 2, 3, 6, 6]))
+    assert last == {"policy": Reuse(1, 5, 3, 0, 0)}
+
+
+def test_the_last_token_of_a_context_is_computed_in_any_case():
+    _, last = play(("a", [1, 2, 3]), ("b", [1, 2, 3]))
+    assert last["policy"].reusable == 2
+
+
+def test_nothing_is_reusable_across_adapters_or_versions():
+    _, other = play(("a", [1, 2, 3]), ("b", [1, 2, 3], "grm"))
+    assert other["grm"].reusable == 0
+    version = {"policy": 0}
+    meter = ReuseMeter(Echo(), version)
+
+    async def after_a_step():
+        await ask(meter, "a", [1, 2, 3])
+        version["policy"] = 1
+        await ask(meter, "b", [1, 2, 3])
+        await ask(meter, "c", [1, 2, 3])
+        return meter.take()
+
+    assert asyncio.run(after_a_step())["policy"].reusable == 2  # c's, of b
+
+
+def test_a_request_under_way_gives_nothing_yet():
+    sampler = Echo()
+
+    async def side_by_side():
+        sampler.slow["a"] = asyncio.Event()
+        meter = ReuseMeter(sampler)
+        first = asyncio.ensure_future(ask(meter, "a", [1, 2, 3]))
+        await asyncio.sleep(0)
+        await ask(meter, "b", [1, 2, 3])
+        sampler.slow["a"].set()
+        await first
+        return meter.take()
+
+    assert asyncio.run(side_by_side())["policy"].reusable == 0
+
+
+def test_the_longest_common_beginning_against_a_plain_search():
+    rng = random.Random(0)
+    prefixes, held = Prefixes(), {}
+
+    def shared(left, right):
+        return next(
+            (i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right))
+        )
+
+    for i in range(600):
+        wanted = [rng.choice((0, 1, 255, 256, 70000)) for _ in range(rng.randrange(1, 9))]
+        session = f"s{rng.randrange(40)}"
+        best = max((shared(wanted, other) for other in held.values()), default=0)
+        assert prefixes.longest(session, wanted) == (best, shared(wanted, held.get(session, []))), i
+        held[session] = wanted
+        prefixes.put(session, wanted)
+
+
+def test_memory_is_bounded_and_the_oldest_go_first():
+    prefixes = Prefixes(most_tokens=30)
+    for i in range(100):
+        prefixes.put(f"s{i}", [i] * 10)
+    assert [prefixes.longest("x", [i] * 10)[0] for i in (96, 97, 98, 99)] == [0, 10, 10, 10]
+    assert len(prefixes._sorted) == len(prefixes._of_session) == 3
+
+
+@pytest.mark.parametrize("rows, all_of_it", [(4, True), (2, False)])
+def test_the_local_sampler_reuses_a_sessions_turns_while_it_has_rows(model, tokenizer, rows, all_of_it):
+    meter = ReuseMeter(LocalSampler(model, tokenizer, max_rows=rows, max_context=256))
+
+    async def converse(session):
+        ids = [3 + ord(session)] * 9
+        for turn in range(3):
+            sample = await meter.generate(SampleRequest(tuple(ids), session, "policy", 5, seed=turn))
+            ids += [*sample.token_ids, 40, 41, 42]
+
+    async def together():
+        await asyncio.gather(*map(converse, "abcd"))
+        return meter.take()["policy"]
+
+    reuse = asyncio.run(together())
+    assert reuse.requests == 12 and reuse.reusable_own > 100
+    assert (reuse.reused == reuse.reusable_own) is all_of_it and reuse.reused <= reuse.reusable_own
