@@ -129,6 +129,7 @@ def _write_adapter(model: PeftModel, role: str, partial: Path) -> None:
         raise OSError(str(error)) from error
     config = copy.copy(model.peft_config[role])
     config.inference_mode = True
+    config.target_modules = sorted(config.target_modules or ())  # PEFT keeps a set, written in another order each time
     config.save_pretrained(str(partial))
 
 
