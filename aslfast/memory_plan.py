@@ -139,8 +139,10 @@ def activations(shape: ModelShape, config: RunConfig) -> Part:
     e, tokens, kept = itemsize(config), micro_batch(config), kept_bytes(shape, config)
     again = 0 if config.learner.checkpointing == "none" else layer_bytes(shape, config.lora.rank, e)
     extra, cast = again + backward_bytes(shape), shape.adapter_parameters * e * (e < 4)
-    how = f"{tokens:,} tokens x ({shape.layers} layers x {kept:,} + {extra:,} bytes), checkpointing "
-    return Part("activations", tokens * (shape.layers * kept + extra) + cast, how + config.learner.checkpointing)
+    how = f"{tokens:,} tokens x ({shape.layers} layers x {kept:,} + {extra:,} bytes)"
+    copy = f" + {shape.adapter_parameters:,} x {e}" if cast else ""
+    note = f", checkpointing {config.learner.checkpointing}"
+    return Part("activations", tokens * (shape.layers * kept + extra) + cast, how + copy + note)
 
 
 def head(shape: ModelShape, config: RunConfig) -> Part:

@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from aslfast import adapter
+from aslfast.attention import check_architecture
 from aslfast.environment import model_folder
 from aslfast.errors import UserError
 
@@ -42,8 +43,8 @@ def _known(kind: str, sizes: tuple[int, ...], tied: bool, head_dim: int = 0) -> 
         "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
         "vocab_size",
     )  # fmt: skip
-    given = {"head_dim": head_dim} if head_dim else {}
-    return {"model_type": kind, "tie_word_embeddings": tied, **dict(zip(names, sizes, strict=True)), **given}
+    given = {"model_type": kind, "tie_word_embeddings": tied, "sliding_window": None}
+    return given | dict(zip(names, sizes, strict=True)) | ({"head_dim": head_dim} if head_dim else {})
 
 
 # By the name of the model's folder, up to a suffix like -Instruct. From the models' own config.json files.
@@ -110,6 +111,7 @@ def _count(config: Any, rank: int) -> tuple[int, int]:
     """Parameters of the base and of one adapter: the modules of a run, on the meta device, where none has data."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
+        check_architecture(model)
         parameters = sum(p.numel() for p in model.parameters())
         adapted = adapter.add_adapters(model, rank, 1.0, seed=0, roles=("policy",))
     return parameters, sum(p.numel() for p in adapter.parameters_of(adapted, "policy"))

@@ -1,5 +1,6 @@
 """The memory plan against real modules, caches and steps on the CPU, and its choices and remedies against itself."""
 
+import functools
 import itertools
 import json
 import re
@@ -27,9 +28,10 @@ RANK = 8
 SMALL = {
     "hidden_size": 128, "intermediate_size": 320, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 64,
     "head_dim": 32, "max_position_embeddings": 1024, "tie_word_embeddings": False,
+    "sliding_window": None,
 }  # fmt: skip
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-ENGINE = ("sampler.kind=sglang", "learner.checkpointing=layers")
+ENGINE = ("sampler.kind=sglang",)
 
 
 def small_config(kind, layers=3, **changes):
@@ -144,26 +146,29 @@ def test_a_layer_keeps_what_the_formula_says(kind, dtype, tmp_path):
         with saved_bytes(model) as saved:
             learner_of(model, tokens).step("policy", [long_trajectory(tokens)], [1.0])
             kept.append(saved())
-    layer = memory_plan.layer_bytes(shape_of(small_config(kind), tmp_path), RANK, DTYPES[dtype].itemsize)
-    assert (kept[1] - kept[0]) / (tokens - 1) == pytest.approx(layer, rel=0.02)
+    e, shape = DTYPES[dtype].itemsize, shape_of(small_config(kind, layers=1), tmp_path)
+    cast = shape.adapter_parameters * e * (e < 4)  # the adapter in the base's dtype
+    layer = (tokens - 1) * memory_plan.layer_bytes(shape, RANK, e) + cast
+    assert kept[1] - kept[0] == pytest.approx(layer, rel=0.005)
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "layers"])
+@pytest.mark.parametrize("checkpointing", ["none", "layers", "selective"])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", ["qwen2", "qwen3"])
 def test_the_peak_of_a_step_is_below_the_plan_and_near_it(kind, dtype, checkpointing, tmp_path):
     tokens = 513
-    model = small_model(kind, DTYPES[dtype], layers=8)
+    model = small_model(kind, DTYPES[dtype], layers=6)
     learner = learner_of(model, tokens, checkpointing)
     learner.step("policy", [long_trajectory(9)], [1.0])  # the optimizer's state is made
     states = [v for o in learner.optimizers.values() for s in o.state.values() for v in s.values()]
     with LiveMemory([*model.parameters(), *model.buffers(), *states]) as memory:
         learner.step("policy", [long_trajectory(tokens)], [1.0])
-    shape, config = shape_of(small_config(kind, 8), tmp_path), planned(dtype, tokens, checkpointing)
+    shape, config = shape_of(small_config(kind, 6), tmp_path), planned(dtype, tokens, checkpointing)
     head = memory_plan.head(shape, config).n_bytes - memory_plan.WORKSPACE_BYTES - memory_plan.STATISTICS_BYTES
     parts = (memory_plan.activations(shape, config), memory_plan.gradients(shape))
     expected = sum(part.n_bytes for part in parts) + head
-    assert (0.85 if checkpointing == "none" else 0.6) * expected < memory.peak < expected
+    share = {"none": 0.9, "selective": 0.8, "layers": 0.65}[checkpointing]  # the bounds count for more of little
+    assert share * expected < memory.peak < expected
 
 
 # --- choices ---------------------------------------------------------------------------------------------------
@@ -171,16 +176,20 @@ def test_the_peak_of_a_step_is_below_the_plan_and_near_it(kind, dtype, checkpoin
 
 def plan_of(*sets, gpu="80GB", recipe="asl-qwen2.5-7b"):
     config = load_recipe(recipe, sets)
-    return config, make_plan(config, read_shape(config.model.path, config.lora.rank), card_of(gpu))
+    return config, make_plan(config, known_shape(config.model.path, config.lora.rank), card_of(gpu))
+
+
+known_shape = functools.cache(read_shape)
 
 
 CASES = [
     ("80GB", ENGINE),
     ("48GB", ENGINE),
-    ("h200", ("sampler.kind=sglang",)),
-    ("141GB", ()),
+    ("h200", (*ENGINE, "learner.checkpointing=none")),
+    ("141GB", ("learner.checkpointing=none",)),
+    ("h200", (*ENGINE, "learner.checkpointing=selective", "sampler.max_context=4096")),
     ("h100", (*ENGINE, "sampler.share_base=false")),
-    ("4090", ("model.path=qwen3-0.6b", "learner.checkpointing=layers")),
+    ("4090", ("model.path=qwen3-0.6b",)),
     ("24GB", ("model.path=llama-3.2-1b", *ENGINE, "sampler.max_context=4096", "learner.micro_batch_tokens=2048")),
 ]
 
@@ -235,7 +244,7 @@ def test_two_copies_take_one_base_more():
 
 
 def test_local_rows_are_whole():
-    config, plan = plan_of("learner.checkpointing=layers", gpu="48GB")
+    config, plan = plan_of(gpu="48GB")
     assert plan.kv_tokens == plan.config.sampler.max_rows * config.sampler.max_context
 
 
@@ -243,9 +252,9 @@ def test_local_rows_are_whole():
 
 TOO_LARGE = [
     ("80GB", ("learner.checkpointing=none",)),
-    ("24GB", ("sampler.kind=sglang", "model.dtype=float32", "sampler.share_base=false")),
-    ("h200", ("model.path=qwen2.5-32b", "sampler.kind=sglang")),
-    ("24GB", ("learner.checkpointing=layers",)),
+    ("24GB", (*ENGINE, "learner.checkpointing=none", "model.dtype=float32", "sampler.share_base=false")),
+    ("h200", ("model.path=qwen2.5-32b", *ENGINE, "learner.checkpointing=none")),
+    ("24GB", ()),
 ]
 
 
@@ -265,11 +274,11 @@ def test_a_remedy_does_what_it_says(gpu, sets):
 
 
 def test_the_context_that_fits_is_the_longest():
-    config, plan = plan_of(gpu="80GB")
+    config, plan = plan_of("learner.checkpointing=none")
     change = next(r.change for r in remedies(config, plan.shape, plan.card) if "max_context" in r.change)
     context = int(change.rsplit("=", 1)[1])
-    assert plan_of(f"sampler.max_context={context}")[1].fits
-    assert not plan_of(f"sampler.max_context={context + 256}")[1].fits
+    assert plan_of("learner.checkpointing=none", f"sampler.max_context={context}")[1].fits
+    assert not plan_of("learner.checkpointing=none", f"sampler.max_context={context + 256}")[1].fits
 
 
 # --- the command -----------------------------------------------------------------------------------------------
@@ -280,7 +289,7 @@ def call(*args):
 
 
 def test_the_page():
-    result = call("--recipe", "asl-qwen2.5-7b", "--gpu", "80GB", *(x for s in ENGINE for x in ("--set", s)))
+    result = call("--recipe", "asl-qwen2.5-7b", "--gpu", "80GB", "--set", ENGINE[0])
     assert result.exit_code == 0
     assert "7,615,616,512 parameters" in result.stdout and "not measured" in result.stdout
     assert re.search(r"^ base +15\.23 ", result.stdout, re.M)
@@ -289,8 +298,7 @@ def test_the_page():
 
 
 def test_json_is_the_same_plan():
-    result = call("--recipe", "asl-qwen2.5-7b", "--gpu", "h100", "--json", "--set", "sampler.kind=sglang",
-                  "--set", "learner.checkpointing=layers")  # fmt: skip
+    result = call("--recipe", "asl-qwen2.5-7b", "--gpu", "h100", "--json", "--set", ENGINE[0])
     told = json.loads(result.stdout)
     assert told["fits"] and told["gpu_bytes"] == 81559 * 2**20 and not told["measured"] and told["remedies"] == []
     assert sum(part["n_bytes"] for part in told["parts"]) == told["bytes"] <= told["gpu_bytes"]
@@ -301,7 +309,7 @@ def test_what_cannot_fit_ends_with_2_and_a_remedy():
     result = call("--recipe", "asl-qwen2.5-7b", "--gpu", "80GB", "--set", "learner.checkpointing=none")
     assert result.exit_code == 2
     assert re.fullmatch(
-        r"aslfast: error: asl-qwen2.5-7b does not fit 80GB: it takes at least 1\d\d\.\d GB of 80.0; "
+        r"aslfast: error: asl-qwen2.5-7b does not fit 80GB: it takes at least 9\d\.\d GB of 80.0; "
         r"--set learner.checkpointing=layers frees \d+\.\d GB, then it fits; or .*\n", result.stderr,
     )  # fmt: skip
     assert "at least" in result.stdout
@@ -328,6 +336,9 @@ def test_bad_arguments_get_one_line(args, message):
 def test_models_that_the_formulas_do_not_know_are_refused(tmp_path):
     transformers.AutoConfig.for_model("gemma2").save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"model_type gemma2 cannot be planned; use one of llama"):
+        read_shape(str(tmp_path), RANK)
+    transformers.AutoConfig.for_model("mistral", sliding_window=64).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"sliding_window=64"):
         read_shape(str(tmp_path), RANK)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"its config\.json cannot be read"):
