@@ -23,10 +23,10 @@ from aslfast.sampler.engine import EngineLost
 
 PROBE_TOKENS = 48
 # The largest |log-prob difference| between two right computations, on text that a model knows (on other text float32
-# itself may be off by as much). float32: 3e-5 was measured over a batch of mixed adapters, so 1e-4. Half types: rounding
-# to relative u (2^-11, 2^-8) in every layer moves a logit by a multiple of u that depends on the model. Against float32
-# arithmetic on the same weights the lab's base moves by 49 u (bfloat16) and 130 u (float16) on its prompts, by 220 u on
-# random tokens: hence 256 u.
+# itself may be off by as much). float32: 3e-5 was measured over a batch of mixed adapters, so 1e-4. Half types:
+# rounding to relative u (2^-11, 2^-8) in every layer moves a logit by a multiple of u that depends on the model.
+# Against float32 arithmetic on the same weights the lab's base moves by 49 u (bfloat16) and 130 u (float16) on its
+# prompts, by 220 u on random tokens: hence 256 u.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 256 * 2.0**-11, torch.bfloat16: 256 * 2.0**-8}
 REMEDY = "try sampler.share_base=false, and report it if that helps; sampler.kind=local does without the engine"
 SAME = 0.1  # of the tolerance: two answers of one engine that differ by less come from the same weights
