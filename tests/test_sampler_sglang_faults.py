@@ -135,9 +135,7 @@ def alive(pid):
 def test_an_engine_that_cannot_start_says_why(tmp_path):
     sampler = lab_sampler(*lab_with_adapters())
     object.__setattr__(sampler.settings, "folder", str(tmp_path / "nothing"))
-    (tmp_path / "nothing").mkdir()
-    (tmp_path / "nothing" / "config.json").write_text("{}")
-    with pytest.raises(UserError, match=r"the SGLang engine does not start .*its last words: .*all of them: "):
+    with pytest.raises(UserError, match=r"does not start .*its last words: .*nothing/config.json.*all of them: "):
         sampler.start()
 
 

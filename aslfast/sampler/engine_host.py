@@ -16,6 +16,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 from aslfast.sampler import engine_scheduler, frames
@@ -31,10 +32,8 @@ def main() -> None:
     try:
         engine = start(EngineSettings(**{**header, "lora_targets": tuple(header["lora_targets"])}))
         engine.loop.run_until_complete(Host(engine, link).serve())
-    except (OSError, asyncio.IncompleteReadError):  # the trainer has closed the link, or is gone
-        pass
     except BaseException:
-        traceback.print_exc()
+        traceback.print_exc()  # the trainer's errors quote the end of the log
     finally:
         sys.stderr.flush()
         os.killpg(0, signal.SIGKILL)
@@ -52,6 +51,7 @@ def _exactly(link: socket.socket, n: int) -> bytes:
 
 def start(settings: EngineSettings) -> Any:
     """The running engine, its processes with our parts in them."""
+    arguments = engine_arguments(settings)  # what is wrong with them need not wait for the imports
     os.environ["SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"] = "1"  # SPARE_TOKENS may pass the model's positions
     engine_scheduler.prepare(settings.device)
     from sglang.srt.entrypoints.engine import Engine
@@ -66,7 +66,7 @@ def start(settings: EngineSettings) -> Any:
                 multiprocessing.set_start_method("fork", force=True)
             return super()._launch_scheduler_processes(*args, **options)
 
-    return HostedEngine(**engine_arguments(settings))
+    return HostedEngine(**arguments)
 
 
 class Host:
@@ -84,9 +84,10 @@ class Host:
         self._send({"op": "ready", "pids": self.engine.get_all_child_pids()})
         self._watch_children()
         self._spawn(self._beat())
-        while True:
-            header, payload = await frames.read_async(reader)
-            self._spawn(self._answer(header, payload))
+        with suppress(asyncio.IncompleteReadError, ConnectionError):  # the trainer has closed the link, or is gone
+            while True:
+                header, payload = await frames.read_async(reader)
+                self._spawn(self._answer(header, payload))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
