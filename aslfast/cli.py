@@ -253,6 +253,27 @@ def rollout(
     print_json(summary) if as_json else cli_play.print_rollout(trajectories, summary)
 
 
+@app.command(epilog="Example: aslfast doctor --sampler sglang")
+def doctor(
+    sampler: Annotated[
+        str | None,
+        typer.Option("--sampler", metavar="local|sglang", help="Also prove this sampler against the trainer."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="With --sampler: a model folder, or lab.")
+    ] = "lab",
+    as_json: Json = False,
+) -> None:
+    """Check this machine before a run: versions, devices, kernels, index; and a sampler, if asked.
+
+    Exit code 1 if a check failed; each such line names its remedy.
+    """
+    from aslfast import cli_doctor
+
+    if not cli_doctor.doctor(sampler, model, as_json):
+        raise typer.Exit(1)
+
+
 @lab_app.command("train-base", epilog="Example: aslfast lab train-base --out my-base --seed 1")
 def lab_train_base(
     out: Annotated[Path, typer.Option("--out", metavar="MODEL", help="New folder for the model.")],

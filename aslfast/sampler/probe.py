@@ -16,15 +16,17 @@ import torch
 from peft import PeftModel
 
 from aslfast.chat import Chat
+from aslfast.core import Role
 from aslfast.errors import UserError
 from aslfast.roles import prompt_text
 from aslfast.sampler.engine import EngineLost
 
 PROBE_TOKENS = 48
-# The largest |log-prob difference| between two right computations. float32: 3e-5 was measured over a batch of mixed
-# adapters, so 1e-4. Half types: rounding to relative u (2^-11, 2^-8) in every layer moves a logit by a multiple of u
-# that depends on the model; against float32 arithmetic on the same weights the lab's base moves by 49 u (bfloat16) and
-# 130 u (float16) on its prompts, and by 220 u on random tokens: hence 256 u.
+# The largest |log-prob difference| between two right computations, on text that a model knows (on other text float32
+# itself may be off by as much). float32: 3e-5 was measured over a batch of mixed adapters, so 1e-4. Half types:
+# rounding to relative u (2^-11, 2^-8) in every layer moves a logit by a multiple of u that depends on the model.
+# Against float32 arithmetic on the same weights the lab's base moves by 49 u (bfloat16) and 130 u (float16) on its
+# prompts, by 220 u on random tokens: hence 256 u.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 256 * 2.0**-11, torch.bfloat16: 256 * 2.0**-8}
 REMEDY = "try sampler.share_base=false, and report it if that helps; sampler.kind=local does without the engine"
 SAME = 0.1  # of the tolerance: two answers of one engine that differ by less come from the same weights
@@ -76,7 +78,7 @@ class Engine(Protocol):
 class Probe:
     """The roles' probes over one sampler and one trainer."""
 
-    def __init__(self, sampler: Engine, model: PeftModel, prompts: Mapping[str, Sequence[int]]) -> None:
+    def __init__(self, sampler: Engine, model: PeftModel, prompts: Mapping[Role, Sequence[int]]) -> None:
         self._sampler, self._model, self._prompts = sampler, model, prompts
         self.tolerance = TOLERANCE[model.get_input_embeddings().weight.dtype]
         self._before: dict[str, Answer] = {}  # by role: the last that had moved by more than the tolerance
@@ -98,19 +100,19 @@ class Probe:
                 self._before[role] = now
         return found
 
-    def _answer(self, role: str) -> Answer:
+    def _answer(self, role: Role) -> Answer:
         if role not in self._base:
             self._base[role] = self._both(role, None)
         (engine, trainer), (engine_base, trainer_base) = self._both(role, role), self._base[role]
         return Answer(engine, engine_base, trainer, trainer_base)
 
-    def _both(self, role: str, adapter: str | None) -> tuple[list[float], list[float]]:
+    def _both(self, role: Role, adapter: str | None) -> tuple[list[float], list[float]]:
         """The answers of engine and trainer to the role's probe."""
         ids = self._prompts[role]
         return score(self._sampler, ids, adapter), logprobs(self._model, ids, adapter)
 
 
-def probe_prompts(chat: Chat, prompt_set: str, roles: Sequence[str]) -> dict[str, tuple[int, ...]]:
+def probe_prompts(chat: Chat, prompt_set: str, roles: Sequence[Role]) -> dict[Role, tuple[int, ...]]:
     """The end of each role's unfilled prompt, as token ids."""
     return {role: tuple(chat.prompt_ids(prompt_text(prompt_set, role), "")[-PROBE_TOKENS:]) for role in roles}
 

@@ -1,0 +1,152 @@
+"""The live proof: what is an error, and on a real engine each way in which an adapter can be the wrong one."""
+
+import math
+
+import pytest
+import torch
+
+from aslfast.adapter import parameters_of
+from aslfast.chat import Chat
+from aslfast.core import ROLES
+from aslfast.errors import UserError
+from aslfast.sampler.engine import EngineLost
+from aslfast.sampler.probe import TOLERANCE, Answer, Probe, check, probe_prompts, score
+from aslfast.sampler.sglang import adapter_state
+
+BASE = (-1.0, -2.0, -3.0)
+NEW = (-1.0, -2.5, -3.0)
+NEWER = (-1.0, -2.5, -3.2)
+
+
+def answer(engine, trainer, noise=3e-6):
+    return Answer([x + noise for x in engine], BASE, trainer, BASE)
+
+
+def test_agreement_gives_the_largest_difference():
+    assert check("policy", 3, Answer((-1.0, -2.00003), BASE[:2], BASE[:2], BASE[:2]), None, 1e-4) == pytest.approx(3e-5)
+    assert check("policy", 1, answer(NEW, NEW), answer(BASE, BASE), 1e-4) == pytest.approx(3e-6)
+    assert check("policy", 0, answer(BASE, BASE), None, 1e-4) == pytest.approx(3e-6)  # a fresh adapter is the base
+    tiny_step = tuple(x + 2e-5 for x in NEW)  # below what can be told
+    assert check("policy", 2, answer(NEW, tiny_step), answer(NEW, NEW), 1e-4) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "said"),
+    [
+        (answer(BASE, NEW), None, "the adapter is not live: the engine answers as the base does, the trainer differs"),
+        (answer(NEW, NEWER), answer(NEW, NEW), "the adapter is stale: the engine answers as before, the trainer has"),
+        (answer(NEWER, NEW), answer(BASE, BASE), "engine and trainer differ in a log-prob by 0.2, at most 0.0001"),
+        (answer((math.nan,) * 3, NEW), None, "engine and trainer differ in a log-prob by nan"),
+    ],
+)  # fmt: skip
+def test_what_is_an_error(now, before, said):
+    with pytest.raises(UserError) as stopped:
+        check("grm", 7, now, before, 1e-4)
+    text = str(stopped.value)
+    assert text.startswith(f"grm, version 7: {said}") and "sampler.share_base=false" in text
+
+
+def test_half_types_need_more():
+    """What float16 and bfloat16 round away is no error; in float32 the same difference is one."""
+    assert TOLERANCE[torch.bfloat16] == 8 * TOLERANCE[torch.float16] == 1.0
+    rounded = tuple(float(torch.tensor(x).bfloat16()) for x in (-17.3, -2.07, -9.9))
+    now = Answer(rounded, BASE, (-17.3, -2.07, -9.9), BASE)
+    assert check("policy", 1, now, None, TOLERANCE[torch.bfloat16]) > 0.01
+    with pytest.raises(UserError):
+        check("policy", 1, now, None, TOLERANCE[torch.float32])
+
+
+def test_a_lost_engine_is_asked_again():
+    class Lost:
+        lives = 2
+
+        def score(self, token_ids, adapter):
+            self.lives -= 1
+            if self.lives:
+                raise EngineLost("its process has ended")
+            return [-1.0]
+
+        def version(self, role):
+            return 0
+
+    assert score(Lost(), (1, 2), None) == [-1.0]
+
+
+# --- on a real engine --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def proved(engine_lab):
+    """(sampler, model, a probe that has found all well once); adapters are put back as they were."""
+    sampler, model, tokenizer = engine_lab
+    before = {role: [weight.detach().clone() for weight in parameters_of(model, role)] for role in ROLES}
+    sampler.flush()
+    probe = Probe(sampler, model, probe_prompts(Chat(tokenizer), "compact", ROLES))
+    found = probe.prove()
+    assert 0 < found["probe_difference"] < 1e-4 and found["probe_ms"] > 0
+    yield sampler, model, probe
+    for role in ROLES:
+        restore(model, role, before[role])
+    sampler.flush()
+
+
+def restore(model, role, weights):
+    with torch.no_grad():
+        for weight, old in zip(parameters_of(model, role), weights, strict=True):
+            weight.copy_(old)
+
+
+def move(model, role, factor):
+    """As an optimizer step does: in place."""
+    with torch.no_grad():
+        for weight in parameters_of(model, role):
+            weight *= factor
+
+
+def test_a_push_is_proved(proved):
+    sampler, model, probe = proved
+    move(model, "policy", 1.1)
+    sampler.flush()
+    assert probe.prove()["probe_difference"] < 1e-4
+    assert probe.differences().keys() == set(ROLES)
+
+
+def test_a_stale_adapter_is_caught(proved):
+    _, model, probe = proved
+    move(model, "policy", 1.1)  # and no push
+    with pytest.raises(UserError, match=r"^policy, version \d+: the adapter is stale"):
+        probe.prove()
+
+
+def test_a_slow_drift_of_a_stale_adapter_is_caught(proved):
+    """Steps too small to tell apart add up."""
+    _, model, probe = proved
+    with pytest.raises(UserError, match=r"the adapter is stale|differ in a log-prob"):
+        for _ in range(60):
+            move(model, "grm", 1.00003)
+            probe.prove()
+
+
+def test_an_adapter_that_is_not_there_is_caught(proved):
+    """The engine has one that changes nothing: what an engine that ignores adapters answers."""
+    sampler, model, probe = proved
+    weights = [weight.detach().clone() for weight in parameters_of(model, "generator")]
+    move(model, "generator", 0)
+    sampler.push_adapter("generator", *adapter_state(model, "generator"))
+    restore(model, "generator", weights)
+    with pytest.raises(UserError, match=r"^generator, version \d+: the adapter is not live"):
+        probe.prove()
+
+
+def test_swapped_roles_are_caught(proved):
+    sampler, model, probe = proved
+    sampler.push_adapter("policy", *adapter_state(model, "grm"))  # names in it hold no role
+    with pytest.raises(UserError, match=r"^policy, version \d+: engine and trainer differ in a log-prob"):
+        probe.prove()
+
+
+def test_the_probe_leaves_the_active_adapter(proved):
+    _, model, probe = proved
+    model.set_adapter("grm")
+    probe.prove()
+    assert model.active_adapter == "grm"
