@@ -214,9 +214,9 @@ def pin_engines(engines: Sequence[Watched]) -> None:
 
 def prepared(args: argparse.Namespace, work: Path) -> Bench:
     size = SETTINGS["7b" if args.model == "random-7b" else "small" if args.small else "full"]
-    config = load_recipe("tiny", [f"sampler.kind={args.sampler}", f"sampler.max_rows={args.rows}", *size,
-                                  "sampler.max_context=1024", "tool.top_k=1", "sampler.share_base=false", "generator.accept_share=0",
-                                  f"model.dtype={args.dtype}", f"model.device={args.device}"])  # fmt: skip
+    sampler = [f"sampler.kind={args.sampler}", f"sampler.max_rows={args.rows}", "sampler.max_context=1024"]
+    model = [f"model.dtype={args.dtype}", f"model.device={args.device}", "sampler.share_base=false"]
+    config = load_recipe("tiny", [*size, *sampler, *model, "tool.top_k=1", "generator.accept_share=0"])
     folder = endless_base(args.model, args.dtype, args.device, work / "base")
     config = replace(config, model=replace(config.model, path=str(folder)), threads=1)
     torch.set_num_threads(1)
