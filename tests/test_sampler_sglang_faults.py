@@ -99,6 +99,7 @@ def test_after_the_last_restart_the_run_ends_with_what_the_engine_said(sampler):
     errors = [error for error in failed if isinstance(error, Exception)]
     assert len(errors) == 32 - ended and all(isinstance(error, UserError) for error in errors)
     assert time.monotonic() - struck < TIMEOUT_S + 4
+    assert len({str(error) for error in errors}) == 1
     assert "no progress" in str(errors[0]) and "after 3 restarts" in str(errors[0])
     assert str(sampler.log) in str(errors[0]) and "process" in Path(sampler.log).read_text()
 

@@ -28,6 +28,8 @@ BEAT_S = 0.25  # how often progress is told
 def main() -> None:
     engine_scheduler.die_with_parent()
     link = socket.socket(fileno=int(sys.argv[1]))
+    if os.getppid() != int(sys.argv[2]):
+        return  # the trainer ended before the kernel was asked to tell
     header, _ = frames.read(lambda n: _exactly(link, n))
     try:
         engine = start(EngineSettings(**{**header, "lora_targets": tuple(header["lora_targets"])}))
