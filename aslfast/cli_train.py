@@ -10,7 +10,7 @@ from typing import Any
 from aslfast import plan
 from aslfast.config import RunConfig, to_toml
 from aslfast.console import Meter, quiet_libraries, stdout
-from aslfast.report import RunLog, table
+from aslfast.report import RunLog, reuse_table, table
 
 
 def print_plan(config: RunConfig, as_json: bool) -> None:
@@ -113,4 +113,6 @@ def print_report(run: Path, as_json: bool) -> None:
         return
     console = stdout()
     console.print(table(log, console.width))
+    if log.reuse():
+        console.print(reuse_table(log))
     print(f"{log.sentence()}\nCurves: {picture}")

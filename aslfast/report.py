@@ -43,6 +43,15 @@ class RunLog:
     def hops(self) -> list[str]:
         return sorted({hops for line in self.rounds for hops in line.get("by_hops", {})}, key=int)
 
+    def reuse(self) -> dict[str, dict[str, int]]:
+        """By adapter, over all steps: tokens of the prompts, reusable and reused ones (see sampler/reuse.py)."""
+        totals: dict[str, dict[str, int]] = {}
+        for name, counts in (item for step in self.steps for item in step.get("reuse", {}).items()):
+            total = totals.setdefault(name, dict.fromkeys(counts, 0))
+            for key, count in counts.items():
+                total[key] += count
+        return totals
+
     def gain(self) -> float:
         """Points of policy accuracy from round 0 to the last."""
         return 100 * (self.rounds[-1]["policy_accuracy"] - self.rounds[0]["policy_accuracy"])
@@ -60,6 +69,7 @@ class RunLog:
         return {
             "rounds": [{**line, "rewards": seen} for line, seen in zip(self.rounds, rewards, strict=True)],
             "policy_gain_points": self.gain(),
+            "reuse": self.reuse(),
         }
 
 
@@ -118,6 +128,18 @@ def table(log: RunLog, width: int) -> Table:
         made.add_column(name.replace(": ", ":\n"), justify="right", no_wrap=True)
     for line in log.rounds:
         made.add_row(*(cell.replace(" (", "\n(") if narrow else cell for cell in cells(log, line)))
+    return made
+
+
+def reuse_table(log: RunLog) -> Table:
+    """What each role's prompts asked for, could have spared and spared."""
+    title = "Prompt tokens by role: had been computed before, and were not computed again"
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
+    for name in ("role", "requests", "tokens", "reusable", "reused", "reused of reusable"):
+        made.add_column(name, justify="left" if name == "role" else "right", no_wrap=True)
+    for role, n in log.reuse().items():
+        share = f"{100 * n['reused'] / n['reusable']:.1f}%" if n["reusable"] else "-"
+        made.add_row(role, *(f"{n[key]:,}" for key in ("requests", "context", "reusable", "reused")), share)
     return made
 
 

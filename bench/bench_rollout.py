@@ -1,7 +1,8 @@
-"""Rollouts of one generator step: without barriers, and as others play them. The same trajectories for every variant.
+r"""Rollouts of one generator step: without barriers, and as others play them. The same trajectories for every variant.
 
     python bench/bench_rollout.py --sampler sglang --out bench/results/rollout-cpu.json
-    python bench/bench_rollout.py --model random-7b --device cuda --dtype bfloat16 --out bench/results/rollout-h100.json
+    python bench/bench_rollout.py --model random-7b --device cuda --dtype bfloat16 --size 7b --rows 128 \
+        --out bench/results/rollout-h100.json
 
 ours            one engine, three adapters; a question's attempts start when it is written, a verdict when its attempt
                 is done; the gate keeps as many trajectories under way as the engine has rows
@@ -60,7 +61,8 @@ from aslfast.train import search_tool
 VARIANTS = ("barriers", "radix off", "engine per role", "merged weights")
 SETTINGS = {  # questions = tasks x samples, and what follows from each
     "full": ["generator.tasks=6", "generator.samples=2", "generator.attempts=5", "generator.self_checks=3"],
-    "small": ["generator.tasks=4", "generator.samples=2", "generator.attempts=4", "generator.self_checks=2"],
+    "small": ["generator.tasks=3", "generator.samples=2", "generator.attempts=3", "generator.self_checks=2"],
+    "rehearsal": ["generator.tasks=2", "generator.samples=1", "generator.attempts=2", "generator.self_checks=1"],
     "7b": ["generator.tasks=16", "generator.samples=4", "generator.attempts=10", "generator.self_checks=5"],
 }
 
@@ -213,10 +215,9 @@ def pin_engines(engines: Sequence[Watched]) -> None:
 
 
 def prepared(args: argparse.Namespace, work: Path) -> Bench:
-    size = SETTINGS["7b" if args.model == "random-7b" else "small" if args.small else "full"]
-    config = load_recipe("tiny", [f"sampler.kind={args.sampler}", f"sampler.max_rows={args.rows}", *size,
-                                  "sampler.max_context=1024", "tool.top_k=1", "sampler.share_base=false", "generator.accept_share=0",
-                                  f"model.dtype={args.dtype}", f"model.device={args.device}"])  # fmt: skip
+    sampler = [f"sampler.kind={args.sampler}", f"sampler.max_rows={args.rows}", "sampler.max_context=1024"]
+    model = [f"model.dtype={args.dtype}", f"model.device={args.device}", "sampler.share_base=false"]
+    config = load_recipe("tiny", [*SETTINGS[args.size], *sampler, *model, "tool.top_k=1", "generator.accept_share=0"])
     folder = endless_base(args.model, args.dtype, args.device, work / "base")
     config = replace(config, model=replace(config.model, path=str(folder)), threads=1)
     torch.set_num_threads(1)
@@ -243,7 +244,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
-    parser.add_argument("--small", action="store_true", help="half the work")
+    parser.add_argument("--size", choices=tuple(SETTINGS), default="full")
     parser.add_argument("--no-pin", dest="pin", action="store_false", help="engines on all cores")
     parser.add_argument("--allow-dirty", action="store_true")
     parser.add_argument("--out", type=Path)

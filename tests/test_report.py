@@ -10,7 +10,7 @@ from rich.console import Console
 from aslfast.curves import draw
 from aslfast.errors import UserError
 from aslfast.evaluate import Share
-from aslfast.report import RunLog, markdown_table, table
+from aslfast.report import RunLog, markdown_table, reuse_table, table
 
 
 def round_line(number, policy, grm, hops):
@@ -83,6 +83,19 @@ def test_a_run_without_an_oracle_or_any_step(tmp_path):
     row = [cell.strip() for cell in markdown_table(run).splitlines()[2].strip("|").split("|")]
     assert row == ["0", "10.0% (7-14)", "-", "-", "-", "-", "-", "81 s"]
     assert draw(run).stat().st_size > 10_000
+
+
+def test_reuse_is_summed_by_role_over_the_steps(tmp_path):
+    counts = {"requests": 2, "context": 100, "reusable": 60, "reusable_own": 50, "reused": 45}
+    steps = [{"reuse": {"grm": counts, "policy": counts}}, {"reuse": {"grm": counts}}]
+    log = RunLog.read(write_run(tmp_path / "run", [round_line(0, 0.1, None, ())], steps))
+    assert log.reuse() == {"grm": {key: 2 * n for key, n in counts.items()}, "policy": counts}
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(reuse_table(log))
+    said = console.export_text().splitlines()
+    assert [line.split() for line in said if "%" in line] == [
+        ["grm", "4", "200", "120", "90", "75.0%"], ["policy", "2", "100", "60", "45", "75.0%"]
+    ]  # fmt: skip
 
 
 def test_what_is_no_run_is_named(tmp_path):
