@@ -18,6 +18,7 @@ from typing import Any
 from aslfast.errors import UserError
 from aslfast.learner import LearnerConfig
 from aslfast.loss import LossConfig
+from aslfast.rewards import GENERATOR_REWARDS, GRM_REWARDS, JUDGED, LABELS, POLICY_REWARDS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,7 +34,10 @@ CHOICES = {
     "loss.aggregate": ("token_mean", "sequence_mean"),
     "advantage.baseline": ("mean", "leave_one_out", "none"),
     "advantage.scale": ("group", "batch", "none"),
-    "grm.label": ("reference", "majority", "consensus"),
+    "generator.reward": tuple(GENERATOR_REWARDS),
+    "grm.label": tuple(LABELS),
+    "grm.variant": tuple(GRM_REWARDS),
+    "policy.reward": tuple(POLICY_REWARDS),
 }
 
 
@@ -96,6 +100,7 @@ class GeneratorConfig:
     self_checks: int = 5  # judgements of the generator's own answer
     accept_share: float = 0.8  # of the self checks that must accept
     hops: tuple[int, ...] = (1, 2, 3)  # asked for in turn
+    reward: str = "entropy_bits"  # a name of rewards/generator.py
     learn: bool = True
 
 
@@ -104,7 +109,8 @@ class GrmConfig:
     steps: int = 10
     tasks: int = 16
     samples: int = 8
-    label: str = "consensus"  # where labels come from: see rounds.labelled_attempts
+    label: str = "consensus"  # where labels come from: see rewards/labels.py
+    variant: str = "tool"  # of the judge's prompt and reward: see rewards/grm.py
     learn: bool = True
 
 
@@ -113,7 +119,8 @@ class PolicyConfig:
     steps: int = 20
     tasks: int = 16
     samples: int = 8
-    verdicts: int = 1  # judgements of an answer; the majority is its reward
+    verdicts: int = 1  # judgements of an answer; may be 0 where a rule rewards it
+    reward: str = "majority"  # of the verdicts; or a rule's: see rewards/policy.py
     learn: bool = True
 
 
@@ -203,6 +210,8 @@ def from_tree(tree: Mapping[str, Any], place: str) -> RunConfig:
             nearest, choices = _nearest(str(value), allowed), ", ".join(allowed)
             raise UserError(f"{place}: {key} is {value!r}{nearest}; use one of {choices}")
     _check_ranges(config, "", place)
+    if config.policy.reward in JUDGED and not config.policy.verdicts:
+        raise UserError(f"{place}: policy.verdicts is 0; the reward {config.policy.reward!r} needs 1 or more")
     return config
 
 
@@ -244,7 +253,7 @@ def _convert(wanted: Any, value: Any, key: str, place: str) -> Any:
 
 _MAY_BE_ZERO = {
     "seed", "threads", "format_weight", "kl_coef", "weight_decay", "clip_high", "rounds", "steps", "self_checks",
-    "temperature", "retries",
+    "temperature", "retries", "verdicts",
 }  # fmt: skip
 
 

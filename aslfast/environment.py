@@ -11,10 +11,10 @@ from aslfast import roles
 from aslfast.config import RunConfig
 from aslfast.core import Task
 from aslfast.errors import UserError
-from aslfast.evaluate import Question, read_questions, write_questions
 from aslfast.index import BM25Index
 from aslfast.lab import demos
 from aslfast.lab.world import World
+from aslfast.questions import Question, read_questions, write_questions
 from aslfast.retrieve import AnyIndex, open_index
 
 LAB_BASE = Path(__file__).parent / "lab" / "tiny-base"

@@ -14,22 +14,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from aslfast import adapter, reward, roles
+from aslfast import adapter, rewards, roles
 from aslfast.advantage import advantages
 from aslfast.config import RunConfig
 from aslfast.core import Group, Reward, Role, Task, Trajectory
 from aslfast.learner import Learner
+from aslfast.rewards import Attempt, QuestionEvidence
 from aslfast.rollout import Rollout, stable_seed
 from aslfast.run_folder import RunFolder
 from aslfast.trajectory import Record
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A policy's answer at a generated question, and the verdicts on it."""
-
-    answer: str
-    verdicts: tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +69,7 @@ async def run_round(loop: Loop) -> None:
     await _phase(
         loop, "generator", config.generator.steps, generator_tasks(loop), question_group, config.generator.learn
     )
+    drop_near_duplicates(loop)
     await _phase(loop, "grm", config.grm.steps, verification_tasks(loop), verdict_group, config.grm.learn)
     await _phase(loop, "policy", config.policy.steps, policy_tasks(loop), answer_group, config.policy.learn)
 
@@ -133,10 +127,10 @@ def summary(groups: Sequence[Group]) -> dict[str, Any]:
     """Reward and its parts (means over the role's trajectories) and its entropy: minus the mean log-prob of the sampled
     tokens, an unbiased estimate of the mean per-token entropy in nats."""
     trajectories = [t for g in groups for t in g.trajectories]
-    rewards = [r for g in groups for r in g.rewards]
+    given = [r for g in groups for r in g.rewards]
     return {
-        "reward": sum(r.total for r in rewards) / len(rewards),
-        "reward_parts": {name: sum(r.parts[name] for r in rewards) / len(rewards) for name in rewards[0].parts},
+        "reward": sum(r.total for r in given) / len(given),
+        "reward_parts": {name: sum(r.parts[name] for r in given) / len(given) for name in given[0].parts},
         "entropy": -sum(sum(t.logprobs) for t in trajectories) / max(1, sum(t.n_sampled for t in trajectories)),
         "finished": sum(t.output is not None for t in trajectories) / len(trajectories),
         "flat_groups": sum(len({r.total for r in g.rewards}) == 1 for g in groups) / len(groups),
@@ -167,35 +161,43 @@ async def question_group(loop: Loop, task: Task) -> Group:
     grown = await asyncio.gather(*(grow(loop, task, i) for i in range(loop.config.generator.samples)))
     for _, question, _ in grown:
         if question is not None:
-            loop.pool.setdefault(reward.normalize(question.question), question)
-    return Group(tuple(t for t, _, _ in grown), tuple(r for _, _, r in grown))
+            loop.pool.setdefault(rewards.normalize(question.question), question)
+    batch = tuple(evidence.question for _, _, evidence in grown)
+    return Group(
+        tuple(t for t, _, _ in grown), tuple(_generator_reward(loop, t, replace(e, batch=batch)) for t, _, e in grown)
+    )
 
 
-async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQuestion | None, Reward]:
+def _generator_reward(loop: Loop, written: Trajectory, evidence: QuestionEvidence) -> Reward:
+    return rewards.generator_reward(written, evidence, loop.config.format_weight, loop.config.generator.reward)
+
+
+def drop_near_duplicates(loop: Loop) -> None:
+    """Of questions in nearly the same words the pool keeps the one that came first."""
+    kept = set(rewards.distinct_questions([q.question for q in loop.pool.values()]))
+    loop.pool = {key: question for i, (key, question) in enumerate(loop.pool.items()) if i in kept}
+
+
+async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQuestion | None, QuestionEvidence]:
     """A question, the policy's attempts at it with a verdict each, and the judge's view of its reference answer."""
     config, prompts = loop.config.generator, loop.config.model.prompts
     written = await loop.sample(task, number)
-    valid = written.output is not None and roles.valid_question(written.output)
-    if not valid or written.output is None or written.output_answer is None:
-        return (
-            written,
-            None,
-            reward.generator_reward(written, False, (), (), config.accept_share, loop.config.format_weight),
-        )
+    evidence = rewards.question_evidence(written)
+    if not evidence.valid or written.output is None or written.output_answer is None:
+        return written, None, evidence
     ask = roles.policy_task(f"{task.id}-{number}-p", written.output, prompts, (written.output_answer,), task.hops)
-    check = roles.grm_task(f"{task.id}-{number}-c", written.output, written.output_answer, prompts)
+    check = judge_task(loop, f"{task.id}-{number}-c", written.output, written.output_answer, written.output_answer)
     attempts, checks = await asyncio.gather(
         asyncio.gather(*(attempt(loop, ask, i, 1) for i in range(config.attempts))),
         asyncio.gather(*(loop.sample(check, i) for i in range(config.self_checks))),
     )
-    self_verdicts = [t.output for t in checks]
-    given = reward.generator_reward(
-        written, True, [v[0] for _, v in attempts], self_verdicts, config.accept_share, loop.config.format_weight
-    )
-    if not reward.accepted(self_verdicts, config.accept_share):
-        return written, None, given
+    verdicts, self_verdicts = [v[0] for _, v in attempts], [t.output for t in checks]
+    evidence = rewards.question_evidence(written, verdicts, self_verdicts, config.accept_share)
+    if not evidence.accepted:
+        return written, None, evidence
     tried = tuple(Attempt(t.output, v) for t, v in attempts if t.output is not None)
-    return written, PoolQuestion(f"q{task.id}-{number}", written.output, written.output_answer, task.hops, tried), given
+    question = PoolQuestion(f"q{task.id}-{number}", written.output, written.output_answer, task.hops, tried)
+    return written, question, evidence
 
 
 async def attempt(loop: Loop, task: Task, number: int, verdicts: int) -> tuple[Trajectory, tuple[str | None, ...]]:
@@ -203,9 +205,16 @@ async def attempt(loop: Loop, task: Task, number: int, verdicts: int) -> tuple[T
     trajectory = await loop.sample(task, number)
     if trajectory.output is None:
         return trajectory, (None,) * verdicts
-    judge = roles.grm_task(f"{task.id}{number}-v", task.question, trajectory.output, loop.config.model.prompts)
+    judge = judge_task(loop, f"{task.id}{number}-v", task.question, trajectory.output, task.references[0])
     judged = await asyncio.gather(*(loop.sample(judge, i) for i in range(verdicts)))
     return trajectory, tuple(t.output for t in judged)
+
+
+def judge_task(
+    loop: Loop, task_id: str, question: str, answer: str, reference: str, label: str | None = None, hops: int = 0
+) -> Task:
+    config = loop.config
+    return roles.grm_task(task_id, question, answer, config.model.prompts, label, hops, config.grm.variant, reference)
 
 
 # --- GRM -------------------------------------------------------------------------------------------------------
@@ -217,53 +226,24 @@ def verification_tasks(loop: Loop) -> list[list[Task]]:
     tasks: list[Task] = []
     for question in loop.pool.values():
         if question.id.startswith(f"qg{loop.round}-"):
-            labels = labelled_attempts(question, config.label)
-            right, wrong = ([a for a, label in labels.items() if label == wanted] for wanted in ("correct", "wrong"))
-            for i in range(min(len(right), len(wrong))):
-                for answer, label in ((right[i], "correct"), (wrong[i], "wrong")):
-                    task_id = f"v{loop.round}-{question.id}-{i}{label[0]}"
-                    tasks.append(
-                        roles.grm_task(
-                            task_id, question.question, answer, loop.config.model.prompts, label, question.hops
-                        )
-                    )
+            for i, (answer, label) in enumerate(rewards.balanced(labelled_attempts(question, config.label))):
+                task_id = f"v{loop.round}-{question.id}-{i // 2}{label[0]}"
+                tasks.append(
+                    judge_task(loop, task_id, question.question, answer, question.reference, label, question.hops)
+                )
     rng.shuffle(tasks)
     return _cycled(tasks, config.steps, config.tasks)
 
 
 def labelled_attempts(question: PoolQuestion, source: str) -> dict[str, str]:
-    """Distinct answers -> label, without human help.
-
-    reference: the generator's answer is right, any other wrong.
-    majority:  the majority of the judge's own verdicts on that answer over all attempts that gave it; ties are dropped.
-    consensus: as reference, but only where the policy's most frequent answer is the reference: two roles that reached
-               it independently; other questions give no labels.
-    """
-    answers = [a.answer for a in question.attempts]
-    if source == "majority":
-        votes = {
-            answer: [v for a in question.attempts if a.answer == answer for v in a.verdicts if v] for answer in answers
-        }
-        right = {answer: sum(v == "correct" for v in given) / len(given) for answer, given in votes.items() if given}
-        return {answer: "correct" if p > 0.5 else "wrong" for answer, p in right.items() if p != 0.5}
-    if source == "consensus" and not _agreed(answers, question.reference):
-        return {}
-    return {answer: "correct" if reward.exact_match(answer, [question.reference]) else "wrong" for answer in answers}
-
-
-def _agreed(answers: Sequence[str], reference: str) -> bool:
-    counts: dict[str, int] = {}
-    for answer in map(reward.normalize, answers):
-        counts[answer] = counts.get(answer, 0) + 1
-    own = counts.pop(reward.normalize(reference), 0)
-    return own >= 2 and own > max(counts.values(), default=0)
+    """Distinct answers -> label, from one of the sources in rewards/labels.py."""
+    return rewards.LABELS[source](question.attempts, question.reference)
 
 
 async def verdict_group(loop: Loop, task: Task) -> Group:
     judged = await asyncio.gather(*(loop.sample(task, i) for i in range(loop.config.grm.samples)))
-    return Group(
-        tuple(judged), tuple(reward.grm_reward(t, task.references[0], loop.config.format_weight) for t in judged)
-    )
+    label, weight, variant = task.references[0], loop.config.format_weight, loop.config.grm.variant
+    return Group(tuple(judged), tuple(rewards.grm_reward(t, label, weight, variant) for t in judged))
 
 
 # --- policy ----------------------------------------------------------------------------------------------------
@@ -288,10 +268,9 @@ def policy_tasks(loop: Loop) -> list[list[Task]]:
 async def answer_group(loop: Loop, task: Task) -> Group:
     config = loop.config.policy
     tried = await asyncio.gather(*(attempt(loop, task, i, config.verdicts) for i in range(config.samples)))
-    rewards = tuple(
-        reward.policy_reward(t, reward.majority(verdicts), loop.config.format_weight) for t, verdicts in tried
-    )
-    return Group(tuple(t for t, _ in tried), rewards)
+    weight = loop.config.format_weight
+    given = tuple(rewards.policy_reward(t, verdicts, weight, config.reward) for t, verdicts in tried)
+    return Group(tuple(t for t, _ in tried), given)
 
 
 def _chunks(tasks: Sequence[Task], size: int) -> list[list[Task]]:

@@ -17,7 +17,7 @@ import pytest
 from conftest import stir, tiny_model
 from scripted import ScriptedSampler
 
-from aslfast import adapter, reward, roles
+from aslfast import adapter, rewards, roles
 from aslfast.chat import Chat
 from aslfast.config import load_recipe
 from aslfast.core import ROLES
@@ -167,7 +167,7 @@ def prefilled(loop):
     for i, item in enumerate(WORLD.questions(random.Random(0), 6)):
         wrong = WORLD.alternatives(item.answer)[0]
         question = PoolQuestion(f"qg1-{i}-0", item.question, item.answer, item.hops, attempts_of(item.answer, wrong))
-        loop.pool[reward.normalize(item.question)] = question
+        loop.pool[rewards.normalize(item.question)] = question
     return loop
 
 
@@ -221,7 +221,7 @@ def test_rewards_of_the_generator(make_loop):
     for trajectory, given in zip(mixed.trajectories, mixed.rewards, strict=True):
         verdicts = [a.verdicts[0] for a in by_question[trajectory.output].attempts]
         if Counter(t.output for t in mixed.trajectories)[trajectory.output] == 1:
-            assert given.parts["entropy"] == pytest.approx(reward.verdict_entropy(verdicts) / math.log(2))
+            assert given.parts["entropy"] == pytest.approx(rewards.verdict_entropy(verdicts) / math.log(2))
 
 
 def question_with(*attempts, reference="Oslo"):
@@ -276,7 +276,7 @@ def test_verification_tasks_are_balanced_for_each_question(make_loop):
     assert {task.hops for task in tasks} == {1, 2} and len(tasks) == 8
     for task in tasks:
         answer = task.prompt.rpartition("answer: ")[2]
-        assert task.references == ("correct" if reward.exact_match(answer, ["Oslo"]) else "wrong",)
+        assert task.references == ("correct" if rewards.exact_match(answer, ["Oslo"]) else "wrong",)
 
 
 def test_policy_tasks_hold_all_hops_alike(make_loop):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aslfast import reward
+from aslfast import rewards
 from aslfast.core import StopReason, Task, Trajectory, Turn
 
 VERDICTS = st.lists(st.sampled_from(["correct", "wrong", None]), min_size=1, max_size=12)
@@ -34,8 +34,8 @@ def squad(text):
 
 @given(TEXTS)
 def test_normalize_is_squads_and_idempotent(text):
-    once = reward.normalize(text)
-    assert reward.normalize(once) == once
+    once = rewards.normalize(text)
+    assert rewards.normalize(once) == once
     assert once == (squad(text) or " ".join(text.lower().split()))
 
 
@@ -53,14 +53,14 @@ def test_normalize_is_squads_and_idempotent(text):
     ],
 )
 def test_exact_match(answer, reference, equal):
-    assert reward.exact_match(answer, ["nothing", reference]) is equal
-    assert not reward.exact_match(answer, [])
+    assert rewards.exact_match(answer, ["nothing", reference]) is equal
+    assert not rewards.exact_match(answer, [])
 
 
 def test_contains_match_takes_whole_words():
-    assert reward.contains_match("It is the city of Oslo, Norway.", ["oslo"])
-    assert not reward.contains_match("Osloer", ["Oslo"])
-    assert not reward.contains_match(None, ["Oslo"]) and not reward.contains_match("", [""])
+    assert rewards.contains_match("It is the city of Oslo, Norway.", ["oslo"])
+    assert not rewards.contains_match("Osloer", ["Oslo"])
+    assert not rewards.contains_match(None, ["Oslo"]) and not rewards.contains_match("", [""])
 
 
 def naive_f1(answer, reference):
@@ -78,39 +78,39 @@ WORDS = st.lists(st.sampled_from(["oslo", "river", "aker", "north"]), max_size=6
 @given(WORDS, st.lists(WORDS, max_size=3))
 def test_f1(answer, references):
     wanted = max((naive_f1(answer, r) for r in references), default=0.0)
-    assert reward.f1(answer, references) == pytest.approx(wanted)
+    assert rewards.f1(answer, references) == pytest.approx(wanted)
 
 
 @given(VERDICTS)
 def test_verdict_entropy(verdicts):
     """Against the cross-entropy of the verdicts with their own share; at most ln 2, and that at one half alone."""
     p = sum(v == "correct" for v in verdicts) / len(verdicts)
-    entropy = reward.verdict_entropy(verdicts)
+    entropy = rewards.verdict_entropy(verdicts)
     wanted = sum(-math.log(p if v == "correct" else 1 - p) for v in verdicts) / len(verdicts)
     assert entropy == pytest.approx(wanted)
     assert 0.0 <= entropy <= math.log(2)
     assert (entropy == pytest.approx(math.log(2))) == (p == 0.5)
     swapped = ["wrong" if v == "correct" else "correct" for v in verdicts]
-    assert reward.verdict_entropy(swapped) == pytest.approx(entropy)
+    assert rewards.verdict_entropy(swapped) == pytest.approx(entropy)
 
 
 def test_no_verdicts_no_entropy():
-    assert reward.verdict_entropy([]) == 0.0
+    assert rewards.verdict_entropy([]) == 0.0
 
 
 @given(VERDICTS)
 def test_majority(verdicts):
     counts = Counter(verdicts)
     winners = [v for v in ("correct", "wrong") if counts[v] > len(verdicts) - counts[v]]
-    assert reward.majority(verdicts) == (winners[0] if winners else None)
+    assert rewards.majority(verdicts) == (winners[0] if winners else None)
 
 
 def test_majority_needs_more_than_half():
-    assert reward.majority(["correct", "wrong"]) is None
-    assert reward.majority(["correct", "correct", None, None]) is None
-    assert reward.majority([None, None, "correct"]) is None
-    assert reward.majority([]) is None
-    assert reward.majority(["wrong"]) == "wrong"
+    assert rewards.majority(["correct", "wrong"]) is None
+    assert rewards.majority(["correct", "correct", None, None]) is None
+    assert rewards.majority([None, None, "correct"]) is None
+    assert rewards.majority([]) is None
+    assert rewards.majority(["wrong"]) == "wrong"
 
 
 THINK = "<think>so</think>"
@@ -131,26 +131,26 @@ THINK = "<think>so</think>"
     ],
 )
 def test_format_reward(turns, paid):
-    assert reward.format_reward(played(*turns)) == pytest.approx(paid)
+    assert rewards.format_reward(played(*turns)) == pytest.approx(paid)
     for stop in set(StopReason) - {StopReason.FINISHED}:
-        assert reward.format_reward(played(*turns, stop=stop)) == 0.0
+        assert rewards.format_reward(played(*turns, stop=stop)) == 0.0
 
 
 def test_policy_reward():
     answered, silent = played(f"{THINK}<answer>x</answer>"), played("", stop=StopReason.NO_OUTPUT)
-    assert reward.policy_reward(answered, "correct", 0.5).parts == {"judge": 1.0, "format": 0.125}
-    assert reward.policy_reward(answered, "correct", 0.5).total == 1.125
-    assert reward.policy_reward(answered, "wrong", 0.0).total == 0.0
-    assert reward.policy_reward(answered, None, 0.0).total == 0.0
-    assert reward.policy_reward(silent, "correct", 0.5).total == 0.0
+    assert rewards.policy_reward(answered, "correct", 0.5).parts == {"judge": 1.0, "format": 0.125}
+    assert rewards.policy_reward(answered, "correct", 0.5).total == 1.125
+    assert rewards.policy_reward(answered, "wrong", 0.0).total == 0.0
+    assert rewards.policy_reward(answered, None, 0.0).total == 0.0
+    assert rewards.policy_reward(silent, "correct", 0.5).total == 0.0
 
 
 def test_grm_reward():
     judged = played("<verdict>wrong</verdict>", role="grm", output="wrong")
-    assert reward.grm_reward(judged, "wrong", 0.0).parts == {"match": 1.0, "format": 0.0}
-    assert reward.grm_reward(judged, "correct", 0.0).total == 0.0
+    assert rewards.grm_reward(judged, "wrong", 0.0).parts == {"match": 1.0, "format": 0.0}
+    assert rewards.grm_reward(judged, "correct", 0.0).total == 0.0
     silent = played("", role="grm", stop=StopReason.NO_OUTPUT)
-    assert reward.grm_reward(silent, "wrong", 1.0).total == 0.0
+    assert rewards.grm_reward(silent, "wrong", 1.0).total == 0.0
 
 
 def test_generator_reward():
@@ -158,7 +158,7 @@ def test_generator_reward():
     even, yes = ["correct", "wrong", None, "correct"], ["correct"] * 5
 
     def paid(valid, verdicts, checks, share=0.8):
-        return reward.generator_reward(written, valid, verdicts, checks, share, 1.0).parts
+        return rewards.generator_reward(written, valid, verdicts, checks, share, 1.0).parts
 
     assert paid(True, even, yes) == {"entropy": pytest.approx(1.0), "format": 0.25}
     p = 1 / 4
@@ -174,8 +174,8 @@ def test_generator_reward():
 def test_gate_in_whole_numbers(n, hits, hundredths):
     """hits >= share * n decided without rounding: 0.28 * 25 is a little above 7 in floating point."""
     verdicts = ["correct"] * min(hits, n) + [None] * (n - min(hits, n))
-    assert reward.accepted(verdicts, hundredths / 100) == (100 * min(hits, n) >= hundredths * n)
+    assert rewards.accepted(verdicts, hundredths / 100) == (100 * min(hits, n) >= hundredths * n)
 
 
 def test_without_checks_the_gate_is_open():
-    assert reward.accepted([], 0.8)
+    assert rewards.accepted([], 0.8)
