@@ -55,7 +55,7 @@ class DataConfig:
 
     lab: bool = False
     index: str = ""  # a folder, or http://host:port of a server (aslfast index serve)
-    topics: str = ""  # text file, a topic a line
+    topics: str = ""  # text file, a topic a line; "general": the 73 that ship with aslfast
     eval_questions: str = ""  # Parquet or JSONL
     eval_index: str = ""  # empty: the same as index
     eval_count: int = 300

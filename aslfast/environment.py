@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from aslfast import roles
@@ -44,10 +45,8 @@ def file_environment(config: RunConfig) -> Environment:
     data = config.data
     for key in ("index", "topics", "eval_questions"):
         if not getattr(data, key):
-            raise UserError(
-                f"data.{key} is not set; name a path with --set data.{key}=PATH"
-            )
-    topics = read_topics(Path(data.topics))
+            raise UserError(f"data.{key} is not set; name a path with --set data.{key}=PATH")
+    topics = read_topics(data.topics)
     questions = read_questions(data.eval_questions, data.eval_count)
     index = open_index(data.index, config.tool.timeout_s, config.tool.retries)
     eval_index = index
@@ -56,7 +55,9 @@ def file_environment(config: RunConfig) -> Environment:
     return Environment(index, topics, eval_index, policy_evals(questions, config.model.prompts))
 
 
-def read_topics(path: Path) -> list[str]:
+def read_topics(place: str) -> list[str]:
+    """A topic a line; "general": the 73 of an encyclopaedia that ship with aslfast. Raises UserError."""
+    path = Path(str(files("aslfast") / "topics" / "general.txt")) if place == "general" else Path(place)
     if not path.is_file():
         raise UserError(f"{path}: no such topics file; give a text file with one topic a line")
     topics = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -77,9 +78,10 @@ def lab_environment(config: RunConfig, folder: Path) -> Environment:
     eval_index = BM25Index.build(heldout.passages(), folder / "heldout.idx")
     questions = lab_questions(heldout, seed, count)
     write_questions(folder / "heldout.parquet", questions)
+    judgements = lab_judgements(heldout, questions, seed, prompts, config.grm.variant)
     return Environment(
-        index, list(learned.facts), eval_index, policy_evals(questions, prompts),
-        lab_judgements(heldout, questions, seed, prompts), lab_generator_tasks(heldout, seed, prompts), heldout.answer,
+        index, list(learned.facts), eval_index, policy_evals(questions, prompts), judgements,
+        lab_generator_tasks(heldout, seed, prompts), heldout.answer,
     )  # fmt: skip
 
 
@@ -88,7 +90,9 @@ def lab_questions(world: World, seed: int, count: int) -> list[Question]:
     return [Question(f"h{i}", q.question, (q.answer,), q.hops) for i, q in enumerate(found)]
 
 
-def lab_judgements(world: World, questions: Sequence[Question], seed: int, prompts: str) -> list[Task]:
+def lab_judgements(
+    world: World, questions: Sequence[Question], seed: int, prompts: str, variant: str = "tool"
+) -> list[Task]:
     """Half right answers, half plausible wrong ones, in turn."""
     rng = random.Random(f"judgements-{seed}")
     tasks = []
@@ -97,7 +101,9 @@ def lab_judgements(world: World, questions: Sequence[Question], seed: int, promp
         right = question.answers[0]
         answer = right if i % 2 == 0 else demos.wrong_answer(world, question.question, right, rng)
         label = "correct" if i % 2 == 0 else "wrong"
-        tasks.append(roles.grm_task(f"eval-j{i}", question.question, answer, prompts, label, question.hops))
+        tasks.append(
+            roles.grm_task(f"eval-j{i}", question.question, answer, prompts, label, question.hops, variant, right)
+        )
     return tasks
 
 

@@ -3,6 +3,8 @@
 import math
 import re
 import string
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -138,11 +140,65 @@ def test_format_reward(turns, paid):
 
 def test_policy_reward():
     answered, silent = played(f"{THINK}<answer>x</answer>"), played("", stop=StopReason.NO_OUTPUT)
-    assert rewards.policy_reward(answered, "correct", 0.5).parts == {"judge": 1.0, "format": 0.125}
-    assert rewards.policy_reward(answered, "correct", 0.5).total == 1.125
-    assert rewards.policy_reward(answered, "wrong", 0.0).total == 0.0
-    assert rewards.policy_reward(answered, None, 0.0).total == 0.0
-    assert rewards.policy_reward(silent, "correct", 0.5).total == 0.0
+    assert rewards.policy_reward(answered, ["correct"], 0.5).parts == {"judge": 1.0, "format": 0.125}
+    assert rewards.policy_reward(answered, ["correct"], 0.5).total == 1.125
+    for verdicts in (["wrong"], [None], ["uncertain"], [], ["correct", "wrong"], ["D"]):
+        assert rewards.policy_reward(answered, verdicts, 0.0).total == 0.0
+    assert rewards.policy_reward(silent, ["correct"], 0.5).total == 0.0
+    assert rewards.policy_reward(silent, ["correct"], 0.5, "mean").total == 0.0
+
+
+@given(VERDICTS)
+def test_policy_reward_from_m_verdicts(verdicts):
+    answered = played("<answer>x</answer>")
+    p = sum(v == "correct" for v in verdicts) / len(verdicts)
+    assert rewards.policy_reward(answered, verdicts, 0.0, "mean").parts["judge"] == pytest.approx(p)
+    assert rewards.policy_reward(answered, verdicts, 0.0, "majority").parts["judge"] == (p > 0.5)
+
+
+def test_policy_reward_from_grades():
+    answered = played("<answer>x</answer>")
+    assert rewards.policy_reward(answered, ["A", "B", "E", None], 0.0, "mean").total == pytest.approx(
+        (1 + 0.8 + 0.2) / 4
+    )
+    assert rewards.policy_reward(answered, ["C", "C", "G"], 0.0, "majority").total == 1.0
+    assert rewards.policy_reward(answered, ["A", "D"], 0.0, "majority").total == 0.0
+
+
+@pytest.mark.parametrize(
+    "answer, paid",
+    [  # against "Oslo fjord": exact match, substring, contains, cover, F1
+        ("the Oslo Fjord!", (1, 1, 1, 1, 1)),
+        ("It is Oslo fjord", (0, 1, 1, 1, 2 * 2 / 6)),
+        ("fjord of Oslo", (0, 0, 0, 1, 2 * 2 / 5)),
+        ("Oslo fjords", (0, 1, 0, 0, 1 / 2)),
+        ("Oslo", (0, 0, 0, 0, 2 / 3)),
+        ("", (0, 0, 0, 0, 0)),
+        (None, (0, 0, 0, 0, 0)),
+    ],
+)
+def test_rule_rewards(answer, paid):
+    stop = StopReason.NO_OUTPUT if answer is None else StopReason.FINISHED
+    task = Task("t", "policy", "p", "q?", ("nothing", "Oslo fjord"))
+    trajectory = Trajectory(task, (), (), (), (Turn("sampled", 0, 0, ""),), stop, answer)
+    names = ("exact_match", "substring", "contains", "cover", "f1")
+    given_ = [rewards.policy_reward(trajectory, [], 0.0, name).parts["rule"] for name in names]
+    assert given_ == pytest.approx(paid)
+
+
+MATCHES = [rewards.exact_match, rewards.contains_match, rewards.cover_match, rewards.substring_match]
+
+
+@given(WORDS | TEXTS, WORDS | TEXTS)
+def test_matches_imply_each_other(answer, reference):
+    """Exact match -> whole words in order -> whole words; and letters in order. F1 is symmetric and 1 for a match."""
+    exact, contains, cover, substring = (match(answer, [reference]) for match in MATCHES)
+    if rewards.normalize(reference):
+        assert exact <= contains <= cover and contains <= substring
+    forward, back = rewards.f1(answer, [reference]), rewards.f1(reference, [answer])
+    assert forward == back and 0.0 <= forward <= 1.0
+    if exact and rewards.normalize(reference):
+        assert forward == 1.0
 
 
 def test_grm_reward():
@@ -151,22 +207,26 @@ def test_grm_reward():
     assert rewards.grm_reward(judged, "correct", 0.0).total == 0.0
     silent = played("", role="grm", stop=StopReason.NO_OUTPUT)
     assert rewards.grm_reward(silent, "wrong", 1.0).total == 0.0
+    unsure = played("", role="grm", output="uncertain")
+    assert [rewards.grm_reward(unsure, "wrong", 0.0, v).total for v in ("tool", "uncertain", "ranking")] == [0, 0.5, 0]
 
 
-def test_generator_reward():
-    written = played(f"{THINK}<question>..</question>", role="generator")
-    even, yes = ["correct", "wrong", None, "correct"], ["correct"] * 5
+def test_abstaining_pays_where_the_judge_knows_nothing():
+    """At a belief b in its better guess: guess pays b, abstaining 1/2."""
+    pay = rewards.GRM_REWARDS["uncertain"]
+    for belief in (0.5, 0.6, 0.9):
+        guess = belief * pay("correct", "correct") + (1 - belief) * pay("correct", "wrong")
+        assert (guess > pay("uncertain", "correct")) == (belief > 0.5) and pay("uncertain", "wrong") == 0.5
 
-    def paid(valid, verdicts, checks, share=0.8):
-        return rewards.generator_reward(written, valid, verdicts, checks, share, 1.0).parts
 
-    assert paid(True, even, yes) == {"entropy": pytest.approx(1.0), "format": 0.25}
-    p = 1 / 4
-    h = -(p * math.log(p) + (1 - p) * math.log(1 - p)) / math.log(2)
-    assert paid(True, ["correct", None, None, "wrong"], yes)["entropy"] == pytest.approx(h)
-    assert paid(True, ["correct"] * 4, yes)["entropy"] == 0.0
-    assert paid(True, even, [*yes[:3], None, "wrong"]) == {"entropy": 0.0, "format": 0.25}
-    assert paid(False, even, yes) == {"entropy": 0.0, "format": 0.0}
+def test_the_best_grade_is_the_believed_chance():
+    """Expected reward is greatest at the grade whose score is nearest to the belief: the score is proper."""
+    pay = rewards.GRM_REWARDS["ranking"]
+    for belief in (0.0, 0.15, 0.35, 0.55, 0.72, 0.95, 1.0):
+        expected = {g: belief * pay(g, "correct") + (1 - belief) * pay(g, "wrong") for g in "ABCDEFG"}
+        best = max(expected, key=lambda g: expected[g])
+        assert best == min("ABCDEFG", key=lambda g: abs(rewards.verdict_score(g) - belief))
+    assert pay(None, "wrong") == 0.0 == pay("correct", "correct")
 
 
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 100))
@@ -179,3 +239,8 @@ def test_gate_in_whole_numbers(n, hits, hundredths):
 
 def test_without_checks_the_gate_is_open():
     assert rewards.accepted([], 0.8)
+
+
+def test_rewards_need_no_torch():
+    code = "import sys, aslfast.rewards; assert not {'torch', 'jinja2', 'pyarrow', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

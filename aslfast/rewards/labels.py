@@ -65,8 +65,8 @@ def consensus_labels(attempts: Sequence[Attempt], reference: str) -> Labels:
 
 
 LABELS: Mapping[str, Callable[[Sequence[Attempt], str], Labels]] = {
-    "self": self_labels,
     "reference": reference_labels,
+    "self": self_labels,
     "majority": majority_labels,
     "consensus": consensus_labels,
 }
