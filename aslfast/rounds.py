@@ -191,7 +191,7 @@ async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQue
         asyncio.gather(*(attempt(loop, ask, i, 1) for i in range(config.attempts))),
         asyncio.gather(*(loop.sample(check, i) for i in range(config.self_checks))),
     )
-    verdicts, self_verdicts = [v[0] for _, v in attempts], [t.output for t in checks]
+    verdicts, self_verdicts = [v[0] for _, v in attempts], opinions(loop, checks)
     evidence = rewards.question_evidence(written, verdicts, self_verdicts, config.accept_share)
     if not evidence.accepted:
         return written, None, evidence
@@ -207,7 +207,11 @@ async def attempt(loop: Loop, task: Task, number: int, verdicts: int) -> tuple[T
         return trajectory, (None,) * verdicts
     judge = judge_task(loop, f"{task.id}{number}-v", task.question, trajectory.output, task.references[0])
     judged = await asyncio.gather(*(loop.sample(judge, i) for i in range(verdicts)))
-    return trajectory, tuple(t.output for t in judged)
+    return trajectory, opinions(loop, judged)
+
+
+def opinions(loop: Loop, judged: Sequence[Trajectory]) -> tuple[str | None, ...]:
+    return tuple(rewards.offered(t.output, loop.config.grm.variant) for t in judged)
 
 
 def judge_task(

@@ -10,7 +10,7 @@ from aslfast.grammar import WrittenQuestion, answer, grade, question, valid_ques
 from aslfast.rewards.duplicates import distinct_questions, question_similarity
 from aslfast.rewards.form import format_reward
 from aslfast.rewards.generator import GENERATOR_REWARDS, QuestionEvidence, generator_reward, question_evidence
-from aslfast.rewards.grm import GRM_REWARDS, grm_reward
+from aslfast.rewards.grm import GRM_REWARDS, grm_reward, offered
 from aslfast.rewards.labels import LABELS, Attempt, Labels, balanced, gold_labels
 from aslfast.rewards.match import contains_match, cover_match, exact_match, f1, normalize, substring_match
 from aslfast.rewards.plateau import plateaued
@@ -22,7 +22,7 @@ __all__ = [
     "GENERATOR_REWARDS", "GRM_REWARDS", "JUDGED", "LABELS", "POLICY_REWARDS", "AnswerEvidence", "Attempt", "Labels",
     "QuestionEvidence", "WrittenQuestion", "accepted", "accuracy", "answer", "as_label", "balanced", "contains_match",
     "cover_match", "distinct_questions", "exact_match", "f1", "favourable", "format_reward", "generator_reward",
-    "gold_labels", "grade", "grm_reward", "majority", "normalize", "plateaued", "policy_reward", "question",
+    "gold_labels", "grade", "grm_reward", "majority", "normalize", "offered", "plateaued", "policy_reward", "question",
     "question_evidence", "question_similarity", "repetition_shares", "sentence_bleu", "substring_match",
     "valid_question", "verdict", "verdict_entropy", "verdict_score",
 ]  # fmt: skip

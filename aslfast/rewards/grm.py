@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from aslfast.core import Reward, Trajectory
+from aslfast.grammar import GRADES, VERDICTS
 from aslfast.rewards.form import format_reward
 from aslfast.rewards.verdicts import verdict_score
 
@@ -26,7 +27,7 @@ def graded(verdict: str | None, label: str) -> float:
     Brier's score: the best grade is the one nearest to the believed chance that the answer is right. The original
     pays 1 for the very grade of the label alone, and its table of grades by label is off by some.
     """
-    if verdict not in ("A", "B", "C", "D", "E", "F", "G"):
+    if verdict not in GRADES:
         return 0.0
     return 1 - (verdict_score(verdict) - (label == "correct")) ** 2
 
@@ -40,6 +41,12 @@ GRM_REWARDS: Mapping[str, Callable[[str | None, str], float]] = {
 }
 
 
+def offered(verdict: str | None, variant: str) -> str | None:
+    """The verdict if the variant's prompt offers it, else None: a correct/wrong judge that says "A" has said nothing."""
+    words = {"uncertain": VERDICTS, "ranking": GRADES}.get(variant, VERDICTS[:2])
+    return verdict if verdict in words else None
+
+
 def grm_reward(trajectory: Trajectory, label: str, format_weight: float, variant: str = "tool") -> Reward:
-    match = GRM_REWARDS[variant](trajectory.output, label)
+    match = GRM_REWARDS[variant](offered(trajectory.output, variant), label)
     return Reward({"match": match, "format": format_weight * format_reward(trajectory)})
