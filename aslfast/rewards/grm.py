@@ -42,7 +42,7 @@ GRM_REWARDS: Mapping[str, Callable[[str | None, str], float]] = {
 
 
 def offered(verdict: str | None, variant: str) -> str | None:
-    """The verdict if the variant's prompt offers it, else None: a correct/wrong judge that says "A" has said nothing."""
+    """The verdict if the variant's prompt offers it, else None: a correct/wrong judge that says "A" says nothing."""
     words = {"uncertain": VERDICTS, "ranking": GRADES}.get(variant, VERDICTS[:2])
     return verdict if verdict in words else None
 
