@@ -14,7 +14,7 @@ from rich.table import Table
 from aslfast.cli_play import counts, open_all, play, with_settings
 from aslfast.console import stdout
 from aslfast.environment import policy_evals
-from aslfast.evaluate import Share, policy_scores, question_scores
+from aslfast.evaluate import METRICS, Share, policy_scores, question_scores
 from aslfast.resample import RESAMPLES, bootstrap_mean, paired_difference
 
 TITLES = {
@@ -68,14 +68,12 @@ def _measure(
 
 
 def _means(scores: Mapping[str, Sequence[float]], seed: int) -> dict[str, Any]:
-    """Each metric's mean and interval. Shares of 0% and 100% get Wilson's: the bootstrap's has no width there."""
+    """Each metric's mean and interval. Where all score 0%, or all 100%, Wilson's: the bootstrap's has no width."""
     means = {}
     for name, values in scores.items():
-        mean = bootstrap_mean(values, seed)
-        flat = name != "searches" and set(values) in ({0.0}, {1.0})
-        wilson = Share.of(sum(values), len(values))
-        low, high = (wilson.low, wilson.high) if flat else (mean.low, mean.high)
-        means[name] = {"mean": mean.mean, "low": low, "high": high}
+        flat = name in METRICS and set(values) in ({0.0}, {1.0})
+        made = Share.of(sum(values), len(values)) if flat else bootstrap_mean(values, seed)
+        means[name] = {"value": made.value, "low": made.low, "high": made.high}
     return means
 
 
@@ -97,36 +95,39 @@ def print_evaluation(result: Mapping[str, Any]) -> None:
 
 
 def _print_one(scores: Mapping[str, Any]) -> None:
-    made = _table(f"{_named(scores)}: {_setting(scores)}", "metric", "value", "95% interval")
+    made = _table("metric", "value", "95% interval")
     for name, title in TITLES.items():
         metric = scores["metrics"][name]
-        made.add_row(title, _value(name, metric["mean"]), _range(name, metric))
+        made.add_row(title, _value(name, metric["value"]), _range(name, metric))
         for hops, share in scores["by_hops"].items() if name == "em" else ():
             row = f"{_hops(hops)} (n = {share['n']})"
             made.add_row(row, _value(name, share["accuracy"]), _range(name, share))
-    stdout().print(made)
-    stdout().print(f"stops: {counts(scores['stops'])}; {scores['tokens_per_s']:,.0f} tokens/s")
-    stdout().print(_footnote(scores))
+    speed = f"stops: {counts(scores['stops'])}; {scores['tokens_per_s']:,.0f} tokens/s"
+    _print([_named(scores), _setting(scores)], made, [speed, f"{_intervals(scores)}; by hops Wilson's"])
 
 
 def _print_pair(result: Mapping[str, Any]) -> None:
     a, b, difference = result["a"], result["b"], result["difference"]
-    made = _table(f"{_setting(a)}", "metric", "A", "B", "B - A", "95% interval", "p")
+    made = _table("metric", "A", "B", "B - A, points", "95% interval", "p")
     for name, title in TITLES.items():
-        metrics = [scores["metrics"][name]["mean"] for scores in (a, b)]
-        made.add_row(title, *(_value(name, mean) for mean in metrics), *_compared(name, difference[name]))
+        values = [_value(name, scores["metrics"][name]["value"]) for scores in (a, b)]
+        made.add_row(title, *values, *_compared(name, difference[name]))
         for hops, share in a["by_hops"].items() if name == "em" else ():
             values = [_value(name, scores["by_hops"][hops]["accuracy"]) for scores in (a, b)]
             row = f"{_hops(hops)} (n = {share['n']})"
             made.add_row(row, *values, *_compared(name, difference[f"em_{hops}_hops"]))
+    tested = f"{_intervals(a)}; p: paired sign-flip test, each row on its own"
+    _print([f"A: {_named(a)}", f"B: {_named(b)}", _setting(a)], made, [tested])
+
+
+def _print(before: Sequence[str], table: Table, after: Sequence[str]) -> None:
     console = stdout()
-    console.print(f"A: {_named(a)}\nB: {_named(b)}", markup=False)
-    console.print(made)
-    console.print(f"{_footnote(a)}; p of the paired sign-flip test, uncorrected for the number of rows")
+    for part in (*before, table, *after):
+        console.print(part, markup=False, soft_wrap=isinstance(part, str))
 
 
-def _table(title: str, *columns: str) -> Table:
-    made = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left", title_style="")
+def _table(*columns: str) -> Table:
+    made = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         made.add_column(column, justify="right" if number else "left")
     return made
@@ -141,8 +142,8 @@ def _setting(scores: Mapping[str, Any]) -> str:
     return f"{scores['n_eval']} questions of {scores['data']}, seed {scores['seed']}"
 
 
-def _footnote(scores: Mapping[str, Any]) -> str:
-    return f"intervals: bootstrap over questions, {scores['resamples']:,} resamples; by hops Wilson's"
+def _intervals(scores: Mapping[str, Any]) -> str:
+    return f"intervals: bootstrap over questions, {scores['resamples']:,} resamples"
 
 
 def _hops(hops: str) -> str:
@@ -159,5 +160,5 @@ def _range(name: str, metric: Mapping[str, float]) -> str:
 
 def _compared(name: str, difference: Mapping[str, float]) -> tuple[str, str, str]:
     scale, unit = (1, ".2f") if name == "searches" else (100, ".1f")
-    mean, low, high = (scale * difference[key] for key in ("mean", "low", "high"))
+    mean, low, high = (scale * difference[key] for key in ("value", "low", "high"))
     return f"{mean:+{unit}}", f"{low:+{unit}} to {high:+{unit}}", f"{difference['p']:.4f}"

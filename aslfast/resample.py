@@ -15,7 +15,7 @@ _AT_ONCE = 2_000_000  # numbers in memory
 class Mean:
     """A mean over n questions with its 95% interval."""
 
-    mean: float
+    value: float
     low: float
     high: float
     n: int
@@ -25,7 +25,7 @@ class Mean:
 class Difference:
     """The mean of paired differences with its 95% interval, and p: how often chance alone gives one as large."""
 
-    mean: float
+    value: float
     low: float
     high: float
     p: float

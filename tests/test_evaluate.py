@@ -105,8 +105,8 @@ def test_bootstrap_mean_has_the_width_of_the_standard_error():
     values = np.random.default_rng(3).random(400)
     made = bootstrap_mean(values, seed=1)
     half = 1.96 * values.std() / 20
-    assert made.mean == pytest.approx(values.mean()) and made.n == 400
-    assert [made.high - made.mean, made.mean - made.low] == pytest.approx([half, half], rel=0.06)
+    assert made.value == pytest.approx(values.mean()) and made.n == 400
+    assert [made.high - made.value, made.value - made.low] == pytest.approx([half, half], rel=0.06)
     assert made == bootstrap_mean(values, seed=1) != bootstrap_mean(values, seed=2)
 
 
@@ -136,9 +136,9 @@ def test_paired_p_is_the_permutation_tests(first, second):
     made = paired_difference(first, second, seed=0)
     exact = exact_sign_flip_p([b - a for a, b in zip(first, second, strict=True)])
     assert made.p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 10_000) + 1e-4)
-    assert made.mean == pytest.approx(np.mean(second) - np.mean(first))
+    assert made.value == pytest.approx(np.mean(second) - np.mean(first))
     back = paired_difference(second, first, seed=0)
-    assert back.p == made.p and back.mean == -made.mean
+    assert back.p == made.p and back.value == -made.value
     assert (back.low, back.high) == pytest.approx((-made.high, -made.low), abs=0.02)
 
 
@@ -147,5 +147,5 @@ def test_pairing_finds_what_two_intervals_hide():
     first = [float(i % 2) for i in range(300)]
     second = [1.0 if i < 24 else value for i, value in enumerate(first)]
     made = paired_difference(first, second, seed=0)
-    assert made.mean == 12 / 300 and made.low > 0 and made.p < 0.002
+    assert made.value == 12 / 300 and made.low > 0 and made.p < 0.002
     assert bootstrap_mean(first, 0).high > bootstrap_mean(second, 0).low
