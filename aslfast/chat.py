@@ -16,8 +16,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from aslfast.errors import UserError
+from aslfast.grammar import TAGS
 
-TAGS = ("think", "tool_call", "tool_response", "tools", "answer", "question", "verdict")
 _SENTINEL = "aslfastsentinel"
 _TAG = rf"<[\s/]*(?:{'|'.join(TAGS)})\b[^<>]*>"
 

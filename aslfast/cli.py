@@ -173,11 +173,14 @@ def evaluate(
     target: Annotated[
         str,
         typer.Argument(
-            metavar="RUN|MODEL", help="A run (its newest policy adapter and its settings), a model folder, or lab."
+            metavar="A", help="A run (its newest policy adapter and its settings), a model folder, or lab."
         ),
     ],
     data: DataOption,
     index: IndexOption,
+    other: Annotated[
+        str | None, typer.Argument(metavar="[B]", help="Another, for a paired comparison on the same questions.")
+    ] = None,
     limit: Limit = None,
     prompts: Prompts = None,
     seed: Seed = None,
@@ -185,15 +188,16 @@ def evaluate(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Measure the policy on questions with known answers: exact match, containment, F1, by hops."""
-    from aslfast import cli_play
+    """Measure the policy on questions with known answers: exact match, sub-EM, cover-EM, F1, by hops.
 
-    opened, questions = cli_play.open_all(
-        target, "policy", data, index, limit, {"prompts": prompts, "seed": seed, "threads": threads}
-    )
-    scores = cli_play.scores_of(opened, questions, quiet)
-    scores = {"model": target, "data": str(data), "index": index, "seed": opened.config.seed, **scores}
-    print_json(scores) if as_json else cli_play.print_scores(scores)
+    With B both are measured on the same questions with the same seeds, and their difference is tested.
+    """
+    from aslfast import cli_eval
+
+    settings = {"prompts": prompts, "seed": seed, "threads": threads}
+    targets = [target] if other is None else [target, other]
+    result = cli_eval.evaluate(targets, data, index, limit, settings, quiet)
+    print_json(result) if as_json else cli_eval.print_evaluation(result)
 
 
 @app.command(

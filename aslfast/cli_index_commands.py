@@ -14,7 +14,8 @@ from aslfast.index_arguments import LEAST_MEMORY_MB
 index_app = typer.Typer(no_args_is_help=True, help="Build, search, change and serve BM25 indexes of passages.")
 
 Corpus = Annotated[
-    list[Path], typer.Argument(metavar="CORPUS...", help="Passages with id and contents, as .jsonl or .parquet.")
+    list[Path],
+    typer.Argument(metavar="CORPUS...", help="Passages with id and contents, as .jsonl or .parquet; or DPR's .tsv."),
 ]
 Folder = Annotated[Path, typer.Argument(metavar="IDX", help="Folder of an index.")]
 Memory = Annotated[

@@ -22,7 +22,10 @@ IndexOption = Annotated[
 DataOption = Annotated[
     Path,
     typer.Option(
-        "--data", metavar="Q", help="Questions, .parquet or .jsonl, with columns question and answers (and hops)."
+        "--data",
+        metavar="Q",
+        help="Questions with answers, .parquet, .jsonl, .json, .csv or .tsv, as FlashRAG, Search-R1 or their authors "
+        "publish them.",
     ),
 ]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Take only the first so many questions.")]

@@ -1,4 +1,4 @@
-"""`aslfast eval` and `aslfast rollout`: a model plays a role over a file of questions."""
+"""`aslfast rollout`: a model plays a role over a file of questions. What it shares with `aslfast eval` stands first."""
 
 from __future__ import annotations
 
@@ -10,17 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from aslfast import roles
 from aslfast.checkpoint import Checkpoint, open_checkpoint, settings_of
 from aslfast.config import RunConfig
-from aslfast.console import Meter, printable, quiet_libraries, stdout
+from aslfast.console import Meter, printable, quiet_libraries
 from aslfast.core import ROLES, Role, Task, Trajectory
 from aslfast.environment import policy_evals
 from aslfast.errors import UserError
-from aslfast.evaluate import Question, policy_scores, read_questions
+from aslfast.questions import Question, read_questions
 from aslfast.retrieve import open_index
 from aslfast.trajectory import Record, conversation, write_trajectories
 
@@ -69,39 +66,7 @@ def play(
     return trajectories, {"sampled_tokens": n_sampled, "tokens_per_s": n_sampled / seconds, "seconds": seconds}
 
 
-# --- eval ------------------------------------------------------------------------------------------------------
-
-
-def scores_of(opened: Checkpoint, questions: Sequence[Question], quiet: bool) -> dict[str, Any]:
-    trajectories, speed = play(opened, policy_evals(questions, opened.config.model.prompts), "eval", quiet)
-    return {"adapter_version": opened.version, **policy_scores(trajectories), **speed}
-
-
-def print_scores(scores: Mapping[str, Any]) -> None:
-    low, high = scores["policy_interval"]
-    made = Table(box=SIMPLE_HEAD, show_header=False, pad_edge=False)
-    made.add_row(
-        "policy accuracy (exact match)",
-        f"{_percent(scores['policy_accuracy'])}, 95% interval {_percent(low)} to {_percent(high)}",
-    )
-    for hops, share in scores["by_hops"].items():
-        made.add_row(
-            f"  {hops} hop{'s' * (hops != '1')}",
-            f"{_percent(share['accuracy'])}, {_percent(share['low'])} to {_percent(share['high'])} (n = {share['n']})",
-        )
-    made.add_row("answer contains a reference", _percent(scores["contains"]))
-    made.add_row("F1", _percent(scores["f1"]))
-    made.add_row("searches a question", f"{scores['searches']:.2f}")
-    made.add_row("stops", _counts(scores["stops"]))
-    made.add_row("questions, tokens/s", f"{scores['n_eval']}, {scores['tokens_per_s']:,.0f}")
-    stdout().print(made)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
-
-
-def _counts(stops: Mapping[str, int]) -> str:
+def counts(stops: Mapping[str, int]) -> str:
     return ", ".join(f"{stop} {count}" for stop, count in sorted(stops.items(), key=lambda item: -item[1]))
 
 
@@ -149,7 +114,7 @@ def print_rollout(trajectories: Sequence[Trajectory], summary: Mapping[str, Any]
     first = trajectories[0]
     print(printable(f"{conversation(first)}\n=== {first.stop.value}: {first.output or 'no output'} ===\n"))
     print(
-        f"{summary['out']}: {summary['trajectories']} trajectories ({_counts(summary['stops'])}), "
+        f"{summary['out']}: {summary['trajectories']} trajectories ({counts(summary['stops'])}), "
         f"{summary['searches']:.2f} searches each, {summary['sampled_tokens']:,} tokens "
         f"sampled at {summary['tokens_per_s']:,.0f} tokens/s"
     )

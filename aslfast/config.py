@@ -19,6 +19,7 @@ from aslfast.algorithms import algorithm_names, with_algorithm
 from aslfast.errors import UserError
 from aslfast.learner import LearnerConfig
 from aslfast.loss import LossConfig
+from aslfast.rewards import GENERATOR_REWARDS, GRM_REWARDS, JUDGED, LABELS, POLICY_REWARDS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -39,7 +40,10 @@ CHOICES = {
     "loss.aggregate": ("token_mean", "sequence_mean", "constant"),
     "advantage.baseline": ("mean", "leave_one_out", "none"),
     "advantage.scale": ("group", "batch", "whitened", "none"),
-    "grm.label": ("reference", "majority", "consensus"),
+    "generator.reward": tuple(GENERATOR_REWARDS),
+    "grm.label": tuple(LABELS),
+    "grm.variant": tuple(GRM_REWARDS),
+    "policy.reward": tuple(POLICY_REWARDS),
 }
 
 
@@ -57,7 +61,7 @@ class DataConfig:
 
     lab: bool = False
     index: str = ""  # a folder, or http://host:port of a server (aslfast index serve)
-    topics: str = ""  # text file, a topic a line
+    topics: str = ""  # text file, a topic a line; "general": the 73 that ship with aslfast
     eval_questions: str = ""  # Parquet or JSONL
     eval_index: str = ""  # empty: the same as index
     eval_count: int = 300
@@ -125,6 +129,7 @@ class GeneratorConfig:
     self_checks: int = 5  # judgements of the generator's own answer
     accept_share: float = 0.8  # of the self checks that must accept
     hops: tuple[int, ...] = (1, 2, 3)  # asked for in turn
+    reward: str = "entropy_bits"  # a name of rewards/generator.py
     learn: bool = True
 
 
@@ -133,7 +138,8 @@ class GrmConfig:
     steps: int = 10
     tasks: int = 16
     samples: int = 8
-    label: str = "consensus"  # where labels come from: see rounds.labelled_attempts
+    label: str = "consensus"  # where labels come from: see rewards/labels.py
+    variant: str = "tool"  # of the judge's prompt and reward: see rewards/grm.py
     share_verdicts: bool = False  # equal answers to a question share their verdicts: see judging
     learn: bool = True
 
@@ -143,7 +149,8 @@ class PolicyConfig:
     steps: int = 20
     tasks: int = 16
     samples: int = 8
-    verdicts: int = 1  # judgements of an answer; the majority is its reward
+    verdicts: int = 1  # judgements of an answer; may be 0 where a rule rewards it
+    reward: str = "majority"  # of the verdicts; or a rule's: see rewards/policy.py
     learn: bool = True
 
 
@@ -240,6 +247,8 @@ def from_tree(tree: Mapping[str, Any], place: str) -> RunConfig:
     _check_ranges(config, "", place)
     if config.loss.kind == "cispo" and config.loss.dual_clip:
         raise UserError(f"{place}: loss.dual_clip is of kind ppo alone; with loss.kind=cispo set it to 0")
+    if config.policy.reward in JUDGED and not config.policy.verdicts:
+        raise UserError(f"{place}: policy.verdicts is 0; the reward {config.policy.reward!r} needs 1 or more")
     return config
 
 
@@ -281,7 +290,7 @@ def _convert(wanted: Any, value: Any, key: str, place: str) -> Any:
 
 _MAY_BE_ZERO = {
     "seed", "threads", "format_weight", "kl_coef", "weight_decay", "clip_high", "rounds", "steps", "self_checks",
-    "temperature", "retries", "tis_cap", "kl_every", "engine_restarts",
+    "temperature", "retries", "tis_cap", "kl_every", "engine_restarts", "verdicts",
 }  # fmt: skip
 
 

@@ -1,10 +1,12 @@
 """Reading a corpus: JSONL or Parquet files of passages {"id", "contents"}, streamed, with errors that name the place.
 
-`contents` is the title in quotes, a newline, then the text: the form Search-R1 and its followers use.
+`contents` is the title in quotes, a newline, then the text: the form Search-R1 and its followers use (wiki-18). DPR's
+TSV (psgs_w100.tsv: id, text, title under a line of these names) is read as that form.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -63,14 +65,14 @@ def place_of(paths: Iterable[Path], number: int) -> str:
 
 def check_files(files: list[Path]) -> None:
     if not files:
-        raise UserError("no corpus file was given; name at least one .jsonl or .parquet file")
+        raise UserError("no corpus file was given; name at least one .jsonl, .parquet or .tsv file")
     for file in files:
         if not file.exists():
             raise UserError(f"{file}: no such file; check the path of the corpus")
         if file.is_dir():
-            raise UserError(f"{file}: is a folder; name the .jsonl or .parquet files in it")
+            raise UserError(f"{file}: is a folder; name the .jsonl, .parquet or .tsv files in it")
         if file.suffix.lower() not in _READERS:
-            raise UserError(f"{file}: unknown kind of corpus {file.suffix!r}; use a .jsonl or .parquet file")
+            raise UserError(f"{file}: unknown kind of corpus {file.suffix!r}; use a .jsonl, .parquet or .tsv file")
 
 
 def each_file(files: Iterable[Path], readers: Mapping[str, Callable[[Path], Iterator[T]]]) -> Iterator[T]:
@@ -147,7 +149,22 @@ def _read_parquet(file: Path) -> Iterator[tuple[str, Passage]]:
         yield from parse_rows(file, rows, first)
 
 
-_READERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet}
+def read_tsv(file: Path) -> Iterator[tuple[str, Passage]]:
+    """DPR's passages, their title and text as `contents`."""
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            reader = csv.DictReader(lines, delimiter="\t")
+            for row in reader:
+                place = f"{file}:{reader.line_num}"
+                if row.get("text") is None or row.get("title") is None:
+                    raise UserError(f"{place}: 'text' or 'title' is missing; the first line names id, text and title")
+                title, text = row["title"].strip('"'), row["text"]
+                yield place, _to_passage(place, {"id": row.get("id"), "contents": f'"{title}"\n{text}'})
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not readable ({error}); save it as UTF-8, columns split by tabs") from error
+
+
+_READERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".tsv": read_tsv}
 
 
 def _to_passage(place: str, record: object) -> Passage:

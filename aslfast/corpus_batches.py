@@ -24,6 +24,7 @@ from aslfast.corpus import (
     parse_rows,
     place_of,
     read_row_batches,
+    read_tsv,
 )
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ def open_source(source: Any) -> Source:
 
 def _file_source(files: list[Path]) -> Source:
     check_files(files)
-    return Source(each_file(files, {".jsonl": _jsonl_batches, ".parquet": _parquet_batches}), files)
+    readers = {".jsonl": _jsonl_batches, ".parquet": _parquet_batches, ".tsv": _tsv_batches}
+    return Source(each_file(files, readers), files)
 
 
 def _group(passages: Iterable[Passage]) -> Iterator[Batch]:
@@ -85,6 +87,10 @@ def _parquet_batches(file: Path) -> Iterator[Batch]:
             yield plain
         else:
             yield from _group(passage for _, passage in parse_rows(file, rows, first))
+
+
+def _tsv_batches(file: Path) -> Iterator[Batch]:
+    return _group(passage for _, passage in read_tsv(file))
 
 
 def _jsonl_batches(file: Path) -> Iterator[Batch]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from aslfast import roles
 from aslfast.config import RunConfig
 from aslfast.core import Task
 from aslfast.errors import UserError
-from aslfast.evaluate import Question, read_questions, write_questions
 from aslfast.index import BM25Index
 from aslfast.lab import demos
 from aslfast.lab.world import World
+from aslfast.questions import Question, read_questions, write_questions
 from aslfast.retrieve import AnyIndex, open_index
 
 LAB_BASE = Path(__file__).parent / "lab" / "tiny-base"
@@ -45,7 +46,7 @@ def file_environment(config: RunConfig) -> Environment:
     for key in ("index", "topics", "eval_questions"):
         if not getattr(data, key):
             raise UserError(f"data.{key} is not set; name a path with --set data.{key}=PATH")
-    topics = read_topics(Path(data.topics))
+    topics = read_topics(data.topics)
     questions = read_questions(data.eval_questions, data.eval_count)
     index = open_index(data.index, config.tool.timeout_s, config.tool.retries)
     eval_index = index
@@ -54,7 +55,9 @@ def file_environment(config: RunConfig) -> Environment:
     return Environment(index, topics, eval_index, policy_evals(questions, config.model.prompts))
 
 
-def read_topics(path: Path) -> list[str]:
+def read_topics(place: str) -> list[str]:
+    """A topic a line; "general": the 73 of an encyclopaedia that ship with aslfast. Raises UserError."""
+    path = Path(str(files("aslfast") / "topics" / "general.txt")) if place == "general" else Path(place)
     if not path.is_file():
         raise UserError(f"{path}: no such topics file; give a text file with one topic a line")
     topics = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -79,9 +82,10 @@ def lab_environment(config: RunConfig, folder: Path) -> Environment:
     partial = folder / ".heldout.parquet.partial"
     write_questions(partial, questions)
     partial.replace(folder / "heldout.parquet")
+    judgements = lab_judgements(heldout, questions, seed, prompts, config.grm.variant)
     return Environment(
-        index, list(learned.facts), eval_index, policy_evals(questions, prompts),
-        lab_judgements(heldout, questions, seed, prompts), lab_generator_tasks(heldout, seed, prompts), heldout.answer,
+        index, list(learned.facts), eval_index, policy_evals(questions, prompts), judgements,
+        lab_generator_tasks(heldout, seed, prompts), heldout.answer,
     )  # fmt: skip
 
 
@@ -94,7 +98,9 @@ def lab_questions(world: World, seed: int, count: int) -> list[Question]:
     return [Question(f"h{i}", q.question, (q.answer,), q.hops) for i, q in enumerate(found)]
 
 
-def lab_judgements(world: World, questions: Sequence[Question], seed: int, prompts: str) -> list[Task]:
+def lab_judgements(
+    world: World, questions: Sequence[Question], seed: int, prompts: str, variant: str = "tool"
+) -> list[Task]:
     """Half right answers, half plausible wrong ones, in turn."""
     rng = random.Random(f"judgements-{seed}")
     tasks = []
@@ -103,7 +109,9 @@ def lab_judgements(world: World, questions: Sequence[Question], seed: int, promp
         right = question.answers[0]
         answer = right if i % 2 == 0 else demos.wrong_answer(world, question.question, right, rng)
         label = "correct" if i % 2 == 0 else "wrong"
-        tasks.append(roles.grm_task(f"eval-j{i}", question.question, answer, prompts, label, question.hops))
+        tasks.append(
+            roles.grm_task(f"eval-j{i}", question.question, answer, prompts, label, question.hops, variant, right)
+        )
     return tasks
 
 

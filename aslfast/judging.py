@@ -21,10 +21,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aslfast import reward, roles
+from aslfast import rewards, roles
 from aslfast.core import StopReason, Task, Trajectory
 from aslfast.rollout import stable_seed
 
@@ -33,33 +33,42 @@ Sampled = Callable[[Task, int], Coroutine[Any, Any, Trajectory]]
 
 @dataclass
 class Judging:
-    """The verdicts of one step. `sample` plays the number-th trajectory of a task."""
+    """The verdicts of one step. `sample` plays the number-th trajectory of a task; variant: see rewards/grm.py."""
 
     sample: Sampled
     prompts: str
+    variant: str
     share: bool
     asked: int = 0
     reused: int = 0
-    _given: dict[tuple[str, str, int], Awaitable[Trajectory]] = field(default_factory=dict)
+    _given: dict[tuple[str, str, str, int], Awaitable[Trajectory]] = field(default_factory=dict)
 
-    async def verdicts(self, task_id: str, question: str, answer: str, count: int) -> tuple[str | None, ...]:
+    def task(
+        self, task_id: str, question: str, answer: str, reference: str, label: str | None = None, hops: int = 0
+    ) -> Task:
+        return roles.grm_task(task_id, question, answer, self.prompts, label, hops, self.variant, reference)
+
+    async def verdicts(
+        self, task_id: str, question: str, answer: str, reference: str, count: int
+    ) -> tuple[str | None, ...]:
         """`count` verdicts; None where the judge gave none, left out where the tool failed it."""
-        judged = await asyncio.gather(*(self._verdict(task_id, question, answer, i) for i in range(count)))
-        return opinions(judged)
+        task = self.task(task_id, question, answer, reference)
+        judged = (self._verdict(task, answer, reference, i) for i in range(count))
+        return self.opinions(await asyncio.gather(*judged))
 
-    async def _verdict(self, task_id: str, question: str, answer: str, number: int) -> Trajectory:
+    async def _verdict(self, task: Task, answer: str, reference: str, number: int) -> Trajectory:
         self.asked += 1
         if not self.share:
-            return await self.sample(roles.grm_task(task_id, question, answer, self.prompts), number)
-        key = question, reward.normalize(answer), number
+            return await self.sample(task, number)
+        key = task.question, rewards.normalize(answer), reference, number
         if key in self._given:
             self.reused += 1
         else:  # a name that does not tell whose answer came first: the same draw whatever the order
-            task = roles.grm_task(f"v{stable_seed(*key[:2])}", question, answer, self.prompts)
-            self._given[key] = asyncio.ensure_future(self.sample(task, number))
+            same = replace(task, id=f"v{stable_seed(*key[:2])}")
+            self._given[key] = asyncio.ensure_future(self.sample(same, number))
         return await self._given[key]
 
-
-def opinions(judged: Sequence[Trajectory]) -> tuple[str | None, ...]:
-    """The verdicts of those whom the tool did not fail; None for one that came to no verdict by its own fault."""
-    return tuple(t.output for t in judged if t.stop is not StopReason.TOOL_FAILED)
+    def opinions(self, judged: Sequence[Trajectory]) -> tuple[str | None, ...]:
+        """The verdicts of those whom the tool did not fail; None for one that came to no verdict by its own fault."""
+        heard = [t.output for t in judged if t.stop is not StopReason.TOOL_FAILED]
+        return tuple(rewards.offered(verdict, self.variant) for verdict in heard)

@@ -57,7 +57,8 @@ class Loop(LoopState):
 
     def _count_anew(self) -> None:
         self.sampled_tokens = self.tool_failed = 0
-        self.judging = Judging(self.sample, self.config.model.prompts, self.config.grm.share_verdicts)
+        grm = self.config.grm
+        self.judging = Judging(self.sample, self.config.model.prompts, grm.variant, grm.share_verdicts)
         self.meter.take()
 
     def clock(self) -> None:

@@ -9,14 +9,7 @@ from typing import Any
 import msgspec
 
 from aslfast.core import Role, Task
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A policy's answer at a generated question, and the verdicts on it."""
-
-    answer: str
-    verdicts: tuple[str | None, ...]
+from aslfast.rewards import Attempt
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
-"""The three roles: how each is asked, and what its closing turn must hold.
+"""The three roles: how each is asked, and what its closing turn comes to.
 
-The prompts are files, per set and role: `prompts/<set>/<role>.txt` (the user message) and `system.txt`. The set
-`compact` is for the tiny base, `full` for instruct models.
+The prompts are files, `prompts/<set>/<name>.txt` (the user message) and `system.txt`. The set `compact` is for the tiny
+base, `full` for instruct models. The judge's prompt has variants, the generator's too: see docs/rewards.md.
 """
 
 from __future__ import annotations
@@ -11,15 +11,26 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
-from aslfast.chat import TAGS
+from aslfast import grammar
 from aslfast.core import Role, StopReason, Task
+from aslfast.grammar import tagged, without_thinking
 
-OUTPUT_TAG: dict[Role, str] = {"generator": "question", "grm": "verdict", "policy": "answer"}
+OUTPUT_TAGS: dict[Role, tuple[str, ...]] = {
+    "generator": ("question", "answer"),
+    "grm": ("verdict",),
+    "policy": ("answer",),
+}
 STOP_TEXTS = ("</tool_call>", "</answer>", "</verdict>")  # the generator's turn ends with its reference answer
-VERDICTS = ("correct", "wrong")
-MARKS = tuple(mark for tag in TAGS for mark in (f"<{tag}>", f"</{tag}>"))
+JUDGE_PROMPTS = {
+    "tool": "grm",
+    "thinking": "grm-thinking",
+    "reference": "grm-reference",
+    "uncertain": "grm-uncertain",
+    "ranking": "grm-ranking",
+}
+MAX_ANSWER_CHARS = 500  # of a student's answer in the judge's prompt
 
 
 @cache
@@ -32,24 +43,54 @@ def _filled(template: str, **values: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), template)
 
 
+def _line(text: str) -> str:
+    """A text as data on one line: it cannot write the prompt's next line."""
+    return " ".join(text.split())
+
+
 def policy_task(task_id: str, question: str, prompt_set: str, references: tuple[str, ...] = (), hops: int = 0) -> Task:
     prompt = _filled(prompt_text(prompt_set, "policy"), question=question)
     return Task(task_id, "policy", prompt, question, references, hops)
 
 
 def grm_task(
-    task_id: str, question: str, answer: str, prompt_set: str, label: str | None = None, hops: int = 0
+    task_id: str,
+    question: str,
+    answer: str,
+    prompt_set: str,
+    label: str | None = None,
+    hops: int = 0,
+    variant: str = "tool",
+    reference: str = "",
 ) -> Task:
-    """Judge `answer`. Both enter the prompt as data, each on one line, so that a question cannot write the answer's
-    line; the answer is cut to 500 characters."""
-    lines = {"question": " ".join(question.split()), "answer": " ".join(answer.split())[:500]}
-    prompt = _filled(prompt_text(prompt_set, "grm"), **lines)
+    """Judge `answer`. All texts enter the prompt as data, each on one line, so that a question cannot write the line of
+    the answer, which is cut to 500 characters. The variant `reference` alone shows `reference`."""
+    template = prompt_text(prompt_set, JUDGE_PROMPTS[variant])
+    student = _line(answer)[:MAX_ANSWER_CHARS]
+    prompt = _filled(template, question=_line(question), answer=student, reference=_line(reference))
     return Task(task_id, "grm", prompt, question, (label,) if label else (), hops)
 
 
 def generator_task(task_id: str, topic: str, hops: int, prompt_set: str) -> Task:
+    """A question about a topic: the first round's."""
     prompt = _filled(prompt_text(prompt_set, "generator"), topic=topic, hops=str(hops))
     return Task(task_id, "generator", prompt, hops=hops)
+
+
+def variant_task(task_id: str, old: Task, accuracy: float, kind: Literal["width", "depth"], prompt_set: str) -> Task:
+    """A question after one that the policy has trained on: harder where it answered at least half right, else easier
+    (ASL). In depth: one hop more, or one less; in width: the same number of hops, other knowledge.
+
+    `old` is the policy's task with its reference; both are kept in the new task, for rewards that compare with them.
+    """
+    harder = accuracy >= 0.5
+    hops = max(1, old.hops + (0 if kind == "width" else 1 if harder else -1))
+    name = f"generator-{kind}-{'harder' if harder else 'easier'}"
+    reference = old.references[0] if old.references else ""
+    prompt = _filled(
+        prompt_text(prompt_set, name), question=_line(old.question), answer=_line(reference), hops=str(hops)
+    )
+    return Task(task_id, "generator", prompt, old.question, old.references[:1], hops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,25 +99,6 @@ class Call:
 
     name: str
     queries: tuple[str, ...]
-
-
-def tagged(text: str, tag: str) -> tuple[int, str]:
-    """How many <tag>..</tag> a turn opens or closes, and the stripped content where it is one, complete."""
-    count = max(text.count(f"<{tag}>"), text.count(f"</{tag}>"))
-    closed = re.findall(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
-    return count, closed[0].strip() if closed and count == 1 else ""
-
-
-def without_thinking(text: str) -> str:
-    """What a turn says outside its <think> blocks, nested ones too.
-
-    An unclosed block hides the rest of the turn; a block closed but not opened hides what stands before (some chat
-    templates open it in the prompt).
-    """
-    inner = 1
-    while inner:
-        text, inner = re.subn(r"<think>(?:(?!</?think>).)*</think>", "", text, flags=re.DOTALL)
-    return text.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def parse_call(text: str) -> Call | None:
@@ -106,17 +128,11 @@ def _queries(arguments: dict[str, Any]) -> tuple[str, ...]:
 def parse_output(role: Role, text: str) -> tuple[StopReason, str | None, str | None]:
     """How a closing turn ends, its output, and (generator) the reference answer that came with the question."""
     said = without_thinking(text)
-    n_outputs, output = tagged(said, OUTPUT_TAG[role])
-    n_answers, answer = tagged(said, "answer") if role == "generator" else (0, "")
-    if n_outputs > 1 or n_answers > 1:
+    if any(tagged(said, tag)[0] > 1 for tag in OUTPUT_TAGS[role]):
         return StopReason.TWO_OUTPUTS, None, None
-    if not output or any(mark in output + answer for mark in MARKS) or (role == "generator" and not answer):
-        return StopReason.NO_OUTPUT, None, None
-    if role == "grm" and output.lower() not in VERDICTS:
-        return StopReason.NO_OUTPUT, None, None
-    return StopReason.FINISHED, output.lower() if role == "grm" else output, answer or None
-
-
-def valid_question(question: str) -> bool:
-    """The original's rule: at least 10 characters and a question mark at the end (arXiv 2510.14253, its code)."""
-    return len(question) >= 10 and question.endswith("?")
+    if role == "generator":
+        written = grammar.question(text)
+        output, reference = (written.question, written.answer) if written else (None, None)
+    else:
+        output, reference = (grammar.answer(text) if role == "policy" else grammar.judgement(text)), None
+    return StopReason.NO_OUTPUT if output is None else StopReason.FINISHED, output, reference

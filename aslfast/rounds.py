@@ -11,16 +11,16 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeAlias
 
-from aslfast import commits, reward, roles
+from aslfast import commits, rewards, roles
 from aslfast.advantage import advantages
 from aslfast.config import GeneratorConfig, GrmConfig, PolicyConfig
 from aslfast.core import Group, Reward, Role, StopReason, Task, Trajectory
 from aslfast.errors import UserError
-from aslfast.judging import opinions
 from aslfast.loop import Loop
-from aslfast.loop_state import Attempt, PoolQuestion
+from aslfast.loop_state import PoolQuestion
+from aslfast.rewards import Attempt, QuestionEvidence
 from aslfast.trajectory import Record
 
 
@@ -28,6 +28,7 @@ async def run_round(loop: Loop) -> None:
     """The three phases, in the order of the paper. A role that does not learn only does what the next one needs."""
     config = loop.config
     await _phase(loop, "generator", config.generator, generator_tasks, question_group)
+    drop_near_duplicates(loop)
     await _phase(loop, "grm", config.grm, verification_tasks, verdict_group)
     await _phase(loop, "policy", config.policy, policy_tasks, answer_group)
 
@@ -100,10 +101,10 @@ def summary(groups: Sequence[Group]) -> dict[str, Any]:
     """Reward and its parts (means over the role's trajectories) and its entropy: minus the mean log-prob of the sampled
     tokens, an unbiased estimate of the mean per-token entropy in nats. Lost trajectories are counted and left out."""
     trajectories = [t for g in groups for t in g.trajectories]
-    rewards = [r for g in groups for r in g.rewards]
+    given = [r for g in groups for r in g.rewards]
     return {
-        "reward": sum(r.total for r in rewards) / len(rewards),
-        "reward_parts": {name: sum(r.parts[name] for r in rewards) / len(rewards) for name in rewards[0].parts},
+        "reward": sum(r.total for r in given) / len(given),
+        "reward_parts": {name: sum(r.parts[name] for r in given) / len(given) for name in given[0].parts},
         "entropy": -sum(sum(t.logprobs) for t in trajectories) / max(1, sum(t.n_sampled for t in trajectories)),
         "finished": sum(t.output is not None for t in trajectories) / len(trajectories),
         "flat_groups": sum(len({r.total for r in g.rewards}) <= 1 for g in groups) / len(groups),
@@ -135,58 +136,71 @@ async def question_group(loop: Loop, task: Task) -> Group:
     grown = await asyncio.gather(*(grow(loop, task, i) for i in range(loop.config.generator.samples)))
     for _, question, _ in grown:
         if question is not None:
-            loop.pool.setdefault(reward.normalize(question.question), question)
-    return Group.of([(t, r) for t, _, r in grown])
+            loop.pool.setdefault(rewards.normalize(question.question), question)
+    batch = tuple(evidence.question for _, _, evidence in grown if evidence)
+    return Group.of([(t, _generator_reward(loop, t, e, batch) if e else None) for t, _, e in grown])
 
 
-async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQuestion | None, Reward | None]:
+def _generator_reward(loop: Loop, written: Trajectory, evidence: QuestionEvidence, batch: tuple[str, ...]) -> Reward:
+    evidence = replace(evidence, batch=batch)
+    return rewards.generator_reward(written, evidence, loop.config.format_weight, loop.config.generator.reward)
+
+
+def drop_near_duplicates(loop: Loop) -> None:
+    """Of questions in nearly the same words the pool keeps the one that came first."""
+    kept = set(rewards.distinct_questions([q.question for q in loop.pool.values()]))
+    loop.pool = {key: question for i, (key, question) in enumerate(loop.pool.items()) if i in kept}
+
+
+async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQuestion | None, QuestionEvidence | None]:
     """A question, the policy's attempts at it with a verdict each, and the judge's view of its reference answer.
 
-    No reward where the tool failed the question, all of its attempts or all of its self checks.
+    No evidence where the tool failed the question, all of its attempts or all of its self checks.
     """
     config, prompts = loop.config.generator, loop.config.model.prompts
     written = await loop.sample(task, number)
     if written.stop is StopReason.TOOL_FAILED:
         return written, None, None
-    valid = written.output is not None and roles.valid_question(written.output)
-    if not valid or written.output is None or written.output_answer is None:
-        return (
-            written,
-            None,
-            reward.generator_reward(written, False, (), (), config.accept_share, loop.config.format_weight),
-        )
+    evidence = rewards.question_evidence(written)
+    if not evidence.valid or written.output is None or written.output_answer is None:
+        return written, None, evidence
     ask = roles.policy_task(f"{task.id}-{number}-p", written.output, prompts, (written.output_answer,), task.hops)
-    check = roles.grm_task(f"{task.id}-{number}-c", written.output, written.output_answer, prompts)
+    check = loop.judging.task(f"{task.id}-{number}-c", written.output, written.output_answer, written.output_answer)
     attempts, checks = await asyncio.gather(
         asyncio.gather(*(outcome(loop, ask, i) for i in range(config.attempts))),
         asyncio.gather(*(loop.sample(check, i) for i in range(config.self_checks))),
     )
-    verdicts, self_verdicts = [v[0] for _, v in attempts if v], opinions(checks)
+    verdicts, self_verdicts = [v[0] for _, v in attempts if v], loop.judging.opinions(checks)
     if not verdicts or (checks and not self_verdicts):
         return written, None, None
-    given = reward.generator_reward(
-        written, True, verdicts, self_verdicts, config.accept_share, loop.config.format_weight
-    )
-    if not reward.accepted(self_verdicts, config.accept_share):
-        return written, None, given
+    evidence = rewards.question_evidence(written, verdicts, self_verdicts, config.accept_share)
+    if not evidence.accepted:
+        return written, None, evidence
     tried = tuple(Attempt(answer, v) for answer, v in attempts if answer is not None)
-    return written, PoolQuestion(f"q{task.id}-{number}", written.output, written.output_answer, task.hops, tried), given
+    question = PoolQuestion(f"q{task.id}-{number}", written.output, written.output_answer, task.hops, tried)
+    return written, question, evidence
 
 
-async def outcome(loop: Loop, task: Task, number: int) -> tuple[str | None, tuple[str | None, ...]]:
+Verdicts: TypeAlias = tuple[str | None, ...] | None  # None: lost by the tool
+
+
+async def outcome(loop: Loop, task: Task, number: int) -> tuple[str | None, Verdicts]:
     """An attempt's answer and verdict. Its tokens, which nothing is learnt from, are let go at once."""
     trajectory, verdicts = await attempt(loop, task, number, 1)
     return trajectory.output, verdicts
 
 
-async def attempt(loop: Loop, task: Task, number: int, verdicts: int) -> tuple[Trajectory, tuple[str | None, ...]]:
-    """One policy trajectory and the judge's verdicts on its answer: None each where there is no answer; none at all
-    where the tool failed the attempt or all of its judges."""
+async def attempt(loop: Loop, task: Task, number: int, verdicts: int) -> tuple[Trajectory, Verdicts]:
+    """One policy trajectory and the judge's verdicts on its answer: None each where there is no answer; no tuple where
+    the tool failed the attempt or all of its judges."""
     trajectory = await loop.sample(task, number)
+    if trajectory.stop is StopReason.TOOL_FAILED:
+        return trajectory, None
     if trajectory.output is None:
-        return trajectory, () if trajectory.stop is StopReason.TOOL_FAILED else (None,) * verdicts
-    name = f"{task.id}{number}-v"
-    return trajectory, await loop.judging.verdicts(name, task.question, trajectory.output, verdicts)
+        return trajectory, (None,) * verdicts
+    name, reference = f"{task.id}{number}-v", task.references[0]
+    given = await loop.judging.verdicts(name, task.question, trajectory.output, reference, verdicts)
+    return trajectory, given if given or not verdicts else None
 
 
 # --- GRM -------------------------------------------------------------------------------------------------------
@@ -198,52 +212,25 @@ def verification_tasks(loop: Loop) -> list[list[Task]]:
     tasks: list[Task] = []
     for question in loop.pool.values():
         if question.id.startswith(f"qg{loop.round}-"):
-            labels = labelled_attempts(question, config.label)
-            right, wrong = ([a for a, label in labels.items() if label == wanted] for wanted in ("correct", "wrong"))
-            for i in range(min(len(right), len(wrong))):
-                for answer, label in ((right[i], "correct"), (wrong[i], "wrong")):
-                    task_id = f"v{loop.round}-{question.id}-{i}{label[0]}"
-                    tasks.append(
-                        roles.grm_task(
-                            task_id, question.question, answer, loop.config.model.prompts, label, question.hops
-                        )
-                    )
+            for i, (answer, label) in enumerate(rewards.balanced(labelled_attempts(question, config.label))):
+                task_id = f"v{loop.round}-{question.id}-{i // 2}{label[0]}"
+                tasks.append(
+                    loop.judging.task(task_id, question.question, answer, question.reference, label, question.hops)
+                )
     rng.shuffle(tasks)
     return _cycled(tasks, config.steps, config.tasks)
 
 
 def labelled_attempts(question: PoolQuestion, source: str) -> dict[str, str]:
-    """Distinct answers -> label, without human help.
-
-    reference: the generator's answer is right, any other wrong.
-    majority:  the majority of the judge's own verdicts on that answer over all attempts that gave it; ties are dropped.
-    consensus: as reference, but only where the policy's most frequent answer is the reference: two roles that reached
-               it independently; other questions give no labels.
-    """
-    answers = [a.answer for a in question.attempts]
-    if source == "majority":
-        votes = {
-            answer: [v for a in question.attempts if a.answer == answer for v in a.verdicts if v] for answer in answers
-        }
-        right = {answer: sum(v == "correct" for v in given) / len(given) for answer, given in votes.items() if given}
-        return {answer: "correct" if p > 0.5 else "wrong" for answer, p in right.items() if p != 0.5}
-    if source == "consensus" and not _agreed(answers, question.reference):
-        return {}
-    return {answer: "correct" if reward.exact_match(answer, [question.reference]) else "wrong" for answer in answers}
-
-
-def _agreed(answers: Sequence[str], reference: str) -> bool:
-    counts: dict[str, int] = {}
-    for answer in map(reward.normalize, answers):
-        counts[answer] = counts.get(answer, 0) + 1
-    own = counts.pop(reward.normalize(reference), 0)
-    return own >= 2 and own > max(counts.values(), default=0)
+    """Distinct answers -> label, from one of the sources in rewards/labels.py."""
+    return rewards.LABELS[source](question.attempts, question.reference)
 
 
 async def verdict_group(loop: Loop, task: Task) -> Group:
     judged = await asyncio.gather(*(loop.sample(task, i) for i in range(loop.config.grm.samples)))
-    label, weight = task.references[0], loop.config.format_weight
-    return Group.of([(t, reward.grm_reward(t, label, weight) if opinions([t]) else None) for t in judged])
+    label, weight, variant = task.references[0], loop.config.format_weight, loop.config.grm.variant
+    given = [rewards.grm_reward(t, label, weight, variant) if loop.judging.opinions([t]) else None for t in judged]
+    return Group.of(list(zip(judged, given, strict=True)))
 
 
 # --- policy ----------------------------------------------------------------------------------------------------
@@ -269,7 +256,8 @@ async def answer_group(loop: Loop, task: Task) -> Group:
     config = loop.config.policy
     tried = await asyncio.gather(*(attempt(loop, task, i, config.verdicts) for i in range(config.samples)))
     weight = loop.config.format_weight
-    return Group.of([(t, reward.policy_reward(t, reward.majority(v), weight) if v else None) for t, v in tried])
+    given = [None if v is None else rewards.policy_reward(t, v, weight, config.reward) for t, v in tried]
+    return Group.of([(t, r) for (t, _), r in zip(tried, given, strict=True)])
 
 
 def _chunks(tasks: Sequence[Task], size: int) -> list[list[Task]]:

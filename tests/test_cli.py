@@ -221,6 +221,26 @@ def test_eval_prints_one_json_object(model, index, questions, tmp_path):
     scores = json.loads(result.stdout)
     assert result.stderr == "" and scores["n_eval"] == 5 and sum(scores["stops"].values()) == 5
     assert scores["policy_accuracy"] == 0.0 and {h: s["n"] for h, s in scores["by_hops"].items()} == {"1": 3, "2": 2}
+    em, searches = (scores["metrics"][name] for name in ("em", "searches"))
+    assert em["value"] == em["low"] == 0.0 and 0.3 < em["high"] < 0.5  # Wilson's for 0 of 5
+    assert searches["low"] <= searches["value"] == scores["searches"] <= searches["high"]
+
+
+def test_eval_of_two_is_paired(model, run, index, questions, tmp_path):
+    """The same model against itself differs nowhere, though the run's own seed is another; its table shows both."""
+    out, _ = run
+    rest = ["--data", questions, "--index", index, "--prompts", "compact", "-q"]
+    result = json.loads(call("eval", model, model, *rest, "--json").stdout)
+    assert result["a"]["n_eval"] == 6 and result["a"]["stops"] == result["b"]["stops"]
+    assert {*result["difference"]} == {"em", "sub_em", "cover_em", "f1", "searches", "em_1_hops", "em_2_hops"}
+    for difference in result["difference"].values():
+        assert difference == {"value": 0.0, "low": 0.0, "high": 0.0, "p": 1.0}
+    printed = call("eval", out, model, *rest)
+    assert printed.exit_code == 0, printed.output
+    lines = printed.stdout.splitlines()
+    assert lines[:3] == [f"A: {out}, no adapter", f"B: {model}, no adapter", f"6 questions of {questions}, seed 3"]
+    assert "B - A, points" in printed.stdout and "  2 hops (n = 3)" in printed.stdout
+    assert "neither a run" in refused("eval", model, tmp_path / "none", *rest)
 
 
 def test_what_cannot_be_played_is_named(model, index, questions, tmp_path):

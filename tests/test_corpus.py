@@ -11,6 +11,7 @@ import pytest
 
 from aslfast.corpus import Passage, place_of, read_corpus
 from aslfast.errors import UserError
+from aslfast.index import BM25Index
 
 
 def jsonl(path: Path, *records: object) -> Path:
@@ -51,6 +52,25 @@ def test_blank_lines_and_a_missing_last_newline_are_fine(tmp_path: Path) -> None
     file.write_text('\n{"id": "1", "contents": "a"}\n  \n{"id": "2", "contents": "b"}')
     assert [passage.id for passage in read_corpus(file)] == ["1", "2"]
     assert place_of([file], 1) == f"{file}:4"
+
+
+def test_dprs_tsv(tmp_path: Path) -> None:
+    """Quotes doubled within quotes, as in psgs_w100.tsv; the same passages reach an index."""
+    file = tmp_path / "psgs.tsv"
+    file.write_text('id\ttext\ttitle\n1\t"He said ""no"" twice"\tAaron\n2\tb c\t"""Nah"""\n', encoding="utf-8")
+    expected = [Passage("1", '"Aaron"\nHe said "no" twice'), Passage("2", '"Nah"\nb c')]
+    assert list(read_corpus(file)) == expected and place_of([file], 1) == f"{file}:3"
+    index = BM25Index.build(file, tmp_path / "idx", threads=1)
+    assert index.passages(["2", "1"]) == expected[::-1]
+    for text, message in (
+        ("id\ttext\n1\tx\n", "psgs.tsv:2: 'text' or 'title' is missing"),
+        ("id\ttext\ttitle\n\tx\ty\n", "psgs.tsv:2: field 'id' is empty"),
+        ("id\ttext\ttitle\n", "no passages"),
+    ):
+        file.write_text(text)
+        assert message in error_of(file)
+    file.write_bytes(b"id\ttext\ttitle\n1\t\xff\ty\n")
+    assert "psgs.tsv: not readable" in error_of(file)
 
 
 def test_reading_is_streamed(tmp_path: Path) -> None:
@@ -105,7 +125,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "a.jsonl: no such file" in error_of(tmp_path / "a.jsonl")
     assert "is a folder" in error_of(tmp_path)
     (tmp_path / "a.csv").write_text("id,contents")
-    assert "unknown kind of corpus '.csv'; use a .jsonl or .parquet" in error_of(tmp_path / "a.csv")
+    assert "unknown kind of corpus '.csv'; use a .jsonl, .parquet or .tsv" in error_of(tmp_path / "a.csv")
     with pytest.raises(UserError, match="no corpus file"):
         read_corpus([])
 

@@ -1,16 +1,15 @@
-"""What is measured against the truth: intervals, accuracies and the reading of question files."""
+"""What is measured against the truth: accuracies by role and question, intervals, paired differences."""
 
-import json
+import itertools
 import math
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 import pytest
 
-from aslfast import evaluate, roles
+from aslfast import evaluate
 from aslfast.core import StopReason, Task, Trajectory, Turn
-from aslfast.errors import UserError
-from aslfast.evaluate import Question, Share, read_questions, write_questions
+from aslfast.evaluate import Share
+from aslfast.resample import bootstrap_mean, paired_difference
 
 
 @pytest.mark.parametrize(
@@ -88,67 +87,65 @@ def test_generator_scores():
     assert evaluate.generator_scores(written[-1:], truth.get)["reference_right"] == 0.0
 
 
-def test_valid_question():
-    assert roles.valid_question("Who is it?")
-    assert not roles.valid_question("Who is?") and not roles.valid_question("Tell me who it is.")
+def test_question_scores():
+    """One value a question; a cover match where the words stand apart, a substring within a word."""
+    asked = ("Ada Lovelace",)
+    said = ["ada lovelace", "Lovelace, that is Ada", "Adalovelaces", "Ada", None]
+    scores = evaluate.question_scores([ended(text, asked, searches=i) for i, text in enumerate(said)])
+    assert scores["em"] == [1, 0, 0, 0, 0]
+    assert scores["cover_em"] == [1, 1, 0, 0, 0]
+    assert scores["sub_em"] == [1, 0, 0, 0, 0]
+    assert scores["f1"] == pytest.approx([1, 2 * 2 / (4 + 2), 0, 2 / 3, 0])
+    assert scores["searches"] == [0, 1, 2, 3, 4]
+    assert evaluate.question_scores([ended("Osloer")])["sub_em"] == [1]
 
 
-QUESTIONS = [Question("a", "Who?", ("x", "y"), 2), Question("b", "Where is it?", ("z",))]
+def test_bootstrap_mean_has_the_width_of_the_standard_error():
+    """Of a mean of 400 draws the interval is 1.96 s / sqrt(n) to each side, as n grows."""
+    values = np.random.default_rng(3).random(400)
+    made = bootstrap_mean(values, seed=1)
+    half = 1.96 * values.std() / 20
+    assert made.value == pytest.approx(values.mean()) and made.n == 400
+    assert [made.high - made.value, made.value - made.low] == pytest.approx([half, half], rel=0.06)
+    assert made == bootstrap_mean(values, seed=1) != bootstrap_mean(values, seed=2)
 
 
-def test_questions_round_trip(tmp_path):
-    write_questions(tmp_path / "q.parquet", QUESTIONS)
-    assert read_questions(tmp_path / "q.parquet") == QUESTIONS
-    assert read_questions(str(tmp_path / "q.parquet"), limit=1) == QUESTIONS[:1]
-    rows = [{"id": q.id, "question": q.question, "golden_answers": q.answers, "hops": q.hops} for q in QUESTIONS]
-    (tmp_path / "q.jsonl").write_text("\n\n".join(map(json.dumps, rows)) + "\n")
-    assert read_questions(tmp_path / "q.jsonl") == QUESTIONS
+def test_bootstrap_intervals_cover():
+    """95% intervals of 200 samples hold the true mean about 95% of the time."""
+    rng = np.random.default_rng(0)
+    made = [bootstrap_mean(rng.random(60) < 0.4, seed=i) for i in range(200)]
+    assert 0.9 <= sum(m.low <= 0.4 <= m.high for m in made) / 200 <= 0.985
 
 
-def test_question_files_of_others(tmp_path):
-    """No ids, one answer as text, no hops, half a surrogate pair."""
-    rows = [{"question": "Who?", "answer": "x"}, {"id": None, "question": "Wh\ud800y?", "answers": ["y"], "hops": None}]
-    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert read_questions(tmp_path / "q.jsonl") == [Question("1", "Who?", ("x",)), Question("2", "Wh?y?", ("y",))]
-
-
-def refused(path, match):
-    with pytest.raises(UserError, match=match) as raised:
-        read_questions(path)
-    assert path.name in str(raised.value) and "\n" not in str(raised.value)
+def exact_sign_flip_p(differences):
+    """Over all 2^n assignments of signs."""
+    means = [abs(sum(s * d for s, d in zip(signs, differences, strict=True)))
+             for signs in itertools.product((1, -1), repeat=len(differences))]  # fmt: skip
+    return sum(m >= abs(sum(differences)) - 1e-9 for m in means) / len(means)
 
 
 @pytest.mark.parametrize(
-    "line, match",
+    "first, second",
     [
-        (b"{", "line 3 is not JSON"),
-        (b"\xff", "line 3 is not JSON"),
-        (b"[1]", "line 3 is no JSON object"),
-        (b'{"answers": ["x"]}', "line 3: field 'question' is missing"),
-        (b'{"question": " ", "answers": ["x"]}', "line 3: field 'question'"),
-        (b'{"question": "Who?"}', "line 3: field 'answers' is missing"),
-        (b'{"question": "Who?", "answers": []}', "line 3: field 'answers'"),
-        (b'{"question": "Who?", "answers": ["x", ""]}', "line 3: field 'answers'"),
-        (b'{"question": "Who?", "answers": [1]}', "line 3: field 'answers'"),
+        ([0, 0, 0, 1, 0, 1, 0, 0, 1, 0], [1, 1, 1, 1, 0, 0, 1, 1, 1, 0]),
+        ([0.5, 0.2, 0.9, 0.1, 0.4, 0.4], [0.6, 0.1, 0.95, 0.3, 0.4, 0.9]),
+        ([1, 0, 1], [1, 0, 1]),
     ],
 )
-def test_bad_lines_are_placed(tmp_path, line, match):
-    """The third line of the file, though the second question: the second line is blank."""
-    path = tmp_path / "bad.jsonl"
-    path.write_bytes(b'{"question": "Who?", "answers": ["x"]}\n\n' + line + b"\n")
-    refused(path, match)
+def test_paired_p_is_the_permutation_tests(first, second):
+    made = paired_difference(first, second, seed=0)
+    exact = exact_sign_flip_p([b - a for a, b in zip(first, second, strict=True)])
+    assert made.p == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 10_000) + 1e-4)
+    assert made.value == pytest.approx(np.mean(second) - np.mean(first))
+    back = paired_difference(second, first, seed=0)
+    assert back.p == made.p and back.value == -made.value
+    assert (back.low, back.high) == pytest.approx((-made.high, -made.low), abs=0.02)
 
 
-def test_bad_parquet_files(tmp_path):
-    path = tmp_path / "bad.parquet"
-    refused(path, "no such question file")
-    path.write_bytes(b"not parquet at all")
-    refused(path, "not a Parquet file")
-    pq.write_table(pa.table({"question": ["Who?", "Why?"], "answers": [["x"], []]}), path)
-    refused(path, "row 2: field 'answers'")
-    pq.write_table(pa.table({"question": ["Who?"]}), path)
-    refused(path, "row 1: field 'answers' is missing")
-    pq.write_table(pa.table({"question": pa.array([], pa.string())}), path)
-    refused(path, "no questions in it")
-    (tmp_path / "empty.jsonl").write_bytes(b"\n")
-    refused(tmp_path / "empty.jsonl", "no questions in it")
+def test_pairing_finds_what_two_intervals_hide():
+    """Two policies that differ on 12 of 300 questions, always for the better: their own intervals overlap widely."""
+    first = [float(i % 2) for i in range(300)]
+    second = [1.0 if i < 24 else value for i, value in enumerate(first)]
+    made = paired_difference(first, second, seed=0)
+    assert made.value == 12 / 300 and made.low > 0 and made.p < 0.002
+    assert bootstrap_mean(first, 0).high > bootstrap_mean(second, 0).low

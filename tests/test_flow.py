@@ -169,9 +169,9 @@ def test_what_is_shared():
         return verdict(task, number, ("correct", "wrong")[number])
 
     async def ask(share):
-        judge = Judging(sample, "compact", share)
+        judge = Judging(sample, "compact", "tool", share)
         answers = [("who?", "the Aker"), ("who?", "Aker."), ("where?", "Aker"), ("who?", "Oslo")]
-        found = await asyncio.gather(*(judge.verdicts(f"t{i}", *pair, 2) for i, pair in enumerate(answers)))
+        found = await asyncio.gather(*(judge.verdicts(f"t{i}", *pair, "Aker", 2) for i, pair in enumerate(answers)))
         return found, judge.asked, judge.reused
 
     found, *counts = asyncio.run(ask(share=True))
@@ -191,8 +191,8 @@ def test_the_statistics_of_shared_verdicts():
                 sure = random.Random(f"{task.id} {seed}").random() < 0.3
                 return verdict(task, number, "correct" if sure else "wrong")
 
-            judge = Judging(sample, "compact", share)
-            given = await asyncio.gather(*(judge.verdicts(f"t{i}", "who?", "Aker", 1) for i in range(4)))
+            judge = Judging(sample, "compact", "tool", share)
+            given = await asyncio.gather(*(judge.verdicts(f"t{i}", "who?", "Aker", "Aker", 1) for i in range(4)))
             return sum(v == ("correct",) for v in given) / 4
 
         async def all_of_them():
@@ -333,4 +333,5 @@ def test_lost_trajectories_have_no_advantage():
 def test_opinions():
     task = roles.grm_task("j", "who?", "Aker", "compact")
     silent, gone = (verdict(task, 0, stop=s) for s in (StopReason.NO_OUTPUT, StopReason.TOOL_FAILED))
-    assert judging.opinions([verdict(task, 0), silent, gone]) == ("correct", None)
+    judge = Judging(None, "compact", "tool", share=False)
+    assert judge.opinions([verdict(task, 0), silent, gone]) == ("correct", None)

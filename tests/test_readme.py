@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+REWARDS = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
 
 
 def blocks(language, page=README):
@@ -21,6 +22,21 @@ def test_python_runs(code, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "capital of Norway" in done.stdout
+
+
+@pytest.mark.parametrize("code", blocks("python", REWARDS))
+def test_rewards_are_as_documented(code, tmp_path):
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_reward_is_documented():
+    from aslfast import rewards, roles
+
+    named = [*rewards.GENERATOR_REWARDS, *rewards.POLICY_REWARDS, *rewards.GRM_REWARDS, *rewards.LABELS]
+    assert [name for name in named if f"`{name}`" not in REWARDS] == [] and set(roles.JUDGE_PROMPTS) == set(
+        rewards.GRM_REWARDS
+    )
 
 
 def test_commands_exist():

@@ -19,8 +19,8 @@ from aslfast.config import load_recipe
 from aslfast.corpus import Passage
 from aslfast.environment import file_environment
 from aslfast.errors import UserError
-from aslfast.evaluate import Question, write_questions
 from aslfast.index import BM25Index
+from aslfast.questions import Question, write_questions
 from aslfast.remote import RemoteIndex
 from aslfast.retrieve import open_index, retrieve
 from aslfast.roles import Call, policy_task

@@ -10,7 +10,7 @@ from itertools import pairwise
 import pytest
 from scripted import ScriptedSampler
 
-from aslfast import reward, roles
+from aslfast import rewards, roles
 from aslfast.chat import Chat
 from aslfast.core import StopReason
 from aslfast.rollout import Limits, Rollout, bounded, stable_seed
@@ -42,11 +42,11 @@ def play(tokenizer, index, script, role="policy", limits=LIMITS, system=""):
 def paid(trajectory):
     """The reward that its role gets where everybody else is in its favour."""
     if trajectory.task.role == "policy":
-        return reward.policy_reward(trajectory, "correct", 1.0).total
+        return rewards.policy_reward(trajectory, ["correct"], 1.0).total
     if trajectory.task.role == "grm":
-        return reward.grm_reward(trajectory, "correct", 1.0).total
-    valid = trajectory.output is not None and roles.valid_question(trajectory.output)
-    return reward.generator_reward(trajectory, valid, ["correct", "wrong"], ["correct"], 0.5, 1.0).total
+        return rewards.grm_reward(trajectory, "correct", 1.0).total
+    evidence = rewards.question_evidence(trajectory, ["correct", "wrong"], ["correct"], 0.5)
+    return rewards.generator_reward(trajectory, evidence, 1.0).total
 
 
 def call(text='{"name": "search", "arguments": {"query": "x"}}'):

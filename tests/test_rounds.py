@@ -5,6 +5,7 @@ the local sampler, whose random model never gets anything right.
 """
 
 import asyncio
+import dataclasses
 import json
 import math
 import random
@@ -17,7 +18,7 @@ import pytest
 from conftest import stir, tiny_model
 from scripted import ScriptedSampler
 
-from aslfast import adapter, reward, roles
+from aslfast import adapter, rewards, roles
 from aslfast.chat import Chat
 from aslfast.config import load_recipe
 from aslfast.core import ROLES
@@ -29,11 +30,14 @@ from aslfast.rounds import (
     Attempt,
     Loop,
     PoolQuestion,
+    answer_group,
+    drop_near_duplicates,
     generator_tasks,
     labelled_attempts,
     policy_tasks,
     question_group,
     run_round,
+    verdict_group,
     verification_tasks,
 )
 from aslfast.run_folder import RunFolder
@@ -168,7 +172,7 @@ def prefilled(loop):
     for i, item in enumerate(WORLD.questions(random.Random(0), 6)):
         wrong = WORLD.alternatives(item.answer)[0]
         question = PoolQuestion(f"qg1-{i}-0", item.question, item.answer, item.hops, attempts_of(item.answer, wrong))
-        loop.pool[reward.normalize(item.question)] = question
+        loop.pool[rewards.normalize(item.question)] = question
     return loop
 
 
@@ -222,7 +226,7 @@ def test_rewards_of_the_generator(make_loop):
     for trajectory, given in zip(mixed.trajectories, mixed.rewards, strict=True):
         verdicts = [a.verdicts[0] for a in by_question[trajectory.output].attempts]
         if Counter(t.output for t in mixed.trajectories)[trajectory.output] == 1:
-            assert given.parts["entropy"] == pytest.approx(reward.verdict_entropy(verdicts) / math.log(2))
+            assert given.parts["entropy"] == pytest.approx(rewards.verdict_entropy(verdicts) / math.log(2))
 
 
 def question_with(*attempts, reference="Oslo"):
@@ -277,7 +281,7 @@ def test_verification_tasks_are_balanced_for_each_question(make_loop):
     assert {task.hops for task in tasks} == {1, 2} and len(tasks) == 8
     for task in tasks:
         answer = task.prompt.rpartition("answer: ")[2]
-        assert task.references == ("correct" if reward.exact_match(answer, ["Oslo"]) else "wrong",)
+        assert task.references == ("correct" if rewards.exact_match(answer, ["Oslo"]) else "wrong",)
 
 
 def test_policy_tasks_hold_all_hops_alike(make_loop):
@@ -316,3 +320,61 @@ def test_the_script_knows_the_world():
         text = _question(topic, 2, random.Random(seed), honest=1.0)
         _, question, answer = roles.parse_output("generator", text)
         assert question is not None and parse_question(question) and WORLD.answer(question) == answer
+
+
+def test_a_rule_rewards_without_a_judge(make_loop):
+    """Exact match with the reference, and nobody asks the judge; with the judge's verdicts instead, it is asked."""
+    rule = ["policy.reward=exact_match", "policy.verdicts=0", "format_weight=0"]
+    loop = prefilled(make_loop(script=actors(), overrides=rule))
+    group = asyncio.run(answer_group(loop, policy_tasks(loop)[0][0]))
+    for trajectory, given in zip(group.trajectories, group.rewards, strict=True):
+        right = rewards.exact_match(trajectory.output, trajectory.task.references)
+        assert given.parts == {"rule": float(right), "format": 0.0}
+    assert {r.total for r in group.rewards} == {0.0, 1.0}
+    assert {request.adapter for request in loop.rollout.sampler.requests} == {"policy"}
+
+
+@pytest.mark.parametrize("name", rewards.GENERATOR_REWARDS)
+def test_a_recipe_picks_the_generators_reward(make_loop, name):
+    loop = make_loop(script=actors(right=0.5, fair=1.0), overrides=[f"generator.reward={name}", "format_weight=0"])
+    task = roles.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    group = asyncio.run(question_group(loop, task))
+    batch = tuple(t.output for t in group.trajectories)
+    by_question = {q.question: q for q in loop.pool.values()}
+    for trajectory, given in zip(group.trajectories, group.rewards, strict=True):
+        if batch.count(trajectory.output) > 1:  # its own attempts are not those that the pool kept
+            continue
+        verdicts = [a.verdicts[0] for a in by_question[trajectory.output].attempts]
+        evidence = rewards.question_evidence(trajectory, verdicts, ["correct"], 0.5)
+        wanted = rewards.GENERATOR_REWARDS[name](dataclasses.replace(evidence, batch=batch))
+        assert given.parts == {**wanted, "format": 0.0}
+
+
+def test_a_judge_that_grades(make_loop):
+    """Its grades pay the policy, pass the gate, label attempts and are paid against the label."""
+
+    def play(prompt, seed):
+        asked = prompt.split("user\n")[1].split("<|im_end|>")[0]
+        if asked.startswith("judge"):
+            question, answer = re.fullmatch(r"judge: (.*\?) answer: (.*) A B C D E F G", asked).groups()
+            return [f"<verdict>{'B' if WORLD.answer(question) == answer else 'F'}</verdict>"]
+        return actors(right=0.5)(prompt, seed)
+
+    overrides = ["grm.variant=ranking", "grm.label=majority", "policy.reward=mean", "format_weight=0"]
+    loop = make_loop(script=play, overrides=overrides)
+    asyncio.run(question_group(loop, roles.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")))
+    assert {v for q in loop.pool.values() for a in q.attempts for v in a.verdicts} == {"B", "F"}
+    task = verification_tasks(loop)[0][0]
+    group = asyncio.run(verdict_group(loop, task))
+    paid = {"correct": 1 - 0.2**2, "wrong": 1 - 0.0**2}[task.references[0]]
+    assert [r.parts["match"] for r in group.rewards] == pytest.approx([paid] * 3)
+    answered = asyncio.run(answer_group(loop, policy_tasks(loop)[0][0]))
+    assert {r.parts["judge"] for r in answered.rewards} == {0.8, 0.0}
+
+
+def test_near_duplicates_leave_the_pool(make_loop):
+    loop = make_loop(script=actors())
+    asked = ["Which river is in Oslo?", "which river is there in Oslo", "Which river is in Rome?"]
+    loop.pool = {q: PoolQuestion(f"qg1-{i}-0", q, "x", 1, ()) for i, q in enumerate(asked)}
+    drop_near_duplicates(loop)
+    assert list(loop.pool) == [asked[0], asked[2]]

@@ -1,0 +1,28 @@
+"""Rewards, and what they are made of: pure functions of texts, verdicts and trajectories. Needs no torch.
+
+Reading a closing turn (strictly: aslfast/grammar.py): verdict, grade, answer, question. An answer against references:
+normalize, exact_match, substring_match, contains_match, cover_match, f1. Verdicts: verdict_entropy, majority, accepted.
+Each role's rewards by the name that a recipe gives: GENERATOR_REWARDS, GRM_REWARDS, POLICY_REWARDS; labels for the
+judge: LABELS. docs/rewards.md has every formula with its source and how it differs here.
+"""
+
+from aslfast.grammar import WrittenQuestion, answer, grade, question, valid_question, verdict
+from aslfast.rewards.duplicates import distinct_questions, question_similarity
+from aslfast.rewards.form import format_reward
+from aslfast.rewards.generator import GENERATOR_REWARDS, QuestionEvidence, generator_reward, question_evidence
+from aslfast.rewards.grm import GRM_REWARDS, grm_reward, offered
+from aslfast.rewards.labels import LABELS, Attempt, Labels, balanced, gold_labels
+from aslfast.rewards.match import contains_match, cover_match, exact_match, f1, normalize, substring_match
+from aslfast.rewards.plateau import plateaued
+from aslfast.rewards.policy import JUDGED, POLICY_REWARDS, AnswerEvidence, policy_reward
+from aslfast.rewards.repetition import repetition_shares, sentence_bleu
+from aslfast.rewards.verdicts import accepted, accuracy, as_label, favourable, majority, verdict_entropy, verdict_score
+
+__all__ = [
+    "GENERATOR_REWARDS", "GRM_REWARDS", "JUDGED", "LABELS", "POLICY_REWARDS", "AnswerEvidence", "Attempt", "Labels",
+    "QuestionEvidence", "WrittenQuestion", "accepted", "accuracy", "answer", "as_label", "balanced", "contains_match",
+    "cover_match", "distinct_questions", "exact_match", "f1", "favourable", "format_reward", "generator_reward",
+    "gold_labels", "grade", "grm_reward", "majority", "normalize", "offered", "plateaued", "policy_reward", "question",
+    "question_evidence", "question_similarity", "repetition_shares", "sentence_bleu", "substring_match",
+    "valid_question", "verdict", "verdict_entropy", "verdict_score",
+]  # fmt: skip

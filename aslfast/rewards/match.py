@@ -1,0 +1,66 @@
+"""An answer against its references: exact match, substring match, whole-word match, cover match, word F1.
+
+All compare normalised texts, take the best reference, and give 0 for no answer (None) or a text that normalises to
+nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+
+def normalize(text: str) -> str:
+    """Lower case, no punctuation, no articles, single spaces: SQuAD's and Search-R1's form, letter for letter.
+
+    We differ where nothing would be left ("The The", "?"): the lower-case text then stands for itself, lest all such
+    answers be equal.
+    """
+    lower = text.lower()
+    bare = "".join(c for c in lower if c not in string.punctuation)
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split()) or " ".join(lower.split())
+
+
+def exact_match(answer: str | None, references: Sequence[str]) -> bool:
+    """EM (SQuAD, Search-R1, FlashRAG): normalize(answer) = normalize(reference)."""
+    return answer is not None and normalize(answer) in {normalize(reference) for reference in references}
+
+
+def substring_match(answer: str | None, references: Sequence[str]) -> bool:
+    """Sub-EM: the reference's letters stand in the answer ("Osloer" holds "Oslo").
+
+    `subem_check` of Search-R1 and ASL, `acc` of FlashRAG; ASL's rule baseline. We differ for an empty reference, which
+    no answer holds here.
+    """
+    said = normalize(answer or "")
+    return any(normalize(reference) in said for reference in references if normalize(reference))
+
+
+def contains_match(answer: str | None, references: Sequence[str]) -> bool:
+    """A reference stands in the answer as a run of whole words: cover-EM's ordered form ("CEM-2" in R1-Searcher's
+    evaluation)."""
+    said = f" {normalize(answer or '')} "
+    return any(f" {normalize(reference)} " in said for reference in references if normalize(reference))
+
+
+def cover_match(answer: str | None, references: Sequence[str]) -> bool:
+    """Cover-EM: every word of a reference stands in the answer, in any order ("CEM-1", the one that R1-Searcher and its
+    followers report; FlashRAG and Search-R1 have no such metric)."""
+    said = set(normalize(answer or "").split())
+    return any(set(normalize(reference).split()) <= said for reference in references if normalize(reference))
+
+
+def f1(answer: str | None, references: Sequence[str]) -> float:
+    """The best F1 = 2 |A & R| / (|A| + |R|) of words with their counts against any reference (SQuAD).
+
+    FlashRAG also gives "yes" and "no" no partial credit; SQuAD and we do not.
+    """
+    said = Counter(normalize(answer or "").split())
+    return max((_f1(said, Counter(normalize(reference).split())) for reference in references), default=0.0)
+
+
+def _f1(said: Counter[str], wanted: Counter[str]) -> float:
+    common = (said & wanted).total() if said and wanted else 0
+    return 2 * common / (said.total() + wanted.total()) if common else 0.0

@@ -1,0 +1,56 @@
+"""The policy's reward: what the judge says of its answer, or what a rule says of it. Picked by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from aslfast.core import Reward, Trajectory
+from aslfast.rewards.form import format_reward
+from aslfast.rewards.match import contains_match, cover_match, exact_match, f1, substring_match
+from aslfast.rewards.verdicts import favourable, verdict_score
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerEvidence:
+    """An answer (None: none was given), the judge's verdicts on it, and its references."""
+
+    answer: str | None
+    verdicts: tuple[str | None, ...] = ()
+    references: tuple[str, ...] = ()
+
+
+def mean_verdict(evidence: AnswerEvidence) -> float:
+    """The mean score of the m verdicts; with m = 1 ASL's reward."""
+    scores = [verdict_score(verdict) for verdict in evidence.verdicts]
+    return sum(scores) / len(scores) if scores and evidence.answer is not None else 0.0
+
+
+def majority_verdict(evidence: AnswerEvidence) -> float:
+    """1 if more than half of the m verdicts are favourable; with m = 1 and a correct/wrong judge ASL's reward."""
+    passed = sum(map(favourable, evidence.verdicts))
+    return float(evidence.answer is not None and 2 * passed > len(evidence.verdicts))
+
+
+def _rule(match: Callable[[str | None, Sequence[str]], float]) -> Callable[[AnswerEvidence], float]:
+    return lambda evidence: float(match(evidence.answer, evidence.references))
+
+
+JUDGED: Mapping[str, Callable[[AnswerEvidence], float]] = {"majority": majority_verdict, "mean": mean_verdict}
+POLICY_REWARDS: Mapping[str, Callable[[AnswerEvidence], float]] = {
+    **JUDGED,
+    "exact_match": _rule(exact_match),  # Search-R1
+    "substring": _rule(substring_match),  # ASL's rule baseline
+    "contains": _rule(contains_match),
+    "cover": _rule(cover_match),
+    "f1": _rule(f1),
+}
+
+
+def policy_reward(
+    trajectory: Trajectory, verdicts: Sequence[str | None], format_weight: float, reward: str = "majority"
+) -> Reward:
+    """The named reward of the trajectory's answer, as part `judge` or `rule`, and the format reward."""
+    evidence = AnswerEvidence(trajectory.output, tuple(verdicts), trajectory.task.references)
+    part = "judge" if reward in JUDGED else "rule"
+    return Reward({part: POLICY_REWARDS[reward](evidence), "format": format_weight * format_reward(trajectory)})
