@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_rounds import WORLD, actors, make_loop, play, world_index  # noqa: F401
 
-from aslfast import judging, roles
+from aslfast import roles
 from aslfast.advantage import advantages
 from aslfast.config import AdvantageConfig, load_recipe
 from aslfast.core import Group, Reward, StopReason, Task, Trajectory

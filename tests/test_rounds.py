@@ -331,7 +331,7 @@ def test_a_rule_rewards_without_a_judge(make_loop):
         right = rewards.exact_match(trajectory.output, trajectory.task.references)
         assert given.parts == {"rule": float(right), "format": 0.0}
     assert {r.total for r in group.rewards} == {0.0, 1.0}
-    assert {request.adapter for request in loop.rollout.sampler.requests} == {"policy"}
+    assert {request.adapter for request in loop.rollout.sampler.sampler.requests} == {"policy"}
 
 
 @pytest.mark.parametrize("name", rewards.GENERATOR_REWARDS)
