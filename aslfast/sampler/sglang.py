@@ -74,6 +74,8 @@ class SGLangSampler:
         if find_spec("sglang") is None:
             remedy = "make setup-sglang (CPU) or pip install 'aslfast[sglang]' (GPU)"
             raise UserError(f"sampler.kind is sglang, but SGLang is not installed; {remedy}")
+        if settings.deterministic and settings.device == "cpu":
+            raise UserError("sampler.deterministic is true, but SGLang offers it on a GPU alone; set it to false")
         self.settings, self._eos, self._n_vocab = settings, sorted(eos), n_vocab
         self._supervision = supervision or Supervision()
         self.log = self._supervision.log or Path(tempfile.mkstemp(prefix="aslfast-engine-", suffix=".log")[1])
