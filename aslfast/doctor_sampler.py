@@ -112,7 +112,8 @@ async def _two_turns(sampler: Any, prompts: Prompts) -> tuple[dict[Role, Sample]
     """One turn of every role, all in one batch; then a second turn of the policy's."""
 
     def request(role: Role, context: tuple[int, ...]) -> SampleRequest:
-        return SampleRequest(context, role, role, NEW_TOKENS)
+        # greedy: on tokens that the model hardly means, float32 itself may be off by the tolerance
+        return SampleRequest(context, role, role, NEW_TOKENS, temperature=0.0)
 
     first = await asyncio.gather(*(sampler.generate(request(role, prompts[role])) for role in ROLES))
     samples = dict(zip(ROLES, first, strict=True))
