@@ -133,13 +133,13 @@ def table(log: RunLog, width: int) -> Table:
 
 def reuse_table(log: RunLog) -> Table:
     """What each role's prompts asked for, could have spared and spared."""
-    title = "Prompt tokens by role: had been computed before, and were not computed again"
+    title = "Prompt tokens by role: not computed (reused), and computed before by a finished request (reusable)"
     made = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    for name in ("role", "requests", "tokens", "reusable", "reused", "reused of reusable"):
+    for name in ("role", "requests", "tokens", "reused", "reusable", "of which reused"):
         made.add_column(name, justify="left" if name == "role" else "right", no_wrap=True)
     for role, n in log.reuse().items():
-        share = f"{100 * n['reused'] / n['reusable']:.1f}%" if n["reusable"] else "-"
-        made.add_row(role, *(f"{n[key]:,}" for key in ("requests", "context", "reusable", "reused")), share)
+        share = f"{100 * (1 - n['missed'] / n['reusable']):.1f}%" if n["reusable"] else "-"
+        made.add_row(role, *(f"{n[key]:,}" for key in ("requests", "context", "reused", "reusable")), share)
     return made
 
 

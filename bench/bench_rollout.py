@@ -19,7 +19,7 @@ rollout_workload.py.
 
 Figures: sampled tokens/s; trajectories/s; idle: the share of row-time without a request (1 - rows in use, on average),
 the share of wall time with fewer requests under way than rows (queued ones count as under way), and with none, weighted
-by rows where there are several engines; reuse: reused / reusable tokens (aslfast/sampler/reuse.py); seconds of a
+by rows where there are several engines; reuse: the share of reusable tokens that was reused (aslfast/sampler/reuse.py); seconds of a
 trajectory from its first request to its last, p50 and p99.
 """
 
@@ -136,9 +136,9 @@ def once(bench: Bench, name: str, variant: Variant) -> dict[str, float]:
     started = time.perf_counter()
     asyncio.run(variant.play(loop, bench.tasks()))
     seconds = time.perf_counter() - started
-    at_once = 1 if name == "merged weights" else len(variant.engines)  # merged: one engine, three sets of weights
+    n_engines = 1 if name == "merged weights" else len(variant.engines)  # merged: one engine, three sets of weights
     full = [engine.shares(seconds) for engine in variant.engines]
-    shares = {key: sum(share[key] for share in full) / at_once for key in full[0]}
+    shares = {key: sum(share[key] for share in full) / n_engines for key in full[0]}
     if name == "merged weights":  # two of three stand empty at any time because they are one
         shares["empty"] -= 2
         shares["below"] -= 2
@@ -156,8 +156,7 @@ def once(bench: Bench, name: str, variant: Variant) -> dict[str, float]:
         "context_tokens": sum(r.context for r in reuse),
         "reusable": sum(r.reusable for r in reuse),
         "reused": sum(r.reused for r in reuse),
-        "own_turns_reused": sum(r.reused for r in reuse) / max(1, sum(r.reusable_own for r in reuse)),
-        "reused_of_reusable": sum(r.reused for r in reuse) / max(1, sum(r.reusable for r in reuse)),
+        "reused_of_reusable": 1 - sum(r.missed for r in reuse) / max(1, sum(r.reusable for r in reuse)),
         "p50_s": float(np.quantile(took, 0.5)),
         "p99_s": float(np.quantile(took, 0.99)),
     }

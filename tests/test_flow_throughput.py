@@ -20,7 +20,7 @@ def test_without_barriers_and_from_the_cache():
     result = json.loads(run(*options))
     ours = result["figures"]["ours"]
     assert result["ours_against"]["barriers"]["median"] >= 1.3
-    assert ours["own_turns_reused"]["median"] >= 0.95
+    assert ours["reused_of_reusable"]["median"] >= 0.95
     assert ours["rows_idle"]["median"] < result["figures"]["barriers"]["rows_idle"]["median"]
 
 

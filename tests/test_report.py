@@ -86,7 +86,7 @@ def test_a_run_without_an_oracle_or_any_step(tmp_path):
 
 
 def test_reuse_is_summed_by_role_over_the_steps(tmp_path):
-    counts = {"requests": 2, "context": 100, "reusable": 60, "reusable_own": 50, "reused": 45}
+    counts = {"requests": 2, "context": 100, "reusable": 60, "reusable_own": 50, "reused": 65, "missed": 15}
     steps = [{"reuse": {"grm": counts, "policy": counts}}, {"reuse": {"grm": counts}}]
     log = RunLog.read(write_run(tmp_path / "run", [round_line(0, 0.1, None, ())], steps))
     assert log.reuse() == {"grm": {key: 2 * n for key, n in counts.items()}, "policy": counts}
@@ -94,7 +94,7 @@ def test_reuse_is_summed_by_role_over_the_steps(tmp_path):
     console.print(reuse_table(log))
     said = console.export_text().splitlines()
     assert [line.split() for line in said if "%" in line] == [
-        ["grm", "4", "200", "120", "90", "75.0%"], ["policy", "2", "100", "60", "45", "75.0%"]
+        ["grm", "4", "200", "130", "120", "75.0%"], ["policy", "2", "100", "65", "60", "75.0%"]
     ]  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from aslfast import roles
 from aslfast.sampler import Sample, SampleRequest
 from aslfast.sampler.local import LocalSampler
 from aslfast.sampler.reuse import Prefixes, Reuse, ReuseMeter
@@ -50,12 +51,12 @@ def test_a_sessions_own_turns():
     """Of the second context all is reusable but the last sampled token, never read, and what came after it."""
     first, second = play(("s", [1, 2, 3]), ("s", [1, 2, 3, 7, 8, 9, 50, 51]), cached=4)
     assert first == {"policy": Reuse(1, 3, 0, 0, 4)}
-    assert second == {"policy": Reuse(1, 8, 5, 5, 4)}
+    assert second == {"policy": Reuse(1, 8, 5, 5, 4, 1)}
 
 
 def test_other_sessions_with_a_common_beginning():
     *_, last = play(("a", [1, 2, 3, 4]), ("b", [1, 2, 9]), ("c", [5, 5]), ("d", [1, 2, 3, 6, 6]))
-    assert last == {"policy": Reuse(1, 5, 3, 0, 0)}
+    assert last == {"policy": Reuse(1, 5, 3, 0, 0, 3)}
 
 
 def test_the_last_token_of_a_context_is_computed_in_any_case():
@@ -138,3 +139,17 @@ def test_the_local_sampler_reuses_a_sessions_turns_while_it_has_rows(model, toke
     reuse = asyncio.run(together())
     assert reuse.requests == 12 and reuse.reusable_own > 100
     assert (reuse.reused == reuse.reusable_own) is all_of_it and reuse.reused <= reuse.reusable_own
+
+
+def test_prompts_begin_with_what_their_role_shares():
+    """All tasks share the instructions, the attempts at one question share the question; only then they differ."""
+
+    def common(left, right):
+        return next(i for i, (a, b) in enumerate(zip(left.prompt, right.prompt, strict=False)) if a != b)
+
+    ask = [roles.policy_task("t", f"{which} river is it?", "full") for which in ("Which", "What")]
+    topics = [roles.generator_task("t", topic, 2, "full") for topic in ("Oslo", "Aker")]
+    judge = [roles.grm_task("t", "Which river is it?", answer, "full") for answer in ("Aker", "Oslo")]
+    for left, right in (ask, topics, judge):
+        assert common(left, right) >= len(left.prompt) - 20
+    assert judge[0].prompt[: common(*judge)].count("Which river is it?") == 1

@@ -23,13 +23,18 @@ MOST_TOKENS = 2**24  # that are remembered of one adapter: 64 MB; the oldest ses
 
 @dataclass(slots=True)
 class Reuse:
-    """Tokens of one adapter's requests. reusable_own: by an earlier turn of the same session alone."""
+    """Tokens of one adapter's requests.
+
+    reusable_own: by an earlier turn of the same session alone. reused: may pass what was reusable, since requests under
+    way share beginnings too. missed: reusable and computed again all the same.
+    """
 
     requests: int = 0
     context: int = 0
     reusable: int = 0
     reusable_own: int = 0
     reused: int = 0
+    missed: int = 0
 
 
 class Prefixes:
@@ -96,12 +101,15 @@ class ReuseMeter:
         reusable, own = computed.longest(request.session, request.token_ids)
         sample = await self.sampler.generate(request)
         computed.put(request.session, request.token_ids + sample.token_ids[:-1])
-        total, n = self._totals.setdefault(name, Reuse()), len(request.token_ids)
+        n = len(request.token_ids)
+        reusable, own = min(reusable, n - 1), min(own, n - 1)
+        total = self._totals.setdefault(name, Reuse())
         total.requests += 1
         total.context += n
-        total.reusable += min(reusable, n - 1)
-        total.reusable_own += min(own, n - 1)
+        total.reusable += reusable
+        total.reusable_own += own
         total.reused += sample.cached_tokens
+        total.missed += max(0, reusable - sample.cached_tokens)
         return sample
 
     def take(self) -> dict[str, Reuse]:
