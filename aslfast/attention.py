@@ -52,7 +52,8 @@ def packed_attention(
     if softcap is not None or s_aux is not None:
         what = "caps its attention scores" if s_aux is None else "has attention sinks"
         raise UserError(f"the base model {what}, which the packed learner does not know; use another base")
-    return attend(*(x[0].transpose(0, 1) for x in (query, key, value)), scaling)[None], None
+    query_THd, key_THd, value_THd = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attend(query_THd, key_THd, value_THd, scaling)[None], None
 
 
 AttentionInterface.register(NAME, packed_attention)
@@ -149,4 +150,4 @@ def check_architecture(base: Any) -> None:
         what = "attention of its own"
     else:
         return
-    raise UserError(f"{config.model_type}: {what} is not what the packed learner computes; use a Qwen- or Llama-like base")
+    raise UserError(f"{config.model_type}: {what} is not what the packed learner computes; use another base")

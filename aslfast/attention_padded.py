@@ -66,7 +66,7 @@ def bucketed(query_lengths: Sequence[int], key_lengths: Sequence[int]) -> list[l
 
 
 def bucket_of(queries: Sequence[Tensor], keys: Sequence[Tensor], dtype: torch.dtype) -> Bucket:
-    query_BT, key_BS = pad_sequence(queries, batch_first=True), pad_sequence(keys, batch_first=True)
+    query_BT, key_BS = pad_sequence(list(queries), batch_first=True), pad_sequence(list(keys), batch_first=True)
     shared_B = torch.tensor([len(k) - len(q) for q, k in zip(queries, keys, strict=True)], device=key_BS.device)
     if not shared_B.any():
         return Bucket(query_BT, key_BS, None)
@@ -84,7 +84,5 @@ def _attend(bucket: Bucket, query: Tensor, key: Tensor, value: Tensor, scale: fl
         for index, x in ((bucket.query_BT, query), (bucket.key_BS, key), (bucket.key_BS, value))
     )
     mask, grouped = bucket.mask_B1TS, q.shape[1] != k.shape[1]
-    out = scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
-    )
+    out = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped)
     return out.transpose(1, 2).flatten(2).flatten(0, 1)

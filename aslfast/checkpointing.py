@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -34,11 +33,13 @@ _KINDS: dict[str, Callable[..., Any]] = {
 def checkpointed(model: nn.Module, kind: str) -> Iterator[None]:
     """Forward passes inside keep, of each layer, all activations ("none"), its input alone ("layers"), or its input,
     matrix products and attention ("selective")."""
-    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)] if kind != "none" else []
+    layers: list[Any] = []
+    if kind != "none":
+        layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     for layer in layers:
         # transformers checkpoints in training mode alone; the layer's own flag, not its children's: dropout stays off
         layer.gradient_checkpointing = layer.training = True
-        layer._gradient_checkpointing_func = _KINDS[kind]  # pyright: ignore[reportAttributeAccessIssue]
+        layer._gradient_checkpointing_func = _KINDS[kind]
     try:
         yield
     finally:

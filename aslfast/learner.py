@@ -1,4 +1,4 @@
-"""The learner: micro-batches, backward, clip, AdamW. Only one role's adapter weights move, and only by finite numbers."""
+"""The learner: micro-batches, backward, clip, AdamW. Only one role's adapter moves, and only by finite numbers."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Learner:
             config._attn_implementation = before
 
     def _kl_is_due(self, role: str) -> bool:
-        """The log-probs under the base cost a forward pass: made where the loss or the metric of this step reads them."""
+        """Log-probs under the base cost a forward pass: made where the loss, or the metric of this step, reads them."""
         every = self.config.kl_every
         return self.loss.kl_coef > 0 or (every > 0 and (self.version[role] + 1) % every == 0)
 

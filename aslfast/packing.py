@@ -15,7 +15,7 @@ def pays(streams: Sequence[Ints]) -> bool:
 
 
 def packs(streams: Sequence[Ints], prompts: Sequence[int], max_tokens: int, share: bool) -> list[list[int]]:
-    """Indices of streams, in packs of at most `max_tokens` distinct tokens (of the longest stream's, where it has more).
+    """Indices of streams, in packs of at most `max_tokens` distinct tokens (or what the longest stream has, if more).
 
     prompts: tokens of each stream before the first that was sampled; streams of one prompt stay together where they
     fit. Each cluster of them goes to the emptiest pack, the largest first (LPT, Graham 1969: at most 4/3 of the best
@@ -50,7 +50,7 @@ def _clusters(
     clusters: list[list[int]] = []
     sizes: list[int] = []
     for i, shared, fresh in zip(tree.order, tree.shared, tree.fresh, strict=True):
-        if 0 < prompts[i] <= shared and sizes[-1] + fresh <= max_tokens:
+        if prompts[i] <= shared and sizes[-1] + fresh <= max_tokens:
             clusters[-1].append(i)
             sizes[-1] += fresh
         else:

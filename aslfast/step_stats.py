@@ -37,7 +37,7 @@ class StepStats:
 
 
 class StepSums:
-    """Sums and extremes over the live tokens of a step. Over micro-batches and ranks `sums` add up, `most` is maximal."""
+    """Sums and extremes over a step's live tokens. Over micro-batches and ranks `sums` add up, `most` is a maximum."""
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(5, dtype=torch.float64, device=device)  # loss, KL, clipped, |difference|, mismatch KL

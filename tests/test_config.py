@@ -120,7 +120,8 @@ def test_an_algorithm_stands_under_what_the_recipe_says_and_over_what_came_befor
     path = tmp_path / "mine.toml"
     path.write_text('algorithm = "gspo"\n[loss]\nclip_low = 0.01\n[learner]\nlearning_rate = 0.5\n')
     own = load_recipe(str(path))
-    assert (own.algorithm, own.loss.ratio_level, own.loss.clip_high, own.loss.clip_low) == ("gspo", "sequence", 4e-4, 0.01)
+    assert (own.algorithm, own.loss.ratio_level) == ("gspo", "sequence")
+    assert (own.loss.clip_high, own.loss.clip_low) == (4e-4, 0.01)
     changed = load_recipe(str(path), ["loss.clip_low=0.3", "algorithm=dr_grpo", "loss.clip_high=0.5"])
     assert (changed.loss.clip_low, changed.loss.clip_high) == (0.2, 0.5)  # before it: replaced; after it: stays
     assert (changed.loss.aggregate, changed.advantage.scale) == ("constant", "none")
