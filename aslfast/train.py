@@ -140,7 +140,6 @@ def engine_settings(config: RunConfig, model: Any) -> EngineSettings:
         lora_rank=config.lora.rank if adapters else 0,
         lora_targets=tuple(adapter.targets_of(model)) if adapters else (), radix_cache=wanted.radix_cache,
         deterministic=wanted.deterministic, share_base=wanted.share_base, gpu_memory=wanted.gpu_memory,
-        threads=config.threads or 1,
     )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 import os
 import resource
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two spinning threads starve on a busy machine
 
@@ -13,8 +14,11 @@ import transformers
 
 from aslfast import adapter
 from aslfast.chat import TAGS
+from aslfast.config import load_recipe
 from aslfast.corpus import Passage
+from aslfast.environment import LAB_BASE
 from aslfast.index import BM25Index
+from aslfast.train import make_sampler
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -108,3 +112,27 @@ def lab_tokenizer():
     from aslfast.lab.base import make_tokenizer
 
     return make_tokenizer()
+
+
+def lab_with_adapters():
+    """(the lab's base with three adapters, all different from it, its tokenizer)."""
+    base, own_tokenizer = adapter.load_base(LAB_BASE)
+    peft_model = adapter.add_adapters(base, rank=16, alpha=32.0, seed=0)
+    stir(peft_model, scale=0.01)
+    return peft_model, own_tokenizer
+
+
+def lab_sampler(peft_model, own_tokenizer, notice=lambda _: None, **sampler):
+    """An SGLang sampler as a run of the tiny recipe has it; `sampler` are its keys in the recipe."""
+    config = load_recipe("tiny")
+    settings = replace(config.sampler, kind="sglang", share_base=False, **{"max_rows": 64, **sampler})
+    return make_sampler(replace(config, sampler=settings), peft_model, own_tokenizer, notice=notice)
+
+
+@pytest.fixture(scope="session")
+def engine_lab():
+    """(SGLang sampler, model, tokenizer) over the lab's base: one engine for all tests that leave it alive."""
+    peft_model, own_tokenizer = lab_with_adapters()
+    with closing(lab_sampler(peft_model, own_tokenizer)) as sampler:
+        sampler.start()
+        yield sampler, peft_model, own_tokenizer

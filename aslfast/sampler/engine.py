@@ -51,7 +51,7 @@ class Engine:
         self._numbers = itertools.count()
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self.lost: EngineLost | None = None
-        self._link, process = _spawn(log)
+        self._link, process = _spawn(log, settings.device)
         self.pids = [process.pid]
         self._end = weakref.finalize(self, _kill, process, self.pids, self._link)  # also when the trainer ends
         self._progress = time.monotonic()
@@ -144,14 +144,15 @@ class Engine:
             answer.set_result(header)
 
 
-def _spawn(log: Path) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _spawn(log: Path, device: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """(our end of the link, the host), the host leading a process group of its own, its words in `log`."""
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "aslfast.sampler.engine_host", str(theirs.fileno())]
+    alone = {"OMP_NUM_THREADS": "1"} if device == "cpu" else {}  # more threads wait for each other on small tensors
+    command = [sys.executable, "-m", "aslfast.sampler.engine_host", str(theirs.fileno()), str(os.getpid())]
     with open(log, "ab") as file, theirs:
         process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-            start_new_session=True,
+            start_new_session=True, env={**os.environ, **alone},
         )  # fmt: skip
     return ours, process
 

@@ -10,30 +10,33 @@ it started ends with it.
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
 import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 from aslfast.sampler import engine_scheduler, frames
 from aslfast.sampler.engine_settings import EXPORT, EngineSettings, engine_arguments
 
 BEAT_S = 0.25  # how often progress is told
+TOKENS_A_BEAT = 10  # a request's tokens between two signs of life from the scheduler
 
 
 def main() -> None:
     engine_scheduler.die_with_parent()
     link = socket.socket(fileno=int(sys.argv[1]))
+    if os.getppid() != int(sys.argv[2]):
+        return  # the trainer ended before the kernel was asked to tell
     header, _ = frames.read(lambda n: _exactly(link, n))
     try:
         engine = start(EngineSettings(**{**header, "lora_targets": tuple(header["lora_targets"])}))
         engine.loop.run_until_complete(Host(engine, link).serve())
-    except (OSError, asyncio.IncompleteReadError):  # the trainer has closed the link, or is gone
-        pass
     except BaseException:
-        traceback.print_exc()
+        traceback.print_exc()  # the trainer's errors quote the end of the log
     finally:
         sys.stderr.flush()
         os.killpg(0, signal.SIGKILL)
@@ -51,7 +54,9 @@ def _exactly(link: socket.socket, n: int) -> bytes:
 
 def start(settings: EngineSettings) -> Any:
     """The running engine, its processes with our parts in them."""
+    arguments = engine_arguments(settings)  # what is wrong with them need not wait for the imports
     os.environ["SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"] = "1"  # SPARE_TOKENS may pass the model's positions
+    os.environ["SGLANG_FORCE_STREAM_INTERVAL"] = str(TOKENS_A_BEAT)
     engine_scheduler.prepare(settings.device)
     from sglang.srt.entrypoints.engine import Engine
 
@@ -59,7 +64,13 @@ def start(settings: EngineSettings) -> Any:
         run_scheduler_process_func = staticmethod(engine_scheduler.run_scheduler)
         run_detokenizer_process_func = staticmethod(engine_scheduler.run_detokenizer)
 
-    return HostedEngine(**engine_arguments(settings))
+        @classmethod
+        def _launch_scheduler_processes(cls, *args: Any, **options: Any) -> Any:
+            if settings.device == "cpu":  # no driver whose state a fork would break: spares importing all again
+                multiprocessing.set_start_method("fork", force=True)
+            return super()._launch_scheduler_processes(*args, **options)
+
+    return HostedEngine(**arguments)
 
 
 class Host:
@@ -77,9 +88,10 @@ class Host:
         self._send({"op": "ready", "pids": self.engine.get_all_child_pids()})
         self._watch_children()
         self._spawn(self._beat())
-        while True:
-            header, payload = await frames.read_async(reader)
-            self._spawn(self._answer(header, payload))
+        with suppress(asyncio.IncompleteReadError, ConnectionError):  # the trainer has closed the link, or is gone
+            while True:
+                header, payload = await frames.read_async(reader)
+                self._spawn(self._answer(header, payload))
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -99,7 +111,7 @@ class Host:
         os.killpg(0, signal.SIGKILL)  # the trainer sees the link close
 
     async def _beat(self) -> None:
-        """Tell the trainer when the scheduler has answered anything: tokens come in parts, at most 50 at a time."""
+        """Tell the trainer when the scheduler has given any sign of life."""
         seen = 0.0
         while True:
             await asyncio.sleep(BEAT_S)
@@ -121,7 +133,7 @@ class Host:
             "token_ids": list(result["output_ids"]),
             "logprobs": [part[0] for part in found.get("output_token_logprobs") or ()],
             "finish": found["finish_reason"],
-            "cached_tokens": found["cached_tokens"],
+            "cached_tokens": found.get("cached_tokens", 0),  # none where it was aborted before it began
         }
 
     async def op_score(self, header: dict[str, Any], _: bytes) -> dict[str, Any]:

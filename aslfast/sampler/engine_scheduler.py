@@ -22,7 +22,7 @@ PR_SET_PDEATHSIG = 1  # of prctl
 
 def run_scheduler(server_args: Any, *args: Any, **options: Any) -> None:
     """SGLang's scheduler process, with our parts in their places."""
-    prepare(server_args.device)
+    die_with_parent()
     from sglang.srt.managers.scheduler import run_scheduler_process
 
     if server_args.device == "cpu":

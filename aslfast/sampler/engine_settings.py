@@ -28,7 +28,6 @@ class EngineSettings:
     deterministic: bool = False
     share_base: bool = False
     gpu_memory: float = 0.5  # share of the GPU's memory for weights and the key/value pool
-    threads: int = 1  # of the CPU's engine
 
 
 def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
@@ -45,13 +44,14 @@ def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
         "sampling_backend": "pytorch",  # the seeded one of engine_scheduler
         "grammar_backend": "none",
         "log_level": "warning",
+        "sleep_on_idle": True,  # else its loop takes a core from the learner
         "random_seed": 0,
         **(_lora_arguments(settings) if settings.lora_rank else {}),
         **(_cpu_arguments(settings) if settings.device == "cpu" else {"mem_fraction_static": settings.gpu_memory}),
     }
     if settings.share_base:
         arguments["custom_weight_loader"] = [EXPORT]
-    if settings.deterministic and settings.device != "cpu":  # a CPU's kernels do not depend on the batch's make-up
+    if settings.deterministic:
         arguments["enable_deterministic_inference"] = True
     return arguments
 
