@@ -1,7 +1,6 @@
-"""Memory on a CPU, counted: the bytes that tensors hold now and at most, and what autograd keeps for a backward."""
+"""Memory on a CPU, counted: the bytes that tensors hold now and at most."""
 
 import weakref
-from contextlib import contextmanager
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -32,18 +31,3 @@ class LiveMemory(TorchDispatchMode):
 
     def _free(self, key):
         self.now -= self._sizes.pop(key)
-
-
-@contextmanager
-def saved_bytes(model):
-    """A function that tells the bytes saved for a backward so far, each storage once, without the model's own."""
-    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    kept = {}
-
-    def pack(tensor):
-        if tensor.untyped_storage()._cdata not in own:
-            kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield lambda: sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
