@@ -127,7 +127,7 @@ def _write_adapter(model: PeftModel, role: str, partial: Path) -> None:
         save_file(state, partial / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:  # how it tells of a full disk
         raise OSError(str(error)) from error
-    config = copy.copy(model.peft_config[role])
+    config: Any = copy.copy(model.peft_config[role])
     config.inference_mode = True
     config.target_modules = sorted(config.target_modules or ())  # PEFT keeps a set, written in another order each time
     config.save_pretrained(str(partial))

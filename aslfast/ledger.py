@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
@@ -25,14 +25,8 @@ from aslfast.errors import UserError
 from aslfast.loop_state import apply
 from aslfast.stored_file import StoredFile
 
-FORMAT = 1
-NEW = f"""
-    BEGIN;
-    DROP TABLE IF EXISTS commits;
-    CREATE TABLE commits (number INTEGER PRIMARY KEY, body TEXT NOT NULL, checksum TEXT NOT NULL);
-    PRAGMA user_version={FORMAT};
-    COMMIT;
-"""
+FORMAT = int.from_bytes(b"asl\1", "big")  # SQLite's application_id; its user_version is the number of commits
+TABLE = "CREATE TABLE commits (number INTEGER PRIMARY KEY, body TEXT NOT NULL, checksum TEXT NOT NULL)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,50 +86,65 @@ class Ledger:
 
     def append(self, commit: Commit) -> None:
         """On the disk when this returns; not there at all when it raises: ValueError for NaN, OSError."""
-        body = json.dumps(asdict(commit), allow_nan=False)
+        body, number = json.dumps(asdict(commit), allow_nan=False), self._count + 1
         checksum = _chained(self._checksum, body)
-        with _writing():
-            if not self._count:
-                self._connection.executescript(NEW)
-            self._connection.execute("INSERT INTO commits VALUES (?, ?, ?)", (self._count + 1, body, checksum))
-        self._count, self._checksum = self._count + 1, checksum
+        with self._transaction(number):
+            if number == 1:
+                self._connection.execute("DROP TABLE IF EXISTS commits")
+                self._connection.execute(TABLE)
+                self._connection.execute(f"PRAGMA application_id={FORMAT}")
+            self._connection.execute("INSERT INTO commits VALUES (?, ?, ?)", (number, body, checksum))
+        self._count, self._checksum = number, checksum
 
     def cut(self, count: int) -> list[Commit]:
         """Forgets all but the first `count` commits; returns those. Raises OSError."""
-        with _writing():
+        with self._transaction(count):
             self._connection.execute("DELETE FROM commits WHERE number > ?", (count,))
         return self.read()
 
+    @contextmanager
+    def _transaction(self, count: int) -> Iterator[None]:
+        """`count`: how many commits there are after it, written apart from them, so that none gets lost unseen."""
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
+            self._connection.execute(f"PRAGMA user_version={count}")
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise OSError(None, str(error)) from error
+
     def _read(self) -> list[Commit]:
         self._connection.execute("PRAGMA synchronous=EXTRA")
-        (version,) = self._connection.execute("PRAGMA user_version").fetchone()
-        if version not in (0, FORMAT):
-            raise UserError(f"{self.file}: format {version}, this aslfast reads {FORMAT}; use the one that wrote it")
-        if not version:
-            return []
         commits, self._checksum = [], ""
-        rows = self._connection.execute("SELECT number, body, checksum FROM commits ORDER BY number")
-        for expected, (number, body, checksum) in enumerate(rows, 1):
+        for expected, (number, body, checksum) in enumerate(self._rows(), 1):
             self._checksum = _chained(self._checksum, body)
             if (number, checksum) != (expected, self._checksum):
                 raise self._damaged(f"commit {expected} is not as it was written")
             commits.append(_commit(json.loads(body)))
         self._count = len(commits)
+        if self._count != self._value("user_version"):
+            raise self._damaged(f"{self._count} commits, expected {self._value('user_version')}")
         return commits
+
+    def _rows(self) -> Iterable[tuple[int, str, str]]:
+        """None in a file that is empty: nothing was ever committed."""
+        application = self._value("application_id")  # undoes what a kill left half written: before the size is read
+        if not self.file.stat().st_size:
+            return []
+        if application != FORMAT:
+            raise UserError(f"{self.file}: not a ledger that this aslfast reads; use the version that wrote it")
+        return self._connection.execute("SELECT number, body, checksum FROM commits ORDER BY number")
+
+    def _value(self, pragma: str) -> int:
+        return self._connection.execute(f"PRAGMA {pragma}").fetchone()[0]
 
     def _damaged(self, reason: str) -> UserError:
         return UserError(
             f"{self.file}: the ledger is damaged ({reason}); put back a copy of it, or start a new run from what is in "
             f"{self.file.parent}/adapters"
         )
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        raise OSError(None, str(error)) from error
 
 
 def _chained(before: str, body: str) -> str:

@@ -303,6 +303,7 @@ def test_train_prints_json_alone_on_stdout_and_progress_on_stderr(run):
     assert "round 0/1: policy accuracy 0.0%" in result.stderr and "tokens/s" in result.stderr
     assert "Writing model shards" not in result.stderr and "Warning" not in result.stderr
     names = {"config.toml", "metrics.jsonl", "rounds.jsonl", "trajectories", "adapters", "lab", "curves.png"}
+    names |= {"ledger.sqlite", "run.lock"}
     assert {p.name for p in out.iterdir()} == names
 
 

@@ -104,6 +104,8 @@ def test_what_is_no_run_is_named(tmp_path):
     (tmp_path / "rounds.jsonl").write_text("")
     with pytest.raises(UserError, match="no round is finished"):
         RunLog.read(tmp_path)
+    (tmp_path / "rounds.jsonl").write_text('{"round": 0}\n{"rou')  # a line that is being written
+    assert RunLog.read(tmp_path).rounds == [{"round": 0}]
     (tmp_path / "rounds.jsonl").write_text("{\n")
     with pytest.raises(UserError, match="not JSON lines"):
         RunLog.read(tmp_path)

@@ -11,7 +11,8 @@ from aslfast.config import load_recipe
 from aslfast.core import Reward, StopReason, Task, Trajectory, Turn
 from aslfast.errors import UserError
 from aslfast.run_folder import RunFolder
-from aslfast.trajectory import Record, write_trajectories
+from aslfast.run_lines import append_line, rewrite_lines
+from aslfast.trajectory import Record, join_trajectories, write_trajectories
 
 
 def test_a_new_run_holds_its_configuration(tmp_path):
@@ -37,34 +38,53 @@ def test_what_exists_is_not_written_over(tmp_path):
 
 
 def test_lines_are_whole_on_a_full_disk(tmp_path):
-    run = RunFolder.create(tmp_path / "run", load_recipe("tiny"))
-    run.append("metrics.jsonl", {"step": 1})
-    before = (run.path / "metrics.jsonl").read_bytes()
-    with small_disk(len(before) + 5), pytest.raises(UserError, match="run: cannot be written"):
-        run.append("metrics.jsonl", {"step": 2, "what": "a line longer than five bytes"})
-    assert (run.path / "metrics.jsonl").read_bytes() == before
-    run.append("metrics.jsonl", {"step": 2})
-    assert [json.loads(line)["step"] for line in (run.path / "metrics.jsonl").read_text().splitlines()] == [1, 2]
+    file = tmp_path / "metrics.jsonl"
+    append_line(file, {"step": 1})
+    before = file.read_bytes()
+    with small_disk(len(before) + 5), pytest.raises(OSError):
+        append_line(file, {"step": 2, "what": "a line longer than five bytes"})
+    assert file.read_bytes() == before
+    append_line(file, {"step": 2})
+    assert [json.loads(line)["step"] for line in file.read_text().splitlines()] == [1, 2]
 
 
 def test_files_are_whole_on_a_full_disk(tmp_path):
-    run = RunFolder.create(tmp_path / "run", load_recipe("tiny"))
     records = [Record(trajectory(300, seed)) for seed in range(20)]
-    with small_disk(1000), pytest.raises(UserError, match="cannot be written"):
-        run.trajectories(1, "policy", records)
-    assert list((run.path / "trajectories").iterdir()) == []
-    run.trajectories(1, "policy", records)
-    assert [path.name for path in (run.path / "trajectories").iterdir()] == ["round-001-policy.parquet"]
-    with small_disk(10), pytest.raises(UserError, match="cannot be written"):
-        RunFolder.create(tmp_path / "other", load_recipe("tiny"))
-    assert not any((tmp_path / "other").iterdir())
+    with small_disk(1000), pytest.raises(OSError):
+        write_trajectories(tmp_path / "t.parquet", records)
+    with small_disk(10), pytest.raises(UserError, match=r"run: cannot be written .*; free the space, or"):
+        RunFolder.create(tmp_path / "run", load_recipe("tiny"))
+    assert [path.name for path in tmp_path.rglob("*")] == ["run"]
 
 
-def test_what_is_no_number_is_not_written_as_json(tmp_path):
-    run = RunFolder.create(tmp_path / "run", load_recipe("tiny"))
-    with pytest.raises(ValueError, match="JSON"):
-        run.append("metrics.jsonl", {"kl": float("nan")})
-    assert not (run.path / "metrics.jsonl").exists()
+def test_lines_are_made_those_of_the_ledger(tmp_path):
+    file = tmp_path / "metrics.jsonl"
+    lines = [{"step": 1, "share": 0.1}, {"step": 2, "share": None}]
+    for line in lines:
+        append_line(file, line)
+    whole, kept = file.read_bytes(), file.stat().st_ino
+    rewrite_lines(file, lines)
+    assert file.stat().st_ino == kept, "what is right is left alone"
+    for damaged in (whole[:-3], whole + b'{"step": 3}\n', b"", whole.splitlines(True)[0]):
+        file.write_bytes(damaged)
+        rewrite_lines(file, lines)
+        assert file.read_bytes() == whole
+    rewrite_lines(file, [])
+    assert not any(tmp_path.iterdir())
+
+
+def test_parts_become_one_file_in_their_order(tmp_path):
+    """As if all had been written at once; also of no parts at all."""
+    records = [Record(trajectory(30, seed), None, 1, seed) for seed in range(6)]
+    parts = [tmp_path / f"part-{i}.parquet" for i in range(3)]
+    for i, part in enumerate(parts):
+        write_trajectories(part, records[2 * i : 2 * i + 2])
+    join_trajectories(tmp_path / "whole.parquet", parts)
+    write_trajectories(tmp_path / "once.parquet", records)
+    whole = pq.read_table(tmp_path / "whole.parquet")
+    assert whole == pq.read_table(tmp_path / "once.parquet") and len(whole) == 6
+    join_trajectories(tmp_path / "none.parquet", [])
+    assert pq.read_table(tmp_path / "none.parquet") == whole.slice(0, 0)
 
 
 def test_trajectories_read_back(tmp_path):
