@@ -205,7 +205,8 @@ async def attempt(loop: Loop, task: Task, number: int, verdicts: int) -> tuple[T
     trajectory = await loop.sample(task, number)
     if trajectory.output is None:
         return trajectory, (None,) * verdicts
-    judge = judge_task(loop, f"{task.id}{number}-v", task.question, trajectory.output, task.references[0])
+    reference = next(iter(task.references), "")
+    judge = judge_task(loop, f"{task.id}{number}-v", task.question, trajectory.output, reference)
     judged = await asyncio.gather(*(loop.sample(judge, i) for i in range(verdicts)))
     return trajectory, opinions(loop, judged)
 
