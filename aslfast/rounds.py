@@ -198,7 +198,7 @@ async def attempt(loop: Loop, task: Task, number: int, verdicts: int) -> tuple[T
         return trajectory, None
     if trajectory.output is None:
         return trajectory, (None,) * verdicts
-    name, reference = f"{task.id}{number}-v", task.references[0]
+    name, reference = f"{task.id}{number}-v", next(iter(task.references), "")
     given = await loop.judging.verdicts(name, task.question, trajectory.output, reference, verdicts)
     return trajectory, given if given or not verdicts else None
 

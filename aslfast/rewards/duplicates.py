@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ def distinct_questions(questions: Sequence[str], near: float = NEAR) -> list[int
 
 
 def _prefix(shingles: frozenset[str], counts: Counter[str], near: float) -> list[str]:
-    length = len(shingles) - int(-(-near * len(shingles) // 1)) + 1
+    length = len(shingles) - math.ceil(near * len(shingles) - 1e-9) + 1
     return sorted(shingles, key=lambda shingle: (counts[shingle], shingle))[:length]
 
 
