@@ -19,8 +19,8 @@ rollout_workload.py.
 
 Figures: sampled tokens/s; trajectories/s; idle: the share of row-time without a request (1 - rows in use, on average),
 the share of wall time with fewer requests under way than rows (queued ones count as under way), and with none, weighted
-by rows where there are several engines; reuse: the share of reusable tokens that was reused (aslfast/sampler/reuse.py); seconds of a
-trajectory from its first request to its last, p50 and p99.
+by rows where there are several engines; reuse: the share of reusable tokens that was reused (aslfast/sampler/reuse.py);
+seconds of a trajectory from its first request to its last, p50 and p99.
 """
 
 from __future__ import annotations
