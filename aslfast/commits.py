@@ -14,10 +14,14 @@ from aslfast.run_mending import STEPS
 from aslfast.trajectory import Record, join_trajectories, write_trajectories
 
 
-def begun(loop: Loop, facts: Mapping[str, dict[str, str]]) -> None:
-    """The adapters as they start: a resume takes them from here, not from a random seed or another folder."""
+def begun(loop: Loop, facts: Mapping[str, dict[str, str]], given: Sequence[Role] = ()) -> None:
+    """The adapters as they start: a resume takes them from here, not from a random seed or another folder.
+
+    given: roles whose version 0 is an adapter of another run, and not the base as it is for the others.
+    """
     with loop.run.writing():
         made = [save_learner(loop.learner, role, _learner_file(loop, role)) for role in ROLES]
+        made += [adapter.save_adapter(loop.learner.model, role, _adapters(loop, role), 0) for role in given]
     loop.run.commit("begun", loop, made, facts=facts)
 
 
@@ -52,8 +56,9 @@ def phase(loop: Loop, role: Role, steps: int, learned: bool) -> None:
         whole.parent.mkdir(exist_ok=True)
         join_trajectories(whole, parts)
         if learned and parts:
-            folder = loop.run.path / "adapters" / role
-            made.append(adapter.save_adapter(loop.learner.model, role, folder, loop.learner.version[role]))
+            made.append(
+                adapter.save_adapter(loop.learner.model, role, _adapters(loop, role), loop.learner.version[role])
+            )
     loop.clock()
     loop.run.commit("phase", loop, made, [_name(loop, part) for part in parts])
 
@@ -62,6 +67,10 @@ def measured(loop: Loop, line: dict[str, Any], last: bool) -> None:
     """A round's line. After the `last` one nothing is learnt any more: the learner's state goes."""
     dropped = [name for role in ROLES for name in _learner_files(loop, role)] if last else []
     loop.run.commit("round", loop, (), dropped, {"rounds.jsonl": line})
+
+
+def _adapters(loop: Loop, role: Role) -> Path:
+    return loop.run.path / "adapters" / role
 
 
 def _part(loop: Loop, role: Role, number: int) -> Path:

@@ -150,10 +150,7 @@ def _begin(loop: Loop, parts: _Parts, report: Report) -> None:
         done = [role for number, role in loop.phases_done if number == loop.round]
         report("resumed", {"round": loop.round, "phases_done": done, "phase_step": loop.phase_step})
         return
-    with run.writing():
-        for role in parts.given:  # version 0 of a fresh adapter is the base, of these it is not
-            adapter.save_adapter(loop.learner.model, role, run.adapter_folder(role), 0)
-    commits.begun(loop, facts)
+    commits.begun(loop, facts, parts.given)
 
 
 def prover(sampler: LocalSampler | SGLangSampler, parts: _Parts, config: RunConfig) -> Callable[[], dict[str, float]]:
