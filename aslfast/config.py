@@ -256,7 +256,7 @@ _MAY_BE_ZERO = {
 }  # fmt: skip
 
 
-_AT_MOST_ONE = {"accept_share", "clip_low", "gpu_memory"}
+_AT_MOST_ONE = {"accept_share", "clip_low"}
 
 
 def _check_ranges(config: Any, prefix: str, place: str) -> None:
@@ -275,6 +275,8 @@ def _out_of_range(name: str, number: float) -> str:
     """What the number must be; empty where it is."""
     if name == "dual_clip":
         return "" if number == 0 or 1 < number < math.inf else "0 (off) or above 1"
+    if name == "gpu_memory":
+        return "" if 0 < number < 1 else "above 0 and below 1"
     if name in _AT_MOST_ONE:
         return "" if 0 <= number <= 1 else "between 0 and 1"
     if name in _MAY_BE_ZERO:

@@ -269,3 +269,8 @@ def test_without_sglang_the_remedy_is_named(engine_lab, monkeypatch):
     monkeypatch.setattr("aslfast.sampler.sglang.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"make setup-sglang .* pip install 'aslfast\[sglang\]'"):
         lab_sampler(*engine_lab[1:])
+
+
+def test_what_a_cpu_does_not_offer_is_refused(engine_lab):
+    with pytest.raises(UserError, match=r"sampler.deterministic is true, but SGLang offers it on a GPU alone"):
+        lab_sampler(*engine_lab[1:], deterministic=True)

@@ -1,7 +1,7 @@
 """What an engine's loss does to the requests under way: nothing but time. One sampler for all faults, in this order.
 
-Stated: a process that ends is noticed at once (here: within 2 s on a busy machine), a hang engine_timeout_s after the
-last progress (and at most 2 s more).
+Stated: a process that ends is noticed at once, a hang engine_timeout_s after the last progress and at most a second
+more; a busy machine gets some seconds on top.
 """
 
 import asyncio
@@ -20,7 +20,8 @@ from aslfast.errors import UserError
 from aslfast.sampler import SampleRequest
 from aslfast.sampler.frames import LENGTHS, MAX_HEADER, pack, read
 
-TIMEOUT_S = 6.0
+TIMEOUT_S = 10.0
+AT_ONCE_S = 5.0  # on a busy machine
 ROLES_AND_BASE = ("generator", "grm", "policy", None)
 HOST, SCHEDULER = 0, 1  # of an engine's pids
 
@@ -73,9 +74,9 @@ async def play_with_fault(sampler, which, what):
 @pytest.mark.parametrize(
     "which, what, within_s, words",
     [
-        (SCHEDULER, signal.SIGKILL, 2.0, "its process has ended"),
-        (HOST, signal.SIGKILL, 2.0, "its process has ended"),
-        (SCHEDULER, signal.SIGSTOP, TIMEOUT_S + 2, f"it made no progress for {TIMEOUT_S:g} s"),
+        (SCHEDULER, signal.SIGKILL, AT_ONCE_S, "its process has ended"),
+        (HOST, signal.SIGKILL, AT_ONCE_S, "its process has ended"),
+        (SCHEDULER, signal.SIGSTOP, TIMEOUT_S + AT_ONCE_S, f"it made no progress for {TIMEOUT_S:g} s"),
     ],
 )
 def test_all_requests_survive_the_loss_of_the_engine(sampler, notices, undisturbed, which, what, within_s, words):
@@ -98,7 +99,8 @@ def test_after_the_last_restart_the_run_ends_with_what_the_engine_said(sampler):
     failed, struck, ended = asyncio.run(play_with_fault(sampler, HOST, signal.SIGSTOP))
     errors = [error for error in failed if isinstance(error, Exception)]
     assert len(errors) == 32 - ended and all(isinstance(error, UserError) for error in errors)
-    assert time.monotonic() - struck < TIMEOUT_S + 4
+    assert time.monotonic() - struck < TIMEOUT_S + AT_ONCE_S + 5
+    assert len({str(error) for error in errors}) == 1
     assert "no progress" in str(errors[0]) and "after 3 restarts" in str(errors[0])
     assert str(sampler.log) in str(errors[0]) and "process" in Path(sampler.log).read_text()
 

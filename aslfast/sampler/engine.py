@@ -148,7 +148,7 @@ def _spawn(log: Path, device: str) -> tuple[socket.socket, subprocess.Popen[byte
     """(our end of the link, the host), the host leading a process group of its own, its words in `log`."""
     ours, theirs = socket.socketpair()
     alone = {"OMP_NUM_THREADS": "1"} if device == "cpu" else {}  # more threads wait for each other on small tensors
-    command = [sys.executable, "-m", "aslfast.sampler.engine_host", str(theirs.fileno())]
+    command = [sys.executable, "-m", "aslfast.sampler.engine_host", str(theirs.fileno()), str(os.getpid())]
     with open(log, "ab") as file, theirs:
         process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=file, stderr=file,

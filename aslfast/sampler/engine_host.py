@@ -23,11 +23,14 @@ from aslfast.sampler import engine_scheduler, frames
 from aslfast.sampler.engine_settings import EXPORT, EngineSettings, engine_arguments
 
 BEAT_S = 0.25  # how often progress is told
+TOKENS_A_BEAT = 10  # a request's tokens between two signs of life from the scheduler
 
 
 def main() -> None:
     engine_scheduler.die_with_parent()
     link = socket.socket(fileno=int(sys.argv[1]))
+    if os.getppid() != int(sys.argv[2]):
+        return  # the trainer ended before the kernel was asked to tell
     header, _ = frames.read(lambda n: _exactly(link, n))
     try:
         engine = start(EngineSettings(**{**header, "lora_targets": tuple(header["lora_targets"])}))
@@ -53,6 +56,7 @@ def start(settings: EngineSettings) -> Any:
     """The running engine, its processes with our parts in them."""
     arguments = engine_arguments(settings)  # what is wrong with them need not wait for the imports
     os.environ["SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"] = "1"  # SPARE_TOKENS may pass the model's positions
+    os.environ["SGLANG_FORCE_STREAM_INTERVAL"] = str(TOKENS_A_BEAT)
     engine_scheduler.prepare(settings.device)
     from sglang.srt.entrypoints.engine import Engine
 
@@ -107,7 +111,7 @@ class Host:
         os.killpg(0, signal.SIGKILL)  # the trainer sees the link close
 
     async def _beat(self) -> None:
-        """Tell the trainer when the scheduler has answered anything: tokens come in parts, at most 50 at a time."""
+        """Tell the trainer when the scheduler has given any sign of life."""
         seen = 0.0
         while True:
             await asyncio.sleep(BEAT_S)

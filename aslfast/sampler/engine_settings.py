@@ -51,7 +51,7 @@ def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
     }
     if settings.share_base:
         arguments["custom_weight_loader"] = [EXPORT]
-    if settings.deterministic and settings.device != "cpu":  # a CPU's kernels do not depend on the batch's make-up
+    if settings.deterministic:
         arguments["enable_deterministic_inference"] = True
     return arguments
 

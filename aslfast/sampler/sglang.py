@@ -74,12 +74,14 @@ class SGLangSampler:
         if find_spec("sglang") is None:
             remedy = "make setup-sglang (CPU) or pip install 'aslfast[sglang]' (GPU)"
             raise UserError(f"sampler.kind is sglang, but SGLang is not installed; {remedy}")
+        if settings.deterministic and settings.device == "cpu":
+            raise UserError("sampler.deterministic is true, but SGLang offers it on a GPU alone; set it to false")
         self.settings, self._eos, self._n_vocab = settings, sorted(eos), n_vocab
         self._supervision = supervision or Supervision()
         self.log = self._supervision.log or Path(tempfile.mkstemp(prefix="aslfast-engine-", suffix=".log")[1])
         self.restarts = 0  # so far
         self._engine: Engine | None = None
-        self._closed = False
+        self._failed = ""  # why there is no engine and will be none
         self._starting = threading.RLock()
         self._starter = ThreadPoolExecutor(1, "engine-start")
         self._numbers = itertools.count()
@@ -93,10 +95,16 @@ class SGLangSampler:
     def start(self) -> Engine:
         """The running engine; started, or started again, where there is none. UserError where it cannot be."""
         with self._starting:
-            while self._engine is None or self._engine.lost:
-                if self._engine is not None:
-                    self._count_restart(self._engine)
-                self._engine = self._start_one()
+            if self._failed:
+                raise UserError(self._failed)  # to all who wait, without another try each
+            try:
+                while self._engine is None or self._engine.lost:
+                    if self._engine is not None:
+                        self._count_restart(self._engine)
+                    self._engine = self._start_one()
+            except UserError as error:
+                self._failed = str(error)
+                raise
             return self._engine
 
     def _start_one(self) -> Engine:
@@ -114,12 +122,10 @@ class SGLangSampler:
         return engine
 
     def _count_restart(self, last: Engine) -> None:
-        if self._closed:
-            raise UserError("the SGLang sampler is closed")
-        self.restarts += 1
         why = f"the SGLang engine was lost ({last.lost})"
-        if self.restarts > self._supervision.restarts:
-            raise UserError(f"{why} after {self.restarts - 1} restarts: {self._last_words()}")
+        if self.restarts == self._supervision.restarts:
+            raise UserError(f"{why} after {self.restarts} restarts: {self._last_words()}")
+        self.restarts += 1
         self._supervision.notice(f"{why}; restart {self.restarts} of {self._supervision.restarts}")
 
     def _last_words(self) -> str:
@@ -132,7 +138,7 @@ class SGLangSampler:
 
     def close(self) -> None:
         """End the engine and all its processes. Requests under way end with UserError."""
-        self._closed = True
+        self._failed = "the SGLang sampler is closed"
         if self._engine is not None:
             self._engine.close()
 
