@@ -1,6 +1,6 @@
 """One copy of the base for engine and trainer, with the real engine on a CPU: the same values, one memory, both ways.
 
-One engine serves a random Qwen2 of 287 MB for most tests; Qwen3 and Llama have a small one each.
+One engine serves a random Qwen2 of 246 MB for most tests; Qwen3 and Llama have a small one each.
 """
 
 import gc
