@@ -160,7 +160,7 @@ class Rows:
         self.world = World.make(self.rng.randrange(1 << 30), "base")
         index = BM25Index.build(self.world.passages(), self.folder / f"{self.stage.name}-{self.made}".replace(" ", "-"))
         tool = SearchTool(index, TOP_K)
-        self.search = lambda query: tool(roles.Call(SEARCH, (query,)))
+        self.search = lambda query: tool.answer([roles.Call(SEARCH, (query,))])[0]
 
     def _question(self) -> str:
         return self.world.ask(self.rng, self.rng.choices((1, 2, 3), (4, 4, 2))[0]).question
