@@ -21,11 +21,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from aslfast import reward, roles
-from aslfast.core import StopReason, Task, Trajectory
+from aslfast.core import Task, Trajectory
 from aslfast.rollout import stable_seed
 
 Sampled = Callable[[Task, int], Coroutine[Any, Any, Trajectory]]
@@ -36,30 +35,22 @@ class Judging:
     """The verdicts of one step. `sample` plays the number-th trajectory of a task."""
 
     sample: Sampled
-    prompts: str
     share: bool
     asked: int = 0
     reused: int = 0
-    _given: dict[tuple[str, str, int], Awaitable[Trajectory]] = field(default_factory=dict)
+    _given: dict[tuple[str, int], Awaitable[Trajectory]] = field(default_factory=dict)
 
-    async def verdicts(self, task_id: str, question: str, answer: str, count: int) -> tuple[str | None, ...]:
-        """`count` verdicts; None where the judge gave none, left out where the tool failed it."""
-        judged = await asyncio.gather(*(self._verdict(task_id, question, answer, i) for i in range(count)))
-        return opinions(judged)
+    async def verdicts(self, judge: Task, same: str, count: int) -> Sequence[Trajectory]:
+        """The judge's first `count` trajectories. `same`: equal for the tasks that may share them."""
+        self.asked += count
+        if self.share:
+            judge = replace(judge, id=f"v{stable_seed(same)}")  # the same draw, whoever comes first
+            return await asyncio.gather(*(self._shared(judge, same, i) for i in range(count)))
+        return await asyncio.gather(*(self.sample(judge, i) for i in range(count)))
 
-    async def _verdict(self, task_id: str, question: str, answer: str, number: int) -> Trajectory:
-        self.asked += 1
-        if not self.share:
-            return await self.sample(roles.grm_task(task_id, question, answer, self.prompts), number)
-        key = question, reward.normalize(answer), number
-        if key in self._given:
+    async def _shared(self, judge: Task, same: str, number: int) -> Trajectory:
+        if (same, number) in self._given:
             self.reused += 1
-        else:  # a name that does not tell whose answer came first: the same draw whatever the order
-            task = roles.grm_task(f"v{stable_seed(*key[:2])}", question, answer, self.prompts)
-            self._given[key] = asyncio.ensure_future(self.sample(task, number))
-        return await self._given[key]
-
-
-def opinions(judged: Sequence[Trajectory]) -> tuple[str | None, ...]:
-    """The verdicts of those whom the tool did not fail; None for one that came to no verdict by its own fault."""
-    return tuple(t.output for t in judged if t.stop is not StopReason.TOOL_FAILED)
+        else:
+            self._given[same, number] = asyncio.ensure_future(self.sample(judge, number))
+        return await self._given[same, number]

@@ -71,7 +71,7 @@ class Loop:
 
     def _count_anew(self) -> None:
         self.sampled_tokens = self.tool_failed = 0
-        self.judging = Judging(self.sample, self.config.model.prompts, self.config.grm.share_verdicts)
+        self.judging = Judging(self.sample, self.config.grm.share_verdicts)
         self.meter.take()
 
     async def sample(self, task: Task, number: int) -> Trajectory:

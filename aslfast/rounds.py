@@ -17,7 +17,6 @@ from aslfast import adapter, reward, roles
 from aslfast.advantage import advantages
 from aslfast.core import Group, Reward, Role, StopReason, Task, Trajectory
 from aslfast.errors import UserError
-from aslfast.judging import opinions
 from aslfast.loop import Attempt, Loop, PoolQuestion
 from aslfast.trajectory import Record
 
@@ -172,8 +171,16 @@ async def attempt(loop: Loop, task: Task, number: int, verdicts: int) -> tuple[T
     trajectory = await loop.sample(task, number)
     if trajectory.output is None:
         return trajectory, () if trajectory.stop is StopReason.TOOL_FAILED else (None,) * verdicts
-    name = f"{task.id}{number}-v"
-    return trajectory, await loop.judging.verdicts(name, task.question, trajectory.output, verdicts)
+    judge, same = (
+        roles.grm_task(f"{task.id}{number}-v", task.question, answer, loop.config.model.prompts)
+        for answer in (trajectory.output, reward.normalize(trajectory.output))
+    )
+    return trajectory, opinions(await loop.judging.verdicts(judge, same.prompt, verdicts))
+
+
+def opinions(judged: Sequence[Trajectory]) -> tuple[str | None, ...]:
+    """The verdicts of those whom the tool did not fail; None for one that came to no verdict by its own fault."""
+    return tuple(t.output for t in judged if t.stop is not StopReason.TOOL_FAILED)
 
 
 # --- GRM -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_rounds import WORLD, actors, make_loop, play, world_index  # noqa: F401
 
-from aslfast import judging, roles
+from aslfast import reward, roles
 from aslfast.advantage import advantages
 from aslfast.config import AdvantageConfig, load_recipe
 from aslfast.core import Group, Reward, StopReason, Task, Trajectory
@@ -22,7 +22,7 @@ from aslfast.judging import Judging
 from aslfast.loop import trajectories_at_once
 from aslfast.remote import RemoteIndex
 from aslfast.retrieve import retrieve
-from aslfast.rounds import answer_group, question_group, run_round
+from aslfast.rounds import answer_group, opinions, question_group, run_round
 from aslfast.tool import SearchTool
 from aslfast.tool_pool import ToolPool
 
@@ -159,6 +159,11 @@ def verdict(task, number, output="correct", stop=StopReason.FINISHED):
     return Trajectory(task, (1,), (1,), (-1.0,), (), stop, output if stop is StopReason.FINISHED else None)
 
 
+async def judged(judging, name, question, answer, count):
+    judge, same = (roles.grm_task(name, question, a, "compact") for a in (answer, reward.normalize(answer)))
+    return opinions(await judging.verdicts(judge, same.prompt, count))
+
+
 def test_what_is_shared():
     """Equal answers when normalised, number by number, of one question; the first spelling is the one that is read."""
     asked = []
@@ -169,10 +174,10 @@ def test_what_is_shared():
         return verdict(task, number, ("correct", "wrong")[number])
 
     async def ask(share):
-        judge = Judging(sample, "compact", share)
+        judging = Judging(sample, share)
         answers = [("who?", "the Aker"), ("who?", "Aker."), ("where?", "Aker"), ("who?", "Oslo")]
-        found = await asyncio.gather(*(judge.verdicts(f"t{i}", *pair, 2) for i, pair in enumerate(answers)))
-        return found, judge.asked, judge.reused
+        found = await asyncio.gather(*(judged(judging, f"t{i}", *pair, 2) for i, pair in enumerate(answers)))
+        return found, judging.asked, judging.reused
 
     found, *counts = asyncio.run(ask(share=True))
     assert found == [("correct", "wrong")] * 4 and counts == [8, 2] and len(asked) == 6
@@ -191,8 +196,8 @@ def test_the_statistics_of_shared_verdicts():
                 sure = random.Random(f"{task.id} {seed}").random() < 0.3
                 return verdict(task, number, "correct" if sure else "wrong")
 
-            judge = Judging(sample, "compact", share)
-            given = await asyncio.gather(*(judge.verdicts(f"t{i}", "who?", "Aker", 1) for i in range(4)))
+            judging = Judging(sample, share)
+            given = await asyncio.gather(*(judged(judging, f"t{i}", "who?", "Aker", 1) for i in range(4)))
             return sum(v == ("correct",) for v in given) / 4
 
         async def all_of_them():
@@ -333,4 +338,4 @@ def test_lost_trajectories_have_no_advantage():
 def test_opinions():
     task = roles.grm_task("j", "who?", "Aker", "compact")
     silent, gone = (verdict(task, 0, stop=s) for s in (StopReason.NO_OUTPUT, StopReason.TOOL_FAILED))
-    assert judging.opinions([verdict(task, 0), silent, gone]) == ("correct", None)
+    assert opinions([verdict(task, 0), silent, gone]) == ("correct", None)
