@@ -19,8 +19,11 @@ rollout_workload.py.
 
 Figures: sampled tokens/s; trajectories/s; idle: the share of row-time without a request (1 - rows in use, on average),
 the share of wall time with fewer requests under way than rows (queued ones count as under way), and with none, weighted
-by rows where there are several engines; reuse: the share of reusable tokens that was reused (aslfast/sampler/reuse.py);
+by rows where there are several engines; reuse: the share of reusable tokens that was reused (sampler/reuse.py);
 seconds of a trajectory from its first request to its last, p50 and p99.
+
+On a GPU every engine takes --gpu-memory of it: two at once (barriers, radix off), four for the other variants, and the
+trainer's copy of the base beside them: a 7B base needs a GPU of 140 GB for all, one of 80 GB for the first two (0.3).
 """
 
 from __future__ import annotations
@@ -132,6 +135,7 @@ def once(bench: Bench, name: str, variant: Variant) -> dict[str, float]:
     loop = bench.loop(variant.sampler, variant.adapters)
     for engine in variant.engines:
         fresh(engine)
+    for engine in variant.engines:
         engine.restart()
     started = time.perf_counter()
     asyncio.run(variant.play(loop, bench.tasks()))
@@ -215,7 +219,8 @@ def pin_engines(engines: Sequence[Watched]) -> None:
 
 def prepared(args: argparse.Namespace, work: Path) -> Bench:
     sampler = [f"sampler.kind={args.sampler}", f"sampler.max_rows={args.rows}", "sampler.max_context=1024"]
-    model = [f"model.dtype={args.dtype}", f"model.device={args.device}", "sampler.share_base=false"]
+    model = [f"model.dtype={args.dtype}", f"model.device={args.device}", "sampler.share_base=false",
+             f"sampler.gpu_memory={args.gpu_memory}"]  # fmt: skip
     config = load_recipe("tiny", [*SETTINGS[args.size], *sampler, *model, "tool.top_k=1", "generator.accept_share=0"])
     folder = endless_base(args.model, args.dtype, args.device, work / "base")
     config = replace(config, model=replace(config.model, path=str(folder)), threads=1)
@@ -240,6 +245,7 @@ def main() -> None:
     parser.add_argument("--model", choices=("lab", *SHAPES), default="lab")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--gpu-memory", type=float, default=0.2, help="share of the GPU for each engine")
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=VARIANTS)
