@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._open = ExitStack()
+        weakref.finalize(self, self._open.close)  # of a run that nobody closed
         taken = f"{path}: another process is training this run; wait until it is done, or stop it"
         self._open.enter_context(file_lock.hold(path / LOCK, taken))
         self._ledger = Ledger(path / LEDGER)

@@ -130,7 +130,10 @@ def test_a_damaged_ledger_is_never_taken_for_a_whole_one(filled):
     whole = filled.read_bytes()
     found = {"read": 0, "refused": 0}
     cut = [whole[:n] for n in range(1, len(whole), 61)]
-    changed = [whole[:n] + bytes([whole[n] ^ 1]) + whole[n + 1 :] for n in [*range(110), *range(110, len(whole), 29)]]
+    changed = [
+        whole[:n] + bytes([whole[n] ^ 1]) + whole[n + 1 :]
+        for n in [*range(110), *range(4090, 4130), *range(110, len(whole), 29)]
+    ]
     for data in cut + changed:
         filled.write_bytes(data)
         try:
@@ -162,9 +165,9 @@ def test_what_is_no_number_is_not_committed(filled):
 
 
 def a_run(path):
-    """Three commits: two files of steps, the first one dropped with the last commit but one."""
+    """Three commits with a file each; the second one drops the first's."""
     run = RunFolder.create(path, load_recipe("tiny"))
-    state = LoopState()
+    state = LoopState(pool={"who is 1": question(1)})
     (path / "steps").mkdir()
     for number, dropped in ((1, ()), (2, ("steps/1",)), (3, ())):
         file = path / "steps" / str(number)
@@ -185,6 +188,27 @@ def test_a_dropped_file_goes_with_the_commit_after(tmp_path):
     assert names(run.path / "steps") == ["2", "3"] and set(run.files) == {"steps/3"}
     run.commit("step", state)
     assert names(run.path / "steps") == ["3"]
+
+
+def test_a_commit_holds_what_changed_since_the_one_before(tmp_path):
+    run, _ = a_run(tmp_path / "run")
+    run.close()
+    first, *later = read(tmp_path / "run" / "ledger.sqlite")
+    assert set(first.state) == {"pool", "step"} and [commit.state for commit in later] == [{"step": 2}, {"step": 3}]
+
+
+def test_the_last_commit_can_be_taken_back_after_a_resume_too(tmp_path):
+    run, state = a_run(tmp_path / "run")
+    state.step = 4
+    (run.path / "steps" / "4").write_bytes(b"4")
+    run.commit("step", state, [run.path / "steps" / "4"], ["steps/3"])
+    run.close()
+    RunFolder.take_up(run.path).close()
+    (run.path / "steps" / "4").write_bytes(b"")
+    with RunFolder.take_up(run.path) as taken:
+        taken.restore(state)
+        assert len(taken.notices) == 1 and state.step == 3 and set(taken.files) == {"steps/2", "steps/3"}
+    assert names(run.path / "steps") == ["2", "3"]
 
 
 def test_what_is_not_committed_goes(tmp_path):
