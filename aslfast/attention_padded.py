@@ -30,19 +30,24 @@ class Bucket:
 
 
 class PaddedAttention:
-    """See aslfast.attention. dtype: of the queries, for the masks."""
+    """See aslfast.attention. dtype: of the queries, for the masks.
+
+    A segment of more than half of its trajectory is computed as the whole of it, and what is not its own is dropped:
+    plain causal attention costs half a square, a masked rectangle all of itself.
+    """
 
     def __init__(self, segments: Segments, dtype: torch.dtype) -> None:
         places = torch.arange(len(segments.end_T), device=segments.end_T.device)
-        queries, keys = places.split(list(segments.query_lengths)), segments.key_K.split(list(segments.key_lengths))
-        chosen = bucketed(segments.query_lengths, segments.key_lengths)
-        self.buckets = [bucket_of([queries[i] for i in own], [keys[i] for i in own], dtype) for own in chosen]
+        own, keys = places.split(list(segments.query_lengths)), segments.key_K.split(list(segments.key_lengths))
+        queries = [k if 2 * len(q) > len(k) else q for q, k in zip(own, keys, strict=True)]
+        chosen = bucketed(list(map(len, queries)), segments.key_lengths)
+        self.buckets = [bucket_of([queries[i] for i in held], [keys[i] for i in held], dtype) for held in chosen]
         self.place_T = torch.empty_like(places)  # of each token's output in those of the buckets, laid end to end
         start = 0
-        for own, bucket in zip(chosen, self.buckets, strict=True):
-            for row, i in enumerate(own):
-                first = start + row * bucket.query_BT.shape[1]
-                self.place_T[queries[i]] = torch.arange(first, first + len(queries[i]), device=places.device)
+        for held, bucket in zip(chosen, self.buckets, strict=True):
+            for row, i in enumerate(held):
+                end = start + row * bucket.query_BT.shape[1] + len(queries[i])
+                self.place_T[own[i]] = torch.arange(end - len(own[i]), end, device=places.device)
             start += bucket.query_BT.numel()
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
@@ -51,13 +56,15 @@ class PaddedAttention:
 
 
 def bucketed(query_lengths: Sequence[int], key_lengths: Sequence[int]) -> list[list[int]]:
-    """Segments of like numbers of keys, in buckets of at most MOST_PAIRS."""
+    """Segments of like numbers of keys, in buckets of at most MOST_PAIRS; those that need no mask among themselves."""
     buckets: list[list[int]] = []
+    masked = [q < k for q, k in zip(query_lengths, key_lengths, strict=True)]
     widest = 0
-    for i in sorted(range(len(key_lengths)), key=lambda i: (key_lengths[i], query_lengths[i])):
+    for i in sorted(range(len(key_lengths)), key=lambda i: (masked[i], key_lengths[i], query_lengths[i])):
         widest = max(widest, query_lengths[i])
-        close = buckets and key_lengths[i] <= LONGER * key_lengths[buckets[-1][0]]
-        if close and (len(buckets[-1]) + 1) * widest * key_lengths[i] <= MOST_PAIRS:
+        first = buckets[-1][0] if buckets else i
+        close = masked[i] == masked[first] and key_lengths[i] <= LONGER * key_lengths[first]
+        if buckets and close and (len(buckets[-1]) + 1) * widest * key_lengths[i] <= MOST_PAIRS:
             buckets[-1].append(i)
         else:
             buckets.append([i])

@@ -1,0 +1,27 @@
+"""How many floating-point operations a learner's step cannot do without, counted by formula.
+
+    frozen base     forward 2 N, backward 2 N (to the activations; no gradient of the weights), a token
+    one adapter     forward 2 A, backward 4 A (to the activations and of the weights), a token
+    head            4 D V a live token: logits, and the gradient to the hidden state
+    attention       forward 4 H d, backward 8 H d, a layer and pair of a query and a key that it sees
+
+N and A: matrix weights of the layers' base and of one adapter; a product of [m, k] and [k, n] is 2 m k n. Left out:
+what is no matrix product, and recomputation. Counted too much: the first layer's backward to its input.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def step_flops(model: Any, tokens: int, live_tokens: int, pairs: int, role: str) -> float:
+    """Of one step over `tokens` tokens through the model."""
+    base = model.get_base_model()
+    config, decoder = base.config, base.get_decoder()
+    weights = [(name, p.numel()) for name, p in decoder.layers.named_parameters() if p.dim() == 2]
+    adapter = sum(n for name, n in weights if f".{role}." in name)
+    frozen = sum(n for name, n in weights if "lora_" not in name)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    attention = 12 * config.num_hidden_layers * config.num_attention_heads * head_dim * pairs
+    head = 4 * config.hidden_size * config.vocab_size * live_tokens
+    return tokens * (4 * frozen + 6 * adapter) + attention + head
