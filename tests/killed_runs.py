@@ -16,9 +16,9 @@ import torch
 from aslfast import adapter, train
 from aslfast.config import RunConfig, load_recipe
 from aslfast.environment import lab_questions
-from aslfast.evaluate import write_questions
 from aslfast.index import BM25Index
 from aslfast.lab.world import World
+from aslfast.questions import write_questions
 
 if multiprocessing.current_process().name != "MainProcess":  # the fork server: what transformers loads when first used
     torch.set_num_threads(1)
