@@ -9,7 +9,6 @@ import typer
 
 from aslfast.cli_options import Json, Quiet, Threads, print_json
 from aslfast.errors import UserError
-from aslfast.index_arguments import LEAST_MEMORY_MB
 
 index_app = typer.Typer(no_args_is_help=True, help="Build, search, change and serve BM25 indexes of passages.")
 
@@ -20,7 +19,7 @@ Corpus = Annotated[
 Folder = Annotated[Path, typer.Argument(metavar="IDX", help="Folder of an index.")]
 Memory = Annotated[
     int | None,
-    typer.Option("--memory-mb", min=LEAST_MEMORY_MB, help="Memory for building; a bigger corpus goes over the disk."),
+    typer.Option("--memory-mb", help="Memory for building; a bigger corpus goes over the disk."),
 ]
 
 

@@ -90,7 +90,7 @@ class Bench:
         temperature = self.config.sampler.temperature
         rollout = LongTailed(sampler, tool, Chat(self.tokenizer), limits, temperature, "", self.lengths, adapters)
         learner = Learner(self.model, self.config.learner, self.config.loss, temperature, ROLES)
-        run = RunFolder(self.work / "run")
+        run = RunFolder.create(tempfile.mkdtemp(dir=self.work), self.config)
         return Loop(self.config, rollout, learner, run, self.topics, lambda: None, lambda _: None)
 
     def tasks(self) -> list[Task]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from aslfast import roles
 from aslfast.core import Role, StopReason, Task, Trajectory, Turn
+from aslfast.grammar import VERDICTS
 from aslfast.loop import Loop
 from aslfast.roles import Call
 from aslfast.rollout import Rollout, stable_seed
@@ -124,7 +125,7 @@ def forced_output(role: Role, name: str) -> tuple[str, str | None]:
     rng = random.Random(stable_seed("output", name))
     if role == "generator":
         return f"Which of the names is number {rng.randrange(10**6)}?", f"name {rng.randrange(3)}"
-    return (rng.choice(roles.VERDICTS) if role == "grm" else f"name {rng.randrange(3)}"), None
+    return (rng.choice(VERDICTS[:2]) if role == "grm" else f"name {rng.randrange(3)}"), None
 
 
 # --- the same step, played in three ways ------------------------------------------------------------------------
