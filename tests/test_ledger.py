@@ -28,7 +28,7 @@ from aslfast.stored_file import StoredFile, damage, store
 REBUILT = {
     "config", "rollout", "learner", "run", "topics", "flush", "report", "notice", "sampled_tokens",
     "since", "prove", "tool_failed", "judging", "meter", "gate",
-}  # fmt: skip  # fmt: skip
+}  # fmt: skip
 
 
 def question(number, *attempts):
