@@ -59,7 +59,7 @@ class Loop(LoopState):
         self.sampled_tokens = self.tool_failed = 0
         grm = self.config.grm
         self.judging = Judging(self.sample, self.config.model.prompts, grm.variant, grm.share_verdicts)
-        self.meter.take()
+        self.meter.forget()
 
     def clock(self) -> None:
         """Brings `seconds` up to date: before each commit."""
