@@ -89,7 +89,7 @@ def test_parts_become_one_file_in_their_order(tmp_path):
 
 def test_trajectories_read_back(tmp_path):
     task = Task("t1", "generator", "ask", "why?", ("Oslo", "oslo"), 2)
-    turns = (Turn("prompt", 0, 2, "ask"), Turn("sampled", 2, 4, " <think>hm</think>\n"), Turn("tool", 4, 5, "found"))
+    turns = (Turn("prompt", 0, 2, "ask"), Turn("sampled", 2, 4, " <think>hm</think>\n", 1), Turn("tool", 4, 5, "found"))
     stream = (1, 2, 3, 4, 5), (0, 0, 1, 1, 0), (0.0, 0.0, -0.5, -1.25, 0.0)
     made = Trajectory(task, *stream, turns, StopReason.FINISHED, "Who?", "Oslo", 3)
     given = Reward({"entropy": 0.5, "format": 0.25})
@@ -101,6 +101,7 @@ def test_trajectories_read_back(tmp_path):
         "reward_parts": '{"entropy": 0.5, "format": 0.25}',
         "conversation": "=== prompt ===\nask\n=== model ===\n<think>hm</think>\n=== tool ===\nfound",
         "token_ids": [1, 2, 3, 4, 5], "loss_mask": [0, 0, 1, 1, 0], "logprobs": [0.0, 0.0, -0.5, -1.25, 0.0],
+        "cached_tokens": [1],
     }  # fmt: skip
     assert second["output"] is None and second["reward"] is None and second["reward_parts"] is None
 
