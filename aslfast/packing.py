@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from aslfast.prefix_tree import Ints, prefix_tree
 
-LEAST_SHARE = 0.05  # of the tokens; below, sharing saves less than the longer lists of keys cost
+LEAST_SHARE = 0.08  # of the tokens; below, sharing saves less than the longer lists of keys cost (docs/learner.md)
 
 
 def pays(streams: Sequence[Ints]) -> bool:

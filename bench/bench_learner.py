@@ -140,7 +140,7 @@ def measure(args: argparse.Namespace, setup: Setup, device: str) -> dict[str, An
     torch.nn.init.normal_(adapter.parameters_of(model, ROLE)[1], std=0.01)  # B of the first layer: no zero gradients
     sides = sides_of(setup, model)
     origin, steps = load(SHAPES / setup.lengths)
-    shapes = steps[args.step][: args.trajectories or None]
+    shapes = steps[args.step][: 3 if args.small else None]
     made = on_policy(sides["packed"].learner, trajectories(shapes, base.config.vocab_size, args.seed))
     advantages = [1.0 if i % 2 else -1.0 for i in range(len(made))]
     seconds, rows = run_in_turn(args, sides, made, advantages, device), []
@@ -218,7 +218,6 @@ def main() -> None:
         print(f"bench_learner: {args.shape} not measured: no CUDA device; --small rehearses it on a CPU")
         return
     torch.set_num_threads(args.threads)
-    args.trajectories = 8 if args.small else 0
     if args.small and setup.base:
         setup = replace(setup, base=REHEARSAL, micro_batch_tokens=4096, padded_rows=2)
     stamped = stamp("learner", args.allow_dirty or args.small)
