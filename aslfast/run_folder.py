@@ -123,7 +123,7 @@ class RunFolder:
         """Removes what the last commit of all dropped: no other comes that would."""
         with self.writing():
             self._remove()
-            if (self.path / STEPS).is_dir():
+            if (self.path / STEPS).is_dir() and not any((self.path / STEPS).iterdir()):
                 (self.path / STEPS).rmdir()
 
     def _remove(self) -> None:

@@ -49,7 +49,7 @@ Report = Callable[[str, dict[str, Any]], None]
 def train(config: RunConfig, out: str | Path, report: Report) -> Path:
     """Runs the whole recipe into the new folder `out`. Raises UserError for bad input before anything is written.
 
-    A run that ends before round 0 is measured leaves nothing behind, unless it is killed.
+    An error before round 0 is measured leaves nothing behind. A run that is stopped or killed can be resumed.
     """
     folder = Path(out)
     check_new(folder)
@@ -58,7 +58,7 @@ def train(config: RunConfig, out: str | Path, report: Report) -> Path:
     with RunFolder.create(folder, config) as run:
         try:
             _go_on(config, parts, run, report)
-        except BaseException:
+        except Exception:
             if not run.measured:
                 _clear(folder, existed)
             raise
@@ -173,8 +173,7 @@ def play(loop: Loop, environment: Environment, report: Report) -> None:
     try:
         asyncio.run(rounds())
     except asyncio.CancelledError as error:
-        command = f"; go on with: {resume_command(loop.run.path)}" if loop.run.measured else ""
-        raise KeyboardInterrupt(f"stopped{command}") from error
+        raise KeyboardInterrupt(f"stopped; go on with: {resume_command(loop.run.path)}") from error
 
 
 def prepare_torch(config: RunConfig) -> None:
