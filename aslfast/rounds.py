@@ -155,27 +155,33 @@ async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQue
     )
     if not reward.accepted(self_verdicts, config.accept_share):
         return written, None, given
-    tried = tuple(Attempt(answer, v) for answer, v in attempts if answer is not None)
+    tried = tuple(Attempt(answer, v or ()) for answer, v in attempts if answer is not None)
     return written, PoolQuestion(f"q{task.id}-{number}", written.output, written.output_answer, task.hops, tried), given
 
 
-async def outcome(loop: Loop, task: Task, number: int) -> tuple[str | None, tuple[str | None, ...]]:
+Verdicts = tuple[str | None, ...]
+
+
+async def outcome(loop: Loop, task: Task, number: int) -> tuple[str | None, Verdicts | None]:
     """An attempt's answer and verdict. Its tokens, which nothing is learnt from, are let go at once."""
     trajectory, verdicts = await attempt(loop, task, number, 1)
     return trajectory.output, verdicts
 
 
-async def attempt(loop: Loop, task: Task, number: int, verdicts: int) -> tuple[Trajectory, tuple[str | None, ...]]:
-    """One policy trajectory and the judge's verdicts on its answer: None each where there is no answer; none at all
-    where the tool failed the attempt or all of its judges."""
+async def attempt(loop: Loop, task: Task, number: int, verdicts: int) -> tuple[Trajectory, Verdicts | None]:
+    """One policy trajectory and the judge's verdicts on its answer, None each where there is no answer.
+
+    None in their place where the tool failed the attempt or all of its judges.
+    """
     trajectory = await loop.sample(task, number)
     if trajectory.output is None:
-        return trajectory, () if trajectory.stop is StopReason.TOOL_FAILED else (None,) * verdicts
+        return trajectory, None if trajectory.stop is StopReason.TOOL_FAILED else (None,) * verdicts
     judge, same = (
         roles.grm_task(f"{task.id}{number}-v", task.question, answer, loop.config.model.prompts)
         for answer in (trajectory.output, reward.normalize(trajectory.output))
     )
-    return trajectory, opinions(await loop.judging.verdicts(judge, same.prompt, verdicts))
+    given = opinions(await loop.judging.verdicts(judge, same.prompt, verdicts))
+    return trajectory, given if given or not verdicts else None
 
 
 def opinions(judged: Sequence[Trajectory]) -> tuple[str | None, ...]:
@@ -263,7 +269,7 @@ async def answer_group(loop: Loop, task: Task) -> Group:
     config = loop.config.policy
     tried = await asyncio.gather(*(attempt(loop, task, i, config.verdicts) for i in range(config.samples)))
     weight = loop.config.format_weight
-    return Group.of([(t, reward.policy_reward(t, reward.majority(v), weight) if v else None) for t, v in tried])
+    return Group.of([(t, None if v is None else reward.policy_reward(t, reward.majority(v), weight)) for t, v in tried])
 
 
 def _chunks(tasks: Sequence[Task], size: int) -> list[list[Task]]:
