@@ -22,7 +22,7 @@ from aslfast.judging import Judging
 from aslfast.loop import trajectories_at_once
 from aslfast.remote import RemoteIndex
 from aslfast.retrieve import retrieve
-from aslfast.rounds import answer_group, opinions, question_group, run_round
+from aslfast.rounds import answer_group, question_group, run_round
 from aslfast.tool import SearchTool
 from aslfast.tool_pool import ToolPool
 
@@ -161,7 +161,7 @@ def verdict(task, number, output="correct", stop=StopReason.FINISHED):
 
 async def judged(judging, name, question, answer, count):
     judge, same = (roles.grm_task(name, question, a, "compact") for a in (answer, reward.normalize(answer)))
-    return opinions(await judging.verdicts(judge, same.prompt, count))
+    return tuple(t.output for t in await judging.verdicts(judge, same.prompt, count))
 
 
 def test_what_is_shared():
@@ -333,9 +333,3 @@ def test_lost_trajectories_have_no_advantage():
     assert group.lost == (lost,)
     kept, advantage = advantages([group, Group.of([(lost, None)])], AdvantageConfig())
     assert kept == [good, bad] and advantage[0] == pytest.approx(-advantage[1])
-
-
-def test_opinions():
-    task = roles.grm_task("j", "who?", "Aker", "compact")
-    silent, gone = (verdict(task, 0, stop=s) for s in (StopReason.NO_OUTPUT, StopReason.TOOL_FAILED))
-    assert opinions([verdict(task, 0), silent, gone]) == ("correct", None)
