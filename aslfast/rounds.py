@@ -176,7 +176,7 @@ async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQue
     evidence = rewards.question_evidence(written, verdicts, self_verdicts, config.accept_share)
     if not evidence.accepted:
         return written, None, evidence
-    tried = tuple(Attempt(answer, v) for answer, v in attempts if answer is not None and v)
+    tried = tuple(Attempt(answer, v or ()) for answer, v in attempts if answer is not None)
     question = PoolQuestion(f"q{task.id}-{number}", written.output, written.output_answer, task.hops, tried)
     return written, question, evidence
 
