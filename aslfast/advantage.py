@@ -8,7 +8,7 @@ import torch
 from aslfast_kernels import group_advantage
 from torch import Tensor
 
-from aslfast.config import AdvantageConfig
+from aslfast.config_tables import AdvantageConfig
 from aslfast.core import Group, Trajectory
 
 

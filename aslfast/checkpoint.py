@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from aslfast import adapter
-from aslfast.config import ModelConfig, RunConfig, SamplerConfig, load_recipe
+from aslfast.assemble import make_rollout, make_sampler, open_base, prepare_torch, search_tool
+from aslfast.config import load_recipe
+from aslfast.config_tables import ModelConfig, RunConfig, SamplerConfig
 from aslfast.core import Role, Task, Trajectory
 from aslfast.environment import LAB_BASE, model_folder
 from aslfast.errors import UserError
 from aslfast.retrieve import AnyIndex
 from aslfast.rollout import Rollout, stable_seed
 from aslfast.run_folder import read_run_config
-from aslfast.train import make_rollout, make_sampler, open_base, prepare_torch, run_all, search_tool
+from aslfast.train import run_all
 
 LEAST_TURN = 16  # tokens; in less, nothing can be said
 

@@ -37,7 +37,7 @@ class TrainProgress:
         self.meter = meter
         self.round_size = plan.round_trajectories(config)
         self.eval_size = plan.evaluation_trajectories(config)
-        self.phases = {phase.role: phase for phase in plan.phases(config)}
+        self.phases = {phase.name: phase for phase in plan.phases(config)}
         self.rounds = config.rounds
 
     def __call__(self, event: str, values: dict[str, Any]) -> None:
@@ -48,10 +48,10 @@ class TrainProgress:
 
     def _resumed(self, at: dict[str, Any]) -> None:
         number, done = at["round"], at["round"] * self.eval_size + max(0, at["round"] - 1) * self.round_size
-        left = [phase for phase in self.phases.values() if number and phase.role not in at["phases_done"]]
+        left = [phase for phase in self.phases.values() if number and phase.name not in at["phases_done"]]
         done += sum(phase.steps * phase.per_step for phase in self.phases.values() if number and phase not in left)
         done += at["phase_step"] * left[0].per_step if left else 0
-        place = f" {left[0].role} after step {at['phase_step']}/{left[0].steps}" if left else ", to be measured"
+        place = f" {left[0].name} after step {at['phase_step']}/{left[0].steps}" if left else ", to be measured"
         self.meter.say(f"resumed in round {number}/{self.rounds}{place}")
         self.meter.move_to(done)
         self.meter.restart()

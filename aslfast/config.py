@@ -1,4 +1,4 @@
-"""Configuration is data: frozen dataclasses filled from a recipe's TOML and `--set key=value`, unknown keys refused."""
+"""Configuration is data: the tables filled from a recipe's TOML and `--set key=value`, unknown keys refused."""
 
 from __future__ import annotations
 
@@ -10,172 +10,19 @@ import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from aslfast.algorithms import algorithm_names, with_algorithm
+from aslfast.config_tables import CHOICES, RunConfig
 from aslfast.errors import UserError
-from aslfast.learner import LearnerConfig
-from aslfast.loss import LossConfig
-from aslfast.rewards import GENERATOR_REWARDS, GRM_REWARDS, JUDGED, LABELS, POLICY_REWARDS
+from aslfast.rewards import JUDGED
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib  # pyright: ignore[reportMissingImports]
-
-CHOICES = {
-    "model.device": ("auto", "cpu", "cuda"),
-    "model.dtype": ("float32", "bfloat16", "float16"),
-    "model.prompts": ("compact", "full"),
-    "sampler.kind": ("local", "sglang"),
-    "learner.attention": ("auto", "flash", "flex", "sdpa"),
-    "learner.share_prefix": ("auto", "always", "never"),
-    "learner.checkpointing": ("none", "layers", "selective"),
-    "loss.kind": ("ppo", "cispo"),
-    "loss.ratio_level": ("token", "sequence"),
-    "loss.kl_estimator": ("k3", "k2"),
-    "loss.aggregate": ("token_mean", "sequence_mean", "constant"),
-    "advantage.baseline": ("mean", "leave_one_out", "none"),
-    "advantage.scale": ("group", "batch", "whitened", "none"),
-    "generator.reward": tuple(GENERATOR_REWARDS),
-    "grm.label": tuple(LABELS),
-    "grm.variant": tuple(GRM_REWARDS),
-    "policy.reward": tuple(POLICY_REWARDS),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    path: str = ""  # model folder; "lab": the tiny base that ships with aslfast
-    dtype: str = "float32"
-    device: str = "auto"  # "auto": the GPU where there is one, else the CPU
-    prompts: str = "full"  # prompt set
-
-
-@dataclass(frozen=True, slots=True)
-class DataConfig:
-    """What to learn in and to measure on. With `lab` true both come from the lab and the paths stay empty."""
-
-    lab: bool = False
-    index: str = ""  # a folder, or http://host:port of a server (aslfast index serve)
-    topics: str = ""  # text file, a topic a line; "general": the 73 that ship with aslfast
-    eval_questions: str = ""  # Parquet or JSONL
-    eval_index: str = ""  # empty: the same as index
-    eval_count: int = 300
-
-
-@dataclass(frozen=True, slots=True)
-class ToolConfig:
-    top_k: int = 3
-    max_passage_chars: int = 2000
-    timeout_s: float = 30.0  # of one attempt to reach an index by URL
-    retries: int = 5  # attempts after the first
-    gone_after_s: float = 60.0  # of nothing but failed calls: the run stops
-
-
-@dataclass(frozen=True, slots=True)
-class SamplerConfig:
-    kind: str = "local"
-    temperature: float = 1.0  # of sampling; the learner scales its log-probs by it too
-    max_rows: int = 128  # requests in one batch
-    max_turns: int = 9
-    max_new_tokens: int = 2048  # a turn
-    max_context: int = 10240  # tokens of a trajectory
-    # the rest is of kind "sglang": docs/sglang.md
-    engine_timeout_s: float = 120.0  # without progress while requests run: the engine hangs, and is started again
-    engine_restarts: int = 3  # in one run; then it ends
-    gpu_memory: float = 0.5  # share of the GPU for the engine: base, adapters, keys and values
-    radix_cache: bool = True  # reuse the keys and values of common prefixes
-    deterministic: bool = False  # SGLang's batch-invariant kernels on a GPU: slower
-    share_base: bool = True  # one copy of the base for engine and trainer
-
-
-@dataclass(frozen=True, slots=True)
-class LoraConfig:
-    rank: int = 32
-    alpha: float = 64.0
-
-
-@dataclass(frozen=True, slots=True)
-class RoleConfig:
-    init_adapter: str = ""  # PEFT adapter folder that the role starts from; empty: a fresh adapter, the base itself
-
-
-@dataclass(frozen=True, slots=True)
-class RolesConfig:
-    generator: RoleConfig = field(default_factory=RoleConfig)
-    grm: RoleConfig = field(default_factory=RoleConfig)
-    policy: RoleConfig = field(default_factory=RoleConfig)
-
-
-@dataclass(frozen=True, slots=True)
-class AdvantageConfig:
-    """The formulas are in aslfast_kernels.group_advantage; "whitened" in aslfast.advantage."""
-
-    baseline: str = "mean"
-    scale: str = "group"
-    drop_flat: bool = True  # leave out groups of one reward (DAPO); False: they count in the loss's mean
-
-
-@dataclass(frozen=True, slots=True)
-class GeneratorConfig:
-    steps: int = 10  # optimizer steps a round
-    tasks: int = 8  # tasks a step
-    samples: int = 4  # questions a task: the group
-    attempts: int = 10  # of the policy at a question, each judged
-    self_checks: int = 5  # judgements of the generator's own answer
-    accept_share: float = 0.8  # of the self checks that must accept
-    hops: tuple[int, ...] = (1, 2, 3)  # asked for in turn
-    reward: str = "entropy_bits"  # a name of rewards/generator.py
-    learn: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class GrmConfig:
-    steps: int = 10
-    tasks: int = 16
-    samples: int = 8
-    label: str = "consensus"  # where labels come from: see rewards/labels.py
-    variant: str = "tool"  # of the judge's prompt and reward: see rewards/grm.py
-    share_verdicts: bool = False  # equal answers to a question share their verdicts: see judging
-    learn: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyConfig:
-    steps: int = 20
-    tasks: int = 16
-    samples: int = 8
-    verdicts: int = 1  # judgements of an answer; may be 0 where a rule rewards it
-    reward: str = "majority"  # of the verdicts; or a rule's: see rewards/policy.py
-    learn: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class RunConfig:
-    """The whole resolved configuration of a run."""
-
-    recipe: str = ""
-    algorithm: str = ""  # its settings stand in `loss` and `advantage`: see aslfast.algorithms
-    seed: int = 0
-    rounds: int = 3
-    threads: int = 0  # of torch on the CPU; 0: as torch chooses
-    format_weight: float = 1.0  # of the format reward of every role
-    model: ModelConfig = field(default_factory=ModelConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    tool: ToolConfig = field(default_factory=ToolConfig)
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    lora: LoraConfig = field(default_factory=LoraConfig)
-    roles: RolesConfig = field(default_factory=RolesConfig)
-    learner: LearnerConfig = field(default_factory=LearnerConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
-    advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
-    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
-    grm: GrmConfig = field(default_factory=GrmConfig)
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
 
 
 def recipe_names() -> list[str]:
@@ -183,7 +30,26 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = None) -> RunConfig:
-    """A shipped recipe by name or a TOML file by path, with `key=value` overrides. Raises UserError."""
+    """A shipped recipe by name or a TOML file by path, with `key=value` overrides. Raises UserError.
+
+    `extends` names the recipe whose settings stand below its own.
+    """
+    tree, place = _tree(name)
+    tree = {"recipe": Path(name).stem if name.endswith(".toml") else name, **tree}
+    while isinstance(extended := tree.pop("extends", None), str):
+        tree = _over(_tree(extended)[0], tree)
+    tree = with_algorithm(tree, tree.get("algorithm"), over=False)
+    for override in overrides:
+        _apply(tree, override)
+        if override.partition("=")[0].strip() == "algorithm":
+            tree = with_algorithm(tree, tree["algorithm"], over=True)
+    if seed is not None:
+        tree["seed"] = seed
+    return from_tree(tree, place)
+
+
+def _tree(name: str) -> tuple[dict[str, Any], str]:
+    """What a recipe says, and how messages name it."""
     path = Path(name)
     if path.suffix == ".toml":
         if not path.is_file():
@@ -196,17 +62,18 @@ def load_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = Non
         nearest = _nearest(name, recipe_names())
         raise UserError(f"unknown recipe {name!r}{nearest}; shipped: {shipped}, or give a .toml file")
     try:
-        tree: dict[str, Any] = {"recipe": path.stem if path.suffix == ".toml" else name, **tomllib.loads(text)}
+        return tomllib.loads(text), place
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{place}: not valid TOML: {error}") from error
-    tree = with_algorithm(tree, tree.get("algorithm"), over=False)
-    for override in overrides:
-        _apply(tree, override)
-        if override.partition("=")[0].strip() == "algorithm":
-            tree = with_algorithm(tree, tree["algorithm"], over=True)
-    if seed is not None:
-        tree["seed"] = seed
-    return from_tree(tree, place)
+
+
+def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree of the recipe that another one extends, with what that one says itself."""
+    merged = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, Mapping) and isinstance(below.get(key), Mapping)
+        merged[key] = _over(below[key], value) if both else value
+    return merged
 
 
 def _read(path: Path) -> str:
@@ -240,16 +107,24 @@ def from_tree(tree: Mapping[str, Any], place: str) -> RunConfig:
     """A checked RunConfig. Raises UserError for keys that do not exist, wrong types and values out of range."""
     config = _fill(RunConfig, tree, "", place)
     for key, allowed in {**CHOICES, "algorithm": ("", *algorithm_names())}.items():
-        value = _lookup(config, key)
-        if value not in allowed:
-            nearest, choices = _nearest(str(value), allowed), ", ".join(filter(None, allowed))
-            raise UserError(f"{place}: {key} is {value!r}{nearest}; use one of {choices}")
+        found = _lookup(config, key)
+        for value in found if isinstance(found, tuple) else (found,):
+            if value not in allowed:
+                nearest, choices = _nearest(str(value), allowed), ", ".join(filter(None, allowed))
+                raise UserError(f"{place}: {key} is {value!r}{nearest}; use one of {choices}")
     _check_ranges(config, "", place)
+    _check_together(config, place)
+    return config
+
+
+def _check_together(config: RunConfig, place: str) -> None:
+    """What one key alone does not tell."""
     if config.loss.kind == "cispo" and config.loss.dual_clip:
         raise UserError(f"{place}: loss.dual_clip is of kind ppo alone; with loss.kind=cispo set it to 0")
     if config.policy.reward in JUDGED and not config.policy.verdicts:
         raise UserError(f"{place}: policy.verdicts is 0; the reward {config.policy.reward!r} needs 1 or more")
-    return config
+    if len(config.generator.keep) != 2 or list(config.generator.keep) != sorted(config.generator.keep):
+        raise UserError(f"{place}: generator.keep is {list(config.generator.keep)}; write the lowest and highest share")
 
 
 def _lookup(config: Any, key: str) -> Any:
@@ -270,6 +145,8 @@ def _fill(cls: type, tree: Mapping[str, Any], prefix: str, place: str) -> Any:
 
 _TYPES = {int: "int (a whole number)", float: "float (a number)", bool: "bool (true or false)", str: "str (a text)"}
 
+_EXAMPLES = {int: "[1, 2]", float: "[0.3, 0.8]", str: '["topic", "depth"]'}
+
 
 def _convert(wanted: Any, value: Any, key: str, place: str) -> Any:
     if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
@@ -278,9 +155,9 @@ def _convert(wanted: Any, value: Any, key: str, place: str) -> Any:
             raise UserError(f"{place}: {key} is a table; set a key inside it, for example {example}")
         return _fill(wanted, value, f"{key}.", place)
     if isinstance(wanted, types.GenericAlias):  # tuple[int, ...]
-        if isinstance(value, list) and value and all(type(item) is int for item in value):
-            return tuple(value)
-        raise UserError(f"{place}: {key} is {value!r}; it takes a list of whole numbers, for example [1, 2]")
+        if isinstance(value, list) and value:
+            return tuple(_convert(wanted.__args__[0], item, f"an entry of {key}", place) for item in value)
+        raise UserError(f"{place}: {key} is {value!r}; it takes a list, for example {_EXAMPLES[wanted.__args__[0]]}")
     if wanted is float and type(value) is int:
         return float(value)
     if type(value) is not wanted:
@@ -290,11 +167,9 @@ def _convert(wanted: Any, value: Any, key: str, place: str) -> Any:
 
 _MAY_BE_ZERO = {
     "seed", "threads", "format_weight", "kl_coef", "weight_decay", "clip_high", "rounds", "steps", "self_checks",
-    "temperature", "retries", "tis_cap", "kl_every", "engine_restarts", "verdicts",
+    "temperature", "retries", "tis_cap", "kl_every", "engine_restarts", "verdicts", "questions", "pool", "plateau",
 }  # fmt: skip
-
-
-_AT_MOST_ONE = {"accept_share", "clip_low"}
+_AT_MOST_ONE = {"accept_share", "clip_low", "keep", "real_share"}
 
 
 def _check_ranges(config: Any, prefix: str, place: str) -> None:
@@ -315,6 +190,8 @@ def _out_of_range(name: str, number: float) -> str:
         return "" if number == 0 or 1 < number < math.inf else "0 (off) or above 1"
     if name == "gpu_memory":
         return "" if 0 < number < 1 else "above 0 and below 1"
+    if name == "folds":
+        return "" if number in (1, 2) else "1 or 2"
     if name in _AT_MOST_ONE:
         return "" if 0 <= number <= 1 else "between 0 and 1"
     if name in _MAY_BE_ZERO:
@@ -351,5 +228,5 @@ def _toml_value(value: Any) -> str:
         # a JSON string is a TOML basic string, but for what TOML wants escaped and JSON does not
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, tuple):
-        return "[" + ", ".join(map(str, value)) + "]"
+        return "[" + ", ".join(map(_toml_value, value)) + "]"
     return repr(value)

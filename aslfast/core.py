@@ -13,7 +13,13 @@ from typing import Literal
 
 Role = Literal["generator", "grm", "policy"]
 ROLES: tuple[Role, ...] = ("generator", "grm", "policy")
+SECOND_JUDGE = "grm2"  # the adapter of the judge of the second fold: see docs/rewards.md
 Kind = Literal["prompt", "sampled", "tool"]
+
+
+def role_of(adapter: str) -> Role:
+    """The role that an adapter plays."""
+    return next(role for role in ROLES if role == adapter or (role == "grm" and adapter == SECOND_JUDGE))
 
 
 class StopReason(str, Enum):
@@ -40,10 +46,17 @@ class Task:
     question: str = ""
     references: tuple[str, ...] = ()  # accepted outputs: answers (policy), the label (grm); () if none is known
     hops: int = 0  # hops asked for (generator) or known (policy); 0 if unknown
+    # source-fold judges: of the judge that plays it (grm), of the documents that the question is from (policy); 0: none
+    fold: int = 0
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
             raise ValueError(f"task {self.id}: unknown role {self.role!r}, expected one of {ROLES}")
+
+    @property
+    def adapter(self) -> str:
+        """The adapter that plays it."""
+        return SECOND_JUDGE if self.role == "grm" and self.fold == 2 else self.role
 
 
 @dataclass(frozen=True, slots=True)

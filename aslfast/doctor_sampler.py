@@ -15,6 +15,7 @@ import torch
 from peft import PeftModel
 
 from aslfast import adapter
+from aslfast.assemble import make_sampler, open_base
 from aslfast.chat import Chat
 from aslfast.checkpoint import settings_of
 from aslfast.config import RunConfig
@@ -24,7 +25,6 @@ from aslfast.errors import UserError
 from aslfast.sampler import Sample, SampleRequest
 from aslfast.sampler.engine import RequestRefused
 from aslfast.sampler.probe import PROBE_TOKENS, TOLERANCE, largest_difference, logprobs, probe_prompts, score
-from aslfast.train import make_sampler, open_base
 
 Kind = Literal["local", "sglang"]
 Prompts = Mapping[Role, tuple[int, ...]]

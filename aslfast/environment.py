@@ -34,6 +34,7 @@ class Environment:
     grm_evals: Sequence[Task] = ()
     generator_evals: Sequence[Task] = ()
     oracle: Callable[[str], str | None] | None = None
+    labelled: Sequence[Question] = ()  # real questions to learn from, where the recipe uses any
 
 
 def model_folder(path: str) -> Path:
@@ -52,7 +53,21 @@ def file_environment(config: RunConfig) -> Environment:
     eval_index = index
     if data.eval_index:
         eval_index = open_index(data.eval_index, config.tool.timeout_s, config.tool.retries)
-    return Environment(index, topics, eval_index, policy_evals(questions, config.model.prompts))
+    evals = policy_evals(questions, config.model.prompts)
+    return Environment(index, topics, eval_index, evals, labelled=labelled_questions(config))
+
+
+def uses_labelled(config: RunConfig) -> bool:
+    return config.policy.questions == "labelled" or config.grm.real_share > 0
+
+
+def labelled_questions(config: RunConfig) -> list[Question]:
+    if not uses_labelled(config):
+        return []
+    if not config.data.labelled:
+        why = "policy.questions is labelled" if config.policy.questions == "labelled" else "grm.real_share is above 0"
+        raise UserError(f"data.labelled is not set, and {why}; name a question file with --set data.labelled=PATH")
+    return read_questions(config.data.labelled, config.data.labelled_count)
 
 
 def read_topics(place: str) -> list[str]:
@@ -82,10 +97,11 @@ def lab_environment(config: RunConfig, folder: Path) -> Environment:
     partial = folder / ".heldout.parquet.partial"
     write_questions(partial, questions)
     partial.replace(folder / "heldout.parquet")
-    judgements = lab_judgements(heldout, questions, seed, prompts, config.grm.variant)
+    judgements = lab_judgements(heldout, questions, seed, prompts, config.grm.variant, config.grm.folds)
     return Environment(
         index, list(learned.facts), eval_index, policy_evals(questions, prompts), judgements,
         lab_generator_tasks(heldout, seed, prompts), heldout.answer,
+        lab_questions(learned, seed, config.data.labelled_count) if uses_labelled(config) else (),
     )  # fmt: skip
 
 
@@ -99,9 +115,9 @@ def lab_questions(world: World, seed: int, count: int) -> list[Question]:
 
 
 def lab_judgements(
-    world: World, questions: Sequence[Question], seed: int, prompts: str, variant: str = "tool"
+    world: World, questions: Sequence[Question], seed: int, prompts: str, variant: str = "tool", folds: int = 1
 ) -> list[Task]:
-    """Half right answers, half plausible wrong ones, in turn."""
+    """Half right answers, half plausible wrong ones, in turn; of two judges each has every second question."""
     rng = random.Random(f"judgements-{seed}")
     tasks = []
     for i in range(GRM_EVALS):
@@ -109,8 +125,9 @@ def lab_judgements(
         right = question.answers[0]
         answer = right if i % 2 == 0 else demos.wrong_answer(world, question.question, right, rng)
         label = "correct" if i % 2 == 0 else "wrong"
+        fold = i // 2 % 2 + 1 if folds > 1 else 0
         tasks.append(
-            roles.grm_task(f"eval-j{i}", question.question, answer, prompts, label, question.hops, variant, right)
+            roles.grm_task(f"eval-j{i}", question.question, answer, prompts, label, question.hops, variant, right, fold)
         )
     return tasks
 

@@ -31,6 +31,25 @@ from aslfast.rollout import stable_seed
 Sampled = Callable[[Task, int], Coroutine[Any, Any, Trajectory]]
 
 
+def other_fold(fold: int) -> int:
+    """Who was trained on one half of the source documents judges the other half (CrossFit, arXiv 2609.39102)."""
+    return 3 - fold if fold else 0
+
+
+def source_fold(written: Trajectory, folds: int) -> int:
+    """The half, 1 or 2, that a question's source document falls into; 0 where judges are not folded.
+
+    The document is the passage that the generator found last before it wrote (the one its answer was read from),
+    known by its title, so that every question from it falls into the same half. We differ from CrossFit, where
+    questions are made from a given document; here the generator finds its own.
+    """
+    if folds == 1:
+        return 0
+    texts = [turn.text for turn in written.turns if turn.kind == "tool"]
+    title = texts[-1].partition("\n")[0] if texts else written.task.question
+    return stable_seed("fold", title) % folds + 1
+
+
 @dataclass
 class Judging:
     """The verdicts of one step. `sample` plays the number-th trajectory of a task; variant: see rewards/grm.py."""
@@ -44,15 +63,17 @@ class Judging:
     _given: dict[tuple[str, str, str, int], Awaitable[Trajectory]] = field(default_factory=dict)
 
     def task(
-        self, task_id: str, question: str, answer: str, reference: str, label: str | None = None, hops: int = 0
-    ) -> Task:
-        return roles.grm_task(task_id, question, answer, self.prompts, label, hops, self.variant, reference)
+        self, task_id: str, question: str, answer: str, reference: str, label: str | None = None, hops: int = 0,
+        fold: int = 0,
+    ) -> Task:  # fmt: skip
+        """fold: of the judge; `other_fold` of a question's source is the one that may judge it."""
+        return roles.grm_task(task_id, question, answer, self.prompts, label, hops, self.variant, reference, fold)
 
     async def verdicts(
-        self, task_id: str, question: str, answer: str, reference: str, count: int
+        self, task_id: str, question: str, answer: str, reference: str, count: int, source_fold: int = 0
     ) -> tuple[str | None, ...]:
         """`count` verdicts; None where the judge gave none, left out where the tool failed it."""
-        task = self.task(task_id, question, answer, reference)
+        task = self.task(task_id, question, answer, reference, fold=other_fold(source_fold))
         judged = (self._verdict(task, answer, reference, i) for i in range(count))
         return self.opinions(await asyncio.gather(*judged))
 

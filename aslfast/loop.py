@@ -14,6 +14,7 @@ from aslfast.gate import Gate
 from aslfast.judging import Judging
 from aslfast.learner import Learner
 from aslfast.loop_state import LoopState
+from aslfast.questions import Question
 from aslfast.rollout import Rollout, stable_seed
 from aslfast.run_folder import RunFolder
 from aslfast.sampler.reuse import ReuseMeter
@@ -36,6 +37,7 @@ class Loop(LoopState):
     flush: Callable[[], None]  # the sampler's: before each step, since what a cache holds may move a last bit
     report: Callable[[dict[str, Any]], None]  # called with each line of metrics
     notice: Callable[[str], None] = lambda _: None  # called with what a person should know
+    labelled: Sequence[Question] = ()  # real questions, where a recipe learns from any
     prove: Callable[[], dict[str, float]] = dict  # after each push: that the sampler serves these weights
     sampled_tokens: int = field(default=0, init=False)
     tool_failed: int = field(default=0, init=False)  # trajectories
@@ -70,7 +72,7 @@ class Loop(LoopState):
         """Waits for its place among the trajectories under way."""
         seed = stable_seed(self.config.seed, self.round, self.step)
         async with self.gate.inside(DEPTH[task.role]):
-            trajectory = await self.rollout.run(task, number, seed, task.role, self.learner.version[task.role])
+            trajectory = await self.rollout.run(task, number, seed, task.adapter, self.learner.version[task.adapter])
         self.sampled_tokens += trajectory.n_sampled
         self.tool_failed += trajectory.stop is StopReason.TOOL_FAILED
         return trajectory

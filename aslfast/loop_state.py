@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from aslfast.core import Role, Task
+from aslfast.core import Task
 from aslfast.rewards import Attempt
 
 
@@ -21,6 +21,7 @@ class PoolQuestion:
     reference: str
     hops: int
     attempts: tuple[Attempt, ...]
+    fold: int = 0  # of its source documents: see Task
 
 
 @dataclass(kw_only=True)
@@ -32,12 +33,14 @@ class LoopState:
     """
 
     round: int = 0  # under way; 0 measures the base
-    phases_done: tuple[tuple[int, Role], ...] = ()
+    phases_done: tuple[tuple[int, str], ...] = ()  # round and name
     tasks: tuple[tuple[Task, ...], ...] = ()  # of the phase under way, by step: set once, when it begins
     phase_step: int = 0  # steps of that phase that are done
     step: int = 0  # steps of the run that were begun
     seconds: float = 0.0  # of the round so far, what a kill undid not counted
+    step_rewards: tuple[float, ...] = ()  # mean rewards of the steps of that phase
     pool: dict[str, PoolQuestion] = field(default_factory=dict)  # by normalised question; grows over the rounds
+    solved: dict[str, float] = field(default_factory=dict)  # of the newest policy phase: its accuracy, by question
 
 
 def snapshot(state: LoopState) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def _micro_batches(config: RunConfig) -> Iterator[int]:
 def _fixed_parts(config: RunConfig, shape: ModelShape, card: Card) -> tuple[Part, ...]:
     """Everything but the key/value pool."""
     return (
-        memory.base_weights(shape, config), memory.adapters(shape, config), memory.optimizer(shape),
+        memory.base_weights(shape, config), memory.adapters(shape, config), memory.optimizer(shape, config),
         memory.gradients(shape), memory.activations(shape, config), memory.head(shape, config),
         memory.sampling(shape, config), memory.contexts(config), memory.reserve(card.n_bytes),
     )  # fmt: skip

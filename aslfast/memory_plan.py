@@ -12,7 +12,6 @@ import torch
 from aslfast_kernels.logprob_head import STATISTICS_BYTES, WORKSPACE_BYTES
 
 from aslfast.config import RunConfig
-from aslfast.core import ROLES
 from aslfast.model_shape import ModelShape
 from aslfast.sampler.local import PREFILL_TOKENS
 
@@ -53,13 +52,13 @@ def base_weights(shape: ModelShape, config: RunConfig) -> Part:
 def adapters(shape: ModelShape, config: RunConfig) -> Part:
     """3 roles x n x 4 (float32 masters), and an engine's slots: 3 roles and the base, (3 + 1) x n x e."""
     n, slots = shape.adapter_parameters, _slots(config)
-    how = f"{len(ROLES)} roles x {n:,} parameters x 4 bytes"
+    how = f"{len(config.adapters)} adapters x {n:,} parameters x 4 bytes"
     engine = f", the engine's {slots} slots x {itemsize(config)}" if slots else ""
-    return Part("adapters", (len(ROLES) * 4 + slots * itemsize(config)) * n, how + engine)
+    return Part("adapters", (len(config.adapters) * 4 + slots * itemsize(config)) * n, how + engine)
 
 
 def _slots(config: RunConfig) -> int:
-    return len(ROLES) + 1 if has_engine(config) else 0
+    return len(config.adapters) + 1 if has_engine(config) else 0
 
 
 def engine_bytes(shape: ModelShape, config: RunConfig) -> int:
@@ -73,10 +72,10 @@ def learner_bytes(shape: ModelShape, config: RunConfig) -> int:
     return weights - engine_bytes(shape, config)
 
 
-def optimizer(shape: ModelShape) -> Part:
-    """3 roles x n x 8: AdamW's two moments in float32."""
+def optimizer(shape: ModelShape, config: RunConfig) -> Part:
+    """Adapters x n x 8: AdamW's two moments in float32."""
     n = shape.adapter_parameters
-    return Part("optimizer", len(ROLES) * n * 8, f"AdamW: {len(ROLES)} roles x {n:,} x 8 bytes")
+    return Part("optimizer", len(config.adapters) * n * 8, f"AdamW: {len(config.adapters)} adapters x {n:,} x 8 bytes")
 
 
 def gradients(shape: ModelShape) -> Part:

@@ -48,9 +48,11 @@ def _line(text: str) -> str:
     return " ".join(text.split())
 
 
-def policy_task(task_id: str, question: str, prompt_set: str, references: tuple[str, ...] = (), hops: int = 0) -> Task:
+def policy_task(
+    task_id: str, question: str, prompt_set: str, references: tuple[str, ...] = (), hops: int = 0, fold: int = 0
+) -> Task:
     prompt = _filled(prompt_text(prompt_set, "policy"), question=question)
-    return Task(task_id, "policy", prompt, question, references, hops)
+    return Task(task_id, "policy", prompt, question, references, hops, fold)
 
 
 def grm_task(
@@ -62,13 +64,14 @@ def grm_task(
     hops: int = 0,
     variant: str = "tool",
     reference: str = "",
+    fold: int = 0,
 ) -> Task:
     """Judge `answer`. All texts enter the prompt as data, each on one line, so that a question cannot write the line of
     the answer, which is cut to 500 characters. The variant `reference` alone shows `reference`."""
     template = prompt_text(prompt_set, JUDGE_PROMPTS[variant])
     student = _line(answer)[:MAX_ANSWER_CHARS]
     prompt = _filled(template, question=_line(question), answer=student, reference=_line(reference))
-    return Task(task_id, "grm", prompt, question, (label,) if label else (), hops)
+    return Task(task_id, "grm", prompt, question, (label,) if label else (), hops, fold)
 
 
 def generator_task(task_id: str, topic: str, hops: int, prompt_set: str) -> Task:
@@ -77,7 +80,10 @@ def generator_task(task_id: str, topic: str, hops: int, prompt_set: str) -> Task
     return Task(task_id, "generator", prompt, hops=hops)
 
 
-def variant_task(task_id: str, old: Task, accuracy: float, kind: Literal["width", "depth"], prompt_set: str) -> Task:
+def variant_task(
+    task_id: str, old: Task, accuracy: float, kind: Literal["width", "depth"], prompt_set: str,
+    most_hops: int | None = None,
+) -> Task:  # fmt: skip
     """A question after one that the policy has trained on: harder where it answered at least half right, else easier
     (ASL). In depth: one hop more, or one less; in width: the same number of hops, other knowledge.
 
@@ -85,6 +91,7 @@ def variant_task(task_id: str, old: Task, accuracy: float, kind: Literal["width"
     """
     harder = accuracy >= 0.5
     hops = max(1, old.hops + (0 if kind == "width" else 1 if harder else -1))
+    hops = hops if most_hops is None else min(hops, most_hops)
     name = f"generator-{kind}-{'harder' if harder else 'easier'}"
     reference = old.references[0] if old.references else ""
     prompt = _filled(

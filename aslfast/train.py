@@ -14,31 +14,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import PeftModel
-
 from aslfast import adapter, commits, evaluate
-from aslfast.chat import Chat
+from aslfast.assemble import (
+    check_context,
+    make_rollout,
+    make_sampler,
+    open_base,
+    prepare_torch,
+    prover,
+    search_tool,
+    start_adapters,
+)  # fmt: skip
 from aslfast.config import RunConfig
-from aslfast.core import ROLES, Role, Task, Trajectory
-from aslfast.environment import Environment, file_environment, lab_environment, model_folder
-from aslfast.errors import UserError
-from aslfast.frozen_base import FrozenBase, load_skeleton, why_two_copies
+from aslfast.core import Task, Trajectory
+from aslfast.environment import Environment, file_environment, lab_environment
 from aslfast.learner import Learner
 from aslfast.loop import Loop
-from aslfast.remote import RemoteIndex, longest_s
-from aslfast.retrieve import AnyIndex
-from aslfast.roles import prompt_text
-from aslfast.rollout import Limits, Rollout, bounded, stable_seed
+from aslfast.rollout import Rollout, bounded, stable_seed
 from aslfast.rounds import run_round
 from aslfast.run_facts import compare, facts_of
 from aslfast.run_folder import RunFolder, check_new, read_run_config, resume_command
-from aslfast.sampler.engine_settings import EngineSettings
-from aslfast.sampler.local import LocalSampler, eos_ids
-from aslfast.sampler.probe import Probe, probe_prompts
-from aslfast.sampler.sglang import SGLangSampler, Supervision
-from aslfast.tool import SearchTool
-from aslfast.tool_pool import ToolPool
+from aslfast.sampler.sglang import SGLangSampler
 
 # ("setup", {what}) ("resumed", {round, phases_done, phase_step}) ("step", a line of metrics.jsonl)
 # ("evaluating", {round}) ("trajectory", {tokens}: one more, while evaluating) ("evaluated", a line of rounds.jsonl)
@@ -98,7 +94,7 @@ class _Parts:
     learner: Learner
     tokenizer: Any
     environment: Environment | None
-    given: list[Role]  # roles that start from an adapter of another run
+    given: list[str]  # adapters that start from an adapter of another run
 
 
 def _open_parts(config: RunConfig, report: Report) -> _Parts:
@@ -108,9 +104,9 @@ def _open_parts(config: RunConfig, report: Report) -> _Parts:
     report("setup", {"what": "base model"})
     model, tokenizer = open_base(config)
     check_context(model, config)
-    peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
+    peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
     given = start_adapters(peft_model, config)
-    learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, ROLES)
+    learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, config.adapters)
     report("setup", {"what": f"learner, attention by {learner.attention}"})
     return _Parts(learner, tokenizer, opened, given)
 
@@ -131,7 +127,7 @@ def _go_on(config: RunConfig, parts: _Parts, run: RunFolder, report: Report) -> 
         rollout = make_rollout(config, sampler, parts.tokenizer, search_tool(config, environment.index))
         loop = Loop(
             config, rollout, parts.learner, run, environment.topics, sampler.flush, lambda line: report("step", line),
-            notice, prover(sampler, parts, config),
+            notice, environment.labelled, prover(sampler, parts.learner.model, parts.tokenizer, config),
         )  # fmt: skip
         _begin(loop, parts, report)
         loop.flush()
@@ -153,13 +149,6 @@ def _begin(loop: Loop, parts: _Parts, report: Report) -> None:
     commits.begun(loop, facts, parts.given)
 
 
-def prover(sampler: LocalSampler | SGLangSampler, parts: _Parts, config: RunConfig) -> Callable[[], dict[str, float]]:
-    """Proves after each push that the sampler serves these weights; the local one needs no proof, it reads them."""
-    if isinstance(sampler, LocalSampler):
-        return dict
-    return Probe(sampler, parts.learner.model, probe_prompts(Chat(parts.tokenizer), config.model.prompts, ROLES)).prove
-
-
 def play(loop: Loop, environment: Environment, report: Report) -> None:
     """All rounds that are left. SIGINT and SIGTERM end it between two commits, as KeyboardInterrupt."""
 
@@ -174,93 +163,6 @@ def play(loop: Loop, environment: Environment, report: Report) -> None:
         asyncio.run(rounds())
     except asyncio.CancelledError as error:
         raise KeyboardInterrupt(f"stopped; go on with: {resume_command(loop.run.path)}") from error
-
-
-def prepare_torch(config: RunConfig) -> None:
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    torch.use_deterministic_algorithms(True, warn_only=True)
-
-
-def check_context(model: Any, config: RunConfig) -> None:
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and positions < config.sampler.max_context:
-        wanted = f"sampler.max_context is {config.sampler.max_context}"
-        raise UserError(f"{wanted}, the model has {positions} positions; set it to {positions} or less")
-
-
-def open_base(config: RunConfig) -> tuple[Any, Any]:
-    """(model, tokenizer) that the configuration names; the model without weights where an engine brings them.
-
-    Raises UserError.
-    """
-    folder, dtype = model_folder(config.model.path), getattr(torch, config.model.dtype)
-    from_engine = config.sampler.kind == "sglang" and not why_two_copies(folder, config.sampler.share_base)
-    load = load_skeleton if from_engine else adapter.load_weights
-    return adapter.load_base(folder, dtype, config.model.device, load)
-
-
-def make_sampler(
-    config: RunConfig, model: Any, tokenizer: Any, log: Path | None = None,
-    notice: Callable[[str], None] = lambda _: None,
-) -> LocalSampler | SGLangSampler:  # fmt: skip
-    """The sampler that the configuration names, over the model's adapters if it has any. Raises UserError.
-
-    log: where an engine's words go; None: a temporary file.
-    """
-    wanted = config.sampler
-    if wanted.kind == "local":
-        return LocalSampler(model, tokenizer, max_rows=wanted.max_rows, max_context=wanted.max_context)
-    supervision = Supervision(wanted.engine_timeout_s, wanted.engine_restarts, log, notice)
-    folder = model_folder(config.model.path)
-    if reason := why_two_copies(folder, wanted.share_base):
-        notice(f"base: two copies ({reason})")
-    else:
-        base = FrozenBase(model, folder, notice)
-        supervision = replace(supervision, before_start=base.release, after_start=base.bind)
-    n_vocab = model.get_input_embeddings().weight.shape[0]
-    sampler = SGLangSampler(engine_settings(config, model), eos_ids(model, tokenizer), n_vocab, supervision)
-    if isinstance(model, PeftModel):
-        sampler.attach(model)
-    return sampler
-
-
-def engine_settings(config: RunConfig, model: Any) -> EngineSettings:
-    """The engine for this model; with room for adapters where it has some."""
-    wanted, adapters = config.sampler, len(model.peft_config) if isinstance(model, PeftModel) else 0
-    return EngineSettings(
-        folder=str(model_folder(config.model.path)), device=model.device.type, dtype=config.model.dtype,
-        max_rows=wanted.max_rows, max_context=wanted.max_context, max_adapters=adapters,
-        lora_rank=config.lora.rank if adapters else 0,
-        lora_targets=tuple(adapter.targets_of(model)) if adapters else (), radix_cache=wanted.radix_cache,
-        deterministic=wanted.deterministic, share_base=wanted.share_base, gpu_memory=wanted.gpu_memory,
-    )  # fmt: skip
-
-
-def start_adapters(model: PeftModel, config: RunConfig) -> list[Role]:
-    """Loads what roles.<role>.init_adapter names; the roles that have one. Raises UserError."""
-    started: list[Role] = []
-    for role in ROLES:
-        if folder := getattr(config.roles, role).init_adapter:
-            adapter.load_adapter(model, role, Path(folder))
-            started.append(role)
-    return started
-
-
-def search_tool(config: RunConfig, index: AnyIndex) -> ToolPool:
-    """In threads where the index or the sampler works elsewhere; else inline, for the sake of reproducibility."""
-    tool = SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
-    threaded = isinstance(index, RemoteIndex) or config.sampler.kind != "local"
-    deadline_s = longest_s(config.tool.timeout_s, config.tool.retries)
-    return ToolPool(tool, threaded, deadline_s, config.tool.gone_after_s)
-
-
-def make_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: ToolPool) -> Rollout:
-    limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
-    return Rollout(
-        sampler, tool, Chat(tokenizer), limits, config.sampler.temperature, prompt_text(config.model.prompts, "system")
-    )
 
 
 async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
@@ -318,7 +220,7 @@ async def run_all(
     """One trajectory a task, each with its role's adapter (or all with the base), in order."""
 
     async def one(task: Task) -> Trajectory:
-        trajectory = await rollout.run(task, 0, seed, task.role if adapters else None, version)
+        trajectory = await rollout.run(task, 0, seed, task.adapter if adapters else None, version)
         if done:
             done(trajectory)
         return trajectory

@@ -48,6 +48,7 @@ from rollout_workload import Lengths, LongTailed, as_graph, role_by_role, turn_b
 from stamp import quantiles, stamp
 
 from aslfast import adapter, roles
+from aslfast.assemble import search_tool
 from aslfast.chat import Chat
 from aslfast.config import RunConfig, load_recipe
 from aslfast.console import quiet_libraries
@@ -59,7 +60,6 @@ from aslfast.loop import Loop
 from aslfast.rollout import Limits
 from aslfast.run_folder import RunFolder
 from aslfast.sampler.sglang import SGLangSampler
-from aslfast.train import search_tool
 
 VARIANTS = ("barriers", "radix off", "engine per role", "merged weights")
 SETTINGS = {  # questions = tasks x samples, and what follows from each

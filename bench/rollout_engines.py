@@ -17,13 +17,13 @@ import torch
 import transformers
 
 from aslfast import adapter
+from aslfast.assemble import make_sampler
 from aslfast.config import RunConfig
 from aslfast.core import ROLES
 from aslfast.environment import LAB_BASE
 from aslfast.sampler import Sample, Sampler, SampleRequest
 from aslfast.sampler.local import LocalSampler
 from aslfast.sampler.sglang import SGLangSampler
-from aslfast.train import make_sampler
 
 SHAPES = {
     "random-7b": {  # Qwen2.5-7B's

@@ -1,6 +1,6 @@
 """One generator step of long-tailed trajectories, played as a graph or stage by stage.
 
-Everything is real (sampler, adapters, tool, gate, `rounds.question_group`) but three things, which are forced so that
+Everything is real (sampler, adapters, tool, gate, `question_group`) but three things, which are forced so that
 every variant does the same work: how many turns a trajectory has, how many tokens a turn has (no stop text, no
 end-of-turn token), and what is taken for its output. A turn that is not the last is followed by a real search.
 """
@@ -16,11 +16,11 @@ from typing import Any
 
 from aslfast import roles
 from aslfast.core import Role, StopReason, Task, Trajectory, Turn
+from aslfast.generator_phase import question_group
 from aslfast.grammar import VERDICTS
 from aslfast.loop import Loop
 from aslfast.roles import Call
 from aslfast.rollout import Rollout, stable_seed
-from aslfast.rounds import question_group
 from aslfast.sampler import SampleRequest
 from aslfast.tool import SEARCH
 

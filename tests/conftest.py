@@ -13,12 +13,12 @@ import torch
 import transformers
 
 from aslfast import adapter
+from aslfast.assemble import make_sampler
 from aslfast.chat import TAGS
 from aslfast.config import load_recipe
 from aslfast.corpus import Passage
 from aslfast.environment import LAB_BASE
 from aslfast.index import BM25Index
-from aslfast.train import make_sampler
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

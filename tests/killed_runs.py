@@ -13,7 +13,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import torch
 
-from aslfast import adapter, train
+from aslfast import adapter, assemble, train
 from aslfast.config import RunConfig, load_recipe
 from aslfast.environment import lab_questions
 from aslfast.index import BM25Index
@@ -22,7 +22,7 @@ from aslfast.questions import write_questions
 
 if multiprocessing.current_process().name != "MainProcess":  # the fork server: what transformers loads when first used
     torch.set_num_threads(1)
-    adapter.add_adapters(train.open_base(load_recipe("tiny"))[0], 1, 1.0, 0)
+    adapter.add_adapters(assemble.open_base(load_recipe("tiny"))[0], 1, 1.0, 0)
 
 TIMING = {"seconds", "tokens_per_s"}
 SMALL = [

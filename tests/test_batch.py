@@ -11,7 +11,7 @@ from streams import grouped, ragged, silent, trajectory
 from aslfast import batch, packing
 from aslfast.advantage import advantages
 from aslfast.batch import make_batch, micro_batches
-from aslfast.config import AdvantageConfig
+from aslfast.config_tables import AdvantageConfig
 from aslfast.core import Group, Reward
 from aslfast.prefix_tree import LEAST_SHARED
 

@@ -14,15 +14,18 @@ from test_rounds import WORLD, actors, make_loop, play, world_index  # noqa: F40
 
 from aslfast import roles
 from aslfast.advantage import advantages
-from aslfast.config import AdvantageConfig, load_recipe
+from aslfast.config import load_recipe
+from aslfast.config_tables import AdvantageConfig
 from aslfast.core import Group, Reward, StopReason, Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.gate import Gate
+from aslfast.generator_phase import question_group
 from aslfast.judging import Judging
 from aslfast.loop import trajectories_at_once
+from aslfast.policy_phase import answer_group
 from aslfast.remote import RemoteIndex
 from aslfast.retrieve import retrieve
-from aslfast.rounds import answer_group, question_group, run_round
+from aslfast.rounds import run_round
 from aslfast.tool import SearchTool
 from aslfast.tool_pool import ToolPool
 

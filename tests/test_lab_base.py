@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from aslfast import adapter, environment, train
+from aslfast import adapter, assemble, environment, train
 from aslfast.config import load_recipe
 from aslfast.errors import UserError
 from aslfast.index import BM25Index
@@ -130,8 +130,8 @@ def test_round_zero_is_the_base_itself(runs, tmp_path):
     config = load_recipe("tiny", SHORT, seed=5)
     place = environment.lab_environment(config, tmp_path / "lab")
     model, tokenizer = adapter.load_base(environment.LAB_BASE)
-    sampler = train.LocalSampler(model, tokenizer, max_rows=64, max_context=512)
-    rollout = train.make_rollout(config, sampler, tokenizer, train.search_tool(config, place.eval_index))
+    sampler = assemble.LocalSampler(model, tokenizer, max_rows=64, max_context=512)
+    rollout = assemble.make_rollout(config, sampler, tokenizer, assemble.search_tool(config, place.eval_index))
     seed = stable_seed(config.seed, "evaluation")
     played = asyncio.run(train.run_all(rollout, place.policy_evals, seed, 64, adapters=False))
     assert (

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from aslfast import adapter, memory_plan
 from aslfast.cli import app
 from aslfast.config import load_recipe
+from aslfast.config_tables import RunConfig
 from aslfast.core import ROLES, StopReason, Task, Trajectory
 from aslfast.environment import LAB_BASE
 from aslfast.errors import UserError
@@ -128,7 +129,7 @@ def test_optimizer_and_gradient_of_real_steps(tmp_path):
         gradients.clear()
     states = [s for o in learner.optimizers.values() for s in o.state.values()]
     held = sum(s["exp_avg"].nbytes + s["exp_avg_sq"].nbytes for s in states)
-    assert held == memory_plan.optimizer(shape).n_bytes
+    assert held == memory_plan.optimizer(shape, RunConfig()).n_bytes
     masters = sum(p.nbytes for role in ROLES for p in adapter.parameters_of(model, role))
     assert masters == memory_plan.adapters(shape, load_recipe("tiny")).n_bytes
 

@@ -14,6 +14,7 @@ import pytest
 from scripted import ScriptedSampler
 from serving import Serving
 
+from aslfast.assemble import search_tool
 from aslfast.chat import Chat
 from aslfast.config import load_recipe
 from aslfast.corpus import Passage
@@ -26,7 +27,6 @@ from aslfast.retrieve import open_index, retrieve
 from aslfast.roles import Call, policy_task
 from aslfast.rollout import Limits, Rollout
 from aslfast.tool import SearchTool
-from aslfast.train import search_tool
 
 QUERIES = ["Raze Lankim author", "genre epic", "zzz", "half \ud800 a pair", "setting of Tepu Nundin", ""]
 

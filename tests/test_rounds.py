@@ -22,24 +22,17 @@ from aslfast import adapter, rewards, roles
 from aslfast.chat import Chat
 from aslfast.config import load_recipe
 from aslfast.core import ROLES
+from aslfast.generator_phase import drop_near_duplicates, generator_tasks, question_group
+from aslfast.grm_phase import labelled_attempts, verdict_group, verification_tasks
 from aslfast.index import BM25Index
 from aslfast.lab.world import World, parse_question, write_question
 from aslfast.learner import Learner
+from aslfast.loop import Loop
+from aslfast.loop_state import PoolQuestion
+from aslfast.policy_phase import answer_group, policy_tasks
+from aslfast.rewards import Attempt
 from aslfast.rollout import Limits, Rollout
-from aslfast.rounds import (
-    Attempt,
-    Loop,
-    PoolQuestion,
-    answer_group,
-    drop_near_duplicates,
-    generator_tasks,
-    labelled_attempts,
-    policy_tasks,
-    question_group,
-    run_round,
-    verdict_group,
-    verification_tasks,
-)
+from aslfast.rounds import run_round
 from aslfast.run_folder import RunFolder
 from aslfast.sampler.local import LocalSampler
 from aslfast.tool import SearchTool

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from streams import ragged
 
 from aslfast import adapter
-from aslfast.config import LoraConfig, ModelConfig, RunConfig, SamplerConfig
+from aslfast.assemble import make_sampler, open_base
+from aslfast.config_tables import LoraConfig, ModelConfig, RunConfig, SamplerConfig
 from aslfast.core import ROLES
 from aslfast.frozen_base import FrozenBase, WeightFiles, load_skeleton, why_two_copies
 from aslfast.learner import Learner, LearnerConfig
@@ -29,7 +30,6 @@ from aslfast.loss import LossConfig
 from aslfast.sampler.engine import EngineLost
 from aslfast.sampler.probe import logprobs
 from aslfast.sampler.shared_base import CannotShare, views_of
-from aslfast.train import make_sampler, open_base
 
 TOLERANCE = 1e-4
 IDS = tuple(range(7, 250, 6))

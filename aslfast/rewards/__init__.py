@@ -3,7 +3,8 @@
 Reading a closing turn (strictly: aslfast/grammar.py): verdict, grade, answer, question. An answer against references:
 normalize, exact_match, substring_match, contains_match, cover_match, f1. Verdicts: verdict_entropy, majority, accepted.
 Each role's rewards by the name that a recipe gives: GENERATOR_REWARDS, GRM_REWARDS, POLICY_REWARDS; labels for the
-judge: LABELS. docs/rewards.md has every formula with its source and how it differs here.
+judge: LABELS; a question's reference answer: REFERENCES. docs/rewards.md has every formula with its source and how it
+differs here.
 """
 
 from aslfast.grammar import WrittenQuestion, answer, grade, question, valid_question, verdict
@@ -14,15 +15,18 @@ from aslfast.rewards.grm import GRM_REWARDS, grm_reward, offered
 from aslfast.rewards.labels import LABELS, Attempt, Labels, balanced, gold_labels
 from aslfast.rewards.match import contains_match, cover_match, exact_match, f1, normalize, substring_match
 from aslfast.rewards.plateau import plateaued
+from aslfast.rewards.plausible import plausible_wrong
 from aslfast.rewards.policy import JUDGED, POLICY_REWARDS, AnswerEvidence, policy_reward
+from aslfast.rewards.references import REFERENCES
 from aslfast.rewards.repetition import repetition_shares, sentence_bleu
 from aslfast.rewards.verdicts import accepted, accuracy, as_label, favourable, majority, verdict_entropy, verdict_score
 
 __all__ = [
-    "GENERATOR_REWARDS", "GRM_REWARDS", "JUDGED", "LABELS", "POLICY_REWARDS", "AnswerEvidence", "Attempt", "Labels",
-    "QuestionEvidence", "WrittenQuestion", "accepted", "accuracy", "answer", "as_label", "balanced", "contains_match",
-    "cover_match", "distinct_questions", "exact_match", "f1", "favourable", "format_reward", "generator_reward",
-    "gold_labels", "grade", "grm_reward", "majority", "normalize", "offered", "plateaued", "policy_reward", "question",
-    "question_evidence", "question_similarity", "repetition_shares", "sentence_bleu", "substring_match",
-    "valid_question", "verdict", "verdict_entropy", "verdict_score",
+    "GENERATOR_REWARDS", "GRM_REWARDS", "JUDGED", "LABELS", "POLICY_REWARDS", "REFERENCES", "AnswerEvidence",
+    "Attempt", "Labels", "QuestionEvidence", "WrittenQuestion", "accepted", "accuracy", "answer", "as_label",
+    "balanced", "contains_match", "cover_match", "distinct_questions", "exact_match", "f1", "favourable",
+    "format_reward", "generator_reward", "gold_labels", "grade", "grm_reward", "majority", "normalize", "offered",
+    "plateaued", "plausible_wrong", "policy_reward", "question", "question_evidence", "question_similarity",
+    "repetition_shares", "sentence_bleu", "substring_match", "valid_question", "verdict", "verdict_entropy",
+    "verdict_score",
 ]  # fmt: skip

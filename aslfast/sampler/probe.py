@@ -16,7 +16,7 @@ import torch
 from peft import PeftModel
 
 from aslfast.chat import Chat
-from aslfast.core import Role
+from aslfast.core import role_of
 from aslfast.errors import UserError
 from aslfast.roles import prompt_text
 from aslfast.sampler.engine import EngineLost
@@ -78,7 +78,7 @@ class Engine(Protocol):
 class Probe:
     """The roles' probes over one sampler and one trainer."""
 
-    def __init__(self, sampler: Engine, model: PeftModel, prompts: Mapping[Role, Sequence[int]]) -> None:
+    def __init__(self, sampler: Engine, model: PeftModel, prompts: Mapping[str, Sequence[int]]) -> None:
         self._sampler, self._model, self._prompts = sampler, model, prompts
         self.tolerance = TOLERANCE[model.get_input_embeddings().weight.dtype]
         self._before: dict[str, Answer] = {}  # by role: the last that had moved by more than the tolerance
@@ -100,21 +100,22 @@ class Probe:
                 self._before[role] = now
         return found
 
-    def _answer(self, role: Role) -> Answer:
+    def _answer(self, role: str) -> Answer:
         if role not in self._base:
             self._base[role] = self._both(role, None)
         (engine, trainer), (engine_base, trainer_base) = self._both(role, role), self._base[role]
         return Answer(engine, engine_base, trainer, trainer_base)
 
-    def _both(self, role: Role, adapter: str | None) -> tuple[list[float], list[float]]:
+    def _both(self, role: str, adapter: str | None) -> tuple[list[float], list[float]]:
         """The answers of engine and trainer to the role's probe."""
         ids = self._prompts[role]
         return score(self._sampler, ids, adapter), logprobs(self._model, ids, adapter)
 
 
-def probe_prompts(chat: Chat, prompt_set: str, roles: Sequence[Role]) -> dict[Role, tuple[int, ...]]:
-    """The end of each role's unfilled prompt, as token ids."""
-    return {role: tuple(chat.prompt_ids(prompt_text(prompt_set, role), "")[-PROBE_TOKENS:]) for role in roles}
+def probe_prompts(chat: Chat, prompt_set: str, adapters: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """The end of the unfilled prompt of each adapter's role, as token ids."""
+    prompts = {name: chat.prompt_ids(prompt_text(prompt_set, role_of(name)), "") for name in adapters}
+    return {name: tuple(ids[-PROBE_TOKENS:]) for name, ids in prompts.items()}
 
 
 def score(sampler: Engine, token_ids: Sequence[int], adapter: str | None) -> list[float]:

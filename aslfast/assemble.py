@@ -1,0 +1,125 @@
+"""The parts that a configuration names, put together: base, adapters, sampler, tool, rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+
+from aslfast import adapter
+from aslfast.chat import Chat
+from aslfast.config_tables import RunConfig
+from aslfast.core import role_of
+from aslfast.environment import model_folder
+from aslfast.errors import UserError
+from aslfast.frozen_base import FrozenBase, load_skeleton, why_two_copies
+from aslfast.remote import RemoteIndex, longest_s
+from aslfast.retrieve import AnyIndex
+from aslfast.roles import prompt_text
+from aslfast.rollout import Limits, Rollout
+from aslfast.sampler.engine_settings import EngineSettings
+from aslfast.sampler.local import LocalSampler, eos_ids
+from aslfast.sampler.probe import Probe, probe_prompts
+from aslfast.sampler.sglang import SGLangSampler, Supervision
+from aslfast.tool import SearchTool
+from aslfast.tool_pool import ToolPool
+
+
+def prepare_torch(config: RunConfig) -> None:
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def check_context(model: Any, config: RunConfig) -> None:
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions and positions < config.sampler.max_context:
+        wanted = f"sampler.max_context is {config.sampler.max_context}"
+        raise UserError(f"{wanted}, the model has {positions} positions; set it to {positions} or less")
+
+
+def open_base(config: RunConfig) -> tuple[Any, Any]:
+    """(model, tokenizer) that the configuration names; the model without weights where an engine brings them.
+
+    Raises UserError.
+    """
+    folder, dtype = model_folder(config.model.path), getattr(torch, config.model.dtype)
+    from_engine = config.sampler.kind == "sglang" and not why_two_copies(folder, config.sampler.share_base)
+    load = load_skeleton if from_engine else adapter.load_weights
+    return adapter.load_base(folder, dtype, config.model.device, load)
+
+
+def make_sampler(
+    config: RunConfig, model: Any, tokenizer: Any, log: Path | None = None,
+    notice: Callable[[str], None] = lambda _: None,
+) -> LocalSampler | SGLangSampler:  # fmt: skip
+    """The sampler that the configuration names, over the model's adapters if it has any. Raises UserError.
+
+    log: where an engine's words go; None: a temporary file.
+    """
+    wanted = config.sampler
+    if wanted.kind == "local":
+        return LocalSampler(model, tokenizer, max_rows=wanted.max_rows, max_context=wanted.max_context)
+    supervision = Supervision(wanted.engine_timeout_s, wanted.engine_restarts, log, notice)
+    folder = model_folder(config.model.path)
+    if reason := why_two_copies(folder, wanted.share_base):
+        notice(f"base: two copies ({reason})")
+    else:
+        base = FrozenBase(model, folder, notice)
+        supervision = replace(supervision, before_start=base.release, after_start=base.bind)
+    n_vocab = model.get_input_embeddings().weight.shape[0]
+    sampler = SGLangSampler(engine_settings(config, model), eos_ids(model, tokenizer), n_vocab, supervision)
+    if isinstance(model, PeftModel):
+        sampler.attach(model)
+    return sampler
+
+
+def engine_settings(config: RunConfig, model: Any) -> EngineSettings:
+    """The engine for this model; with room for adapters where it has some."""
+    wanted, adapters = config.sampler, len(model.peft_config) if isinstance(model, PeftModel) else 0
+    return EngineSettings(
+        folder=str(model_folder(config.model.path)), device=model.device.type, dtype=config.model.dtype,
+        max_rows=wanted.max_rows, max_context=wanted.max_context, max_adapters=adapters,
+        lora_rank=config.lora.rank if adapters else 0,
+        lora_targets=tuple(adapter.targets_of(model)) if adapters else (), radix_cache=wanted.radix_cache,
+        deterministic=wanted.deterministic, share_base=wanted.share_base, gpu_memory=wanted.gpu_memory,
+    )  # fmt: skip
+
+
+def start_adapters(model: PeftModel, config: RunConfig) -> list[str]:
+    """Loads what roles.<role>.init_adapter names; the adapters that start from one. Raises UserError."""
+    started = []
+    for name in config.adapters:
+        if folder := getattr(config.roles, role_of(name)).init_adapter:
+            adapter.load_adapter(model, name, Path(folder))
+            started.append(name)
+    return started
+
+
+def search_tool(config: RunConfig, index: AnyIndex) -> ToolPool:
+    """In threads where the index or the sampler works elsewhere; else inline, for the sake of reproducibility."""
+    tool = SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
+    threaded = isinstance(index, RemoteIndex) or config.sampler.kind != "local"
+    deadline_s = longest_s(config.tool.timeout_s, config.tool.retries)
+    return ToolPool(tool, threaded, deadline_s, config.tool.gone_after_s)
+
+
+def make_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: ToolPool) -> Rollout:
+    limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
+    return Rollout(
+        sampler, tool, Chat(tokenizer), limits, config.sampler.temperature, prompt_text(config.model.prompts, "system")
+    )
+
+
+def prover(
+    sampler: LocalSampler | SGLangSampler, model: PeftModel, tokenizer: Any, config: RunConfig
+) -> Callable[[], dict[str, float]]:
+    """Proves after each push that the sampler serves these weights; the local one needs no proof, it reads them."""
+    if isinstance(sampler, LocalSampler):
+        return dict
+    return Probe(sampler, model, probe_prompts(Chat(tokenizer), config.model.prompts, config.adapters)).prove

@@ -1,0 +1,29 @@
+"""A question's reference answer, once the policy has tried it. Picked by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from aslfast.rewards.match import normalize
+
+
+def own_reference(answers: Sequence[str | None], own: str) -> str:
+    """The generator's own answer (ASL, Absolute Zero)."""
+    return own
+
+
+def voted_reference(answers: Sequence[str | None], own: str) -> str:
+    """The policy's most frequent answer, the first of equals, as it was first spelled; the generator's own where the
+    policy gave none (R-Zero, arXiv 2508.05004: the majority vote is the pseudo-label)."""
+    counts = Counter(normalize(answer) for answer in answers if answer is not None)
+    if not counts:
+        return own
+    most = counts.most_common(1)[0][0]
+    return next(answer for answer in answers if answer is not None and normalize(answer) == most)
+
+
+REFERENCES: Mapping[str, Callable[[Sequence[str | None], str], str]] = {
+    "own": own_reference,
+    "vote": voted_reference,
+}
