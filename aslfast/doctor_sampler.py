@@ -27,7 +27,7 @@ from aslfast.sampler.engine import RequestRefused
 from aslfast.sampler.probe import PROBE_TOKENS, TOLERANCE, largest_difference, logprobs, probe_prompts, score
 
 Kind = Literal["local", "sglang"]
-Prompts = Mapping[Role, tuple[int, ...]]
+Prompts = Mapping[str, tuple[int, ...]]
 NEW_TOKENS = 16
 REUSE = 0.95  # least share of a second turn's known tokens that should come from the cache
 EFFECT = 10  # of the tolerance: how far the random adapters must at least be from the base

@@ -91,7 +91,7 @@ def make_loop(tokenizer, world_index, tmp_path):
 
     def make(name="run", script=None, overrides=(), seed=0):
         config = load_recipe("tiny", [*SMALL, *overrides], seed=seed)
-        model = adapter.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=seed)
+        model = adapter.add_adapters(tiny_model(tokenizer), 4, 8.0, seed, config.adapters)
         stir(model)
         if script:
             sampler, flush = ScriptedSampler(tokenizer, script), lambda: None
@@ -100,7 +100,7 @@ def make_loop(tokenizer, world_index, tmp_path):
             flush = sampler.flush
         limits = Limits(3, 400 if script else 24, 2000 if script else 512)
         rollout = Rollout(sampler, ToolPool(SearchTool(world_index, 1)), Chat(tokenizer), limits, 0.7)
-        learner = Learner(model, config.learner, config.loss, 0.7, ROLES)
+        learner = Learner(model, config.learner, config.loss, 0.7, config.adapters)
         run = RunFolder.create(tmp_path / name, config)
         return Loop(config, rollout, learner, run, sorted(WORLD.facts), flush, lambda line: None, round=1)
 

@@ -16,16 +16,16 @@ NEAREST = 5  # of them one is drawn
 def plausible_wrong(
     question: str, answers: Sequence[str], others: Sequence[tuple[str, str]], rng: random.Random
 ) -> str | None:
-    """An answer to another question that could be one to this: of the same form, its question most alike.
+    """An answer to another question that could be one to this: of the same form where there is one, its question alike.
 
     others: (question, answer) pairs. None where every answer of theirs holds a right one, or stands in one. Of up to
-    200 others, drawn, the five most alike by (same form of the answer, similarity of the questions) take part. ASL
+    200 others, drawn, the five whose questions are most alike take part (`question_similarity`). ASL
     (arXiv 2510.14253) has a language model write wrong answers; this needs none, and no look at the corpus.
     """
     drawn = rng.sample(list(others), min(CANDIDATES, len(others)))
     wrong = [(asked, answer) for asked, answer in drawn if not _may_be_right(answer, answers)]
-    form = answer_form(answers[0])
-    ranked = sorted(wrong, key=lambda o: (answer_form(o[1]) == form, question_similarity(question, o[0])), reverse=True)
+    alike = [other for other in wrong if answer_form(other[1]) == answer_form(answers[0])]
+    ranked = sorted(alike or wrong, key=lambda other: question_similarity(question, other[0]), reverse=True)
     return rng.choice(ranked[:NEAREST])[1] if ranked else None
 
 
