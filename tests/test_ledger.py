@@ -27,7 +27,7 @@ from aslfast.stored_file import StoredFile, damage, store
 # Of a Loop, what is made anew from config.toml, or counts within one step. Anything else must stand in LoopState.
 REBUILT = {
     "config", "rollout", "learner", "run", "topics", "flush", "report", "notice", "sampled_tokens",
-    "since", "prove", "tool_failed", "judging", "meter", "gate",
+    "since", "prove", "tool_failed", "judging", "meter", "gate", "labelled",
 }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def state_of(**values):
     task = Task("p1", "policy", "answer: who?", "who?", ("Oslo", 'Ø"\n'), 2)
     full = {
         "round": 3, "phases_done": ((1, "grm"), (3, "generator")), "tasks": ((task,), ()), "phase_step": 4, "step": 17,
-        "seconds": 0.1 + 0.2,
+        "seconds": 0.1 + 0.2, "step_rewards": (0.1, 1 / 3), "solved": {"who is 1": 2 / 3},
         "pool": {"who is 1": question(1, Attempt("Oslo", ("correct", None))), "who is 2": question(2)},
     }  # fmt: skip
     return LoopState(**{**full, **values})
@@ -69,7 +69,16 @@ def test_only_what_changed_is_written():
     state.pool["who is 3"] = question(3)
     assert json.loads(json.dumps(changes(before, state))) == {
         "phase_step": 5,
-        "pool": {"who is 3": {"id": "qg1-3", "question": "who is 3?", "reference": "Oslo", "hops": 0, "attempts": []}},
+        "pool": {
+            "who is 3": {
+                "id": "qg1-3",
+                "question": "who is 3?",
+                "reference": "Oslo",
+                "hops": 0,
+                "attempts": [],
+                "fold": 0,
+            }
+        },
     }
     del state.pool["who is 1"]
     after = Committed.by([Commit("a", changes(snapshot(LoopState()), state_of())), Commit("b", changes(before, state))])
