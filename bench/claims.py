@@ -59,11 +59,16 @@ def _stamps(run: Path) -> Path:
 
 
 def train_all(claim: Claim, seeds: list[int], runs: Path, jobs: int, made: dict[str, Any]) -> None:
+    """Raises UserError before anything is trained where an arm cannot be; stops at the first run that fails."""
+    for arm in claim.arms:
+        arm.config(seeds[0])
     runs.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(jobs) as pool:
-        started = [pool.submit(train, arm, seed, runs, made) for seed in seeds for arm in claim.arms]
-    for run in started:
-        run.result()
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for run in [pool.submit(train, arm, seed, runs, made) for seed in seeds for arm in claim.arms]:
+            run.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # else Ctrl-C would end two runs and start the next two
 
 
 def collect(claim: Claim, seeds: list[int], runs: Path, made_at: str | None) -> dict[str, Any]:
@@ -106,16 +111,18 @@ def main() -> None:
     parser.add_argument("--made-at", help="commit that made those runs which have no stamp of their own")
     parser.add_argument("--allow-dirty", action="store_true")
     args = parser.parse_args()
+    if len(set(args.seeds)) < 3:
+        parser.error("--seeds: at least 3 different ones, for an interval that says something")
     claim, made = claims[args.claim], stamp("claims", args.allow_dirty)
     made_at = git("rev-parse", args.made_at) if args.made_at else None
     try:
         if not args.collect:
             train_all(claim, args.seeds, args.out, args.jobs, made)
         result = {**made, **collect(claim, args.seeds, args.out, made_at)}
-        print("\n".join(section(result)))
     except UserError as error:
         sys.exit(f"claims: {error}")
     write_text(args.out / f"claims-{claim.key}.json", json.dumps(result, indent=1) + "\n")
+    print("\n".join(section(result)))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def begun(run: Path) -> bool:
 
 
 def finished(run: Path) -> bool:
-    return begun(run) and not _missing_rounds(run, commits_of(run))
+    return (run / LEDGER).is_file() and not _missing_rounds(run, commits_of(run))
 
 
 def commits_of(run: Path) -> list[Commit]:

@@ -2,19 +2,19 @@
 
 import json
 import math
-import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.append(str(ROOT / "bench"))
 
 import claims  # noqa: E402
 import report_claims  # noqa: E402
-from claims_arms import Arm, Check, Term, read_claims  # noqa: E402
+from claims_arms import Arm, Check, Claim, Term, read_claims  # noqa: E402
 from claims_picture import draw  # noqa: E402
 from claims_runs import check_same, finished, gather  # noqa: E402
 from claims_statistics import (  # noqa: E402
@@ -27,6 +27,7 @@ from claims_statistics import (  # noqa: E402
     probability_of_improvement,
 )
 
+from aslfast.cli import app  # noqa: E402
 from aslfast.config import from_tree, to_toml, tomllib  # noqa: E402
 from aslfast.errors import UserError  # noqa: E402
 from aslfast.ledger import Commit, Ledger  # noqa: E402
@@ -216,6 +217,7 @@ def test_run_that_is_not_there_or_not_finished_is_refused(tmp_path):
         gather(tmp_path / "none", SMALL, 0, [])
     run = write_run(tmp_path / "small-s0", truths=(0.4,))
     assert not finished(run)
+    assert not finished(tmp_path / "none")
     with pytest.raises(UserError, match="round 1 is missing"):
         gather(run, SMALL, 0, [])
     (run / "ledger.sqlite").unlink()
@@ -236,9 +238,10 @@ def test_collecting_wants_to_know_what_made_the_runs(tmp_path):
 
 def test_run_is_started_as_its_arm_says(tmp_path):
     arm = ARMS["rule"]
-    words = claims.command(arm, 3, arm.folder(tmp_path, 3))
-    plan = subprocess.run([*words, "--dry-run"], capture_output=True, text=True, timeout=120)
-    assert plan.returncode == 0, plan.stderr
+    python, dash_m, aslfast, *words = claims.command(arm, 3, arm.folder(tmp_path, 3))
+    assert (python, dash_m, aslfast) == (sys.executable, "-m", "aslfast")
+    plan = CliRunner().invoke(app, [*words, "--dry-run"])
+    assert plan.exit_code == 0, plan.output
     assert from_tree(tomllib.loads(plan.stdout), "plan") == arm.config(3)
     run = write_run(tmp_path / "small-s0", truths=(0.4,))
     assert claims.command(SMALL, 0, run)[-2:] == ["--resume", str(run)]
@@ -255,10 +258,25 @@ def test_finished_run_is_left_alone_and_another_one_refused(tmp_path):
         claims.train(Arm("small", "", "tiny", (*SMALL.overrides, "grm.steps=0")), 0, tmp_path, {"commit": "abc"})
 
 
-def test_training_that_fails_names_its_log(tmp_path):
-    with pytest.raises(UserError, match=r"code 2; see .*none-s0\.log"):
-        claims.train(Arm("none", "", "no-such-recipe", ()), 0, tmp_path, {"commit": "abc"})
-    assert "unknown recipe" in (tmp_path / "none-s0.log").read_text()
+def test_training_that_fails_names_its_log_and_starts_no_other(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$OMP_NUM_THREADS $*"; exit 3\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(UserError, match=r"asl-s0: training ended with code 3; see .*asl-s0\.log"):
+        claims.train_all(CLAIMS["a"], [0, 1, 2, 3, 4], tmp_path / "runs", 1, {"commit": "abc"})
+    words = (tmp_path / "runs" / "asl-s0.log").read_text()
+    assert words.startswith("1 -m aslfast train --quiet --recipe tiny --seed 0 ")
+    assert words.endswith("--set threads=1 --set rounds=4\n")
+    assert (tmp_path / "runs" / "asl-s0.made.jsonl").read_text() == '{"commit": "abc"}\n'
+    assert not (tmp_path / "runs" / "frozen-s4.log").exists()
+
+
+def test_arm_that_cannot_be_is_told_before_anything_is_trained(tmp_path):
+    wrong = Arm("wrong", "", "tiny", ("grm.stepz=0",))
+    with pytest.raises(UserError, match=r"unknown key 'grm\.stepz'"):
+        claims.train_all(Claim("x", "", "", (SMALL, wrong), (), False), [0], tmp_path / "runs", 1, {})
+    assert not (tmp_path / "runs").exists()
 
 
 # --- the report ------------------------------------------------------------------------------------------------
