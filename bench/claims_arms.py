@@ -11,7 +11,7 @@ from aslfast.config import RunConfig, load_recipe, tomllib
 from aslfast.errors import UserError
 
 FILE = Path(__file__).with_name("claims.toml")
-VALUES = ("truth", "grm", "reward")
+VALUES = ("truth", "reward")
 
 
 @dataclass(frozen=True, slots=True)
