@@ -19,6 +19,7 @@ from aslfast.algorithms import algorithm_names, with_algorithm
 from aslfast.errors import UserError
 from aslfast.learner import LearnerConfig
 from aslfast.loss import LossConfig
+from aslfast.monitor import MonitorConfig
 from aslfast.rewards import GENERATOR_REWARDS, GRM_REWARDS, JUDGED, LABELS, POLICY_REWARDS
 
 if sys.version_info >= (3, 11):
@@ -176,6 +177,7 @@ class RunConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     grm: GrmConfig = field(default_factory=GrmConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
 
 def recipe_names() -> list[str]:
@@ -290,11 +292,15 @@ def _convert(wanted: Any, value: Any, key: str, place: str) -> Any:
 
 _MAY_BE_ZERO = {
     "seed", "threads", "format_weight", "kl_coef", "weight_decay", "clip_high", "rounds", "steps", "self_checks",
-    "temperature", "retries", "tis_cap", "kl_every", "engine_restarts", "verdicts",
+    "temperature", "retries", "tis_cap", "kl_every", "engine_restarts", "verdicts", "probe",
+    "min_entropy",
 }  # fmt: skip
 
 
-_AT_MOST_ONE = {"accept_share", "clip_low"}
+_AT_MOST_ONE = {
+    "accept_share", "clip_low", "max_gap", "min_agreement", "max_bias", "max_drop", "min_diversity", "min_new",
+    "min_solvable", "min_finished", "max_repeated",
+}  # fmt: skip
 
 
 def _check_ranges(config: Any, prefix: str, place: str) -> None:
@@ -319,6 +325,8 @@ def _out_of_range(name: str, number: float) -> str:
         return "" if 0 <= number <= 1 else "between 0 and 1"
     if name in _MAY_BE_ZERO:
         return "" if 0 <= number < math.inf else "at least 0"
+    if name == "max_length_ratio":
+        return "" if 1 <= number < math.inf else "at least 1"
     return "" if 0 < number < math.inf else "above 0"
 
 

@@ -37,6 +37,7 @@ class Loop(LoopState):
     report: Callable[[dict[str, Any]], None]  # called with each line of metrics
     notice: Callable[[str], None] = lambda _: None  # called with what a person should know
     prove: Callable[[], dict[str, float]] = dict  # after each push: that the sampler serves these weights
+    oracle: Callable[[str], str | None] | None = None  # of the world to learn in: for the monitor, never for a reward
     sampled_tokens: int = field(default=0, init=False)
     tool_failed: int = field(default=0, init=False)  # trajectories
     judging: Judging = field(init=False)

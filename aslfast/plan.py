@@ -39,7 +39,9 @@ def phases(config: RunConfig) -> list[PhasePlan]:
 
 
 def evaluation_trajectories(config: RunConfig) -> int:
-    return config.data.eval_count + (GRM_EVALS + GENERATOR_EVALS if config.data.lab else 0)
+    """Most trajectories of one measurement, the monitor's probe included."""
+    probe = min(config.monitor.probe, config.data.eval_count)
+    return config.data.eval_count + probe + (GRM_EVALS + GENERATOR_EVALS if config.data.lab else 0)
 
 
 def round_trajectories(config: RunConfig) -> int:

@@ -20,6 +20,7 @@ from aslfast.core import Group, Reward, Role, StopReason, Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.loop import Loop
 from aslfast.loop_state import PoolQuestion
+from aslfast.monitor_figures import step_figures
 from aslfast.rewards import Attempt, QuestionEvidence
 from aslfast.trajectory import Record
 
@@ -78,7 +79,7 @@ async def _step(
     stats = learn_from(loop, role, groups) if learn else dict(NO_UPDATE)
     seconds = time.perf_counter() - started
     timing = {"tokens_per_s": loop.sampled_tokens / seconds, "seconds": seconds}
-    return groups, {**summary(groups), **stats, **loop.counts(), **timing}
+    return groups, {**summary(groups), **step_figures(role, groups, loop.oracle), **stats, **loop.counts(), **timing}
 
 
 NO_UPDATE = {"kl": None, "grad_norm": 0.0, "loss": 0.0}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
-from aslfast import adapter, commits, evaluate
+from aslfast import adapter, commits, evaluate, monitor, monitor_probe
 from aslfast.chat import Chat
 from aslfast.config import RunConfig
 from aslfast.core import ROLES, Role, Task, Trajectory
@@ -131,7 +131,7 @@ def _go_on(config: RunConfig, parts: _Parts, run: RunFolder, report: Report) -> 
         rollout = make_rollout(config, sampler, parts.tokenizer, search_tool(config, environment.index))
         loop = Loop(
             config, rollout, parts.learner, run, environment.topics, sampler.flush, lambda line: report("step", line),
-            notice, prover(sampler, parts, config),
+            notice, prover(sampler, parts, config), environment.learned_oracle,
         )  # fmt: skip
         _begin(loop, parts, report)
         loop.flush()
@@ -273,10 +273,15 @@ async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
         scores = await measure(loop, environment, report)
         loop.clock()
         line = {"round": loop.round, **scores, "seconds": loop.seconds}
+        line = monitor.watched(loop.run.path, line, len(loop.pool), loop.config.monitor)
         loop.round, loop.seconds = loop.round + 1, 0.0
         commits.measured(loop, line, last=loop.round > loop.config.rounds)
         report("evaluated", line)
+        for text in monitor.alarms_of(line):
+            loop.notice(text)
         gc.collect()
+        if loop.round <= loop.config.rounds:
+            monitor.check(line, loop.config.monitor, resume_command(loop.run.path))
 
 
 async def measure(loop: Loop, environment: Environment, report: Report) -> dict[str, Any]:
@@ -289,26 +294,29 @@ async def measure(loop: Loop, environment: Environment, report: Report) -> dict[
     def one_more(trajectory: Trajectory) -> None:
         report("trajectory", {"tokens": trajectory.n_sampled})
 
-    return await true_scores(rollout, environment, seed, at_once, done=one_more)
+    probe = monitor_probe.Probe(config) if config.monitor.probe else None
+    return await true_scores(rollout, environment, seed, at_once, done=one_more, probe=probe)
 
 
 async def true_scores(
     rollout: Rollout, environment: Environment, seed: int, at_once: int, adapters: bool = True,
-    done: Callable[[Trajectory], None] | None = None,
+    done: Callable[[Trajectory], None] | None = None, probe: monitor_probe.Probe | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The scores of every role that the environment can measure; None for those of the others."""
+    """The scores of every role that the environment can measure; None for those of the others. The probe comes last, so
+    that it moves no bit of the rest."""
 
     async def play(tasks: Sequence[Task]) -> list[Trajectory]:
         return await run_all(rollout, tasks, seed, at_once, adapters, done)
 
-    scores = evaluate.policy_scores(await play(environment.policy_evals))
+    answered = await play(environment.policy_evals)
+    scores = evaluate.policy_scores(answered)
     scores |= {"grm_accuracy": None, "solvable_share": None}
     if environment.grm_evals:
         scores |= evaluate.grm_scores(await play(environment.grm_evals))
     if environment.generator_evals and environment.oracle:
         written = await play(environment.generator_evals)
         scores |= evaluate.generator_scores(written, environment.oracle)
-    return scores
+    return {**await probe.figures(answered, play), **scores} if probe else scores
 
 
 async def run_all(
