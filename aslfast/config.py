@@ -298,8 +298,8 @@ _MAY_BE_ZERO = {
 
 
 _AT_MOST_ONE = {
-    "accept_share", "clip_low", "max_gap", "min_agreement", "max_bias", "max_drop", "min_diversity", "min_new",
-    "min_solvable", "min_finished", "max_repeated",
+    "accept_share", "clip_low", "max_gap", "max_true_gap", "min_agreement", "max_bias", "max_drop", "min_diversity",
+    "min_new", "min_solvable", "min_finished", "max_repeated",
 }  # fmt: skip
 
 

@@ -23,7 +23,8 @@ class MonitorConfig:
 
     probe: int = 100  # held-out answers of the policy that the judge judges each round; 0: none
     stop: bool = False  # end the run after a round with an alarm; false: only say it
-    max_gap: float = 0.15  # share of answers that the judge passes less the share that is right
+    max_gap: float = 0.1  # share of probed answers that the judge passes less the share that is right: all its interval
+    max_true_gap: float = 0.15  # what the policy was paid on average less the share that was right, in training
     min_agreement: float = 0.6  # of the judge with the truth, balanced; a coin flip has 0.5
     max_bias: float = 0.25  # share of "correct" verdicts on as many right as wrong answers, from 0.5 either way
     max_drop: float = 0.1  # of the policy's accuracy below its best round
@@ -88,10 +89,10 @@ def alarms(rounds: Lines, config: MonitorConfig) -> tuple[Alarm, ...]:
 
 def _of_judge(now: Mapping[str, Any], config: MonitorConfig) -> list[Alarm | None]:
     interval, bias = now.get("judge_truth_interval"), now.get("verdict_bias")
-    certain = interval is not None and interval[0] > 0  # few answers may give any gap by chance
+    certain = interval is not None and interval[0] > config.max_gap  # few answers may give any gap by chance
     return [
         _above("judge_truth_gap", now.get("judge_truth_gap") if certain else None, config.max_gap),
-        _above("true_gap", now.get("true_gap"), config.max_gap),
+        _above("true_gap", now.get("true_gap"), config.max_true_gap),
         _below("judge_agreement", now.get("judge_agreement"), config.min_agreement),
         _below("grm_accuracy", now.get("grm_accuracy"), config.min_agreement),
         _above("verdict_bias", None if bias is None else abs(bias), config.max_bias),

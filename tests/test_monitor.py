@@ -184,7 +184,7 @@ LINE = {
 @pytest.mark.parametrize(
     ("name", "change"),
     [
-        ("judge_truth_gap", {"judge_truth_gap": 0.2, "judge_truth_interval": [0.01, 0.4]}),
+        ("judge_truth_gap", {"judge_truth_gap": 0.2, "judge_truth_interval": [0.11, 0.3]}),
         ("true_gap", {"true_gap": 0.2}),
         ("judge_agreement", {"judge_agreement": 0.55}),
         ("grm_accuracy", {"grm_accuracy": 0.55}),
@@ -212,7 +212,7 @@ def test_what_is_not_known_or_not_certain_is_no_alarm():
     assert alarms([measured], HEALTHY) == () == alarms([measured, LINE], HEALTHY)
     assert alarms([dict.fromkeys(LINE) | measured | {"by_role": {}}], HEALTHY) == ()
     for chance in (
-        {"judge_truth_gap": 0.3, "judge_truth_interval": [-0.01, 0.6]},  # four answers
+        {"judge_truth_gap": 0.3, "judge_truth_interval": [0.09, 0.5]},  # four answers
         {"policy_accuracy": 0.4, "policy_interval": [0.1, 0.7]},
     ):
         assert alarms([LINE, {**LINE, **chance}], HEALTHY) == ()
@@ -221,8 +221,8 @@ def test_what_is_not_known_or_not_certain_is_no_alarm():
 def test_no_threshold_is_reached_where_it_is_at_its_end():
     """What docs/monitor.md says of turning an alarm off."""
     off = replace(
-        MonitorConfig(), max_gap=1.0, min_agreement=0.0, max_bias=1.0, max_drop=1.0, min_diversity=0.0, min_new=0.0,
-        min_solvable=0.0, min_entropy=0.0, max_length_ratio=1e9, min_finished=0.0, max_repeated=1.0,
+        MonitorConfig(), max_gap=1.0, max_true_gap=1.0, min_agreement=0.0, max_bias=1.0, max_drop=1.0, min_diversity=0.0,
+        min_new=0.0, min_solvable=0.0, min_entropy=0.0, max_length_ratio=1e9, min_finished=0.0, max_repeated=1.0,
     )  # fmt: skip
     worst = {
         **LINE, "judge_truth_gap": 1.0, "judge_truth_interval": [1.0, 1.0], "true_gap": 1.0, "judge_agreement": 0.0,
@@ -357,22 +357,22 @@ def test_the_probe_moves_no_other_figure(config, tmp_path):
 
 
 def test_an_alarm_may_end_the_run_which_can_be_resumed(config, tmp_path):
-    """Exit code 2 with the round committed; a resume ends with the lines of a run that only said its alarms."""
+    """Exit code 2 with the round committed; a resume goes on with the next one, the last, after which nothing ends."""
     sure = replace(
-        config, rounds=2, monitor=replace(config.monitor, min_entropy=99.0), grm=replace(config.grm, steps=0),
+        config, rounds=2, monitor=replace(config.monitor, min_entropy=99.0, stop=True),
+        grm=replace(config.grm, steps=0),
         generator=replace(config.generator, steps=1, tasks=1), policy=replace(config.policy, steps=1, tasks=1),
     )  # fmt: skip
-    train.train(sure, tmp_path / "shown", lambda *_: None)
     recipe, run = tmp_path / "recipe.toml", tmp_path / "run"
-    recipe.write_text(to_toml(replace(sure, monitor=replace(sure.monitor, stop=True))))
+    recipe.write_text(to_toml(sure))
     ended = CliRunner().invoke(app, ["train", "--recipe", str(recipe), "--out", str(run), "--quiet"])
     assert ended.exit_code == 2 and len(untimed(run / "rounds.jsonl")) == 2
-    assert "monitor.stop: round 1 ended the run with an alarm (entropy of the generator" in ended.stderr
+    assert "monitor.stop: round 1 ended the run with an alarm (" in ended.stderr
+    assert "; entropy of the policy" in ended.stderr
     assert f"to go on all the same: aslfast train --resume {run}" in ended.stderr
     resumed = CliRunner().invoke(app, ["train", "--resume", str(run), "--quiet"])
     assert resumed.exit_code == 0 and "round 2: alarm: entropy of the generator" in resumed.stdout
-    for name in ("rounds.jsonl", "metrics.jsonl"):
-        assert untimed(run / name) == untimed(tmp_path / "shown" / name)
+    assert [line["round"] for line in untimed(run / "rounds.jsonl")] == [0, 1, 2]
 
 
 # --- the report ----------------------------------------------------------------------------------------------------
