@@ -52,14 +52,15 @@ class Alarm:
 
 
 MENDS_THE_JUDGE = "let the judge learn too (grm.learn), take its labels by majority or consensus (grm.label)"
+BETTER_JUDGE = "start from a better one (roles.grm.init_adapter), or from a prompt that it can follow (grm.variant)"
 MEANINGS = {
     "judge_truth_gap": "the judge passes wrong held-out answers, which the policy may learn to write: "
     f"{MENDS_THE_JUDGE}",
     "true_gap": f"the policy is paid for wrong answers, so it is learning to please the judge: {MENDS_THE_JUDGE}",
-    "judge_agreement": "the judge on the policy's answers is near a coin flip, and its verdicts teach noise: start "
-    f"from a better judge (roles.grm.init_adapter), {MENDS_THE_JUDGE}",
-    "grm_accuracy": "the judge is near a coin flip, and its verdicts teach noise: start from a better judge "
-    f"(roles.grm.init_adapter), {MENDS_THE_JUDGE}",
+    "judge_agreement": "on the policy's answers the judge is near a coin flip or worse, and its verdicts teach noise: "
+    f"{BETTER_JUDGE}; {MENDS_THE_JUDGE}",
+    "grm_accuracy": f"the judge is near a coin flip or worse, and its verdicts teach noise: {BETTER_JUDGE}; "
+    f"{MENDS_THE_JUDGE}",
     "verdict_bias": "the judge gives nearly the same verdict to right and wrong answers: see that its labels hold both "
     f"sides; {MENDS_THE_JUDGE}",
     "accuracy_drop": "the policy answers worse than in its best round: go on from that round's adapters "
@@ -88,14 +89,14 @@ def alarms(rounds: Lines, config: MonitorConfig) -> tuple[Alarm, ...]:
 
 
 def _of_judge(now: Mapping[str, Any], config: MonitorConfig) -> list[Alarm | None]:
-    interval, bias = now.get("judge_truth_interval"), now.get("verdict_bias")
+    interval, bias = now.get("judge_truth_interval"), now.get("verdict_bias")  # which may be far off either way
     certain = interval is not None and interval[0] > config.max_gap  # few answers may give any gap by chance
     return [
         _above("judge_truth_gap", now.get("judge_truth_gap") if certain else None, config.max_gap),
         _above("true_gap", now.get("true_gap"), config.max_true_gap),
         _below("judge_agreement", now.get("judge_agreement"), config.min_agreement),
         _below("grm_accuracy", now.get("grm_accuracy"), config.min_agreement),
-        _above("verdict_bias", None if bias is None else abs(bias), config.max_bias),
+        _above("verdict_bias", bias, config.max_bias) or _below("verdict_bias", bias, -config.max_bias),
     ]
 
 
