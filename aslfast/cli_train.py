@@ -11,6 +11,7 @@ from aslfast import plan
 from aslfast.config import RunConfig, to_toml
 from aslfast.console import Meter, quiet_libraries, stdout
 from aslfast.report import RunLog, reuse_table, table
+from aslfast.report_monitor import alarm_lines, monitor_tables
 
 
 def print_plan(config: RunConfig, as_json: bool) -> None:
@@ -115,4 +116,8 @@ def print_report(run: Path, as_json: bool) -> None:
     console.print(table(log, console.width))
     if log.reuse():
         console.print(reuse_table(log))
+    if log.monitored():
+        console.print(*monitor_tables(log))
+    for text in alarm_lines(log):
+        console.print(text, markup=False, style="bold red", soft_wrap=True)
     print(f"{log.sentence()}\nCurves: {picture}")

@@ -168,8 +168,12 @@ def _convert(wanted: Any, value: Any, key: str, place: str) -> Any:
 _MAY_BE_ZERO = {
     "seed", "threads", "format_weight", "kl_coef", "weight_decay", "clip_high", "rounds", "steps", "self_checks",
     "temperature", "retries", "tis_cap", "kl_every", "engine_restarts", "verdicts", "questions", "pool", "plateau",
+    "probe", "min_entropy",
 }  # fmt: skip
-_AT_MOST_ONE = {"accept_share", "clip_low", "keep", "real_share"}
+_AT_MOST_ONE = {
+    "accept_share", "clip_low", "keep", "real_share", "max_gap", "max_true_gap", "min_agreement", "max_bias",
+    "max_drop", "min_diversity", "min_new", "min_solvable", "min_finished", "max_repeated",
+}  # fmt: skip
 
 
 def _check_ranges(config: Any, prefix: str, place: str) -> None:
@@ -196,6 +200,8 @@ def _out_of_range(name: str, number: float) -> str:
         return "" if 0 <= number <= 1 else "between 0 and 1"
     if name in _MAY_BE_ZERO:
         return "" if 0 <= number < math.inf else "at least 0"
+    if name == "max_length_ratio":
+        return "" if 1 <= number < math.inf else "at least 1"
     return "" if 0 < number < math.inf else "above 0"
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from aslfast.core import ROLES, SECOND_JUDGE
 from aslfast.learner import LearnerConfig
 from aslfast.loss import LossConfig
+from aslfast.monitor import MonitorConfig
 from aslfast.rewards import GENERATOR_REWARDS, GRM_REWARDS, LABELS, POLICY_REWARDS, REFERENCES
 
 # what the values of a key may be; of a list, each of its entries
@@ -179,6 +180,7 @@ class RunConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     grm: GrmConfig = field(default_factory=GrmConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
 
     @property
     def adapters(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from aslfast.report import TRUTHS, RunLog, interval_of
 NAMES = {"policy": "policy: right answers", "grm": "GRM: right verdicts", "solvable": "generator: solvable questions"}
 # Okabe and Ito 2008: told apart with any kind of colour vision; markers tell them apart in grey too
 COLOURS = {"policy": "#0072B2", "grm": "#D55E00", "solvable": "#009E73", "generator": "#009E73"}
+ALARM = "#B00020"
 HOP_COLOURS = ("#0072B2", "#56B4E9", "#CC79A7", "#E69F00")
 MARKERS = "os^Dv"
 SMOOTH = 5  # steps of the running mean
@@ -54,6 +55,9 @@ def _truth(axes: Any, log: RunLog) -> None:
         axes.plot(x, [line[key] for line in lines], marker=marker, color=COLOURS[truth], label=NAMES[truth], lw=2)
         bands = [interval_of(line, truth) or (line[key], line[key]) for line in lines]
         axes.fill_between(x, *zip(*bands, strict=True), color=COLOURS[truth], alpha=0.15, lw=0)
+    for number in (line["round"] for line in log.rounds if line.get("alarms")):
+        axes.axvline(number, color=ALARM, lw=1.5, ls=":")
+        axes.annotate("alarm", (number, 1), xytext=(3, -10), textcoords="offset points", color=ALARM, fontsize=9)
     _percent_by_round(axes, "Truth on held-out tasks, with 95% intervals")
     _legend_below(axes, -0.075)
 

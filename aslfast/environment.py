@@ -25,7 +25,10 @@ GRM_EVALS = 300
 
 @dataclass(frozen=True)
 class Environment:
-    """`oracle` (a question -> its true answer or None) and the tasks of generator and GRM exist in the lab alone."""
+    """The oracles (a question -> its true answer or None) and the tasks of generator and GRM exist in the lab alone.
+
+    `oracle` is of the held-out world; `learned_oracle`, of the world to learn in, is the monitor's: no reward sees it.
+    """
 
     index: AnyIndex
     topics: Sequence[str]
@@ -34,6 +37,7 @@ class Environment:
     grm_evals: Sequence[Task] = ()
     generator_evals: Sequence[Task] = ()
     oracle: Callable[[str], str | None] | None = None
+    learned_oracle: Callable[[str], str | None] | None = None
     labelled: Sequence[Question] = ()  # real questions to learn from, where the recipe uses any
 
 
@@ -100,7 +104,7 @@ def lab_environment(config: RunConfig, folder: Path) -> Environment:
     judgements = lab_judgements(heldout, questions, seed, prompts, config.grm.variant, config.grm.folds)
     return Environment(
         index, list(learned.facts), eval_index, policy_evals(questions, prompts), judgements,
-        lab_generator_tasks(heldout, seed, prompts), heldout.answer,
+        lab_generator_tasks(heldout, seed, prompts), heldout.answer, learned.answer,
         lab_questions(learned, seed, config.data.labelled_count) if uses_labelled(config) else (),
     )  # fmt: skip
 

@@ -73,11 +73,15 @@ def policy_scores(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
 
 
 def grm_scores(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """Balanced accuracy: the mean of the shares of right and of wrong answers that are judged as such."""
-    shares = {}
+    """Balanced accuracy: the mean of the shares of right and of wrong answers that are judged as such.
+
+    verdict_bias: the mean of the shares of right and of wrong answers that are called correct, less 1/2.
+    """
+    shares, passed = {}, 0.0
     for label in ("correct", "wrong"):
-        own = [rewards.as_label(t.output) == label for t in trajectories if t.task.references == (label,)]
-        shares[label] = Share.of(sum(own), len(own))
+        own = [rewards.as_label(t.output) for t in trajectories if t.task.references == (label,)]
+        shares[label] = Share.of(own.count(label), len(own))
+        passed += Share.of(own.count("correct"), len(own)).value / 2
     balanced = (shares["correct"].value + shares["wrong"].value) / 2
     interval = _interval(Share.of(balanced * len(trajectories), len(trajectories)))
     return {
@@ -85,6 +89,7 @@ def grm_scores(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
         "grm_interval": interval,
         "grm_on_right": shares["correct"].value,
         "grm_on_wrong": shares["wrong"].value,
+        "verdict_bias": passed - 0.5,
     }
 
 

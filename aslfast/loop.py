@@ -39,6 +39,7 @@ class Loop(LoopState):
     notice: Callable[[str], None] = lambda _: None  # called with what a person should know
     labelled: Sequence[Question] = ()  # real questions, where a recipe learns from any
     prove: Callable[[], dict[str, float]] = dict  # after each push: that the sampler serves these weights
+    oracle: Callable[[str], str | None] | None = None  # of the world to learn in: for the monitor, never for a reward
     sampled_tokens: int = field(default=0, init=False)
     tool_failed: int = field(default=0, init=False)  # trajectories
     judging: Judging = field(init=False)

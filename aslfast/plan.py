@@ -56,7 +56,9 @@ def _policy(config: RunConfig) -> PhasePlan:
 
 
 def evaluation_trajectories(config: RunConfig) -> int:
-    return config.data.eval_count + (GRM_EVALS + GENERATOR_EVALS if config.data.lab else 0)
+    """Most trajectories of one measurement, the monitor's probe included."""
+    probe = min(config.monitor.probe, config.data.eval_count) if config.policy.verdicts else 0
+    return config.data.eval_count + probe + (GRM_EVALS + GENERATOR_EVALS if config.data.lab else 0)
 
 
 def round_trajectories(config: RunConfig) -> int:

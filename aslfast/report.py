@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from aslfast.core import ROLES
 from aslfast.errors import UserError
+from aslfast.run_lines import read_lines
 
 TRUTHS = {"policy": "policy_accuracy", "grm": "grm_accuracy", "solvable": "solvable_share"}
 
@@ -52,6 +52,10 @@ class RunLog:
                 total[key] += count
         return totals
 
+    def monitored(self) -> bool:
+        """Not so for a run of an earlier version."""
+        return any("alarms" in line for line in self.rounds)
+
     def gain(self) -> float:
         """Points of policy accuracy from round 0 to the last."""
         return 100 * (self.rounds[-1]["policy_accuracy"] - self.rounds[0]["policy_accuracy"])
@@ -74,10 +78,8 @@ class RunLog:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    """A last line without an end is being written, or was when the run was killed: it does not count."""
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines if line.strip()]
+        return read_lines(file)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; name the folder of a run") from error
     except ValueError as error:

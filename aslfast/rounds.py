@@ -18,6 +18,7 @@ from aslfast.advantage import advantages
 from aslfast.core import Group, Task
 from aslfast.errors import UserError
 from aslfast.loop import Loop
+from aslfast.monitor_figures import step_figures
 from aslfast.phases import Phase, phases_of
 from aslfast.trajectory import Record
 
@@ -70,7 +71,8 @@ async def _step(loop: Loop, phase: Phase, tasks: Sequence[Task]) -> tuple[list[G
     stats = learn_from(loop, phase.name, groups) if phase.config.learn else dict(NO_UPDATE)
     seconds = time.perf_counter() - started
     timing = {"tokens_per_s": loop.sampled_tokens / seconds, "seconds": seconds}
-    return groups, {**summary(groups), **stats, **loop.counts(), **timing}
+    figures = {**summary(groups), **step_figures(phase.role, groups, loop.oracle)}
+    return groups, {**figures, **stats, **loop.counts(), **timing}
 
 
 NO_UPDATE = {"kl": None, "grad_norm": 0.0, "loss": 0.0}

@@ -30,6 +30,15 @@ def rewrite_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         write_text(path, text)
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """A last line without an end is being written, or was when the run was killed: it does not count.
+
+    Raises OSError, and ValueError for what is not JSON.
+    """
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines if line.strip()]
+
+
 def write_text(path: Path, text: str) -> None:
     """A small file, complete or not at all. Raises OSError."""
     partial = path.with_name(f".{path.name}.partial")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aslfast import adapter, commits, evaluate
+from aslfast import adapter, commits, evaluate, monitor, monitor_probe
 from aslfast.assemble import (
     check_context,
     make_rollout,
@@ -24,7 +24,7 @@ from aslfast.assemble import (
     prover,
     search_tool,
     start_adapters,
-)  # fmt: skip
+)
 from aslfast.config import RunConfig
 from aslfast.core import Task, Trajectory
 from aslfast.environment import Environment, file_environment, lab_environment
@@ -128,6 +128,7 @@ def _go_on(config: RunConfig, parts: _Parts, run: RunFolder, report: Report) -> 
         loop = Loop(
             config, rollout, parts.learner, run, environment.topics, sampler.flush, lambda line: report("step", line),
             notice, environment.labelled, prover(sampler, parts.learner.model, parts.tokenizer, config),
+            environment.learned_oracle,
         )  # fmt: skip
         _begin(loop, parts, report)
         loop.flush()
@@ -175,10 +176,15 @@ async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
         scores = await measure(loop, environment, report)
         loop.clock()
         line = {"round": loop.round, **scores, "seconds": loop.seconds}
+        line = monitor.watched(loop.run.path, line, len(loop.pool), loop.config.monitor)
         loop.round, loop.seconds = loop.round + 1, 0.0
         commits.measured(loop, line, last=loop.round > loop.config.rounds)
         report("evaluated", line)
+        for text in monitor.alarms_of(line):
+            loop.notice(text)
         gc.collect()
+        if loop.round <= loop.config.rounds:
+            monitor.check(line, loop.config.monitor, resume_command(loop.run.path))
 
 
 async def measure(loop: Loop, environment: Environment, report: Report) -> dict[str, Any]:
@@ -191,26 +197,30 @@ async def measure(loop: Loop, environment: Environment, report: Report) -> dict[
     def one_more(trajectory: Trajectory) -> None:
         report("trajectory", {"tokens": trajectory.n_sampled})
 
-    return await true_scores(rollout, environment, seed, at_once, done=one_more)
+    judged = config.policy.verdicts > 0  # else no judge pays anyone
+    probe = monitor_probe.Probe(config) if judged and config.monitor.probe else None
+    return await true_scores(rollout, environment, seed, at_once, done=one_more, probe=probe)
 
 
 async def true_scores(
     rollout: Rollout, environment: Environment, seed: int, at_once: int, adapters: bool = True,
-    done: Callable[[Trajectory], None] | None = None,
+    done: Callable[[Trajectory], None] | None = None, probe: monitor_probe.Probe | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """The scores of every role that the environment can measure; None for those of the others."""
+    """The scores of every role that the environment can measure; None for those of the others. The probe comes last, so
+    that it moves no bit of the rest."""
 
     async def play(tasks: Sequence[Task]) -> list[Trajectory]:
         return await run_all(rollout, tasks, seed, at_once, adapters, done)
 
-    scores = evaluate.policy_scores(await play(environment.policy_evals))
+    answered = await play(environment.policy_evals)
+    scores = evaluate.policy_scores(answered)
     scores |= {"grm_accuracy": None, "solvable_share": None}
     if environment.grm_evals:
         scores |= evaluate.grm_scores(await play(environment.grm_evals))
     if environment.generator_evals and environment.oracle:
         written = await play(environment.generator_evals)
         scores |= evaluate.generator_scores(written, environment.oracle)
-    return scores
+    return {**await probe.figures(answered, play), **scores} if probe else scores
 
 
 async def run_all(
