@@ -34,6 +34,7 @@ def test_every_reward_is_documented():
     from aslfast import rewards, roles
 
     named = [*rewards.GENERATOR_REWARDS, *rewards.POLICY_REWARDS, *rewards.GRM_REWARDS, *rewards.LABELS]
+    named += rewards.REFERENCES
     assert [name for name in named if f"`{name}`" not in REWARDS] == [] and set(roles.JUDGE_PROMPTS) == set(
         rewards.GRM_REWARDS
     )
