@@ -155,6 +155,13 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RanksConfig:
+    """Of a run that torchrun starts: docs/cluster.md."""
+
+    timeout_s: float = 60.0  # of silence of a rank, then the others end; a rank that dies is noticed at once
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """The whole resolved configuration of a run."""
 
@@ -176,6 +183,7 @@ class RunConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     grm: GrmConfig = field(default_factory=GrmConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    ranks: RanksConfig = field(default_factory=RanksConfig)
 
 
 def recipe_names() -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, replace
 from typing import Any, TypeAlias
 
-from aslfast import commits, rewards, roles
+from aslfast import commits, rewards, roles, sharing
 from aslfast.advantage import advantages
 from aslfast.config import GeneratorConfig, GrmConfig, PolicyConfig
 from aslfast.core import Group, Reward, Role, StopReason, Task, Trajectory
@@ -56,6 +56,7 @@ async def _phase(
     steps, loop.tasks, loop.phase_step = loop.phase_step, (), 0
     done: tuple[int, Role] = (loop.round, role)
     loop.phases_done += (done,)
+    sharing.prove_alike(loop)
     commits.phase(loop, role, steps, config.learn)
 
 
@@ -72,7 +73,7 @@ async def _step(
     """Gathers a group for each task, then learns from them; also a line of metrics."""
     started = time.perf_counter()
     loop.next_step()
-    groups = list(await asyncio.gather(*(group_of(loop, task) for task in tasks)))
+    groups = await sharing.groups(loop, tasks, group_of)
     if not any(group.trajectories for group in groups):
         raise UserError(f"round {loop.round}: the search tool failed all of a {role} step; see that data.index answers")
     stats = learn_from(loop, role, groups) if learn else dict(NO_UPDATE)
@@ -89,7 +90,7 @@ def learn_from(loop: Loop, role: Role, groups: Sequence[Group]) -> dict[str, Any
     trajectories, advantage = advantages(groups, loop.config.advantage)
     if not trajectories:
         return dict(NO_UPDATE)
-    stats = loop.learner.step(role, trajectories, advantage)
+    stats = loop.learner.step(role, *sharing.own_part(loop.ranks, trajectories, advantage))
     if stats.grad_norm is None:
         which = ", ".join(stats.not_finite) or "no single trajectory, but their sum"
         loop.notice(f"round {loop.round}: a {role} step is skipped, its loss or gradient is not finite ({which})")
@@ -136,7 +137,7 @@ async def question_group(loop: Loop, task: Task) -> Group:
     grown = await asyncio.gather(*(grow(loop, task, i) for i in range(loop.config.generator.samples)))
     for _, question, _ in grown:
         if question is not None:
-            loop.pool.setdefault(rewards.normalize(question.question), question)
+            loop.offer(task, question)
     batch = tuple(evidence.question for _, _, evidence in grown if evidence)
     return Group.of([(t, _generator_reward(loop, t, e, batch) if e else None) for t, _, e in grown])
 

@@ -48,7 +48,7 @@ def compare(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -
             raise UserError(f"{key}: not what it was when the run began; put that back, or start a new run with --out")
     old = before["software"]
     other = [
-        f"{name} {value} (it was {old.get(name)})" for name, value in now["software"].items() if old.get(name) != value
+        f"{name} {value} (it was {old.get(name)})" for name, value in now["software"].items() if old.get(name, value) != value
     ]
     return [f"{', '.join(other)}: the run goes on, but not bit for bit as it would have"] if other else []
 
