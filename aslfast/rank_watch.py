@@ -1,8 +1,8 @@
-"""Who of the ranks is still there: a thread a rank, and a connection from each to rank 0, over which they say they live.
+"""Who of the ranks is still there: each has a connection to rank 0, over which a thread of either says that it lives.
 
 A process that dies closes its connection, which is seen at once; one that hangs as a whole, or whose network does, is
-seen after `timeout_s` of silence. Rank 0 tells the others. Then each ends by itself: the main thread is interrupted, and
-where it is stuck in a call that cannot be, the process leaves without it.
+seen after `timeout_s` of silence. Rank 0 tells the others. Then each ends by itself: the main thread is interrupted,
+and where it is stuck in a call that cannot be, the process leaves without it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Several processes that train one run together, each a rank of torchrun's; a process alone is rank 0 of 1.
 
-Python data travels as bytes that their owner encoded, never as pickled objects. Numbers travel through torch.distributed:
-gloo for tensors on the CPU, NCCL for tensors on a GPU.
+Python data travels as bytes that their owner encoded, never as pickled objects. All goes through torch.distributed, by
+gloo from the CPU, by NCCL from a GPU.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from aslfast.errors import UserError
 from aslfast.rank_watch import ERROR, STOPPED, Watch, meet
@@ -151,7 +152,7 @@ def _join(go_on: str) -> tuple[Ranks, Watch]:
     _check_gpus()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        store, rank, size = next(iter(dist.rendezvous("env://")))
+        store, rank, size = next(iter(rendezvous("env://")))
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
         watch = Watch(rank, meet(store, rank, size), go_on)
     except (RuntimeError, OSError, ValueError) as error:
