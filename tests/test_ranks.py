@@ -185,6 +185,6 @@ def test_ranks_that_do_not_meet_say_so(monkeypatch):
     place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "nothing"}
     for name, value in place.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=r"ranks: they did not meet \(.*nothing.*\); start all of them with torchrun"):
-        with joined(""):
-            raise AssertionError
+    said = r"ranks: they did not meet \(.*nothing.*\); start all of them with torchrun"
+    with pytest.raises(UserError, match=said), joined(""):
+        raise AssertionError
