@@ -56,7 +56,7 @@ async def _phase(
     steps, loop.tasks, loop.phase_step = loop.phase_step, (), 0
     done: tuple[int, Role] = (loop.round, role)
     loop.phases_done += (done,)
-    sharing.prove_alike(loop)
+    sharing.prove_alike(loop.learner, loop)
     commits.phase(loop, role, steps, config.learn)
 
 

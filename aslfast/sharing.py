@@ -23,9 +23,10 @@ from aslfast import adapter
 from aslfast.config import RunConfig, from_tree, to_toml, tomllib
 from aslfast.core import ROLES, Group, Task, Trajectory
 from aslfast.errors import UserError
+from aslfast.learner import Learner
 from aslfast.learner_state import learner_bytes, put_learner
 from aslfast.loop import Loop
-from aslfast.loop_state import PoolQuestion, of_data, restore, snapshot
+from aslfast.loop_state import LoopState, PoolQuestion, of_data, restore, snapshot
 from aslfast.ranks import Ranks
 from aslfast.rewards import normalize
 from aslfast.run_folder import RunFolder
@@ -122,36 +123,36 @@ def agreed(ranks: Ranks, config: Callable[[], RunConfig]) -> RunConfig:
     return agreed
 
 
-def begin_alike(loop: Loop, inputs: Mapping[str, str]) -> None:
-    """Every rank's loop and learner become rank 0's. Raises UserError where a rank reads other inputs than rank 0."""
-    ranks = loop.ranks
+def begin_alike(learner: Learner, state: LoopState, inputs: Mapping[str, str]) -> None:
+    """Every rank's learner and state become rank 0's. Raises UserError where a rank reads other inputs than rank 0."""
+    ranks = learner.ranks
     if ranks.size == 1:
         return
     for rank, theirs in enumerate(exchanged(ranks, dict(inputs), dict[str, str])):
         if key := next((key for key, mark in inputs.items() if theirs.get(key) != mark), None):
             raise UserError(f"{key}: rank {rank} has another one than rank {ranks.rank}; give all ranks the same")
-    data = ranks.from_first(msgspec.json.encode((snapshot(loop), loop.learner.version)))
-    state, versions = msgspec.json.decode(data)
-    restore(loop, snapshot(of_data(state)))
+    data = ranks.from_first(msgspec.json.encode((snapshot(state), learner.version)))
+    values, versions = msgspec.json.decode(data)
+    restore(state, snapshot(of_data(values)))
     for role in ROLES:
-        put_learner(loop.learner, role, versions[role], ranks.from_first(learner_bytes(loop.learner, role)))
+        put_learner(learner, role, versions[role], ranks.from_first(learner_bytes(learner, role)))
 
 
-def prove_alike(loop: Loop) -> None:
+def prove_alike(learner: Learner, state: LoopState) -> None:
     """That all ranks hold the same weights and the same state, to the bit. Raises UserError."""
-    marks = exchanged(loop.ranks, _mark(loop) if loop.ranks.size > 1 else "", str)
+    marks = exchanged(learner.ranks, _mark(learner, state) if learner.ranks.size > 1 else "", str)
     if other := next((rank for rank, mark in enumerate(marks) if mark != marks[0]), None):
         raise UserError(
-            f"round {loop.round}: rank {other} no longer holds the weights and the state of rank 0; go on from the "
+            f"round {state.round}: rank {other} no longer holds the weights and the state of rank 0; go on from the "
             "last step with --resume, and see that all ranks run the same software on the same kind of device"
         )
 
 
-def _mark(loop: Loop) -> str:
-    state = snapshot(loop) | {"seconds": 0.0}  # each rank has a clock of its own
-    digest = blake2b(msgspec.json.encode(state), digest_size=16)
+def _mark(learner: Learner, state: LoopState) -> str:
+    values = snapshot(state) | {"seconds": 0.0}  # each rank has a clock of its own
+    digest = blake2b(msgspec.json.encode(values), digest_size=16)
     for role in ROLES:
-        for parameter in adapter.parameters_of(loop.learner.model, role):
+        for parameter in adapter.parameters_of(learner.model, role):
             digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

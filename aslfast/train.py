@@ -151,7 +151,7 @@ def _go_on(config: RunConfig, parts: _Parts, run: RunFolder, report: Report) -> 
         )  # fmt: skip
         if loop.ranks.first:
             _begin(loop, parts, report)
-        sharing.begin_alike(loop, facts_of(config)["inputs"])
+        sharing.begin_alike(loop.learner, loop, facts_of(config)["inputs"])
         loop.flush()
         loop.prove()
         play(loop, environment, report)

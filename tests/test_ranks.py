@@ -16,9 +16,11 @@ from aslfast.core import ROLES, Group, Reward
 from aslfast.errors import UserError
 from aslfast.learner import Learner, LearnerConfig
 from aslfast.learner_state import learner_bytes, put_learner
+from aslfast.loop_state import LoopState, PoolQuestion
 from aslfast.loss import LossConfig
 from aslfast.ranks import ALONE, Ranks, joined
-from aslfast.sharing import exchanged, own_part
+from aslfast.rewards import Attempt
+from aslfast.sharing import begin_alike, exchanged, own_part, prove_alike
 
 PATIENCE_S = 120
 LOSSES = {
@@ -128,6 +130,56 @@ def test_a_learner_travels_as_bytes():
     assert other.version == first.version
     for (name, weight), (_, theirs) in zip(first.model.named_parameters(), other.model.named_parameters(), strict=True):
         assert torch.equal(weight, theirs), name
+
+
+def begin_as_rank(folder, spoil):
+    """Ranks that differ in weights, moments, versions and state begin as rank 0; then rank 1 drifts in one bit."""
+    torch.set_num_threads(1)
+    with joined("aslfast train --resume run") as ranks:
+        learner, state = learner_of(LOSSES["token_mean"], ranks), LoopState(round=ranks.rank + 1, seconds=ranks.rank)
+        state.pool = {f"who is {ranks.rank}": PoolQuestion("qg1-0-0", "who is", "x", 1, (Attempt("x", ("correct",)),))}
+        stir(learner.model, seed=ranks.rank)
+        if ranks.first:
+            learner.version["policy"] = 7
+            moments = learner.optimizers["policy"].state
+            for parameter in adapter.parameters_of(learner.model, "policy"):
+                moments[parameter] = {
+                    "step": torch.tensor(7.0), "exp_avg": torch.ones_like(parameter), "exp_avg_sq": parameter**2 + 1
+                }  # fmt: skip
+        begin_alike(learner, state, {"data.index": "a"})
+        assert learner.version == {"generator": 0, "grm": 0, "policy": 7}
+        assert state.round == 1 and list(state.pool) == ["who is 0"]
+        assert state.pool["who is 0"].attempts == (Attempt("x", ("correct",)),)
+        learner.step("policy", *(([], []) if ranks.first else grouped()))
+        state.seconds += ranks.rank
+        prove_alike(learner, state)
+        (folder / str(ranks.rank)).touch()
+        if ranks.rank == 1 and spoil == "weight":
+            weight = adapter.parameters_of(learner.model, "grm")[0].data
+            weight.view(-1)[3] = torch.nextafter(weight.view(-1)[3], torch.tensor(9.0))
+        elif ranks.rank == 1:
+            state.pool = {}
+        with pytest.raises(UserError, match=r"round 1: rank 1 no longer holds the weights and the state of rank 0"):
+            prove_alike(learner, state)
+
+
+@pytest.mark.parametrize("spoil", ["weight", "pool"])
+def test_all_ranks_begin_as_the_first_and_a_difference_is_found(tmp_path, spoil):
+    assert ended(ranks_of(2, begin_as_rank, tmp_path, spoil), PATIENCE_S) == [0, 0]
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def other_inputs_as_rank(said):
+    with joined("aslfast train --resume run") as ranks:
+        inputs = {"model.path": "a", "data.index": "ab"[ranks.rank]}
+        with pytest.raises(UserError) as error:
+            begin_alike(learner_of(LOSSES["token_mean"], ranks), LoopState(), inputs)
+        (said / str(ranks.rank)).write_text(str(error.value))
+
+
+def test_all_ranks_read_the_same_inputs(tmp_path):
+    assert ended(ranks_of(2, other_inputs_as_rank, tmp_path), PATIENCE_S) == [0, 0]
+    assert (tmp_path / "0").read_text() == "data.index: rank 1 has another one than rank 0; give all ranks the same"
 
 
 def exchange_as_rank(folder):
