@@ -7,66 +7,19 @@ and where it is stuck in a call that cannot be, the process leaves without it.
 
 from __future__ import annotations
 
-import hmac
 import os
-import secrets
-import select
+import selectors
 import signal
-import socket
 import sys
 import threading
 import time
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
 
-import msgspec
+from aslfast.rank_links import Alive, End, Link
 
 ERROR, STOPPED = 2, 130  # exit codes, as the command line has them
-MEETING_S = 60.0  # for all ranks to connect
 BEAT_S = 1.0
 GRACE_S = 3.0  # for the main thread to end by itself
 SILENCE_S = 60.0  # until the configuration's ranks.timeout_s is known
-
-
-class End(msgspec.Struct, frozen=True, tag=True):
-    """Why a run of several ranks ends, as it is told from one to another. by: the rank that ended first."""
-
-    by: int
-    code: int
-    text: str
-
-
-class Alive(msgspec.Struct, frozen=True, tag=True):
-    """A sign of life; `left`: the last one, of a rank whose work is done."""
-
-    left: bool = False
-
-
-@dataclass
-class Link:
-    """A connection with another rank."""
-
-    name: str  # of its process
-    socket: socket.socket
-    heard: float
-    unread: bytes = b""
-
-    def messages(self) -> list[End | Alive] | None:
-        """What has arrived; None after the end of the connection."""
-        try:
-            received = self.socket.recv(1 << 16)
-        except OSError:
-            return None
-        if not received:
-            return None
-        self.heard = time.monotonic()
-        *whole, self.unread = (self.unread + received).split(b"\n")
-        return [msgspec.json.decode(line, type=End | Alive) for line in whole]
-
-    def send(self, message: End | Alive) -> None:
-        with suppress(OSError):  # the next look at it tells
-            self.socket.sendall(msgspec.json.encode(message) + b"\n")
 
 
 class Watch:
@@ -102,10 +55,7 @@ class Watch:
 
     def speaks(self, end: End) -> bool:
         """Whether this rank prints why: rank 0, or everybody if it is rank 0 that is gone."""
-        return self.rank == 0 or (end.by == 0 and end.code == ERROR and self._gone(0))
-
-    def _gone(self, rank: int) -> bool:
-        return rank not in self._links
+        return self.rank == 0 or (end.by == 0 and end.code == ERROR and 0 not in self._links)
 
     def _watch(self) -> None:
         while not (self._left or self.ended.is_set()):
@@ -117,15 +67,16 @@ class Watch:
 
     def _hear(self, patience_s: float) -> None:
         """What arrives in that time at most."""
-        sockets = {link.socket: rank for rank, link in self._links.items()}
-        if not sockets:
-            time.sleep(patience_s)
-        for ready in select.select(list(sockets), [], [], patience_s)[0] if sockets else ():
-            messages = self._links[sockets[ready]].messages()
+        with selectors.DefaultSelector() as ready:
+            for rank, link in self._links.items():
+                ready.register(link.socket, selectors.EVENT_READ, rank)
+            ranks = [key.data for key, _ in ready.select(patience_s)]
+        for rank in ranks:
+            messages = self._links[rank].messages()
             if messages is None:
-                self._lost(sockets[ready], "is gone, its process has ended")
+                self._lost(rank, "is gone, its process has ended")
             for message in messages or ():
-                self._take(sockets[ready], message)
+                self._take(rank, message)
 
     def _take(self, rank: int, message: End | Alive) -> None:
         if isinstance(message, End):
@@ -158,67 +109,9 @@ class Watch:
         self.ended.set()
         time.sleep(GRACE_S)
         if self.speaks(end) and not self._leaving:
-            print(f"aslfast: error: {end.text}", file=sys.stderr, flush=True)
+            print(f"aslfast: {'error: ' if end.code == ERROR else ''}{end.text}", file=sys.stderr, flush=True)
         os._exit(end.code)
 
     def _tell(self, message: End | Alive) -> None:
         for link in list(self._links.values()):
             link.send(message)
-
-
-# --- meeting -----------------------------------------------------------------------------------------------------
-
-
-def meet(store: Any, rank: int, size: int) -> dict[int, Link]:
-    """The connections of this rank: rank 0's with all others, another's with rank 0. Raises OSError.
-
-    The store tells the others where rank 0 listens, and a secret that whoever connects must know. Ranks of one machine
-    meet on its loopback address.
-    """
-    if rank == 0:
-        return _invite(store, size)
-    port, secret, name = msgspec.json.decode(store.get("aslfast/watch"), type=tuple[int, str, str])
-    connection = socket.create_connection((_place(), port), MEETING_S)
-    connection.sendall(msgspec.json.encode((secret, rank, _name())) + b"\n")
-    return {0: _link(name, connection)}
-
-
-def _invite(store: Any, size: int) -> dict[int, Link]:
-    secret, links, until = secrets.token_hex(16), {}, time.monotonic() + MEETING_S
-    with socket.create_server(("127.0.0.1" if _one_machine() else "", 0), backlog=size) as listener:
-        store.set("aslfast/watch", msgspec.json.encode((listener.getsockname()[1], secret, _name())))
-        while len(links) < size - 1:
-            listener.settimeout(max(0.01, until - time.monotonic()))
-            connection = listener.accept()[0]
-            if guest := _guest(connection, secret):
-                links[guest[0]] = _link(guest[1], connection)
-            else:
-                connection.close()
-    return links
-
-
-def _guest(connection: socket.socket, secret: str) -> tuple[int, str] | None:
-    """(rank, name) of who connected; None for a stranger."""
-    connection.settimeout(MEETING_S)
-    with suppress(OSError, msgspec.MsgspecError), connection.makefile("rb", buffering=0) as file:
-        said, rank, name = msgspec.json.decode(file.readline(1000), type=tuple[str, int, str])
-        if hmac.compare_digest(said, secret):
-            return rank, name
-    return None
-
-
-def _link(name: str, connection: socket.socket) -> Link:
-    connection.settimeout(None)
-    return Link(name, connection, time.monotonic())
-
-
-def _one_machine() -> bool:
-    return os.environ.get("LOCAL_WORLD_SIZE") == os.environ.get("WORLD_SIZE")
-
-
-def _place() -> str:
-    return "127.0.0.1" if _one_machine() else os.environ["MASTER_ADDR"]
-
-
-def _name() -> str:
-    return f"{socket.gethostname()}, process {os.getpid()}"

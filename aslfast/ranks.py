@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
 from aslfast.errors import UserError
-from aslfast.rank_watch import ERROR, STOPPED, Watch, meet
+from aslfast.rank_links import meet
+from aslfast.rank_watch import ERROR, STOPPED, Watch
 
 T = TypeVar("T")
 # Of a collective: how long another rank may sample, nobody knows. Who is dead or silent, the watch tells, and sooner.
