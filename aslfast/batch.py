@@ -123,6 +123,8 @@ def micro_batches(
     """
     held = [(t, a, input_stream(t)) for t, a in zip(trajectories, advantages, strict=True)]
     held = [(t, a, stream) for t, a, stream in held if len(stream)]
+    if not held:  # a rank's part of a step may have none
+        return
     streams, prompts = [stream for _, _, stream in held], [int(live_places(t)[0]) for t, _, _ in held]
     shares = share == "always" or (share == "auto" and pays(streams))
     for pack in packs(streams, prompts, max_tokens, shares):

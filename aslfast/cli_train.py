@@ -84,19 +84,25 @@ class TrainProgress:
 
 
 def train_run(config: RunConfig, out: Path, quiet: bool, as_json: bool) -> None:
+    from aslfast.ranks import is_first
     from aslfast.train import train
 
     quiet_libraries()
-    with Meter("train", plan.total_trajectories(config), "trajectories", quiet) as meter:
+    with Meter("train", plan.total_trajectories(config), "trajectories", quiet or not is_first()) as meter:
         train(config, out, TrainProgress(config, meter))
-    print_report(out, as_json)
+    if is_first():
+        print_report(out, as_json)
 
 
 def resume_run(run: Path, quiet: bool, as_json: bool) -> None:
+    from aslfast.ranks import is_first
     from aslfast.run_folder import read_run_config
     from aslfast.train import resume
 
     quiet_libraries()
+    if not is_first():  # it may not even see the folder
+        resume(run, lambda *_: None)
+        return
     config = read_run_config(run)
     with Meter("train", plan.total_trajectories(config), "trajectories", quiet) as meter:
         resume(run, TrainProgress(config, meter))

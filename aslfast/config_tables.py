@@ -158,6 +158,13 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class RanksConfig:
+    """Of a run that torchrun starts: docs/cluster.md."""
+
+    timeout_s: float = 60.0  # of silence of a rank, then the others end; a rank that dies is noticed at once
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """The whole resolved configuration of a run."""
 
@@ -181,6 +188,7 @@ class RunConfig:
     grm: GrmConfig = field(default_factory=GrmConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
+    ranks: RanksConfig = field(default_factory=RanksConfig)
 
     @property
     def adapters(self) -> tuple[str, ...]:

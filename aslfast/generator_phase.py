@@ -68,7 +68,7 @@ async def question_group(loop: Loop, task: Task) -> Group:
     grown = await asyncio.gather(*(grow(loop, task, i) for i in range(loop.config.generator.samples)))
     for _, question, _ in grown:
         if question is not None:
-            loop.pool.setdefault(rewards.normalize(question.question), question)
+            loop.offer(task, question)
     batch = tuple(evidence.question for _, _, evidence in grown if evidence)
     return Group.of([(t, _generator_reward(loop, t, e, batch) if e else None) for t, _, e in grown])
 

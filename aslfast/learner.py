@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import torch
 from aslfast_kernels import linear_logprob
 from peft import PeftModel
@@ -20,6 +21,7 @@ from aslfast.checkpointing import checkpointed
 from aslfast.core import Trajectory
 from aslfast.errors import UserError
 from aslfast.loss import LossConfig, LossInputs, loss_of, normalizer_of
+from aslfast.ranks import ALONE, Ranks
 from aslfast.step_stats import StepStats, StepSums
 
 
@@ -40,14 +42,15 @@ class Learner:
     """Holds the optimizers of all roles over one PEFT model."""
 
     def __init__(
-        self, model: PeftModel, config: LearnerConfig, loss: LossConfig, temperature: float, roles: Sequence[str]
-    ) -> None:
+        self, model: PeftModel, config: LearnerConfig, loss: LossConfig, temperature: float, roles: Sequence[str],
+        ranks: Ranks = ALONE,
+    ) -> None:  # fmt: skip
         if temperature <= 0:
             raise UserError("sampler.temperature is 0: greedy rollouts teach nothing; set it above 0, for example 1.0")
         self.base: Any = model.get_base_model()
         attention.check_architecture(self.base)
         self.attention = attention.choose(config.attention, model.device, self.base.dtype)
-        self.model, self.config, self.loss, self.temperature = model, config, loss, temperature
+        self.model, self.config, self.loss, self.temperature, self.ranks = model, config, loss, temperature, ranks
         options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": (0.9, 0.95)}
         self.optimizers = {role: torch.optim.AdamW(adapter.parameters_of(model, role), **options) for role in roles}
         self.version = dict.fromkeys(roles, 0)  # optimizer steps so far: the adapter's version
@@ -55,15 +58,18 @@ class Learner:
         self._skipped_in_row = 0
 
     def step(self, role: str, trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> StepStats:
-        """One optimizer step on these trajectories, of which at least one sampled a token.
+        """One optimizer step on these trajectories and those of the other ranks, of which at least one sampled a token.
 
+        Each rank brings its part, which may be empty: what a sum is divided by is counted over all ranks before the
+        loss, gradients are added up after it, so that N ranks take the step of one but for the order of additions.
         Where the loss or the gradient is not finite nothing moves, and the stats name the tasks that did it. Raises
         UserError after `max_skipped` such steps in a row.
         """
         self.model.set_adapter(role)
-        live = [len(live_places(t)) for t in trajectories]
-        live_tokens, normalizer = sum(live), normalizer_of(self.loss, sum(live), sum(n > 0 for n in live))
+        live_tokens, sequences = self._live(trajectories)
+        normalizer = normalizer_of(self.loss, live_tokens, sequences)
         sums = self.accumulate(trajectories, advantages, normalizer, self._kl_is_due(role))
+        self._add_up(role, sums)
         grad_norm = self._clip(role)
         if math.isfinite(sums.loss) and math.isfinite(grad_norm):
             self._update(role)
@@ -72,6 +78,22 @@ class Learner:
         culprits = self._not_finite(role, trajectories, advantages, normalizer)
         self._count_skipped(role, culprits)
         return sums.stats(live_tokens, None, self.skipped_steps, culprits)
+
+    def _live(self, trajectories: Sequence[Trajectory]) -> tuple[int, int]:
+        """Live tokens, and trajectories that have any, of all ranks."""
+        live = [len(live_places(t)) for t in trajectories]
+        counts = torch.tensor([sum(live), sum(n > 0 for n in live)])
+        self.ranks.sum([counts])
+        live_tokens, sequences = counts.tolist()
+        return live_tokens, sequences
+
+    def _add_up(self, role: str, sums: StepSums) -> None:
+        """The gradient and the statistics of all ranks, on each; a rank without a live token brings zeros."""
+        parameters = adapter.parameters_of(self.model, role)
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        self.ranks.sum([parameter.grad for parameter in parameters if parameter.grad is not None])
+        sums.add_up(self.ranks)
 
     def accumulate(
         self, trajectories: Sequence[Trajectory], advantages: Sequence[float], normalizer: float, with_kl: bool
@@ -157,14 +179,15 @@ class Learner:
     def _not_finite(
         self, role: str, trajectories: Sequence[Trajectory], advantages: Sequence[float], normalizer: float
     ) -> tuple[str, ...]:
-        """The tasks of the trajectories whose loss or gradient, alone, is not finite."""
+        """The tasks of the trajectories, on any rank, whose loss or gradient, alone, is not finite."""
         found = []
         for trajectory, advantage in zip(trajectories, advantages, strict=True):
             loss = self.accumulate([trajectory], [advantage], normalizer, with_kl=self.loss.kl_coef > 0).loss
             if not (math.isfinite(loss) and math.isfinite(self._clip(role))):
                 found.append(trajectory.task.id)
             self._clear(role)
-        return tuple(dict.fromkeys(found))
+        every = (msgspec.json.decode(told, type=list[str]) for told in self.ranks.gather(msgspec.json.encode(found)))
+        return tuple(dict.fromkeys(task for told in every for task in told))
 
     def _count_skipped(self, role: str, culprits: Sequence[str]) -> None:
         self.skipped_steps += 1

@@ -1,13 +1,14 @@
-"""One role's adapter and optimizer as they stand after a step, in one safetensors file."""
+"""One role's adapter and optimizer as they stand after a step: a safetensors file, or its bytes for another rank."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 from torch.nn import Parameter
 
 from aslfast.learner import Learner
@@ -22,9 +23,8 @@ def save_learner(learner: Learner, role: str, path: Path) -> Path:
     """
     partial = path.with_name(f".{path.name}.partial")
     partial.parent.mkdir(exist_ok=True)
-    tensors = {f"{kind}/{name}": t for name, p in _parameters(learner, role) for kind, t in _state(learner, role, p)}
     try:
-        save_file(tensors, partial, metadata={"role": role, "version": str(learner.version[role])})
+        save_file(_tensors(learner, role), partial, metadata={"role": role, "version": str(learner.version[role])})
         partial.replace(path)
     except SafetensorError as error:  # how it tells of a full disk
         raise OSError(None, str(error)) from error
@@ -36,13 +36,32 @@ def save_learner(learner: Learner, role: str, path: Path) -> Path:
 def load_learner(learner: Learner, role: str, path: Path) -> None:
     """Puts back, bit for bit, what `save_learner` wrote of a learner of the same model and configuration."""
     with safe_open(path, "pt") as file:
-        learner.version[role] = int(file.metadata()["version"])
-        kinds = {key.split("/", 1)[0] for key in file.keys()} - {WEIGHT}  # noqa: SIM118  # it is no dict
-        for name, parameter in _parameters(learner, role):
-            with torch.no_grad():
-                parameter.copy_(file.get_tensor(f"{WEIGHT}/{name}"))
-            state = {kind: _beside(parameter, kind, file.get_tensor(f"{kind}/{name}")) for kind in kinds}
-            learner.optimizers[role].state[parameter].update(state)
+        _put(learner, role, int(file.metadata()["version"]), list(file.keys()), file.get_tensor)
+
+
+def learner_bytes(learner: Learner, role: str) -> bytes:
+    """What `save_learner` writes, but for the version."""
+    return save(_tensors(learner, role))
+
+
+def put_learner(learner: Learner, role: str, version: int, data: bytes) -> None:
+    """Puts back what `learner_bytes` gave of another rank's learner."""
+    tensors = load(data)
+    _put(learner, role, version, list(tensors), tensors.__getitem__)
+
+
+def _tensors(learner: Learner, role: str) -> dict[str, torch.Tensor]:
+    return {f"{kind}/{name}": t for name, p in _parameters(learner, role) for kind, t in _state(learner, role, p)}
+
+
+def _put(learner: Learner, role: str, version: int, keys: list[str], tensor: Callable[[str], torch.Tensor]) -> None:
+    learner.version[role] = version
+    kinds = {key.split("/", 1)[0] for key in keys} - {WEIGHT}
+    for name, parameter in _parameters(learner, role):
+        with torch.no_grad():
+            parameter.copy_(tensor(f"{WEIGHT}/{name}"))
+        state = {kind: _beside(parameter, kind, tensor(f"{kind}/{name}")) for kind in kinds}
+        learner.optimizers[role].state[parameter].update(state)
 
 
 def _parameters(learner: Learner, role: str) -> list[tuple[str, Parameter]]:

@@ -13,8 +13,10 @@ from aslfast.core import Role, StopReason, Task, Trajectory
 from aslfast.gate import Gate
 from aslfast.judging import Judging
 from aslfast.learner import Learner
-from aslfast.loop_state import LoopState
+from aslfast.loop_state import LoopState, PoolQuestion
 from aslfast.questions import Question
+from aslfast.ranks import Ranks
+from aslfast.rewards import normalize
 from aslfast.rollout import Rollout, stable_seed
 from aslfast.run_folder import RunFolder
 from aslfast.sampler.reuse import ReuseMeter
@@ -45,7 +47,12 @@ class Loop(LoopState):
     judging: Judging = field(init=False)
     meter: ReuseMeter = field(init=False)
     gate: Gate = field(init=False)
+    offered: dict[str, list[PoolQuestion]] = field(default_factory=dict, init=False)  # by task, in this step
     since: float = field(default_factory=time.perf_counter, init=False)  # when `seconds` was last brought up to date
+
+    @property
+    def ranks(self) -> Ranks:
+        return self.learner.ranks
 
     def __post_init__(self) -> None:
         self.meter = ReuseMeter(self.rollout.sampler, self.learner.version)
@@ -60,6 +67,7 @@ class Loop(LoopState):
 
     def _count_anew(self) -> None:
         self.sampled_tokens = self.tool_failed = 0
+        self.offered = {}
         grm = self.config.grm
         self.judging = Judging(self.sample, self.config.model.prompts, grm.variant, grm.share_verdicts)
         self.meter.forget()
@@ -77,6 +85,11 @@ class Loop(LoopState):
         self.sampled_tokens += trajectory.n_sampled
         self.tool_failed += trajectory.stop is StopReason.TOOL_FAILED
         return trajectory
+
+    def offer(self, task: Task, question: PoolQuestion) -> None:
+        """A question that passed the gate enters the pool; at the end of the step those of all ranks do."""
+        self.offered.setdefault(task.id, []).append(question)
+        self.pool.setdefault(normalize(question.question), question)
 
     def counts(self) -> dict[str, Any]:
         """For the line of metrics."""

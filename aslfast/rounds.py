@@ -7,13 +7,12 @@ then learns from them.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from aslfast import commits
+from aslfast import commits, sharing
 from aslfast.advantage import advantages
 from aslfast.core import Group, Task
 from aslfast.errors import UserError
@@ -50,6 +49,7 @@ async def _phase(loop: Loop, phase: Phase) -> None:
     phase.close(loop)
     steps, loop.tasks, loop.phase_step, loop.step_rewards = loop.phase_step, (), 0, ()
     loop.phases_done += ((loop.round, phase.name),)
+    sharing.prove_alike(loop.learner, loop)
     commits.phase(loop, phase.name, steps, phase.config.learn)
 
 
@@ -64,7 +64,7 @@ async def _step(loop: Loop, phase: Phase, tasks: Sequence[Task]) -> tuple[list[G
     """Gathers a group for each task, then learns from them; also a line of metrics."""
     started = time.perf_counter()
     loop.next_step()
-    groups = list(await asyncio.gather(*(phase.group_of(loop, task) for task in tasks)))
+    groups = await sharing.groups(loop, tasks, phase.group_of)
     if not any(group.trajectories for group in groups):
         text = f"round {loop.round}: the search tool failed all of a {phase.name} step; see that data.index answers"
         raise UserError(text)
@@ -83,7 +83,7 @@ def learn_from(loop: Loop, adapter: str, groups: Sequence[Group]) -> dict[str, A
     trajectories, advantage = advantages(groups, loop.config.advantage)
     if not trajectories:
         return dict(NO_UPDATE)
-    stats = loop.learner.step(adapter, trajectories, advantage)
+    stats = loop.learner.step(adapter, *sharing.own_part(loop.ranks, trajectories, advantage))
     if stats.grad_norm is None:
         which = ", ".join(stats.not_finite) or "no single trajectory, but their sum"
         loop.notice(f"round {loop.round}: a {adapter} step is skipped, its loss or gradient is not finite ({which})")

@@ -46,10 +46,8 @@ def compare(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -
     for key, mark in now["inputs"].items():
         if before["inputs"].get(key) != mark:
             raise UserError(f"{key}: not what it was when the run began; put that back, or start a new run with --out")
-    old = before["software"]
-    other = [
-        f"{name} {value} (it was {old.get(name)})" for name, value in now["software"].items() if old.get(name) != value
-    ]
+    old = {**now["software"], **before["software"]}  # what it did not know of then says nothing
+    other = [f"{name} {value} (it was {old[name]})" for name, value in now["software"].items() if old[name] != value]
     return [f"{', '.join(other)}: the run goes on, but not bit for bit as it would have"] if other else []
 
 

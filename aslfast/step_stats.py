@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aslfast.batch import Batch
 from aslfast.loss import LossInputs
+from aslfast.ranks import Ranks
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,17 @@ class StepSums:
         self.forward_tokens += len(part.input_T)
         self.unshared_tokens += part.unshared_tokens
         self.with_kl = inputs.base_logp_L is not None
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Those of all ranks, on each."""
+        counts = torch.tensor([self.forward_tokens, self.unshared_tokens])
+        measured = torch.tensor([int(self.with_kl)])  # a rank without a live token has measured none
+        ranks.sum([self.sums])
+        ranks.sum([counts])
+        ranks.most([self.most])
+        ranks.most([measured])
+        self.forward_tokens, self.unshared_tokens = counts.tolist()
+        self.with_kl = bool(measured)
 
     @property
     def loss(self) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from aslfast import adapter, commits, evaluate, monitor, monitor_probe
+from aslfast import adapter, commits, evaluate, monitor, monitor_probe, sharing
 from aslfast.assemble import (
     check_context,
     make_rollout,
@@ -30,10 +30,11 @@ from aslfast.core import Task, Trajectory
 from aslfast.environment import Environment, file_environment, lab_environment
 from aslfast.learner import Learner
 from aslfast.loop import Loop
+from aslfast.ranks import ALONE, Ranks, joined
 from aslfast.rollout import Rollout, bounded, stable_seed
 from aslfast.rounds import run_round
 from aslfast.run_facts import compare, facts_of
-from aslfast.run_folder import RunFolder, check_new, read_run_config, resume_command
+from aslfast.run_folder import LEDGER, RunFolder, check_new, read_run_config, resume_command
 from aslfast.sampler.sglang import SGLangSampler
 
 # ("setup", {what}) ("resumed", {round, phases_done, phase_step}) ("step", a line of metrics.jsonl)
@@ -48,17 +49,26 @@ def train(config: RunConfig, out: str | Path, report: Report) -> Path:
     An error before round 0 is measured leaves nothing behind. A run that is stopped or killed can be resumed.
     """
     folder = Path(out)
-    check_new(folder)
-    parts = _open_parts(config, report)
+    with joined(resume_command(folder)) as ranks:
+        if ranks.restarted and ranks.from_first(b"1" if (folder / LEDGER).exists() else b""):
+            _resume(folder, report, ranks)
+        else:
+            _train(sharing.agreed(ranks, lambda: config), folder, report, ranks)
+    return folder
+
+
+def _train(config: RunConfig, folder: Path, report: Report, ranks: Ranks) -> None:
+    if ranks.first:
+        check_new(folder)
+    parts = _open_parts(config, report, ranks)
     existed = folder.exists()
-    with RunFolder.create(folder, config) as run:
+    with RunFolder.create(folder, config) if ranks.first else sharing.OtherFolder() as run:
         try:
             _go_on(config, parts, run, report)
         except Exception:
             if not run.measured:
                 _clear(folder, existed)
             raise
-    return folder
 
 
 def resume(run: str | Path, report: Report) -> Path:
@@ -68,16 +78,21 @@ def resume(run: str | Path, report: Report) -> Path:
     nothing is left to do.
     """
     folder = Path(run)
-    config = read_run_config(folder)
-    with RunFolder.take_up(folder) as taken:
+    with joined(resume_command(folder)) as ranks:
+        _resume(folder, report, ranks)
+    return folder
+
+
+def _resume(folder: Path, report: Report, ranks: Ranks) -> None:
+    config = sharing.agreed(ranks, lambda: read_run_config(folder))
+    with RunFolder.take_up(folder) if ranks.first else sharing.OtherFolder() as taken:
         for notice in taken.notices:
             report("notice", {"text": notice})
-        if taken.round > config.rounds:
+        if ranks.from_first(b"1" if ranks.first and taken.round > config.rounds else b""):
             taken.finish()
             report("notice", {"text": f"{folder}: finished, all {config.rounds} rounds; nothing to go on with"})
         else:
-            _go_on(config, _open_parts(config, report), taken, report)
-    return folder
+            _go_on(config, _open_parts(config, report, ranks), taken, report)
 
 
 def _clear(folder: Path, keep: bool) -> None:
@@ -97,7 +112,7 @@ class _Parts:
     given: list[str]  # adapters that start from an adapter of another run
 
 
-def _open_parts(config: RunConfig, report: Report) -> _Parts:
+def _open_parts(config: RunConfig, report: Report, ranks: Ranks) -> _Parts:
     prepare_torch(config)
     report("setup", {"what": "data"})
     opened = None if config.data.lab else file_environment(config)
@@ -106,8 +121,9 @@ def _open_parts(config: RunConfig, report: Report) -> _Parts:
     check_context(model, config)
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
     given = start_adapters(peft_model, config)
-    learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, config.adapters)
+    learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, config.adapters, ranks)
     report("setup", {"what": f"learner, attention by {learner.attention}"})
+    ranks.wait()  # what one of them lacks ends all before anything is written
     return _Parts(learner, tokenizer, opened, given)
 
 
@@ -130,7 +146,9 @@ def _go_on(config: RunConfig, parts: _Parts, run: RunFolder, report: Report) -> 
             notice, environment.labelled, prover(sampler, parts.learner.model, parts.tokenizer, config),
             environment.learned_oracle,
         )  # fmt: skip
-        _begin(loop, parts, report)
+        if loop.ranks.first:
+            _begin(loop, parts, report)
+        sharing.begin_alike(loop.learner, loop, facts_of(config)["inputs"])
         loop.flush()
         loop.prove()
         play(loop, environment, report)
@@ -140,6 +158,7 @@ def _go_on(config: RunConfig, parts: _Parts, run: RunFolder, report: Report) -> 
 def _begin(loop: Loop, parts: _Parts, report: Report) -> None:
     """Commits the start of a new run, or takes up what was committed of another."""
     run, facts = loop.run, facts_of(loop.config)
+    facts["software"]["ranks"] = str(loop.ranks.size)
     if run.facts:
         for text in compare(run.facts, facts):
             loop.notice(text)
@@ -177,6 +196,7 @@ async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
         loop.clock()
         line = {"round": loop.round, **scores, "seconds": loop.seconds}
         line = monitor.watched(loop.run.path, line, len(loop.pool), loop.config.monitor)
+        line = sharing.of_first(loop.ranks, line)  # who has the lines before it
         loop.round, loop.seconds = loop.round + 1, 0.0
         commits.measured(loop, line, last=loop.round > loop.config.rounds)
         report("evaluated", line)
@@ -199,18 +219,18 @@ async def measure(loop: Loop, environment: Environment, report: Report) -> dict[
 
     judged = config.policy.verdicts > 0  # else no judge pays anyone
     probe = monitor_probe.Probe(config) if judged and config.monitor.probe else None
-    return await true_scores(rollout, environment, seed, at_once, done=one_more, probe=probe)
+    return await true_scores(rollout, environment, seed, at_once, done=one_more, probe=probe, ranks=loop.ranks)
 
 
 async def true_scores(
     rollout: Rollout, environment: Environment, seed: int, at_once: int, adapters: bool = True,
-    done: Callable[[Trajectory], None] | None = None, probe: monitor_probe.Probe | None = None,
+    done: Callable[[Trajectory], None] | None = None, probe: monitor_probe.Probe | None = None, ranks: Ranks = ALONE,
 ) -> dict[str, Any]:  # fmt: skip
     """The scores of every role that the environment can measure; None for those of the others. The probe comes last, so
     that it moves no bit of the rest."""
 
     async def play(tasks: Sequence[Task]) -> list[Trajectory]:
-        return await run_all(rollout, tasks, seed, at_once, adapters, done)
+        return await sharing.played(ranks, tasks, lambda own: run_all(rollout, own, seed, at_once, adapters, done))
 
     answered = await play(environment.policy_evals)
     scores = evaluate.policy_scores(answered)

@@ -8,21 +8,18 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
+from unittest.mock import patch
 
 import pyarrow.parquet as pq
-import torch
 
-from aslfast import adapter, assemble, train
+from aslfast import train
 from aslfast.config import RunConfig, load_recipe
 from aslfast.environment import lab_questions
 from aslfast.index import BM25Index
 from aslfast.lab.world import World
 from aslfast.questions import write_questions
-
-if multiprocessing.current_process().name != "MainProcess":  # the fork server: what transformers loads when first used
-    torch.set_num_threads(1)
-    adapter.add_adapters(assemble.open_base(load_recipe("tiny"))[0], 1, 1.0, 0)
 
 TIMING = {"seconds", "tokens_per_s"}
 SMALL = [
@@ -45,9 +42,11 @@ def lab_config(folder: Path) -> RunConfig:
 
 
 def started(target, *args) -> multiprocessing.process.BaseProcess:
-    """In a process forked from one that has imported this module and opened a model once: in a tenth of a second."""
+    """In a process forked from one that has imported torch and opened a model once: in a tenth of a second."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["killed_runs"])
+    context.set_forkserver_preload(["preloaded"])
+    with patch.dict(os.environ, PYTHONPATH=str(Path(__file__).parent)):  # else it does not find what it is to load
+        forkserver.ensure_running()
     process = context.Process(target=target, args=args)
     process.start()
     return process

@@ -27,7 +27,7 @@ from aslfast.stored_file import StoredFile, damage, store
 # Of a Loop, what is made anew from config.toml, or counts within one step. Anything else must stand in LoopState.
 REBUILT = {
     "config", "rollout", "learner", "run", "topics", "flush", "report", "notice", "sampled_tokens",
-    "since", "prove", "tool_failed", "judging", "meter", "gate", "labelled", "oracle",
+    "since", "prove", "tool_failed", "judging", "meter", "gate", "labelled", "oracle", "offered",
 }  # fmt: skip
 
 

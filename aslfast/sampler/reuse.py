@@ -117,6 +117,10 @@ class ReuseMeter:
         totals, self._totals = self._totals, {}
         return dict(sorted(totals.items()))
 
+    def put(self, totals: Mapping[str, Reuse]) -> None:
+        """In place of the totals so far: those of all ranks."""
+        self._totals = dict(totals)
+
     def forget(self) -> None:
         """A step begins: what was computed before it is not counted on, so that a resumed run counts the same."""
         self._totals, self._computed = {}, {}

@@ -1,0 +1,10 @@
+"""What the fork server loads once, so that the processes forked from it start at once: torch, and what transformers and
+PEFT load when they are first used."""
+
+import torch
+
+from aslfast import adapter, assemble, cli, train  # noqa: F401
+from aslfast.config import load_recipe
+
+torch.set_num_threads(1)  # a thread pool does not survive a fork
+adapter.add_adapters(assemble.open_base(load_recipe("tiny"))[0], 1, 1.0, 0)
