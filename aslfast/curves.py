@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from aslfast.core import SECOND_JUDGE, role_of
 from aslfast.errors import UserError
 from aslfast.report import TRUTHS, RunLog, interval_of
 
@@ -93,16 +94,17 @@ def _rewards(axes: Any, log: RunLog) -> None:
     for number, step in enumerate(log.steps, 1):
         phases[step["round"], step["phase"]].append((number, step["reward"]))
     named: set[str] = set()
-    for (_, role), points in phases.items():
+    for (_, name), points in phases.items():
         x, y = zip(*points, strict=True)
-        label = None if role in named else {"grm": "GRM"}.get(role, role)
-        named.add(role)
-        axes.plot(x, y, color=COLOURS[role], lw=0.8, alpha=0.4)
-        axes.plot(x, _running_mean(y), color=COLOURS[role], lw=2, label=label)
+        label = None if name in named else {"grm": "GRM", SECOND_JUDGE: "second GRM"}.get(name, name)
+        named.add(name)
+        colour, dashes = COLOURS[role_of(name)], "--" if name == SECOND_JUDGE else "-"
+        axes.plot(x, y, color=colour, lw=0.8, alpha=0.4)
+        axes.plot(x, _running_mean(y), color=colour, lw=2, ls=dashes, label=label)
     axes.set_title("Reward that the roles saw, by optimizer step", loc="left", fontsize=11)
     axes.set_xlabel("optimizer step of the run")
     axes.set_ylabel("mean reward")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(bottom=min([0.0, *(step["reward"] for step in log.steps)]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _frame(axes)
     _legend_below(axes)

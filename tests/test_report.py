@@ -77,6 +77,17 @@ def test_picture_is_complete_and_of_the_size_promised(run):
     assert sorted(p.name for p in run.iterdir()) == ["curves.png", "metrics.jsonl", "rounds.jsonl"]
 
 
+def test_picture_of_two_judges_and_of_a_reward_below_zero(run):
+    """A second judge has a phase of its own; R-Zero pays a challenger less than nothing for a badly formed question."""
+    plain = draw(run).read_bytes()
+    for name, reward in (("grm2", 0.9), ("generator", -0.5)):
+        with (run / "metrics.jsonl").open("a") as lines:
+            lines.write(json.dumps({"round": 1, "phase": name, "step": 3, "reward": reward, "reward_parts": {}}) + "\n")
+        changed = draw(run).read_bytes()
+        assert changed != plain
+        plain = changed
+
+
 def test_a_run_without_an_oracle_or_any_step(tmp_path):
     run = write_run(tmp_path / "plain", [round_line(0, 0.1, None, ())], [])
     (run / "metrics.jsonl").unlink()
