@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from unittest.mock import patch
@@ -31,14 +31,14 @@ SMALL = [
 N_STEPS, N_COMMITS = 5, 1 + 1 + 5 + 3 + 1  # begun, round 0, steps, phases, round 1
 
 
-def lab_config(folder: Path) -> RunConfig:
+def lab_config(folder: Path, more: Sequence[str] = ()) -> RunConfig:
     """A whole run of a few seconds: the lab's base and a world of it, from files, with four questions to measure on."""
     world = World.make(0, "train")
     BM25Index.build(world.passages(), folder / "idx", threads=1)
     (folder / "topics.txt").write_text("\n".join(world.facts))
     write_questions(folder / "questions.parquet", lab_questions(world, 0, 4))
     files = [f"data.index={folder}/idx", f"data.topics={folder}/topics.txt"]
-    return load_recipe("tiny", [*SMALL, *files, f"data.eval_questions={folder}/questions.parquet"])
+    return load_recipe("tiny", [*SMALL, *files, f"data.eval_questions={folder}/questions.parquet", *more])
 
 
 def started(target, *args) -> multiprocessing.process.BaseProcess:

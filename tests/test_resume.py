@@ -96,6 +96,29 @@ def test_twenty_kills(config, whole, tmp_path):
     assert runs >= 1
 
 
+SCHEDULED = [
+    "rounds=2", 'generator.source=["topic", "depth"]', "generator.questions=[3, 2]", "policy.steps=6",
+    "policy.plateau=4", "grm.folds=2", "grm.real_share=0.5", "monitor.probe=4",
+]  # fmt: skip
+
+
+def test_kills_in_a_run_with_a_schedule(tmp_path):
+    """Two judges, variants of what was trained on, phases that end early: their state survives as well."""
+    config = lab_config(tmp_path, [*SCHEDULED, f"data.labelled={tmp_path}/questions.parquet"])
+    finish(started(go, config, tmp_path / "whole"))
+    lines = untimed(tmp_path / "whole" / "metrics.jsonl")
+    phases = [(line["round"], line["phase"]) for line in lines]
+    assert phases.count((1, "generator")) == 1 and (2, "grm2") in phases  # over before its second step
+    assert 4 <= phases.count((1, "policy")) <= 6 and any(line["reward"] for line in lines)
+    killed = tmp_path / "killed"
+    for operations in (45, 60, 75, 90, 105):
+        process = started(go, config, killed, operations)
+        process.join(PATIENCE_S)
+        assert process.exitcode in (-signal.SIGKILL, 0)
+    finish(started(go, config, killed))
+    assert bits_of(killed) == bits_of(tmp_path / "whole")
+
+
 def test_a_kill_at_any_file_operation_leaves_one_commit_or_the_next(whole, tmp_path):
     """Whatever the moment, the folder is brought to exactly what a number of whole commits says."""
     run, snapshots, _ = whole
