@@ -1,6 +1,7 @@
 """What the fork server loads once, so that the processes forked from it start at once: torch, and what transformers and
 PEFT load when they are first used."""
 
+import conftest  # noqa: F401  # else a process forked from here may find the one of triton_kernels
 import torch
 
 from aslfast import adapter, assemble, cli, train  # noqa: F401
