@@ -17,14 +17,17 @@ from aslfast.core import role_of
 from aslfast.environment import model_folder
 from aslfast.errors import UserError
 from aslfast.frozen_base import FrozenBase, load_skeleton, why_two_copies
+from aslfast.ranks import ALONE, Ranks
 from aslfast.remote import RemoteIndex, longest_s
 from aslfast.retrieve import AnyIndex
 from aslfast.roles import prompt_text
 from aslfast.rollout import Limits, Rollout
+from aslfast.sampler.cell import CellScores, NoSampler
 from aslfast.sampler.engine_settings import EngineSettings
 from aslfast.sampler.local import LocalSampler, eos_ids
 from aslfast.sampler.probe import Probe, probe_prompts
 from aslfast.sampler.sglang import SGLangSampler, Supervision
+from aslfast.shards import check_splittable
 from aslfast.tool import SearchTool
 from aslfast.tool_pool import ToolPool
 
@@ -43,20 +46,21 @@ def check_context(model: Any, config: RunConfig) -> None:
         raise UserError(f"{wanted}, the model has {positions} positions; set it to {positions} or less")
 
 
-def open_base(config: RunConfig) -> tuple[Any, Any]:
-    """(model, tokenizer) that the configuration names; the model without weights where an engine brings them.
-
-    Raises UserError.
+def open_base(config: RunConfig, ranks: Ranks = ALONE) -> tuple[Any, Any]:
+    """(model, tokenizer) that the configuration names; the model without weights where an engine brings them, or where
+    several ranks hold them between them (shards.hold_part). Raises UserError.
     """
     folder, dtype = model_folder(config.model.path), getattr(torch, config.model.dtype)
+    if ranks.cell > 1:
+        check_splittable(folder)
     from_engine = config.sampler.kind == "sglang" and not why_two_copies(folder, config.sampler.share_base)
-    load = load_skeleton if from_engine else adapter.load_weights
+    load = load_skeleton if from_engine or ranks.cell > 1 else adapter.load_weights
     return adapter.load_base(folder, dtype, config.model.device, load)
 
 
 def make_sampler(
     config: RunConfig, model: Any, tokenizer: Any, log: Path | None = None,
-    notice: Callable[[str], None] = lambda _: None,
+    notice: Callable[[str], None] = lambda _: None, ranks: Ranks = ALONE,
 ) -> LocalSampler | SGLangSampler:  # fmt: skip
     """The sampler that the configuration names, over the model's adapters if it has any. Raises UserError.
 
@@ -67,27 +71,30 @@ def make_sampler(
         return LocalSampler(model, tokenizer, max_rows=wanted.max_rows, max_context=wanted.max_context)
     supervision = Supervision(wanted.engine_timeout_s, wanted.engine_restarts, log, notice)
     folder = model_folder(config.model.path)
-    if reason := why_two_copies(folder, wanted.share_base):
+    if ranks.cell > 1:
+        notice(f"base: {ranks.cell} parts in the ranks of a cell, as many in its engine")
+    elif reason := why_two_copies(folder, wanted.share_base):
         notice(f"base: two copies ({reason})")
     else:
         base = FrozenBase(model, folder, notice)
         supervision = replace(supervision, before_start=base.release, after_start=base.bind)
     n_vocab = model.get_input_embeddings().weight.shape[0]
-    sampler = SGLangSampler(engine_settings(config, model), eos_ids(model, tokenizer), n_vocab, supervision)
+    sampler = SGLangSampler(engine_settings(config, model, ranks), eos_ids(model, tokenizer), n_vocab, supervision)
     if isinstance(model, PeftModel):
         sampler.attach(model)
     return sampler
 
 
-def engine_settings(config: RunConfig, model: Any) -> EngineSettings:
-    """The engine for this model; with room for adapters where it has some."""
+def engine_settings(config: RunConfig, model: Any, ranks: Ranks = ALONE) -> EngineSettings:
+    """The engine for this model, on all GPUs of the cell; with room for adapters where it has some."""
     wanted, adapters = config.sampler, len(model.peft_config) if isinstance(model, PeftModel) else 0
     return EngineSettings(
         folder=str(model_folder(config.model.path)), device=model.device.type, dtype=config.model.dtype,
         max_rows=wanted.max_rows, max_context=wanted.max_context, max_adapters=adapters,
         lora_rank=config.lora.rank if adapters else 0,
         lora_targets=tuple(adapter.targets_of(model)) if adapters else (), radix_cache=wanted.radix_cache,
-        deterministic=wanted.deterministic, share_base=wanted.share_base, gpu_memory=wanted.gpu_memory,
+        deterministic=wanted.deterministic, share_base=wanted.share_base and ranks.cell == 1,
+        gpu_memory=wanted.gpu_memory, tensor_parallel=ranks.cell, gpus=ranks.gpus,
     )  # fmt: skip
 
 
@@ -117,9 +124,11 @@ def make_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: ToolPool
 
 
 def prover(
-    sampler: LocalSampler | SGLangSampler, model: PeftModel, tokenizer: Any, config: RunConfig
-) -> Callable[[], dict[str, float]]:
+    sampler: LocalSampler | SGLangSampler | NoSampler, model: PeftModel, tokenizer: Any, config: RunConfig,
+    ranks: Ranks = ALONE,
+) -> Callable[[], dict[str, float]]:  # fmt: skip
     """Proves after each push that the sampler serves these weights; the local one needs no proof, it reads them."""
     if isinstance(sampler, LocalSampler):
         return dict
-    return Probe(sampler, model, probe_prompts(Chat(tokenizer), config.model.prompts, config.adapters)).prove
+    prompts = probe_prompts(Chat(tokenizer), config.model.prompts, config.adapters)
+    return Probe(CellScores(sampler, ranks), model, prompts).prove

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aslfast.core import Trajectory
+from aslfast.core import StopReason, Task, Trajectory
 from aslfast.packing import packs, pays
 from aslfast.prefix_tree import Ints, PrefixTree, prefix_tree
 
@@ -100,6 +100,12 @@ def make_batch(trajectories: Sequence[Trajectory], advantages: Sequence[float], 
         advantage_S=torch.tensor(advantages, dtype=torch.float32),
         unshared_tokens=sum(map(len, tree.streams)),
     )
+
+
+def idle_batch() -> Batch:
+    """One token that predicts another: for a pass through the model from which nothing is learnt."""
+    nothing = Trajectory(Task("idle", "policy", ""), (0, 0), (0, 1), (0.0, 0.0), (), StopReason.NO_OUTPUT)
+    return make_batch([nothing], [0.0], share=False)
 
 
 def _segments(tree: PrefixTree, rows: Sequence[Ints]) -> Segments:

@@ -50,8 +50,10 @@ def as_json(plan: MemoryPlan, config: RunConfig) -> dict[str, Any]:
 def print_plan(plan: MemoryPlan, config: RunConfig) -> None:
     """The parts, what is left for trajectories, and the settings as they can be copied."""
     shape = plan.shape
+    n = config.ranks.shard
+    cards = "one GPU" if n == 1 else f"each of {n} GPUs"
     print(
-        f"{config.recipe} on one GPU of {plan.card.n_bytes / GB:.1f} GB ({plan.card.name}), "
+        f"{config.recipe} on {cards} of {plan.card.n_bytes / GB:.1f} GB ({plan.card.name}), "
         f"sampler {config.sampler.kind}\n{shape.name}: {shape.kind}, {shape.layers} layers, hidden {shape.hidden:,}, "
         f"{shape.parameters:,} parameters in {config.model.dtype}; adapters of rank {config.lora.rank}"
     )

@@ -125,6 +125,9 @@ def _check_together(config: RunConfig, place: str) -> None:
         raise UserError(f"{place}: policy.verdicts is 0; the reward {config.policy.reward!r} needs 1 or more")
     if len(config.generator.keep) != 2 or list(config.generator.keep) != sorted(config.generator.keep):
         raise UserError(f"{place}: generator.keep is {list(config.generator.keep)}; write the lowest and highest share")
+    if config.ranks.shard > 1 and config.sampler.kind != "sglang":
+        what = f"ranks.shard is {config.ranks.shard}, but the {config.sampler.kind} sampler needs the whole base"
+        raise UserError(f"{place}: {what}; set sampler.kind to sglang, which spreads it over the same cards")
 
 
 def _lookup(config: Any, key: str) -> Any:

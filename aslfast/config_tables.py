@@ -162,6 +162,7 @@ class RanksConfig:
     """Of a run that torchrun starts: docs/cluster.md."""
 
     timeout_s: float = 60.0  # of silence of a rank, then the others end; a rank that dies is noticed at once
+    shard: int = 1  # ranks that hold one base between them, in training and sampling: where it is too large for a card
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,8 +51,9 @@ class WeightFiles:
     def shapes(self) -> dict[str, list[int]]:
         return {name: tensor.get_shape() for name, tensor in self._tensors.items()}
 
-    def read(self, name: str) -> Tensor:
-        return self._tensors[name][:]
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Of the rows from `start` to before `stop`, no others are read."""
+        return self._tensors[name][start:stop]
 
     def differs(self, name: str, weight: Tensor) -> bool:
         """Whether the first, middle or last row differs, in the weight's own type."""
@@ -100,10 +101,10 @@ class FrozenBase:
         self.shared = False
         self.n_bytes = 0
 
-    def _now(self) -> dict[str, Tensor]:
+    def now(self) -> dict[str, Tensor]:
         return {name: getattr(*places[0]) for name, places in self._places.items()}
 
-    def _put(self, weights: Mapping[str, Tensor]) -> None:
+    def put(self, weights: Mapping[str, Tensor]) -> None:
         for name, places in self._places.items():
             frozen = nn.Parameter(weights[name], requires_grad=False)
             for module, attribute in places:
@@ -111,8 +112,8 @@ class FrozenBase:
 
     def release(self, device: str | None = None) -> None:
         """Let the weights go, so that a new engine has the room. device: where placeholders lie; None: as now."""
-        now = self._now()
-        self._put({name: _placeholder(w.shape, w.dtype, device or w.device) for name, w in now.items()})
+        now = self.now()
+        self.put({name: _placeholder(w.shape, w.dtype, device or w.device) for name, w in now.items()})
         if torch.cuda.is_initialized():
             torch.cuda.ipc_collect()  # closes the handles of memory that nobody uses any more
 
@@ -125,7 +126,7 @@ class FrozenBase:
             self.shared = False
             self._notice(f"base: two copies ({reason})")
         else:
-            self._put(views)
+            self.put(views)
             self.shared = True
             self.n_bytes = sum(view.numel() * view.itemsize for view in views.values())
             self._notice(f"base: shared with the engine, {self.n_bytes / 1e9:.3g} GB")
@@ -133,11 +134,11 @@ class FrozenBase:
     def _fill(self) -> None:
         """A copy of our own, from the files."""
         files = WeightFiles(self._folder)
-        self._put({name: files.read(name).to(w.device, w.dtype) for name, w in self._now().items()})
+        self.put({name: files.read(name).to(w.device, w.dtype) for name, w in self.now().items()})
 
     def _views(self, engine: Engine) -> dict[str, Tensor]:
         """Checked against the files: a weight in the wrong place cannot go unnoticed. Raises CannotShare."""
-        now = self._now()
+        now = self.now()
         with tempfile.TemporaryDirectory(prefix="aslfast-base-") as folder:  # its owner's alone
             file = Path(folder) / "weights.json"
             try:

@@ -16,7 +16,7 @@ from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
 
 from aslfast import adapter, attention
-from aslfast.batch import Batch, live_places, micro_batches
+from aslfast.batch import Batch, idle_batch, live_places, micro_batches
 from aslfast.checkpointing import checkpointed
 from aslfast.core import Trajectory
 from aslfast.errors import UserError
@@ -100,16 +100,27 @@ class Learner:
     ) -> StepSums:
         """Adds the gradient of these trajectories to the active adapter's. `normalizer` is that of the whole step, so
         parts of it, in micro-batches or on several ranks, add up to the whole."""
-        sums = StepSums(self.model.device)
+        sums, config = StepSums(self.model.device), self.config
+        parts = list(micro_batches(trajectories, advantages, config.micro_batch_tokens, config.share_prefix))
+        n_idle = self._most(len(parts)) - len(parts)
         with self._learning_mode():
-            for part in micro_batches(
-                trajectories, advantages, self.config.micro_batch_tokens, self.config.share_prefix
-            ):
+            for part in parts:
                 inputs = self._inputs(part.to(self.model.device), normalizer, with_kl)
                 loss, metrics = loss_of(inputs, self.loss)
                 loss.backward()
                 sums.add(loss, metrics, inputs, part)
+            for _ in range(n_idle):
+                inputs = self._inputs(idle_batch().to(self.model.device), normalizer, with_kl)
+                (0.0 * inputs.logp_L.sum()).backward()
         return sums
+
+    def _most(self, count: int) -> int:
+        """Over the ranks, where they hold a base between them: one that has fewer passes than the others makes idle
+        ones, in which they gather its part of the layers."""
+        most = torch.tensor([count])
+        if self.ranks.cell > 1:
+            self.ranks.most([most])
+        return int(most)
 
     @contextmanager
     def _learning_mode(self) -> Iterator[None]:
@@ -180,11 +191,12 @@ class Learner:
         self, role: str, trajectories: Sequence[Trajectory], advantages: Sequence[float], normalizer: float
     ) -> tuple[str, ...]:
         """The tasks of the trajectories, on any rank, whose loss or gradient, alone, is not finite."""
-        found = []
-        for trajectory, advantage in zip(trajectories, advantages, strict=True):
-            loss = self.accumulate([trajectory], [advantage], normalizer, with_kl=self.loss.kl_coef > 0).loss
-            if not (math.isfinite(loss) and math.isfinite(self._clip(role))):
-                found.append(trajectory.task.id)
+        found, own = [], list(zip(trajectories, advantages, strict=True))
+        for i in range(self._most(len(own))):
+            one = [t for t, _ in own[i : i + 1]], [a for _, a in own[i : i + 1]]
+            loss = self.accumulate(*one, normalizer, with_kl=self.loss.kl_coef > 0).loss
+            if one[0] and not (math.isfinite(loss) and math.isfinite(self._clip(role))):
+                found.append(one[0][0].task.id)
             self._clear(role)
         every = (msgspec.json.decode(told, type=list[str]) for told in self.ranks.gather(msgspec.json.encode(found)))
         return tuple(dict.fromkeys(task for told in every for task in told))

@@ -144,5 +144,5 @@ def _gpu_memory(config: RunConfig, shape: ModelShape, card: Card, kv_tokens: int
     """The engine's base, adapters and pool, as a share of what is free when it starts (SGLang's mem_fraction_static);
     rounded down. With a shared base the engine starts before the learner holds anything."""
     engine = memory.engine_bytes(shape, config) + kv_tokens * memory.kv_bytes(shape, config)
-    before = 0 if config.sampler.share_base else memory.learner_bytes(shape, config)
+    before = 0 if memory.shares_base(config) else memory.learner_bytes(shape, config)
     return int(1000 * engine / (card.n_bytes - memory.contexts(config).n_bytes - before)) / 1000

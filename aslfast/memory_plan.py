@@ -41,12 +41,29 @@ def has_engine(config: RunConfig) -> bool:
     return config.sampler.kind != "local"
 
 
+def shares_base(config: RunConfig) -> bool:
+    """Whether engine and learner have one copy of the base; split over several cards, each has its own parts."""
+    return config.sampler.share_base and config.ranks.shard == 1
+
+
 def base_weights(shape: ModelShape, config: RunConfig) -> Part:
     """parameters x e x copies; the second copy is an engine's that does not share its own with the learner."""
-    copies = 2 if has_engine(config) and not config.sampler.share_base else 1
+    if config.ranks.shard > 1:
+        return _base_in_parts(shape, config)
+    copies = 2 if has_engine(config) and not shares_base(config) else 1
     held = "two copies: engine, learner" if copies == 2 else "one copy for sampler and learner"
     how = f"{shape.parameters:,} parameters x {itemsize(config)} bytes, {held}"
     return Part("base", shape.parameters * itemsize(config) * copies, how)
+
+
+def _base_in_parts(shape: ModelShape, config: RunConfig) -> Part:
+    """Of n cards, each: (layers / n + the rest + 2 layers that are gathered) x e in the learner, parameters / n x e in
+    the engine."""
+    n, e, inside = config.ranks.shard, itemsize(config), shape.layer_parameters
+    learner = inside // n + shape.parameters - inside + 2 * inside // shape.layers
+    engine = shape.parameters // n
+    how = f"({learner:,} parameters in the learner, its layers / {n}, + {engine:,} in the engine) x {e} bytes"
+    return Part("base", (learner + engine) * e, how)
 
 
 def adapters(shape: ModelShape, config: RunConfig) -> Part:
@@ -63,7 +80,7 @@ def _slots(config: RunConfig) -> int:
 
 def engine_bytes(shape: ModelShape, config: RunConfig) -> int:
     """Of the weights above, those in the engine's process: its base and its slots."""
-    return (shape.parameters + _slots(config) * shape.adapter_parameters) * itemsize(config)
+    return (shape.parameters // config.ranks.shard + _slots(config) * shape.adapter_parameters) * itemsize(config)
 
 
 def learner_bytes(shape: ModelShape, config: RunConfig) -> int:
@@ -172,15 +189,19 @@ def reserve(card_bytes: int) -> Part:
     return Part("reserve", int(RESERVE_SHARE * card_bytes), f"assumed: {RESERVE_SHARE:.0%} of the card, fragmentation")
 
 
+def kv_heads(shape: ModelShape, config: RunConfig) -> int:
+    """Of one card: an engine on several splits them, down to one each."""
+    return max(1, shape.kv_heads // config.ranks.shard)
+
+
 def kv_bytes(shape: ModelShape, config: RunConfig) -> int:
     """Keys and values of one token: 2 x layers x kv heads x head_dim x e; x 1.5 where the cache grows by doubling."""
-    token = 2 * shape.layers * shape.kv_heads * shape.head_dim * itemsize(config)
+    token = 2 * shape.layers * kv_heads(shape, config) * shape.head_dim * itemsize(config)
     return token if has_engine(config) else int(LOCAL_GROWTH * token)
 
 
 def kv_pool(shape: ModelShape, config: RunConfig, tokens: int) -> Part:
     growth = "" if has_engine(config) else f" x {LOCAL_GROWTH} while it grows"
-    sizes = (
-        f"2 x {shape.layers} layers x {shape.kv_heads} kv heads x {shape.head_dim} x {itemsize(config)} bytes{growth}"
-    )
+    heads = f"{kv_heads(shape, config)} kv heads"
+    sizes = f"2 x {shape.layers} layers x {heads} x {shape.head_dim} x {itemsize(config)} bytes{growth}"
     return Part("KV pool", tokens * kv_bytes(shape, config), f"{tokens:,} tokens x {sizes}")

@@ -14,6 +14,7 @@ from aslfast.model_shape import ModelShape
 SIZES_GB = (24, 48, 80, 141)  # among which a larger card is looked for
 LEAST_CONTEXT = 1024  # nothing useful happens in less
 CONTEXT_STEP = 256
+SHARDS = (2, 4, 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,21 @@ def remedies(config: RunConfig, shape: ModelShape, card: Card) -> list[Remedy]:
 def _changes(config: RunConfig, shape: ModelShape, card: Card) -> Iterator[Settings]:
     if config.learner.checkpointing == "none":
         yield {"learner.checkpointing": "layers"}
-    if has_engine(config) and not config.sampler.share_base:
+    if has_engine(config) and not config.sampler.share_base and config.ranks.shard == 1:
         yield {"sampler.share_base": True}
     if config.model.dtype == "float32":
         yield {"model.dtype": "bfloat16"}
+    if has_engine(config) and (shard := _fitting_shard(config, shape, card)):
+        yield {"ranks.shard": shard}
     context = _fitting_context(config, shape, card)
     if context >= LEAST_CONTEXT:
         yield {"sampler.max_context": context}
+
+
+def _fitting_shard(config: RunConfig, shape: ModelShape, card: Card) -> int | None:
+    """The fewest cards of one machine that hold the base between them, if that is enough."""
+    several = (n for n in SHARDS if n > config.ranks.shard)
+    return next((n for n in several if least_plan(with_settings(config, {"ranks.shard": n}), shape, card).fits), None)
 
 
 def _together(config: RunConfig, shape: ModelShape, card: Card) -> Settings:

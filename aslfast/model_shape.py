@@ -19,7 +19,8 @@ QK_NORM = ("qwen3",)
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """`parameters` are the base's, `adapter_parameters` those of one role's adapter."""
+    """`parameters` are the base's, `layer_parameters` those of them in its layers; `adapter_parameters` those of one
+    role's adapter."""
 
     name: str
     kind: str  # transformers' model_type
@@ -31,6 +32,7 @@ class ModelShape:
     intermediate: int
     vocabulary: int
     parameters: int
+    layer_parameters: int
     adapter_parameters: int
 
     @property
@@ -55,12 +57,15 @@ KNOWN = {
     "qwen2.5-7b": _known("qwen2", (3584, 28, 28, 4, 18944, 152064), False),
     "qwen2.5-14b": _known("qwen2", (5120, 48, 40, 8, 13824, 152064), False),
     "qwen2.5-32b": _known("qwen2", (5120, 64, 40, 8, 27648, 152064), False),
+    "qwen2.5-72b": _known("qwen2", (8192, 80, 64, 8, 29568, 152064), False),
     "qwen3-0.6b": _known("qwen3", (1024, 28, 16, 8, 3072, 151936), True, 128),
     "qwen3-1.7b": _known("qwen3", (2048, 28, 16, 8, 6144, 151936), True, 128),
     "qwen3-4b": _known("qwen3", (2560, 36, 32, 8, 9728, 151936), True, 128),
     "qwen3-8b": _known("qwen3", (4096, 36, 32, 8, 12288, 151936), False, 128),
     "qwen3-14b": _known("qwen3", (5120, 40, 40, 8, 17408, 151936), False, 128),
+    "qwen3-32b": _known("qwen3", (5120, 64, 64, 8, 25600, 151936), False, 128),
     "llama-3.1-8b": _known("llama", (4096, 32, 32, 8, 14336, 128256), False),
+    "llama-3.1-70b": _known("llama", (8192, 80, 64, 8, 28672, 128256), False),
     "llama-3.2-1b": _known("llama", (2048, 16, 32, 8, 8192, 128256), True),
     "llama-3.2-3b": _known("llama", (3072, 28, 24, 8, 8192, 128256), True),
     "mistral-7b-v0.3": _known("mistral", (4096, 32, 32, 8, 14336, 32768), False),
@@ -97,21 +102,23 @@ def _nearest_known(model: str) -> str:
 def _shape(name: str, config: Any, rank: int) -> ModelShape:
     if config.model_type not in DENSE:
         raise UserError(f"{name}: model_type {config.model_type} cannot be planned; use one of {', '.join(DENSE)}")
-    parameters, adapter_parameters = _count(config, rank)
+    counts = _count(config, rank)
     heads = config.num_attention_heads
     return ModelShape(
         name, config.model_type, config.num_hidden_layers, config.hidden_size, heads,
         getattr(config, "num_key_value_heads", None) or heads,
         getattr(config, "head_dim", None) or config.hidden_size // heads,
-        config.intermediate_size, config.vocab_size, parameters, adapter_parameters,
+        config.intermediate_size, config.vocab_size, *counts,
     )  # fmt: skip
 
 
-def _count(config: Any, rank: int) -> tuple[int, int]:
-    """Parameters of the base and of one adapter: the modules of a run, on the meta device, where none has data."""
+def _count(config: Any, rank: int) -> tuple[int, int, int]:
+    """Parameters of the base, of its layers and of one adapter: the modules of a run, on the meta device, where none
+    has data."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
         check_architecture(model)
         parameters = sum(p.numel() for p in model.parameters())
+        inside = sum(p.numel() for p in model.get_decoder().layers.parameters())
         adapted = adapter.add_adapters(model, rank, 1.0, seed=0, roles=("policy",))
-    return parameters, sum(p.numel() for p in adapter.parameters_of(adapted, "policy"))
+    return parameters, inside, sum(p.numel() for p in adapter.parameters_of(adapted, "policy"))

@@ -29,11 +29,13 @@ PATIENCE = timedelta(days=7)
 class Ranks:
     """All ranks of a run, seen from one of them. Every rank makes the same calls in the same order.
 
-    Where another rank ended the run, a call raises KeyboardInterrupt; `joined` says why.
+    `cell` neighbours hold one base between them (shards.py); the first of each cell samples for it. Where another rank
+    ended the run, a call raises KeyboardInterrupt; `joined` says why.
     """
 
     def __init__(self, rank: int = 0, size: int = 1, watch: Watch | None = None) -> None:
-        self.rank, self.size, self.watch = rank, size, watch
+        self.rank, self.size, self.watch, self.cell = rank, size, watch, 1
+        self.gpus: tuple[str, ...] = ()  # of a cell of several ranks, as CUDA_VISIBLE_DEVICES names them
 
     @property
     def first(self) -> bool:
@@ -45,13 +47,19 @@ class Ranks:
         """Whether torchrun has started all ranks again (--max-restarts)."""
         return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
+    @property
+    def leads(self) -> bool:
+        """Whether this rank samples for its cell; alone in it, each does."""
+        return self.rank % self.cell == 0
+
     def share(self, items: Sequence[T]) -> Sequence[T]:
-        """This rank's part of the work: every size-th item."""
-        return items[self.rank :: self.size]
+        """This rank's part of what is to be sampled: every n-th item of n cells."""
+        return items[self.rank // self.cell :: self.size // self.cell] if self.leads else []
 
     def woven(self, parts: Sequence[Sequence[T]]) -> list[T]:
         """What `share` took apart, from all ranks' parts, in its order."""
-        return [parts[i % self.size][i // self.size] for i in range(sum(map(len, parts)))]
+        led = parts[:: self.cell]
+        return [led[i % len(led)][i // len(led)] for i in range(sum(map(len, led)))]
 
     def gather(self, data: bytes) -> list[bytes]:
         """Every rank's data, by rank."""
@@ -62,6 +70,11 @@ class Ranks:
     def from_first(self, data: bytes) -> bytes:
         """Rank 0's data; the others' is not read."""
         return data if self.size == 1 else self._together(lambda: _from_first(data, self.first))
+
+    def in_cell(self, data: bytes) -> list[bytes]:
+        """The data of each rank of this one's cell."""
+        start = self.rank - self.rank % self.cell
+        return self.gather(data)[start : start + self.cell] if self.cell > 1 else [data]
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
         """Adds up each tensor over all ranks, in place, to the same bits on every rank. All of one type and device."""

@@ -31,6 +31,7 @@ from aslfast.ranks import Ranks
 from aslfast.rewards import normalize
 from aslfast.run_folder import RunFolder
 from aslfast.sampler.reuse import Reuse
+from aslfast.shards import form_cells
 
 T = TypeVar("T")
 
@@ -114,12 +115,13 @@ async def played(
 
 
 def agreed(ranks: Ranks, config: Callable[[], RunConfig]) -> RunConfig:
-    """Rank 0's configuration, on every rank; from now on a rank's silence is measured by it."""
+    """Rank 0's configuration, on every rank; a rank's silence is measured by it from now on, and cells are formed."""
     text = to_toml(config()) if ranks.first else ""
     text = ranks.from_first(text.encode()).decode()
     agreed = from_tree(tomllib.loads(text), "rank 0's configuration")
     if ranks.watch:
         ranks.watch.timeout_s = agreed.ranks.timeout_s
+    form_cells(ranks, agreed)
     return agreed
 
 

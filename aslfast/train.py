@@ -27,7 +27,7 @@ from aslfast.assemble import (
 )
 from aslfast.config import RunConfig
 from aslfast.core import Task, Trajectory
-from aslfast.environment import Environment, file_environment, lab_environment
+from aslfast.environment import Environment, file_environment, lab_environment, model_folder
 from aslfast.learner import Learner
 from aslfast.loop import Loop
 from aslfast.ranks import ALONE, Ranks, joined
@@ -35,7 +35,9 @@ from aslfast.rollout import Rollout, bounded, stable_seed
 from aslfast.rounds import run_round
 from aslfast.run_facts import compare, facts_of
 from aslfast.run_folder import LEDGER, RunFolder, check_new, read_run_config, resume_command
+from aslfast.sampler.cell import NoSampler
 from aslfast.sampler.sglang import SGLangSampler
+from aslfast.shards import hold_part
 
 # ("setup", {what}) ("resumed", {round, phases_done, phase_step}) ("step", a line of metrics.jsonl)
 # ("evaluating", {round}) ("trajectory", {tokens}: one more, while evaluating) ("evaluated", a line of rounds.jsonl)
@@ -117,10 +119,12 @@ def _open_parts(config: RunConfig, report: Report, ranks: Ranks) -> _Parts:
     report("setup", {"what": "data"})
     opened = None if config.data.lab else file_environment(config)
     report("setup", {"what": "base model"})
-    model, tokenizer = open_base(config)
+    model, tokenizer = open_base(config, ranks)
     check_context(model, config)
     peft_model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
     given = start_adapters(peft_model, config)
+    if ranks.cell > 1:
+        hold_part(peft_model, model_folder(config.model.path), ranks)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, config.adapters, ranks)
     report("setup", {"what": f"learner, attention by {learner.attention}"})
     ranks.wait()  # what one of them lacks ends all before anything is written
@@ -135,7 +139,9 @@ def _go_on(config: RunConfig, parts: _Parts, run: RunFolder, report: Report) -> 
 
     with run.writing():
         environment = parts.environment or lab_environment(config, run.path / "lab")
-    sampler = make_sampler(config, parts.learner.model, parts.tokenizer, run.path / "engine.log", notice)
+    model, ranks = parts.learner.model, parts.learner.ranks
+    own = make_sampler(config, model, parts.tokenizer, run.path / "engine.log", notice, ranks) if ranks.leads else None
+    sampler = own or NoSampler()
     with closing(sampler):
         if isinstance(sampler, SGLangSampler):
             report("setup", {"what": "the SGLang engine"})
@@ -143,10 +149,10 @@ def _go_on(config: RunConfig, parts: _Parts, run: RunFolder, report: Report) -> 
         rollout = make_rollout(config, sampler, parts.tokenizer, search_tool(config, environment.index))
         loop = Loop(
             config, rollout, parts.learner, run, environment.topics, sampler.flush, lambda line: report("step", line),
-            notice, environment.labelled, prover(sampler, parts.learner.model, parts.tokenizer, config),
+            notice, environment.labelled, prover(sampler, model, parts.tokenizer, config, ranks),
             environment.learned_oracle,
         )  # fmt: skip
-        if loop.ranks.first:
+        if ranks.first:
             _begin(loop, parts, report)
         sharing.begin_alike(loop.learner, loop, facts_of(config)["inputs"])
         loop.flush()

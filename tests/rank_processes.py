@@ -6,9 +6,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from killed_runs import started
+import pytest
+from killed_runs import started, untimed
 
 from aslfast.cli import app
+
+# Each rank's own sampler and packs: what is reused, and what two trajectories share, depends on who is beside whom.
+PER_RANK = {"reuse", "forward_tokens", "shared_tokens"}
 
 
 def ranks_of(size: int, act: Callable, *args) -> list:
@@ -41,3 +45,23 @@ def ended(processes: list, within_s: float) -> list[int | None]:
         process.kill()
     sys.stderr.flush()
     return codes
+
+
+def same_run(run, other):
+    """The same lines but for timing and last bits, and the same questions; adapters of the same versions."""
+    for name in ("metrics.jsonl", "rounds.jsonl"):
+        lines, others = untimed(run / name), untimed(other / name)
+        assert len(lines) == len(others) and lines
+        for line, wanted in zip(lines, others, strict=True):
+            assert line.keys() == wanted.keys()
+            for key in wanted.keys() - PER_RANK:
+                assert line[key] == near(wanted[key]), (key, line.get("phase", name))
+    versions = [sorted(p.relative_to(r) for p in (r / "adapters").rglob("v*")) for r in (run, other)]
+    assert versions[0] == versions[1] and len(versions[0]) == 3
+
+
+def near(wanted):
+    """Differences of log-probs (mismatch, ratios) are themselves last bits."""
+    if isinstance(wanted, dict):
+        return {key: near(value) for key, value in wanted.items()}
+    return pytest.approx(wanted, rel=1e-3, abs=1e-4) if isinstance(wanted, float) else wanted

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 from killed_runs import lab_config, untimed
-from rank_processes import command, ended, ranks_of
+from rank_processes import command, ended, ranks_of, same_run
 
 from aslfast.config import to_toml
 from aslfast.config_tables import RanksConfig
@@ -22,8 +22,6 @@ from aslfast.rank_watch import GRACE_S
 PATIENCE_S = 300
 DIES_S = GRACE_S + 10  # until all have ended after a rank died: at once, here on a machine that is busy
 SILENT_S = 4.0
-# Each rank's own sampler and packs: what is reused, and what two trajectories share, depends on who is beside whom.
-PER_RANK = {"reuse", "forward_tokens", "shared_tokens"}
 
 
 @pytest.fixture(scope="module")
@@ -57,26 +55,6 @@ def alone(recipe, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     assert ended(go(1, folder, "--recipe", recipe, "--out", folder / "run"), PATIENCE_S) == [0]
     return folder / "run"
-
-
-def same_run(run, other):
-    """The same lines but for timing and last bits, and the same questions; adapters of the same versions."""
-    for name in ("metrics.jsonl", "rounds.jsonl"):
-        lines, others = untimed(run / name), untimed(other / name)
-        assert len(lines) == len(others) and lines
-        for line, wanted in zip(lines, others, strict=True):
-            assert line.keys() == wanted.keys()
-            for key in wanted.keys() - PER_RANK:
-                assert line[key] == near(wanted[key]), (key, line.get("phase", name))
-    versions = [sorted(p.relative_to(r) for p in (r / "adapters").rglob("v*")) for r in (run, other)]
-    assert versions[0] == versions[1] and len(versions[0]) == 3
-
-
-def near(wanted):
-    """Differences of log-probs (mismatch, ratios) are themselves last bits."""
-    if isinstance(wanted, dict):
-        return {key: near(value) for key, value in wanted.items()}
-    return pytest.approx(wanted, rel=1e-3, abs=1e-4) if isinstance(wanted, float) else wanted
 
 
 def texts_of(run):

@@ -30,6 +30,8 @@ from aslfast.sampler.engine_settings import EngineSettings
 START_S = 1800.0  # most time from start to ready: a large base from a slow disk
 END_S = 10.0  # most time for killed processes to let their memory go
 LOG_TAIL = 2000  # characters
+TORCHRUN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE",
+            "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # fmt: skip
 
 
 class EngineLost(Exception):
@@ -51,7 +53,7 @@ class Engine:
         self._numbers = itertools.count()
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self.lost: EngineLost | None = None
-        self._link, process = _spawn(log, settings.device)
+        self._link, process = _spawn(log, settings)
         self.pids = [process.pid]
         self._end = weakref.finalize(self, _kill, process, self.pids, self._link)  # also when the trainer ends
         self._progress = time.monotonic()
@@ -144,17 +146,26 @@ class Engine:
             answer.set_result(header)
 
 
-def _spawn(log: Path, device: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _spawn(log: Path, settings: EngineSettings) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """(our end of the link, the host), the host leading a process group of its own, its words in `log`."""
     ours, theirs = socket.socketpair()
-    alone = {"OMP_NUM_THREADS": "1"} if device == "cpu" else {}  # more threads wait for each other on small tensors
     command = [sys.executable, "-m", "aslfast.sampler.engine_host", str(theirs.fileno()), str(os.getpid())]
     with open(log, "ab") as file, theirs:
         process = subprocess.Popen(
             command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
-            start_new_session=True, env={**os.environ, **alone},
+            start_new_session=True, env=_environment(settings),
         )  # fmt: skip
     return ours, process
+
+
+def _environment(settings: EngineSettings) -> dict[str, str]:
+    """The trainer's, but for what torchrun told it as a rank: the engine's processes are ranks of each other alone."""
+    kept = {k: v for k, v in os.environ.items() if k not in TORCHRUN and not k.startswith("TORCHELASTIC")}
+    if settings.device == "cpu":
+        kept["OMP_NUM_THREADS"] = "1"  # more threads wait for each other on small tensors
+    if settings.gpus:
+        kept["CUDA_VISIBLE_DEVICES"] = ",".join(settings.gpus)
+    return kept
 
 
 def _kill(process: subprocess.Popen[bytes], pids: list[int], link: socket.socket) -> None:

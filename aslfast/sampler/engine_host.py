@@ -19,6 +19,8 @@ import traceback
 from contextlib import suppress
 from typing import Any
 
+import msgspec
+
 from aslfast.sampler import engine_scheduler, frames
 from aslfast.sampler.engine_settings import EXPORT, EngineSettings, engine_arguments
 
@@ -33,7 +35,7 @@ def main() -> None:
         return  # the trainer ended before the kernel was asked to tell
     header, _ = frames.read(lambda n: _exactly(link, n))
     try:
-        engine = start(EngineSettings(**{**header, "lora_targets": tuple(header["lora_targets"])}))
+        engine = start(msgspec.convert(header, EngineSettings))
         engine.loop.run_until_complete(Host(engine, link).serve())
     except BaseException:
         traceback.print_exc()  # the trainer's errors quote the end of the log
@@ -57,7 +59,7 @@ def start(settings: EngineSettings) -> Any:
     arguments = engine_arguments(settings)  # what is wrong with them need not wait for the imports
     os.environ["SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"] = "1"  # SPARE_TOKENS may pass the model's positions
     os.environ["SGLANG_FORCE_STREAM_INTERVAL"] = str(TOKENS_A_BEAT)
-    engine_scheduler.prepare(settings.device)
+    engine_scheduler.prepare(settings.device, settings.tensor_parallel)
     from sglang.srt.entrypoints.engine import Engine
 
     class HostedEngine(Engine):

@@ -44,10 +44,10 @@ def die_with_parent() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def prepare(device: str) -> None:
+def prepare(device: str, processes: int) -> None:
     """To be called in each process of an engine before SGLang is imported."""
     if device == "cpu":
-        cpu_shim.install()
+        cpu_shim.install(processes)
 
 
 def install_seeds() -> None:

@@ -28,6 +28,8 @@ class EngineSettings:
     deterministic: bool = False
     share_base: bool = False
     gpu_memory: float = 0.5  # share of the GPU's memory for weights and the key/value pool
+    tensor_parallel: int = 1  # GPUs that hold the model between them, or processes on a CPU
+    gpus: tuple[str, ...] = ()  # as CUDA_VISIBLE_DEVICES names them; none: those that the trainer sees
 
 
 def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
@@ -46,6 +48,7 @@ def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
         "log_level": "warning",
         "sleep_on_idle": True,  # else its loop takes a core from the learner
         "random_seed": 0,
+        "tp_size": settings.tensor_parallel,
         **(_lora_arguments(settings) if settings.lora_rank else {}),
         **(_cpu_arguments(settings) if settings.device == "cpu" else {"mem_fraction_static": settings.gpu_memory}),
     }

@@ -22,10 +22,13 @@ import torch
 PINNING = ("sglang.srt.lora.layers", "sglang.srt.lora.lora", "sglang.srt.lora.mem_pool")
 
 
-def install() -> None:
-    """Before SGLang is imported. Child processes inherit the path and the variable."""
+def install(processes: int = 1) -> None:
+    """Before SGLang is imported. Child processes inherit the path and the variables.
+
+    processes: of the engine, that hold the model between them.
+    """
     os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
-    os.environ["SGLANG_CPU_OMP_THREADS_BIND"] = "0"  # else it counts NUMA nodes
+    os.environ["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(["0"] * processes)  # else it counts NUMA nodes
     sys.path.insert(0, str(Path(__file__).with_name("path")))
     torch.Tensor.pin_memory = lambda self, *_, **__: self
 

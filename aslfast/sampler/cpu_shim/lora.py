@@ -56,17 +56,24 @@ class GroupedLora(BaseLoRABackend):
             seg_lens=lengths, permutation=None,
         )  # fmt: skip
 
-    def run_lora_a_sgemm(self, x: torch.Tensor, weights: torch.Tensor, stack_num: int = 1, *_: Any, **__: Any) -> Any:
-        """One low-rank input a group, for run_lora_b_sgemm."""
-        return [self._low(x, weights, group, stack_num) for group in self._groups]
+    def run_lora_a_sgemm(
+        self, x: torch.Tensor, weights: torch.Tensor, stack_num: int = 1, *_: Any, **__: Any
+    ) -> torch.Tensor:
+        """The low-rank inputs of all groups, one after the other, for run_lora_b_sgemm. One flat tensor: where several
+        processes hold a layer, SGLang adds it up over them."""
+        lows = [self._low(x, weights, group, stack_num).flatten() for group in self._groups]
+        return torch.cat(lows) if lows else x.new_empty(0)
 
     def run_lora_b_sgemm(
         self, x: Any, weights: torch.Tensor, output_offset_cpu: torch.Tensor, base_output: torch.Tensor, *_: Any,
         **__: Any,
     ) -> torch.Tensor:  # fmt: skip
-        ends = output_offset_cpu.tolist()
-        for group, low in zip(self._groups, x, strict=True):
-            self._add(base_output, low, weights[group.slot], group, ends)
+        ends, start = output_offset_cpu.tolist(), 0
+        for group in self._groups:
+            width = (len(ends) - 1) * group.rank
+            n = width * len(base_output if group.where_t is None else group.where_t)
+            self._add(base_output, x[start : start + n].view(-1, width), weights[group.slot], group, ends)
+            start += n
         return base_output
 
     def run_qkv_lora(

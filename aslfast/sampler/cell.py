@@ -1,0 +1,42 @@
+"""One engine for the ranks that hold a base between them: the first drives it, the others hear what it scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from aslfast.ranks import Ranks
+from aslfast.sampler import Sample, SampleRequest
+from aslfast.sampler.probe import score
+from aslfast.sampler.sglang import SGLangSampler
+
+
+class NoSampler:
+    """What a rank has that leaves sampling to the first of its cell."""
+
+    async def generate(self, request: SampleRequest) -> Sample:
+        raise RuntimeError(f"session {request.session}: this rank does not sample, the first of its cell does")
+
+    def release(self, session: str) -> None: ...
+
+    def abort(self, session: str) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class CellScores:
+    """What the probe asks of an engine, on every rank of a cell: each of them runs the trainer's half beside it."""
+
+    def __init__(self, sampler: SGLangSampler | NoSampler, ranks: Ranks) -> None:
+        self._engine, self._ranks = sampler if isinstance(sampler, SGLangSampler) else None, ranks
+
+    def score(self, token_ids: Sequence[int], adapter: str | None) -> list[float]:
+        told = msgspec.json.encode(score(self._engine, token_ids, adapter)) if self._engine else b""
+        return msgspec.json.decode(self._ranks.in_cell(told)[0], type=list[float])
+
+    def version(self, role: str) -> int:
+        told = msgspec.json.encode(self._engine.version(role)) if self._engine else b""
+        return msgspec.json.decode(self._ranks.in_cell(told)[0], type=int)
