@@ -21,7 +21,7 @@ from aslfast.index import BM25Index
 from aslfast.lab.world import World
 from aslfast.questions import write_questions
 
-TIMING = {"seconds", "tokens_per_s"}
+TIMING = {"seconds", "tokens_per_s", "probe_ms"}
 SMALL = [
     "rounds=1", "threads=1", "data.lab=false", "sampler.max_turns=3", "grm.label=reference", "grm.steps=1",
     "generator.steps=2", "generator.tasks=2", "generator.samples=3", "generator.attempts=2", "generator.self_checks=1",

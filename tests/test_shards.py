@@ -103,7 +103,7 @@ def recipe(tmp_path_factory):
     config = replace(
         config,
         sampler=replace(config.sampler, kind="sglang", max_rows=8, temperature=1.2),
-        generator=replace(config.generator, steps=1, tasks=2, samples=3),
+        generator=replace(config.generator, steps=1, tasks=3, samples=3),
         policy=replace(config.policy, steps=1, tasks=2),
         monitor=replace(config.monitor, probe=0),
     )
