@@ -72,7 +72,8 @@ class FlashAttention:
         if self.key_K is not None:
             key, value = key[self.key_K], value[self.key_K]
         varlen = importlib.import_module(flash_package()).flash_attn_varlen_func
-        out = varlen(query, key, value, *self.starts, *self.longest, softmax_scale=scale, causal=True)
+        options: dict[str, Any] = {"deterministic": torch.are_deterministic_algorithms_enabled()}  # its backward
+        out = varlen(query, key, value, *self.starts, *self.longest, softmax_scale=scale, causal=True, **options)
         return out[0] if isinstance(out, tuple) else out  # early versions of 3 return the normalisers too
 
 

@@ -15,10 +15,10 @@ from aslfast.config_tables import ModelConfig, RunConfig, SamplerConfig
 from aslfast.core import Role, Task, Trajectory
 from aslfast.environment import LAB_BASE, model_folder
 from aslfast.errors import UserError
+from aslfast.measure import run_all
 from aslfast.retrieve import AnyIndex
 from aslfast.rollout import Rollout, stable_seed
 from aslfast.run_folder import read_run_config
-from aslfast.train import run_all
 
 LEAST_TURN = 16  # tokens; in less, nothing can be said
 

@@ -175,6 +175,7 @@ class RunConfig:
     rounds: int = 3
     phases: tuple[str, ...] = ROLES  # of a round, in this order
     threads: int = 0  # of torch on the CPU; 0: as torch chooses
+    deterministic: bool = True  # the same bits again, where torch can; false: on a GPU faster, last bits are left open
     format_weight: float = 1.0  # of the format reward of every role
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)

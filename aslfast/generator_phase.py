@@ -60,7 +60,7 @@ def _drawn(loop: Loop, things: Sequence[T]) -> list[T]:
 def enough_questions(loop: Loop) -> bool:
     """Whether the pool has as many new questions as the recipe wants of this round (ASL: 2000 to 30000)."""
     wanted = by_round(loop.config.generator.questions, loop.round)
-    return wanted > 0 and sum(q.id.startswith(f"qg{loop.round}-") for q in loop.pool.values()) >= wanted
+    return wanted > 0 and sum(q.of_round(loop.round) for q in loop.pool.values()) >= wanted
 
 
 async def question_group(loop: Loop, task: Task) -> Group:

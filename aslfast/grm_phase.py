@@ -23,7 +23,7 @@ def verification_tasks(loop: Loop, fold: int = 0) -> list[list[Task]]:
     config, rng = loop.config.grm, loop.rng(f"grm{fold}" if fold else "grm")
     tasks: list[Task] = []
     for question in loop.pool.values():
-        if question.id.startswith(f"qg{loop.round}-") and question.fold == fold:
+        if question.of_round(loop.round) and question.fold == fold:
             for i, (answer, label) in enumerate(rewards.balanced(labelled_attempts(question, config.label))):
                 task_id = f"v{loop.round}-{question.id}-{i // 2}{label[0]}"
                 tasks.append(

@@ -23,6 +23,10 @@ class PoolQuestion:
     attempts: tuple[Attempt, ...]
     fold: int = 0  # of its source documents: see Task
 
+    def of_round(self, number: int) -> bool:
+        """Whether that round wrote it: its id is that of the generator's task."""
+        return self.id.startswith(f"qg{number}-")
+
 
 @dataclass(kw_only=True)
 class LoopState:

@@ -33,7 +33,7 @@ def policy_tasks(loop: Loop) -> list[list[Task]]:
 def pool_questions(loop: Loop) -> list[PoolQuestion]:
     """Questions of the pool, the numbers of hops in turn, the newest rounds first where there are more than needed."""
     rng, most = loop.rng("policy"), loop.config.policy.pool
-    newest = sorted(loop.pool.values(), key=lambda q: (not q.id.startswith(f"qg{loop.round}-"), rng.random()))
+    newest = sorted(loop.pool.values(), key=lambda q: (not q.of_round(loop.round), rng.random()))
     by_hops: dict[int, list[PoolQuestion]] = {}
     for question in newest:
         by_hops.setdefault(question.hops, []).append(question)

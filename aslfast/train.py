@@ -8,13 +8,13 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aslfast import adapter, commits, evaluate, monitor, monitor_probe, sharing
+from aslfast import adapter, commits, monitor, sharing
 from aslfast.assemble import (
     check_context,
     make_rollout,
@@ -26,12 +26,11 @@ from aslfast.assemble import (
     start_adapters,
 )
 from aslfast.config import RunConfig
-from aslfast.core import Task, Trajectory
 from aslfast.environment import Environment, file_environment, lab_environment, model_folder
 from aslfast.learner import Learner
 from aslfast.loop import Loop
-from aslfast.ranks import ALONE, Ranks, joined
-from aslfast.rollout import Rollout, bounded, stable_seed
+from aslfast.measure import measure
+from aslfast.ranks import Ranks, joined
 from aslfast.rounds import run_round
 from aslfast.run_facts import compare, facts_of
 from aslfast.run_folder import LEDGER, RunFolder, check_new, read_run_config, resume_command
@@ -198,7 +197,7 @@ async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
         if loop.round:
             await run_round(loop)
         report("evaluating", {"round": loop.round})
-        scores = await measure(loop, environment, report)
+        scores = await measure(loop, environment, lambda t: report("trajectory", {"tokens": t.n_sampled}))
         loop.clock()
         line = {"round": loop.round, **scores, "seconds": loop.seconds}
         line = monitor.watched(loop.run.path, line, len(loop.pool), loop.config.monitor)
@@ -211,54 +210,3 @@ async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
         gc.collect()
         if loop.round <= loop.config.rounds:
             monitor.check(line, loop.config.monitor, resume_command(loop.run.path))
-
-
-async def measure(loop: Loop, environment: Environment, report: Report) -> dict[str, Any]:
-    """The three roles against the truth, on the same held-out tasks with the same seeds in every round."""
-    config = loop.config
-    loop.flush()
-    rollout = replace(loop.rollout, tool=search_tool(config, environment.eval_index))
-    seed, at_once = stable_seed(config.seed, "evaluation"), 2 * config.sampler.max_rows
-
-    def one_more(trajectory: Trajectory) -> None:
-        report("trajectory", {"tokens": trajectory.n_sampled})
-
-    judged = config.policy.verdicts > 0  # else no judge pays anyone
-    probe = monitor_probe.Probe(config) if judged and config.monitor.probe else None
-    return await true_scores(rollout, environment, seed, at_once, done=one_more, probe=probe, ranks=loop.ranks)
-
-
-async def true_scores(
-    rollout: Rollout, environment: Environment, seed: int, at_once: int, adapters: bool = True,
-    done: Callable[[Trajectory], None] | None = None, probe: monitor_probe.Probe | None = None, ranks: Ranks = ALONE,
-) -> dict[str, Any]:  # fmt: skip
-    """The scores of every role that the environment can measure; None for those of the others. The probe comes last, so
-    that it moves no bit of the rest."""
-
-    async def play(tasks: Sequence[Task]) -> list[Trajectory]:
-        return await sharing.played(ranks, tasks, lambda own: run_all(rollout, own, seed, at_once, adapters, done))
-
-    answered = await play(environment.policy_evals)
-    scores = evaluate.policy_scores(answered)
-    scores |= {"grm_accuracy": None, "solvable_share": None}
-    if environment.grm_evals:
-        scores |= evaluate.grm_scores(await play(environment.grm_evals))
-    if environment.generator_evals and environment.oracle:
-        written = await play(environment.generator_evals)
-        scores |= evaluate.generator_scores(written, environment.oracle)
-    return {**await probe.figures(answered, play), **scores} if probe else scores
-
-
-async def run_all(
-    rollout: Rollout, tasks: Sequence[Task], seed: int, at_once: int, adapters: bool = True,
-    done: Callable[[Trajectory], None] | None = None, version: int = 0,
-) -> list[Trajectory]:  # fmt: skip
-    """One trajectory a task, each with its role's adapter (or all with the base), in order."""
-
-    async def one(task: Task) -> Trajectory:
-        trajectory = await rollout.run(task, 0, seed, task.adapter if adapters else None, version)
-        if done:
-            done(trajectory)
-        return trajectory
-
-    return await bounded([lambda task=task: one(task) for task in tasks], at_once)

@@ -4,6 +4,8 @@ Tolerance: torch's own float32 attention over one trajectory at a time has some 
 twice that plus 16 roundings at the size of the values.
 """
 
+import os
+import sys
 import types
 
 import pytest
@@ -12,9 +14,11 @@ import transformers
 from streams import grouped, ragged
 
 from aslfast import attention, attention_padded
+from aslfast.assemble import prepare_torch
 from aslfast.attention import BACK_ENDS, FlashAttention, FlexAttention, choose
 from aslfast.attention_padded import PaddedAttention, bucketed
 from aslfast.batch import make_batch
+from aslfast.config import load_recipe
 from aslfast.errors import UserError
 
 EPS = torch.finfo(torch.float32).eps
@@ -104,8 +108,9 @@ def test_flex_attention(batch):
 
 
 def flash_as_documented(
-    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, softmax_scale=None, causal=False
-):
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, softmax_scale=None, causal=False,
+    deterministic=False,
+):  # fmt: skip
     """flash-attn's varlen function by its documentation, for one sequence at a time: the causal mask is aligned to the
     bottom right corner, key heads are shared by consecutive query heads."""
     assert causal and cu_seqlens_q.dtype == cu_seqlens_k.dtype == torch.int32
@@ -128,7 +133,7 @@ def flash_as_documented(
 def test_what_flash_is_given_is_the_same_attention(batch, returns, monkeypatch):
     """The kernel itself needs a GPU; in its place stands what its documentation says of it."""
     stand_in = types.SimpleNamespace(flash_attn_varlen_func=lambda *a, **k: returns(flash_as_documented(*a, **k)))
-    monkeypatch.setitem(__import__("sys").modules, "flash_attn", stand_in)
+    monkeypatch.setitem(sys.modules, "flash_attn", stand_in)
     monkeypatch.setattr(attention, "flash_package", lambda: "flash_attn")
     made = BATCHES[batch]()
     n, seen = len(made.input_T), seen_by_tokens(made)
@@ -202,3 +207,24 @@ def test_other_attention_is_refused():
     ):
         with pytest.raises(UserError, match=line):
             attention.packed_attention(torch.nn.Identity(), x, x, x, None, 1.0, attend=attend, **more)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_deterministic_run_asks_the_kernel_for_it(wanted, monkeypatch):
+    asked = []
+
+    def kernel(q, k, v, *_, deterministic, **__):
+        asked.append(deterministic)
+        return q
+
+    monkeypatch.setitem(sys.modules, "flash_attn", types.SimpleNamespace(flash_attn_varlen_func=kernel))
+    monkeypatch.setattr(attention, "flash_package", lambda: "flash_attn")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        prepare_torch(load_recipe("tiny", [f"deterministic={str(wanted).lower()}", "threads=0"]))
+        made = BATCHES["shared"]()
+        FlashAttention(made.segments)(*inputs(len(made.input_T))[0], SCALE)
+        assert asked == [wanted] and ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == wanted
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=True)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from aslfast import adapter, assemble, environment, train
+from aslfast import adapter, assemble, environment, evaluate, measure, train
 from aslfast.config import load_recipe
 from aslfast.errors import UserError
 from aslfast.index import BM25Index
@@ -133,8 +133,8 @@ def test_round_zero_is_the_base_itself(runs, tmp_path):
     sampler = assemble.LocalSampler(model, tokenizer, max_rows=64, max_context=512)
     rollout = assemble.make_rollout(config, sampler, tokenizer, assemble.search_tool(config, place.eval_index))
     seed = stable_seed(config.seed, "evaluation")
-    played = asyncio.run(train.run_all(rollout, place.policy_evals, seed, 64, adapters=False))
+    played = asyncio.run(measure.run_all(rollout, place.policy_evals, seed, 64, adapters=False))
     assert (
-        train.evaluate.policy_scores(played)["policy_accuracy"]
+        evaluate.policy_scores(played)["policy_accuracy"]
         == without_times(runs[0], "rounds.jsonl")[0]["policy_accuracy"]
     )

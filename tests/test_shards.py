@@ -102,9 +102,10 @@ def recipe(tmp_path_factory):
     config = lab_config(folder)
     config = replace(
         config,
-        sampler=replace(config.sampler, kind="sglang", max_rows=8, temperature=1.2),
-        generator=replace(config.generator, steps=1, tasks=3, samples=3),
-        policy=replace(config.policy, steps=1, tasks=2),
+        sampler=replace(config.sampler, kind="sglang", max_rows=8),
+        generator=replace(config.generator, steps=1, tasks=3, samples=2, self_checks=1),
+        policy=replace(config.policy, steps=1),
+        advantage=replace(config.advantage, scale="whitened"),
         monitor=replace(config.monitor, probe=0),
     )
     file = folder / "recipe.toml"

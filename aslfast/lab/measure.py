@@ -12,8 +12,8 @@ from aslfast import adapter
 from aslfast.assemble import make_rollout, make_sampler, prepare_torch, search_tool
 from aslfast.config import load_recipe
 from aslfast.environment import lab_environment, model_folder
+from aslfast.measure import true_scores
 from aslfast.rollout import stable_seed
-from aslfast.train import true_scores
 
 
 def measure_base(model_path: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
