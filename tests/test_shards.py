@@ -102,10 +102,10 @@ def recipe(tmp_path_factory):
     config = lab_config(folder)
     config = replace(
         config,
-        sampler=replace(config.sampler, kind="sglang", max_rows=8),
-        generator=replace(config.generator, steps=1, tasks=3, samples=2, self_checks=1),
-        policy=replace(config.policy, steps=1),
-        advantage=replace(config.advantage, scale="whitened"),
+        sampler=replace(config.sampler, kind="sglang", max_rows=8, temperature=0.9),
+        generator=replace(config.generator, steps=1, tasks=3, hops=(2, 3)),
+        grm=replace(config.grm, tasks=4, samples=4),
+        policy=replace(config.policy, steps=1, tasks=3, samples=4),
         monitor=replace(config.monitor, probe=0),
     )
     file = folder / "recipe.toml"
