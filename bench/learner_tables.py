@@ -1,0 +1,137 @@
+"""What bench_learner.py, bench_round.py and soak.py measured, as tables of Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Result = Mapping[str, Any]
+
+SOAKED = {"memory_mib": "anonymous memory, MiB", "files": "open files, at most", "threads": "threads, at most"}
+
+
+def stamped(result: Result) -> str:
+    """Where, when and by which commit: the end of a table's sentence."""
+    dirty = ", tree not clean" if result["dirty"] else ""
+    versions = f"torch {result['versions']['torch']}, " if "versions" in result else ""
+    return (
+        f"{versions}{result['device']}, {result['cores']} cores, load {result['load_average']:.1f}, commit "
+        f"{result['commit'][:8]}{dirty}, {result['date'][:10]}"
+    )
+
+
+def step_lines(result: Result) -> Iterator[str]:
+    """The sides of a learner's step; the last column against the padded one."""
+    padded = next(row for row in result["rows"] if row["side"] == "padded")
+    yield (
+        "| step | live tokens/s | all tokens/s | share of a product's rate | peak MiB | forward, head, backward, "
+        "optimizer, rest (s) | live tokens/s against padded |"
+    )
+    yield "|---|---:|---:|---:|---:|---|---:|"
+    for row in result["rows"]:
+        parts = ", ".join(f"{value:.3g}" for value in row["parts_s"].values())
+        times = row["live_tokens_per_s"] / padded["live_tokens_per_s"]
+        yield (
+            f"| {row['side']} | {row['live_tokens_per_s']:,.0f} | {row['all_tokens_per_s']:,.0f} "
+            f"| {100 * row['share_of_product_rate']:.0f}% | {row['peak_mib']:,.0f} | {parts} | {times:.2f} |"
+        )
+
+
+# --- a round -----------------------------------------------------------------------------------------------------
+
+
+def shown_round(result: Result) -> Mapping[str, Any]:
+    return next(one for one in result["rounds"] if one["round"] == result["shown"])
+
+
+def round_lines(result: Result) -> Iterator[str]:
+    """A phase a row: where its time went, then what it did in it."""
+    one = shown_round(result)
+    parts = list(one["phases"][0]["parts"])
+    yield f"| phase | seconds | of the processor | of the round | {' | '.join(parts)} |"
+    yield f"|---|---:|---:|---:|{'---:|' * len(parts)}"
+    for row in [*one["phases"], whole_round(one)]:
+        shares = [f"{part['wall_s']:.3g} ({share(part['wall_s'], row['wall_s'])})" for part in row["parts"].values()]
+        yield (
+            f"| {row['phase']} | {row['wall_s']:.1f} | {row['processor_s']:.1f} "
+            f"| {share(row['wall_s'], one['wall_s'])} | {' | '.join(shares)} |"
+        )
+    yield ""
+    yield from work_lines(one["phases"])
+
+
+def work_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    learn_parts = list(rows[0]["learn_parts"])
+    yield (
+        "| phase | steps | trajectories (the phase's own) | sampled tokens | sampled tokens/s "
+        f"| live tokens | live tokens/s | share of a product's rate | {', '.join(learn_parts)} (s) |"
+    )
+    yield "|---|---:|---:|---:|---:|---:|---:|---:|---|"
+    for row in rows:
+        parts = ", ".join(f"{part['wall_s']:.3g}" for part in row["learn_parts"].values())
+        yield (
+            f"| {row['phase']} | {row['steps']} | {row['rollouts']:,} ({row['trajectories']:,}) "
+            f"| {row['sampled_tokens']:,} | {number(row['sampled_tokens_per_s'])} | {row['live_tokens']:,} "
+            f"| {number(row['live_tokens_per_s'])} | {percent(row['share_of_product_rate'])} | {parts} |"
+        )
+
+
+def whole_round(one: Mapping[str, Any]) -> dict[str, Any]:
+    """The phases of a round, added up."""
+    parts = {
+        part: {"wall_s": sum(phase["parts"][part]["wall_s"] for phase in one["phases"])}
+        for part in one["phases"][0]["parts"]
+    }
+    return {"phase": "**round**", "wall_s": one["wall_s"], "processor_s": one["processor_s"], "parts": parts}
+
+
+def round_sentence(result: Result) -> str:
+    settings = "".join(f" --set {setting}" for setting in result["set"])
+    walls, one = result["wall_s"], shown_round(result)
+    beside = sum(row["tool_overlapped_s"] for row in one["phases"])
+    overlapped = f" Searches took {beside:.1f} s more in threads beside the rollout." if beside else ""
+    return (
+        f"Recipe {result['recipe']}{settings}, {result['sampler']} sampler, {result['threads']} thread(s), seed "
+        f"{result['seed']}: round {result['shown']}, whose time is the median of {result['n']} after a first one "
+        f"(p20 to p80: {walls['p20']:.0f} to {walls['p80']:.0f} s). In brackets: of the phase. Tokens a second are of "
+        f"the seconds of the {rated(result)}. Peak memory beyond what stood before: {one['peak_mib']:,.0f} MiB."
+        f"{overlapped} {stamped(result)}."
+    )
+
+
+def rated(result: Result) -> str:
+    return {"processor": "processor", "wall": "clock on the wall"}[result["rates_of"]]
+
+
+# --- a soak ------------------------------------------------------------------------------------------------------
+
+
+def soak_lines(result: Result) -> Iterator[str]:
+    yield "| | second quarter | last quarter | may be at most | kept |"
+    yield "|---|---:|---:|---:|---|"
+    for name, found in result["limits"].items():
+        what = SOAKED.get(name, f"{name.removesuffix('_us_a_token')}: microseconds a token")
+        values = " | ".join(f"{found[key]:,g}" for key in ("before", "after", "most"))
+        yield f"| {what} | {values} | {'yes' if found['kept'] else '**no**'} |"
+
+
+def soak_sentence(result: Result) -> str:
+    settings = "".join(f" --set {setting}" for setting in result["set"])
+    return (
+        f"Recipe {result['recipe']}{settings}: {result['steps']} steps in {result['rounds']} rounds of one process, "
+        f"{result['updates']} of which moved an adapter, in {result['wall_s'] / 60:.0f} minutes. Medians, but for the "
+        f"two that say at most. A token: one that was sampled, prefilled or went through the learner. "
+        f"{stamped(result)}."
+    )
+
+
+def share(part: float, whole: float) -> str:
+    return f"{100 * part / whole:.1f}%"
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.0f}%"
