@@ -18,9 +18,11 @@ round whose time is the median, whole, and the file holds all. Of each phase:
     monitor   a step's figures for the monitor
     rest      tasks, advantages, lines of metrics
 
-Tokens a second are of the processor's seconds where one process does all on a CPU, so that a busy machine does not
-count; else of those on the wall. FLOPs are those that the learner cannot do without (learner_flops.py; the base's own
-forward pass for a KL left out), as a share of the rate of one large product measured here.
+Both the seconds on the wall and the processor's are in the file. The tables' parts and rates are of the processor's
+where one process does all on a CPU, so that a busy machine does not count (nor does waiting for the disk: commit); else
+of those on the wall. What an engine's processes take, seconds and memory, is not counted. FLOPs are those that the
+learner cannot do without (learner_flops.py; the base's own forward pass for a KL left out), as a share of the rate of
+one large product measured here.
 
 A base of random weights ends no turn, so there lengths and outputs are forced (rollout_workload.py), and all else is
 real.
@@ -204,11 +206,13 @@ def measure(config: RunConfig, lengths: Lengths | None, repeats: int, folder: Pa
         rate = product_rate(base.device.type, base.dtype)
         play(loop, 1)
         rounds = [measured(loop, number, rate) for number in range(2, repeats + 2)]
-        walls = [one["wall_s"] for one in rounds]
-        shown = rounds[walls.index(statistics.median_low(walls))]["round"]
+        seconds = [one[f"{clock_of(loop)}_s"] for one in rounds]
+        shown = rounds[seconds.index(statistics.median_low(seconds))]["round"]
         device = {"device": torch.cuda.get_device_name()} if base.device.type == "cuda" else {}
-        return {**device, "product_flops_per_s": float(f"{rate:.4g}"), "attention": loop.learner.attention,
-                "rates_of": clock_of(loop), "wall_s": quantiles(walls), "shown": shown, "rounds": rounds}  # fmt: skip
+        return {
+            **device, "product_flops_per_s": float(f"{rate:.4g}"), "attention": loop.learner.attention,
+            "rates_of": clock_of(loop), "seconds": quantiles(seconds), "shown": shown, "rounds": rounds,
+        }  # fmt: skip
 
 
 def main() -> None:

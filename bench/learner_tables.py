@@ -7,6 +7,7 @@ from typing import Any
 
 Result = Mapping[str, Any]
 
+SECONDS = {"processor": "the processor's seconds", "wall": "seconds on the wall"}
 SOAKED = {"memory_mib": "anonymous memory, MiB", "files": "open files, at most", "threads": "threads, at most"}
 
 
@@ -46,21 +47,21 @@ def shown_round(result: Result) -> Mapping[str, Any]:
 
 def round_lines(result: Result) -> Iterator[str]:
     """A phase a row: where its time went, then what it did in it."""
-    one = shown_round(result)
+    one, clock = shown_round(result), clock_of(result)
     parts = list(one["phases"][0]["parts"])
-    yield f"| phase | seconds | of the processor | of the round | {' | '.join(parts)} |"
+    yield f"| phase | on the wall, s | of the processor, s | of the round | {' | '.join(parts)} |"
     yield f"|---|---:|---:|---:|{'---:|' * len(parts)}"
     for row in [*one["phases"], whole_round(one)]:
-        shares = [f"{part['wall_s']:.3g} ({share(part['wall_s'], row['wall_s'])})" for part in row["parts"].values()]
+        cells = [f"{part[clock]:.3g} ({share(part[clock], row[clock])})" for part in row["parts"].values()]
         yield (
             f"| {row['phase']} | {row['wall_s']:.1f} | {row['processor_s']:.1f} "
-            f"| {share(row['wall_s'], one['wall_s'])} | {' | '.join(shares)} |"
+            f"| {share(row[clock], one[clock])} | {' | '.join(cells)} |"
         )
     yield ""
-    yield from work_lines(one["phases"])
+    yield from work_lines(one["phases"], clock)
 
 
-def work_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+def work_lines(rows: Sequence[Mapping[str, Any]], clock: str) -> Iterator[str]:
     learn_parts = list(rows[0]["learn_parts"])
     yield (
         "| phase | steps | trajectories (the phase's own) | sampled tokens | sampled tokens/s "
@@ -68,7 +69,7 @@ def work_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     )
     yield "|---|---:|---:|---:|---:|---:|---:|---:|---|"
     for row in rows:
-        parts = ", ".join(f"{part['wall_s']:.3g}" for part in row["learn_parts"].values())
+        parts = ", ".join(f"{part[clock]:.3g}" for part in row["learn_parts"].values())
         yield (
             f"| {row['phase']} | {row['steps']} | {row['rollouts']:,} ({row['trajectories']:,}) "
             f"| {row['sampled_tokens']:,} | {number(row['sampled_tokens_per_s'])} | {row['live_tokens']:,} "
@@ -78,29 +79,32 @@ def work_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def whole_round(one: Mapping[str, Any]) -> dict[str, Any]:
     """The phases of a round, added up."""
+    phases, clocks = one["phases"], ("wall_s", "processor_s")
     parts = {
-        part: {"wall_s": sum(phase["parts"][part]["wall_s"] for phase in one["phases"])}
-        for part in one["phases"][0]["parts"]
+        part: {clock: sum(phase["parts"][part][clock] for phase in phases) for clock in clocks}
+        for part in phases[0]["parts"]
     }
-    return {"phase": "**round**", "wall_s": one["wall_s"], "processor_s": one["processor_s"], "parts": parts}
+    return {"phase": "**round**", **{clock: one[clock] for clock in clocks}, "parts": parts}
+
+
+def clock_of(result: Result) -> str:
+    """The seconds that the parts are told in, and that the rates are of."""
+    return f"{result['rates_of']}_s"
 
 
 def round_sentence(result: Result) -> str:
     settings = "".join(f" --set {setting}" for setting in result["set"])
-    walls, one = result["wall_s"], shown_round(result)
+    took, one = result["seconds"], shown_round(result)
     beside = sum(row["tool_overlapped_s"] for row in one["phases"])
     overlapped = f" Searches took {beside:.1f} s more in threads beside the rollout." if beside else ""
+    threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
     return (
-        f"Recipe {result['recipe']}{settings}, {result['sampler']} sampler, {result['threads']} thread(s), seed "
-        f"{result['seed']}: round {result['shown']}, whose time is the median of {result['n']} after a first one "
-        f"(p20 to p80: {walls['p20']:.0f} to {walls['p80']:.0f} s). In brackets: of the phase. Tokens a second are of "
-        f"the seconds of the {rated(result)}. Peak memory beyond what stood before: {one['peak_mib']:,.0f} MiB."
-        f"{overlapped} {stamped(result)}."
+        f"Recipe {result['recipe']}{settings}, {result['sampler']} sampler, {threads}, seed {result['seed']}: round "
+        f"{result['shown']}, whose time is the median of {result['n']} after a first one (p20 to p80: "
+        f"{took['p20']:.0f} to {took['p80']:.0f} s). Parts, shares and rates are of "
+        f"{SECONDS[result['rates_of']]}.{overlapped} Peak memory of the round beyond what stood before it: "
+        f"{one['peak_mib']:,.0f} MiB. {stamped(result)}."
     )
-
-
-def rated(result: Result) -> str:
-    return {"processor": "processor", "wall": "clock on the wall"}[result["rates_of"]]
 
 
 # --- a soak ------------------------------------------------------------------------------------------------------
