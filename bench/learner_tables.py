@@ -38,6 +38,20 @@ def step_lines(result: Result) -> Iterator[str]:
         )
 
 
+def step_sentence(result: Result) -> str:
+    """What the step was, and how far apart the sides' gradients are."""
+    apart = max(result["largest_gradient_difference"].values())
+    seconds = SECONDS["processor" if result["shape"] == "tiny" else "wall"]
+    return (
+        f"Shape {result['shape']}, LoRA rank {result['rank']}, attention {result['attention']}, checkpointing "
+        f"{result['checkpointing']}, micro-batches of {result['micro_batch_tokens']:,} tokens, padded ones of "
+        f"{result['padded_rows']} rows. One step over {result['trajectories']} trajectories in the lengths of a real "
+        f"run: {result['all_tokens']:,} tokens, {result['live_tokens']:,} of them live. The median of {result['n']} in "
+        f"turns, of {seconds}. Gradients differ by at most {apart:g} of the largest element. Product: "
+        f"{result['product_flops_per_s'] / 1e9:,.0f} GFLOP/s. {stamped(result)}."
+    )
+
+
 # --- a round -----------------------------------------------------------------------------------------------------
 
 
