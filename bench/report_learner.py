@@ -37,10 +37,25 @@ FILES = {  # by what they are called in the page
     "step": "learner-cpu.json", "step on a GPU": "learner-gpu.json", "round": "round-cpu.json",
     "round on a GPU": "round-gpu.json", "soak": "soak.json",
 }  # fmt: skip
-COMMANDS = {
-    "step": "python bench/bench_learner.py --out bench/results/learner-cpu.json",
-    "round": "python bench/bench_round.py --out bench/results/round-cpu.json",
-    "soak": "python bench/soak.py --out bench/results/soak.json",
+INTRODUCED = {
+    "step": (
+        "`python bench/bench_learner.py --out bench/results/learner-cpu.json`: one step, packed with common prefixes "
+        "computed once; packed without; padded as TRL does it (`bench/padded_step.py`), with rows sorted by length "
+        "first and as they come. The share is that of the FLOPs which the side cannot do without, of the rate of one "
+        "large matrix product."
+    ),
+    "round": (
+        "`python bench/bench_round.py --out bench/results/round-cpu.json`: parts exclude each other and add up to the "
+        "phase. Rollout: sampling, what follows taken out; tool: searches; reward: rewards, labels, reading of "
+        "verdicts; learn: the learner's step; sync: adapters to the sampler; commit: trajectories, learner's state, "
+        "ledger; monitor: its figures; rest: tasks, advantages, lines of metrics. A live token is one that was learnt "
+        "from."
+    ),
+    "soak": (
+        "`python bench/soak.py --out bench/results/soak.json`: after each optimizer step memory, files, threads and the "
+        "processor's seconds a token. Start-up fills pools and caches, so the second quarter of the steps is compared "
+        "with the last."
+    ),
 }
 
 
@@ -66,7 +81,7 @@ def section(
     sentence_of: Callable[[Result], str],
 ) -> Iterator[str]:  # fmt: skip
     """A table for each result; the sentence that says what was measured stands below it."""
-    yield from (f"### {title}", "", f"`{COMMANDS[name]}`", "")
+    yield from (f"### {title}", "", INTRODUCED[name], "")
     if name not in results:
         yield from ("Not measured yet.", "")
     for key in (name, f"{name} on a GPU"):

@@ -153,10 +153,11 @@ def test_parts_of_every_phase_add_up(measured):
         for kind in ("wall", "processor"):
             whole = getattr(record.took, kind)
             assert sum(getattr(part, kind) for part in parts.values()) == pytest.approx(whole, rel=0.02)
-        must = set(PARTS) - {"learn"} | ({"learn"} if record.lines[0]["grad_norm"] else set())
-        assert {part for part, seconds in parts.items() if seconds.wall > 0} == must, name
-        assert parts["rollout"].wall > 0.3 * record.took.wall > parts["rest"].wall
+        assert all(seconds.wall > 0 for part, seconds in parts.items() if part not in ("learn", "tool")), name
+        assert (parts["learn"].wall > 0) == bool(record.lines[0]["grad_norm"])
+        assert parts["rollout"].processor > 0.3 * record.took.processor > parts["rest"].processor
         assert record.tool_overlapped_s == 0 and (flops[name] > 0) == bool(record.lines[0]["grad_norm"])
+    assert sum(record.parts()["tool"].wall for record in phases.values()) > 0
 
 
 def test_the_work_is_what_the_metrics_say(measured):
