@@ -52,9 +52,9 @@ INTRODUCED = {
         "from."
     ),
     "soak": (
-        "`python bench/soak.py --out bench/results/soak.json`: after each optimizer step memory, files, threads and the "
-        "processor's seconds a token. Start-up fills pools and caches, so the second quarter of the steps is compared "
-        "with the last."
+        "`python bench/soak.py --out bench/results/soak.json`: after each optimizer step memory, files, threads and "
+        "the processor's seconds a token. Start-up fills pools and caches, so the second quarter of the steps is "
+        "compared with the last."
     ),
 }
 
