@@ -115,12 +115,13 @@ def round_sentence(result: Result) -> str:
     took, one = result["seconds"], shown_round(result)
     beside = sum(row["tool_overlapped_s"] for row in one["phases"])
     overlapped = f" Searches took {beside:.1f} s more in threads beside the rollout." if beside else ""
+    unseen = ", where waiting, as commit does for the disk, is not seen" * (result["rates_of"] == "processor")
     threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
     return (
         f"Recipe {result['recipe']}{settings}, {result['sampler']} sampler, {threads}, seed {result['seed']}: round "
         f"{result['shown']}, whose time is the median of {result['n']} after a first one (p20 to p80: "
         f"{took['p20']:.0f} to {took['p80']:.0f} s). Parts, shares and rates are of "
-        f"{SECONDS[result['rates_of']]}.{overlapped} Peak memory of the round beyond what stood before it: "
+        f"{SECONDS[result['rates_of']]}{unseen}.{overlapped} Peak memory of the round beyond what stood before it: "
         f"{one['peak_mib']:,.0f} MiB. {stamped(result)}."
     )
 

@@ -84,7 +84,7 @@ def test_the_round_of_the_median_time_is_shown_whole():
     assert lines[-1] == ("| policy | 2 | 40 (12) | 1,000 | 333 | 500 | - | - | 0.36, 0.36, 0.36, 0.36, 0.36 |")
     sentence = round_sentence(small_round())
     assert "Recipe tiny --set policy.steps=2, local sampler, 1 thread, seed 0: round 3, whose time" in sentence
-    assert "(p20 to p80: 14 to 26 s)" in sentence and "are of the processor's seconds." in sentence
+    assert "(p20 to p80: 14 to 26 s)" in sentence and "are of the processor's seconds, where waiting, as" in sentence
     assert "Searches took 0.8 s more in threads beside the rollout." in sentence
 
 
