@@ -26,6 +26,7 @@ import torch
 import transformers
 from learner_flops import step_flops
 from learner_sides import ROLE, Clock, Side
+from learner_tables import step_lines
 from padded_step import PaddedStep
 from peak_memory import peak_bytes
 from stamp import ROOT, quantiles, stamp
@@ -185,24 +186,6 @@ def rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: float(f"{value:.4g}") for name, value in values.items()}
 
 
-def markdown(result: dict[str, Any]) -> str:
-    """The rows as a table; the last column against the padded step."""
-    padded = next(row for row in result["rows"] if row["side"] == "padded")
-    lines = [
-        "| step | live tokens/s | all tokens/s | share of a product's rate | peak MiB | forward, head, backward, "
-        "optimizer, rest (s) | live tokens/s against padded |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in result["rows"]:
-        parts = ", ".join(f"{value:.3g}" for value in row["parts_s"].values())
-        times = row["live_tokens_per_s"] / padded["live_tokens_per_s"]
-        lines.append(
-            f"| {row['side']} | {row['live_tokens_per_s']:,.0f} | {row['all_tokens_per_s']:,.0f} "
-            f"| {100 * row['share_of_product_rate']:.0f}% | {row['peak_mib']:,.0f} | {parts} | {times:.2f} |"
-        )
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=sorted(SETUPS), default="tiny")
@@ -231,7 +214,7 @@ def main() -> None:
     if not args.small:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2) if args.small else markdown(result))
+    print(json.dumps(result, indent=2) if args.small else "\n".join(step_lines(result)))
 
 
 if __name__ == "__main__":
