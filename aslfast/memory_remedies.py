@@ -31,8 +31,9 @@ def remedies(config: RunConfig, shape: ModelShape, card: Card) -> list[Remedy]:
     which nothing has to change."""
     changes = list(_changes(config, shape, card))
     found = [_remedy(config, shape, card, change) for change in changes]
-    if len(changes) > 1 and not any(remedy.fits for remedy in found):
-        found.append(_on_a_card(config, shape, card, _together(config, shape, card)))
+    together = _together(config, shape, card)
+    if together not in (*changes, {}) and not any(remedy.fits for remedy in found):
+        found.append(_on_a_card(config, shape, card, together))
     return found + [remedy for remedy in [_on_a_card(config, shape, card, {})] if remedy.fits]
 
 
@@ -51,9 +52,10 @@ def _changes(config: RunConfig, shape: ModelShape, card: Card) -> Iterator[Setti
 
 
 def _fitting_shard(config: RunConfig, shape: ModelShape, card: Card) -> int | None:
-    """The fewest cards of one machine that hold the base between them, if that is enough."""
-    several = (n for n in SHARDS if n > config.ranks.shard)
-    return next((n for n in several if least_plan(with_settings(config, {"ranks.shard": n}), shape, card).fits), None)
+    """The fewest cards of one machine that are enough to hold the base between them, or the most that may help."""
+    several = [n for n in SHARDS if n > config.ranks.shard and shape.heads % n == 0]
+    fitting = (n for n in several if least_plan(with_settings(config, {"ranks.shard": n}), shape, card).fits)
+    return next(fitting, several[-1] if several else None)
 
 
 def _together(config: RunConfig, shape: ModelShape, card: Card) -> Settings:

@@ -254,6 +254,8 @@ TOO_LARGE = [
     ("24GB", (*ENGINE, "learner.checkpointing=none", "model.dtype=float32", "sampler.share_base=false")),
     ("h200", ("model.path=qwen2.5-32b", *ENGINE, "learner.checkpointing=none")),
     ("24GB", ()),
+    ("h200", ("model.path=qwen2.5-72b", *ENGINE)),  # several cards are enough
+    ("h100", ("model.path=qwen2.5-72b", *ENGINE)),  # several cards and a shorter context
 ]
 
 
@@ -270,6 +272,20 @@ def test_a_remedy_does_what_it_says(gpu, sets):
         assert after.fits == remedy.fits
         if not after.fits and card == [gpu]:
             assert plan.n_bytes - after.n_bytes == remedy.frees_bytes > 0
+
+
+def test_a_base_on_several_cards():
+    """Each holds a part of engine, layers and keys and values; two layers whole; and what is not split."""
+    _, one = plan_of("model.path=qwen2.5-72b", *ENGINE, gpu="h200")
+    four = plan_of("model.path=qwen2.5-72b", *ENGINE, "ranks.shard=4", gpu="h200")[1]
+    shape, parts = one.shape, {part.name: part.n_bytes for part in four.parts}
+    whole = shape.parameters - shape.layer_parameters
+    layer = shape.layer_parameters // shape.layers
+    assert whole == 2 * shape.vocabulary * shape.hidden + shape.hidden  # embeddings, head, last norm
+    learner = shape.layer_parameters // 4 + 2 * layer + whole
+    assert parts["base"] == pytest.approx(2 * (learner + shape.parameters / 4), rel=1e-6)
+    assert four.fits and not one.fits
+    assert parts["KV pool"] == four.kv_tokens * 2 * shape.layers * 2 * shape.head_dim * 2  # 2 of 8 heads, 2 bytes
 
 
 def test_the_context_that_fits_is_the_longest():
