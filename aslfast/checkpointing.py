@@ -11,20 +11,25 @@ from torch import nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-PRODUCTS = {"mm", "addmm", "bmm", "linear"}  # and whatever has "attention" or "attn" in its name
+PRODUCTS = ("mm", "addmm")  # their last argument is the weight [in, out]
+WIDENING = 2  # times its input
 
 
-def _keep_products(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    """Keeps matrix products and attention, which cost the time; the rest is quickly made again."""
+def _keep_narrow(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """Keeps attention, and matrix products unless they widen their input: an element of those takes the fewest
+    operations to make again. They are the MLP's gate and up, most of a layer's memory, and LoRA's B."""
     name = getattr(op, "__name__", str(op)).split(".")[0]
-    dear = name in PRODUCTS or "attention" in name or "attn" in name
+    dear = "attention" in name or "attn" in name
+    if name in PRODUCTS:
+        n_in, n_out = args[-1].shape
+        dear = n_out <= WIDENING * n_in
     return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
 
 
 _KINDS: dict[str, Callable[..., Any]] = {
     "layers": partial(checkpoint, use_reentrant=False),
     "selective": partial(
-        checkpoint, use_reentrant=False, context_fn=partial(create_selective_checkpoint_contexts, _keep_products)
+        checkpoint, use_reentrant=False, context_fn=partial(create_selective_checkpoint_contexts, _keep_narrow)
     ),
 }
 
@@ -32,7 +37,7 @@ _KINDS: dict[str, Callable[..., Any]] = {
 @contextmanager
 def checkpointed(model: nn.Module, kind: str) -> Iterator[None]:
     """Forward passes inside keep, of each layer, all activations ("none"), its input alone ("layers"), or its input,
-    matrix products and attention ("selective")."""
+    attention and the products that do not widen ("selective")."""
     layers: list[Any] = []
     if kind != "none":
         layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]

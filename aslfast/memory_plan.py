@@ -126,7 +126,7 @@ def kept_bytes(shape: ModelShape, config: RunConfig) -> int:
 
     none       all of `layer_bytes`
     layers     e D                                           its input
-    selective  e (5 D + 3 A + 4 K + 4 I + 7 rank) + 4 heads  its input, products of base and LoRA, attention
+    selective  e (3 D + 2 A + 2 K + 7 rank) + 4 heads        its input, attention, products but gate, up and LoRA's B
     """
     e, rank = itemsize(config), config.lora.rank
     if config.learner.checkpointing == "none":
@@ -134,7 +134,7 @@ def kept_bytes(shape: ModelShape, config: RunConfig) -> int:
     if config.learner.checkpointing == "layers":
         return e * shape.hidden
     A, K = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    return e * (5 * shape.hidden + 3 * A + 4 * K + 4 * shape.intermediate + 7 * rank) + 4 * shape.heads
+    return e * (3 * shape.hidden + 2 * A + 2 * K + 7 * rank) + 4 * shape.heads
 
 
 def backward_bytes(shape: ModelShape) -> int:

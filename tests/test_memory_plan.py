@@ -167,7 +167,7 @@ def test_a_step_takes_what_the_plan_says(kind, dtype, checkpointing, tmp_path):
     assert (peak - smaller) / 2 == pytest.approx(added, rel=0.005)
     head = memory_plan.head(shape, config).n_bytes - memory_plan.WORKSPACE_BYTES - memory_plan.STATISTICS_BYTES
     expected = memory_plan.activations(shape, config).n_bytes + head  # the gradients come when these go
-    assert {"none": 0.92, "selective": 0.8, "layers": 0.65}[checkpointing] * expected < peak < expected
+    assert {"none": 0.92, "selective": 0.75, "layers": 0.65}[checkpointing] * expected < peak < expected
 
 
 # --- choices ---------------------------------------------------------------------------------------------------
