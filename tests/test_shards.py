@@ -70,7 +70,7 @@ def learn_in_cells(folder, out, checkpointing):
         (out / f"{ranks.rank}.json").write_text(json.dumps({"stats": stats, "held": held}))
 
 
-@pytest.mark.parametrize(("size", "checkpointing"), [(2, "none"), (2, "layers"), (4, "none")])
+@pytest.mark.parametrize(("size", "checkpointing"), [(2, "none"), (2, "layers"), (4, "selective")])
 def test_a_base_in_parts_takes_the_step_of_a_whole_one(folder, tmp_path, size, checkpointing):
     processes = ranks_of(size, learn_in_cells, folder, tmp_path, checkpointing)
     assert ended(processes, PATIENCE_S) == [0] * size
