@@ -78,5 +78,7 @@ def _filled(files: WeightFiles, name: str, weight: Tensor, device: torch.device)
         return files.read(name).to(device, weight.dtype)
     part, mesh = weight.to_local(), weight.device_mesh
     start = mesh.get_local_rank() * -(-len(weight) // mesh.size())  # as torch.chunk cuts
-    rows = files.read(name, start, start + len(part)).to(device, weight.dtype) if len(part) else part.to(device)
+    rows = torch.empty_like(part, device=device)
+    if len(part):  # the last of many ranks may have none of a small matrix
+        rows.copy_(files.read(name, start, start + len(part)))
     return DTensor.from_local(rows, mesh, weight.placements, shape=weight.shape, stride=weight.stride())
