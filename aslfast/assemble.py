@@ -57,7 +57,7 @@ def open_base(config: RunConfig, ranks: Ranks = ALONE) -> tuple[Any, Any]:
     """
     folder, dtype = model_folder(config.model.path), getattr(torch, config.model.dtype)
     if ranks.cell > 1:
-        check_splittable(folder)
+        check_splittable(folder, ranks.cell)
     from_engine = config.sampler.kind == "sglang" and not why_two_copies(folder, config.sampler.share_base)
     load = load_skeleton if from_engine or ranks.cell > 1 else adapter.load_weights
     return adapter.load_base(folder, dtype, config.model.device, load)

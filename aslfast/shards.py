@@ -10,6 +10,7 @@ an exchange: the ranks of a cell run forward and backward passes in step (Learne
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -42,10 +43,13 @@ def form_cells(ranks: Ranks, config: RunConfig) -> None:
     ranks.gpus = tuple(name for name in told if name)
 
 
-def check_splittable(folder: Path) -> None:
-    """Raises UserError where the parts of this base are not known."""
+def check_splittable(folder: Path, parts: int) -> None:
+    """Raises UserError where this base cannot be cut, or its attention not into so many parts."""
     if reason := why_two_copies(folder, share_base=True):
         raise UserError(f"{folder}: ranks.shard cannot split this base: {reason}; set ranks.shard to 1")
+    heads = json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_attention_heads"]
+    if heads % parts:
+        raise UserError(f"{folder}: ranks.shard is {parts}, the model has {heads} attention heads; take a divisor")
 
 
 def hold_part(model: PeftModel, folder: Path, ranks: Ranks) -> None:

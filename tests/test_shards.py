@@ -185,8 +185,10 @@ def test_a_base_of_unknown_parts_is_refused(folder, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
     with pytest.raises(UserError, match="gpt2"):
-        check_splittable(tmp_path)
-    check_splittable(folder)
+        check_splittable(tmp_path, 2)
+    with pytest.raises(UserError, match="the model has 4 attention heads"):
+        check_splittable(folder, 3)
+    check_splittable(folder, 4)
 
 
 def test_who_samples_in_cells():
