@@ -31,9 +31,10 @@ def remedies(config: RunConfig, shape: ModelShape, card: Card) -> list[Remedy]:
     which nothing has to change."""
     changes = list(_changes(config, shape, card))
     found = [_remedy(config, shape, card, change) for change in changes]
-    together = _together(config, shape, card)
-    if together not in (*changes, {}) and not any(remedy.fits for remedy in found):
-        found.append(_on_a_card(config, shape, card, together))
+    if not any(remedy.fits for remedy in found):
+        together = _together(config, shape, card)
+        if together not in (*changes, {}):
+            found.append(_on_a_card(config, shape, card, together))
     return found + [remedy for remedy in [_on_a_card(config, shape, card, {})] if remedy.fits]
 
 

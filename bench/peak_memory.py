@@ -23,11 +23,12 @@ def peak_bytes(run: Callable[[], Any], device: str) -> int:
         return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, or it would hide in `before`
     Path("/proc/self/clear_refs").write_text("5")
-    before = _status("VmRSS")
+    before = status_bytes("VmRSS")
     run()
-    return _status("VmHWM") - before
+    return status_bytes("VmHWM") - before
 
 
-def _status(name: str) -> int:
+def status_bytes(name: str) -> int:
+    """A size in /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peak_memory import status_bytes
 from stamp import ROOT, stamp
 
 from aslfast import plan
@@ -74,12 +75,8 @@ def row_of(line: dict[str, Any], seconds: float) -> Row:
     prefilled = sum(reuse["context"] - reuse["reused"] for reuse in line["reuse"].values())
     tokens = line["sampled_tokens"] + prefilled + line.get("forward_tokens", 0)
     files = len(os.listdir("/proc/self/fd"))
-    return Row(line["phase"], anonymous_mib(), files, threading.active_count(), round(seconds, 4), tokens)
-
-
-def anonymous_mib() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return round(next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024, 1)
+    rss_mib = round(status_bytes("RssAnon") / 2**20, 1)
+    return Row(line["phase"], rss_mib, files, threading.active_count(), round(seconds, 4), tokens)
 
 
 def limits(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:

@@ -36,6 +36,10 @@ def command(folder: Path, *arguments: object) -> None:
     app([str(argument) for argument in arguments], prog_name="aslfast")
 
 
+def said(folder: Path, rank: int) -> str:
+    return (folder / f"said-{rank}.txt").read_text()
+
+
 def ended(processes: list, within_s: float) -> list[int | None]:
     """Exit codes; None for a process that is still there after that time, and is killed."""
     for process in processes:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 from killed_runs import lab_config, untimed
-from rank_processes import command, ended, ranks_of, same_run
+from rank_processes import command, ended, ranks_of, said, same_run
 
 from aslfast.config import to_toml
 from aslfast.config_tables import RanksConfig
@@ -43,10 +43,6 @@ def recipe(tmp_path_factory):
 
 def go(size, folder, *arguments):
     return ranks_of(size, command, folder, "train", *arguments)
-
-
-def said(folder, rank):
-    return (folder / f"said-{rank}.txt").read_text()
 
 
 @pytest.fixture(scope="module")

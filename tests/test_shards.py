@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import CHATML, byte_tokenizer, stir, tiny_model
 from killed_runs import lab_config, untimed
-from rank_processes import command, ended, ranks_of, same_run
+from rank_processes import command, ended, ranks_of, said, same_run
 from safetensors.torch import load_file, save_file
 from streams import grouped
 from torch.distributed.tensor import DTensor
@@ -126,10 +126,6 @@ def test_a_run_of_two_halves_is_a_run_of_one_whole(recipe, tmp_path):
     same_run(tmp_path / "halves", tmp_path / "whole")
     learnt = [line["grad_norm"] for line in untimed(tmp_path / "whole" / "metrics.jsonl")]
     assert sum(map(bool, learnt)) >= 2  # else it says nothing of the learner
-
-
-def said(folder, rank):
-    return (folder / f"said-{rank}.txt").read_text()
 
 
 def test_when_one_half_dies_the_other_ends(recipe, tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -10,6 +11,8 @@ from aslfast.ranks import Ranks
 from aslfast.sampler import Sample, SampleRequest
 from aslfast.sampler.probe import score
 from aslfast.sampler.sglang import SGLangSampler
+
+T = TypeVar("T")
 
 
 class NoSampler:
@@ -34,9 +37,12 @@ class CellScores:
         self._engine, self._ranks = sampler if isinstance(sampler, SGLangSampler) else None, ranks
 
     def score(self, token_ids: Sequence[int], adapter: str | None) -> list[float]:
-        told = msgspec.json.encode(score(self._engine, token_ids, adapter)) if self._engine else b""
-        return msgspec.json.decode(self._ranks.in_cell(told)[0], type=list[float])
+        return self._told(lambda engine: score(engine, token_ids, adapter), list[float])
 
     def version(self, role: str) -> int:
-        told = msgspec.json.encode(self._engine.version(role)) if self._engine else b""
-        return msgspec.json.decode(self._ranks.in_cell(told)[0], type=int)
+        return self._told(lambda engine: engine.version(role), int)
+
+    def _told(self, ask: Callable[[SGLangSampler], T], kind: type[T]) -> T:
+        """What the first of the cell has from its engine."""
+        own = msgspec.json.encode(ask(self._engine)) if self._engine else b""
+        return msgspec.json.decode(self._ranks.in_cell(own)[0], type=kind)
