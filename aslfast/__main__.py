@@ -1,6 +1,6 @@
 """`python -m aslfast`: the same as the command `aslfast`."""
 
-from aslfast.cli import main
+from aslfast.cli.main import main
 
 if __name__ == "__main__":
     main()

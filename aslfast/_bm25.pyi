@@ -43,9 +43,7 @@ def segment_files() -> list[str]:
 class IndexBuilder:
     """Writes one segment into `folder`, which exists and is empty (runs that exceed `memory_bytes` go there too)."""
 
-    def __init__(
-        self, folder: str, *, analyzer: str, k1: float, b: float, threads: int, memory_bytes: int
-    ) -> None: ...
+    def __init__(self, folder: str, *, analyzer: str, k1: float, b: float, threads: int, memory_bytes: int) -> None: ...
     def add(self, ids: Sequence[str], contents: Sequence[str]) -> None:
         """Raises UnicodeEncodeError for a lone surrogate."""
 
@@ -58,14 +56,10 @@ class IndexBuilder:
     def finish(self) -> dict[str, int]:
         """Writes the files. Raises KeyError(id, first, second) for two passages of one id."""
 
-def merge_segments(
-    segments: list[SegmentSpec], folder: str, *, k1: float, b: float, threads: int
-) -> dict[str, int]:
+def merge_segments(segments: list[SegmentSpec], folder: str, *, k1: float, b: float, threads: int) -> dict[str, int]:
     """Writes one segment of what is not deleted in several, in their order; the same bytes as building it anew."""
 
-def delete_passages(
-    segment: SegmentSpec, docs: npt.NDArray[np.uint32], analyzer: str, file: str
-) -> Deleted:
+def delete_passages(segment: SegmentSpec, docs: npt.NDArray[np.uint32], analyzer: str, file: str) -> Deleted:
     """Writes to `file` what `segment` has deleted so far and these passages (numbers within the segment)."""
 
 class Index:

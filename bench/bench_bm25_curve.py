@@ -40,7 +40,7 @@ def bytes_in(folder: Path) -> int:
 
 def build(files: list[Path], folder: Path, options: dict[str, int]) -> dict[str, Any]:
     """Builds the index; runs in a process of its own. `disk` counts all that stands beside the index meanwhile."""
-    from aslfast.index import BM25Index
+    from aslfast.index.bm25 import BM25Index
 
     start, points = time.perf_counter(), []
 

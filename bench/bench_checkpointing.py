@@ -22,10 +22,10 @@ from learner_sides import ROLE, Clock, Side
 from stamp import ROOT, quantiles, stamp
 from trajectory_shapes import trajectories
 
-from aslfast import adapter
 from aslfast.core import Trajectory
-from aslfast.learner import Learner, LearnerConfig
-from aslfast.loss import LossConfig
+from aslfast.learner.learner import Learner, LearnerConfig
+from aslfast.learner.loss import LossConfig
+from aslfast.models import lora
 
 sys.path.append(str(ROOT / "tests"))
 from live_memory import LiveMemory
@@ -41,7 +41,7 @@ SPANS = [0, 128, 128, 128, 128]  # shares nothing; prompt, sampled, passages, sa
 def sides(tokens: int) -> dict[str, Side]:
     torch.manual_seed(0)
     base = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SHAPE)).eval()
-    model = adapter.add_adapters(base, 16, 32.0, 0, (ROLE,))
+    model = lora.add_adapters(base, 16, 32.0, 0, (ROLE,))
 
     def learner(kind: str) -> Learner:
         config = LearnerConfig(learning_rate=1e-12, micro_batch_tokens=tokens, checkpointing=kind)

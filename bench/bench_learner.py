@@ -32,12 +32,12 @@ from peak_memory import peak_bytes
 from stamp import ROOT, quantiles, stamp
 from trajectory_shapes import load, trajectories
 
-from aslfast import adapter
-from aslfast.batch import make_batch, micro_batches
 from aslfast.core import Trajectory
-from aslfast.environment import LAB_BASE
-from aslfast.learner import Learner, LearnerConfig
-from aslfast.loss import LossConfig
+from aslfast.learner.batch import make_batch, micro_batches
+from aslfast.learner.learner import Learner, LearnerConfig
+from aslfast.learner.loss import LossConfig
+from aslfast.models import lora
+from aslfast.trainer.datasets import LAB_BASE
 
 TEMPERATURE, LOSS = 1.0, LossConfig()
 SHAPES = Path(__file__).resolve().parent / "shapes"
@@ -70,7 +70,7 @@ REHEARSAL = {
 
 def base_of(setup: Setup, device: str) -> Any:
     if not setup.base:
-        return adapter.load_base(LAB_BASE, torch.float32, device)[0]
+        return lora.load_base(LAB_BASE, torch.float32, device)[0]
     config = transformers.Qwen2Config(**setup.base, max_position_embeddings=32768)
     torch.manual_seed(0)
     before = torch.get_default_dtype()
@@ -137,8 +137,8 @@ def work_of(name: str, side: Side, made: list[Trajectory]) -> dict[str, float]:
 
 def measure(args: argparse.Namespace, setup: Setup, device: str) -> dict[str, Any]:
     base = base_of(setup, device)
-    model = adapter.add_adapters(base, setup.rank, 2.0 * setup.rank, 0, (ROLE,))
-    torch.nn.init.normal_(adapter.parameters_of(model, ROLE)[1], std=0.01)  # B of the first layer: no zero gradients
+    model = lora.add_adapters(base, setup.rank, 2.0 * setup.rank, 0, (ROLE,))
+    torch.nn.init.normal_(lora.parameters_of(model, ROLE)[1], std=0.01)  # B of the first layer: no zero gradients
     sides = sides_of(setup, model)
     origin, steps = load(SHAPES / setup.lengths)
     shapes = steps[args.step][: 3 if args.small else None]

@@ -47,19 +47,20 @@ from rollout_engines import SHAPES, ByRole, Makers, Watched, awake, endless_base
 from rollout_workload import Lengths, LongTailed, as_graph, role_by_role, turn_by_turn
 from stamp import quantiles, stamp
 
-from aslfast import adapter, roles
-from aslfast.assemble import search_tool
-from aslfast.chat import Chat
-from aslfast.config import RunConfig, load_recipe
-from aslfast.console import quiet_libraries
+from aslfast.checkpoint.run_dir import RunFolder
+from aslfast.cli.progress import quiet_libraries
+from aslfast.config.load import RunConfig, load_recipe
 from aslfast.core import ROLES, Role, Task
-from aslfast.index import BM25Index
+from aslfast.index.bm25 import BM25Index
 from aslfast.lab.world import World
-from aslfast.learner import Learner
-from aslfast.loop import Loop
-from aslfast.rollout import Limits
-from aslfast.run_folder import RunFolder
-from aslfast.sampler.sglang import SGLangSampler
+from aslfast.learner.learner import Learner
+from aslfast.models import lora
+from aslfast.prompts import role_tasks
+from aslfast.prompts.chat_template import Chat
+from aslfast.rollout.multi_turn import Limits
+from aslfast.rounds.context import Loop
+from aslfast.sampler.sglang.sampler import SGLangSampler
+from aslfast.trainer.build import search_tool
 
 VARIANTS = ("barriers", "radix off", "engine per role", "merged weights")
 SETTINGS = {  # questions = tasks x samples, and what follows from each
@@ -95,7 +96,7 @@ class Bench:
 
     def tasks(self) -> list[Task]:
         count = self.config.generator.tasks
-        return [roles.generator_task(f"g{i}", self.topics[i], i % 3 + 1, "compact") for i in range(count)]
+        return [role_tasks.generator_task(f"g{i}", self.topics[i], i % 3 + 1, "compact") for i in range(count)]
 
 
 @dataclass(frozen=True)
@@ -225,9 +226,9 @@ def prepared(args: argparse.Namespace, work: Path) -> Bench:
     folder = endless_base(args.model, args.dtype, args.device, work / "base")
     config = replace(config, model=replace(config.model, path=str(folder)), threads=1)
     torch.set_num_threads(1)
-    base, tokenizer = adapter.load_base(folder, getattr(torch, args.dtype), args.device)
+    base, tokenizer = lora.load_base(folder, getattr(torch, args.dtype), args.device)
     tokenizer.eos_token = None
-    model = adapter.add_adapters(base, config.lora.rank, config.lora.alpha, 0)
+    model = lora.add_adapters(base, config.lora.rank, config.lora.alpha, 0)
     give_adapters_weight(model, 0)
     world = World.make(0, "train")
     index = BM25Index.build(world.passages(), work / "index", threads=1)

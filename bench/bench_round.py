@@ -55,8 +55,16 @@ from rollout_workload import Lengths, LongTailed
 from round_parts import PhaseRecord, recorded
 from stamp import ROOT, quantiles, stamp
 
-from aslfast import adapter, commits
-from aslfast.assemble import (
+from aslfast.checkpoint.run_dir import RunFolder
+from aslfast.cli.progress import quiet_libraries
+from aslfast.config.load import RunConfig, load_recipe
+from aslfast.learner.learner import Learner
+from aslfast.models import lora
+from aslfast.rounds import commit
+from aslfast.rounds.context import Loop
+from aslfast.rounds.round import run_round
+from aslfast.sampler.sglang.sampler import SGLangSampler
+from aslfast.trainer.build import (
     check_context,
     make_rollout,
     make_sampler,
@@ -66,15 +74,8 @@ from aslfast.assemble import (
     search_tool,
     start_adapters,
 )
-from aslfast.config import RunConfig, load_recipe
-from aslfast.console import quiet_libraries
-from aslfast.environment import file_environment, lab_environment
-from aslfast.learner import Learner
-from aslfast.loop import Loop
-from aslfast.rounds import run_round
-from aslfast.run_facts import facts_of
-from aslfast.run_folder import RunFolder
-from aslfast.sampler.sglang import SGLangSampler
+from aslfast.trainer.datasets import file_environment, lab_environment
+from aslfast.trainer.provenance import facts_of
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def opened(config: RunConfig, folder: Path, lengths: Lengths | None = None) -> I
     prepare_torch(config)
     base, tokenizer = open_base(config)
     check_context(base, config)
-    model = adapter.add_adapters(base, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
+    model = lora.add_adapters(base, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
     start_adapters(model, config)
     learner = Learner(model, config.learner, config.loss, config.sampler.temperature, config.adapters)
     environment = lab_environment(config, folder / "lab") if config.data.lab else file_environment(config)
@@ -140,7 +141,7 @@ def opened(config: RunConfig, folder: Path, lengths: Lengths | None = None) -> I
             config, rollout, learner, run, environment.topics, sampler.flush, lambda _: None, told,
             environment.labelled, prover(sampler, model, tokenizer, config), environment.learned_oracle,
         )  # fmt: skip
-        commits.begun(loop, facts_of(config))
+        commit.begun(loop, facts_of(config))
         loop.flush()
         loop.prove()
         yield loop

@@ -24,8 +24,8 @@ import transformers
 from stamp import ROOT, quantiles, stamp
 
 from aslfast.core import ROLES
-from aslfast.sampler import SampleRequest
-from aslfast.sampler.local import LocalSampler
+from aslfast.sampler.local.sampler import LocalSampler
+from aslfast.sampler.protocol import SampleRequest
 
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
 

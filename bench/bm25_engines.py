@@ -54,12 +54,12 @@ class Ours:
     note = "standard tokenizer, Porter stemmer; its build keeps the texts too, compressed"
 
     def build(self, files: list[Path], folder: Path, threads: int) -> None:
-        from aslfast.index import BM25Index
+        from aslfast.index.bm25 import BM25Index
 
         BM25Index.build(files, folder, k1=K1, b=B, analyzer="english", threads=threads)
 
     def open(self, folder: Path) -> None:
-        from aslfast.index import BM25Index
+        from aslfast.index.bm25 import BM25Index
 
         self.index = BM25Index.open(folder)
 

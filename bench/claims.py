@@ -25,7 +25,7 @@ from report_claims import section
 from stamp import git, stamp
 
 from aslfast.errors import UserError
-from aslfast.run_lines import append_line, write_text
+from aslfast.files.jsonl import append_line, write_text
 
 
 def train(arm: Arm, seed: int, runs: Path, made: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aslfast.config import RunConfig, load_recipe, tomllib
+from aslfast.config.load import RunConfig, load_recipe, tomllib
 from aslfast.errors import UserError
 
 FILE = Path(__file__).with_name("claims.toml")

@@ -10,13 +10,13 @@ from typing import Any
 
 from claims_arms import Arm
 
-from aslfast.config import RunConfig
+from aslfast.checkpoint.ledger import Commit, Committed, Ledger
+from aslfast.checkpoint.run_dir import CONFIG, LEDGER, read_run_config
+from aslfast.checkpoint.state import apply
+from aslfast.config.load import RunConfig
 from aslfast.core import ROLES
 from aslfast.errors import UserError
-from aslfast.ledger import Commit, Committed, Ledger
-from aslfast.loop_state import apply
-from aslfast.report import RunLog
-from aslfast.run_folder import CONFIG, LEDGER, read_run_config
+from aslfast.metrics.tables import RunLog
 
 
 def begun(run: Path) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from aslfast.errors import UserError
-from aslfast.resample import RESAMPLES
+from aslfast.metrics.bootstrap import RESAMPLES
 
 # 97.5% quantiles of Student's t for 1, 2, ... degrees of freedom
 T_975 = (

@@ -10,10 +10,10 @@ import torch
 from padded_step import PaddedStep
 from torch import Tensor
 
-from aslfast import adapter
-from aslfast.checkpointing import checkpointed
 from aslfast.core import Trajectory
-from aslfast.learner import Learner
+from aslfast.learner.learner import Learner
+from aslfast.models import lora
+from aslfast.models.activation_checkpointing import checkpointed
 
 ROLE = "policy"
 
@@ -66,7 +66,7 @@ class Side:
 
     def taken_gradient(self, trajectories: list[Trajectory], advantages: list[float]) -> Tensor:
         self.gradient(trajectories, advantages)
-        flat = torch.cat([p.grad.flatten() for p in adapter.parameters_of(self.learner.model, ROLE)])
+        flat = torch.cat([p.grad.flatten() for p in lora.parameters_of(self.learner.model, ROLE)])
         self.learner._clear(ROLE)
         return flat
 

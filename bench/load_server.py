@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import uvicorn
 from stamp import stamp
 
-from aslfast.index import BM25Index
+from aslfast.index.bm25 import BM25Index
 
 TOPKS = (1, 3, 10)
 MOST_QUERIES = 64

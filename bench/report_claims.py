@@ -19,7 +19,7 @@ from claims_picture import draw
 from claims_statistics import Interval, answer, answer_of_all, interquartile_mean
 from stamp import ROOT
 
-from aslfast.run_lines import write_text
+from aslfast.files.jsonl import write_text
 
 BEGIN, END = "<!-- made by bench/report_claims.py -->", "<!-- end -->"
 

@@ -27,8 +27,8 @@ from learner_tables import (
 )
 from stamp import ROOT
 
-from aslfast.algorithms import algorithm_names, settings_of
-from aslfast.run_lines import write_text
+from aslfast.config.algorithms import algorithm_names, settings_of
+from aslfast.files.jsonl import write_text
 
 PAGE, PICTURE = ROOT / "docs" / "learner.md", ROOT / "docs" / "learner.png"
 BEGIN, END = "<!-- {}: made by bench/report_learner.py -->", "<!-- end -->"

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 import transformers
 
-from aslfast import adapter
-from aslfast.assemble import make_sampler
-from aslfast.config import RunConfig
+from aslfast.config.load import RunConfig
 from aslfast.core import ROLES
-from aslfast.environment import LAB_BASE
-from aslfast.sampler import Sample, Sampler, SampleRequest
-from aslfast.sampler.local import LocalSampler
-from aslfast.sampler.sglang import SGLangSampler
+from aslfast.models import lora
+from aslfast.sampler.local.sampler import LocalSampler
+from aslfast.sampler.protocol import Sample, Sampler, SampleRequest
+from aslfast.sampler.sglang.sampler import SGLangSampler
+from aslfast.trainer.build import make_sampler
+from aslfast.trainer.datasets import LAB_BASE
 
 SHAPES = {
     "random-7b": {  # Qwen2.5-7B's
@@ -151,7 +151,7 @@ class Makers:
             self.config, model=replace(self.config.model, path=str(folder)),
             sampler=replace(self.config.sampler, max_rows=rows),
         )  # fmt: skip
-        model, _ = adapter.load_base(folder, getattr(torch, config.model.dtype), config.model.device)
+        model, _ = lora.load_base(folder, getattr(torch, config.model.dtype), config.model.device)
         return Watched(self._started(config, model), rows)
 
     def _started(self, config: RunConfig, model: Any) -> LocalSampler | SGLangSampler:
@@ -165,7 +165,7 @@ class Makers:
 
 def merged_base(base: Path, model: Any, role: str) -> Any:
     """A fresh base with the role's weights added: W + (alpha / r) B A."""
-    plain, _ = adapter.load_base(base, model.dtype, "cpu")
+    plain, _ = lora.load_base(base, model.dtype, "cpu")
     weights = dict(plain.named_parameters())
     for name, module in model.get_base_model().named_modules():
         if hasattr(module, "get_delta_weight"):
@@ -199,6 +199,6 @@ def give_adapters_weight(model: Any, seed: int) -> None:
     """Adapters start as the base; these differ from it and from each other, as trained ones do."""
     generator = torch.Generator().manual_seed(seed)
     for role in ROLES:
-        for parameter in adapter.parameters_of(model, role):
+        for parameter in lora.parameters_of(model, role):
             noise = torch.randn(parameter.shape, generator=generator) * 0.01
             parameter.data += noise.to(parameter)

@@ -14,15 +14,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from aslfast import roles
 from aslfast.core import Role, StopReason, Task, Trajectory, Turn
-from aslfast.generator_phase import question_group
-from aslfast.grammar import VERDICTS
-from aslfast.loop import Loop
-from aslfast.roles import Call
-from aslfast.rollout import Rollout, stable_seed
-from aslfast.sampler import SampleRequest
-from aslfast.tool import SEARCH
+from aslfast.prompts import role_tasks
+from aslfast.prompts.parsing import VERDICTS
+from aslfast.prompts.role_tasks import Call
+from aslfast.rollout.multi_turn import Rollout, stable_seed
+from aslfast.rollout.search_tool import SEARCH
+from aslfast.rounds.context import Loop
+from aslfast.rounds.generator_phase import question_group
+from aslfast.sampler.protocol import SampleRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +173,12 @@ async def _stages(loop: Loop, tasks: Sequence[Task], stage: Stage) -> None:
     asks, checks = [], []
     for (task, number), written in zip(jobs, await stage(jobs), strict=True):
         question, answer, name = written.output or "", written.output_answer or "", f"{task.id}-{number}"
-        asks.append(roles.policy_task(f"{name}-p", question, prompts, (answer,), task.hops))
-        checks.append(roles.grm_task(f"{name}-c", question, answer, prompts))
+        asks.append(role_tasks.policy_task(f"{name}-p", question, prompts, (answer,), task.hops))
+        checks.append(role_tasks.grm_task(f"{name}-c", question, answer, prompts))
     attempts = [(ask, i) for ask in asks for i in range(config.attempts)]
     judged = [(check, i) for check in checks for i in range(config.self_checks)]
     for (ask, number), tried in zip(attempts, await stage(attempts), strict=True):
-        judged.append((roles.grm_task(f"{ask.id}{number}-v", ask.question, tried.output or "", prompts), 0))
+        judged.append((role_tasks.grm_task(f"{ask.id}{number}-v", ask.question, tried.output or "", prompts), 0))
     await stage(judged)
 
 

@@ -20,13 +20,14 @@ from unittest.mock import patch
 import torch
 from part_clock import PartClock, Seconds
 
-from aslfast import commits, rewards, rounds, sharing
-from aslfast.batch import Batch
-from aslfast.judging import Judging
-from aslfast.loop import Loop
-from aslfast.phases import Phase
-from aslfast.roles import Call
-from aslfast.tool import SearchTool
+from aslfast import rewards
+from aslfast.learner.batch import Batch
+from aslfast.prompts.role_tasks import Call
+from aslfast.rollout.judge import Judging
+from aslfast.rollout.search_tool import SearchTool
+from aslfast.rounds import commit, replicas, round
+from aslfast.rounds.context import Loop
+from aslfast.rounds.phases import Phase
 
 LEARN = {  # the learner's step: the function, and its part
     "step": "packing and loss", "_hidden": "forward", "_logprobs": "head", "_update": "optimizer",
@@ -82,18 +83,18 @@ class _Watch:
     def replacements(self) -> Iterator[tuple[Any, str, Any]]:
         """(owner, name, what to put there)."""
         loop, learner = self.loop, self.loop.learner
-        yield rounds, "_phase", self.phase(rounds._phase)
-        yield sharing, "groups", self.rollout(sharing.groups)
+        yield round, "_phase", self.phase(round._phase)
+        yield replicas, "groups", self.rollout(replicas.groups)
         yield loop.rollout.tool, "tool", TimedTool(loop.rollout.tool.tool, self)
         yield loop, "report", self.report(loop.report)
         yield loop.meter, "release", self.release(loop.meter.release)
         yield learner, "_inputs", self.inputs(learner._inputs)
         yield torch.Tensor, "backward", self.timed("backward", torch.Tensor.backward)
         yield Judging, "opinions", self.timed("reward", Judging.opinions)
-        yield rounds, "step_figures", self.timed("monitor", rounds.step_figures)
+        yield round, "step_figures", self.timed("monitor", round.step_figures)
         named = [(learner, name, part) for name, part in LEARN.items()]
         named += [(loop, name, "sync") for name in ("flush", "prove")]
-        named += [(commits, name, "commit") for name in ("step", "phase")]
+        named += [(commit, name, "commit") for name in ("step", "phase")]
         for owner, name, part in named:
             yield owner, name, self.timed(part, getattr(owner, name))
         yield from self.rewards()

@@ -17,9 +17,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from trajectory_shapes import Shape, save
 
-from aslfast.index import BM25Index
-from aslfast.roles import Call, policy_task, prompt_text
-from aslfast.tool import SEARCH, SearchTool
+from aslfast.index.bm25 import BM25Index
+from aslfast.prompts.role_tasks import Call, policy_task, prompt_text
+from aslfast.rollout.search_tool import SEARCH, SearchTool
 
 CHARS_PER_TOKEN = 4
 

@@ -33,10 +33,10 @@ from typing import Any
 from peak_memory import status_bytes
 from stamp import ROOT, stamp
 
-from aslfast import plan
-from aslfast.config import RunConfig, load_recipe
-from aslfast.console import quiet_libraries
-from aslfast.train import train
+from aslfast.cli.progress import quiet_libraries
+from aslfast.config.load import RunConfig, load_recipe
+from aslfast.preflight import dry_run
+from aslfast.trainer.train import train
 
 MEMORY_SHARE, MEMORY_MIB, TIME_SHARE = 0.05, 16.0, 0.15
 
@@ -113,7 +113,7 @@ def check(before: float, after: float, most: float) -> dict[str, Any]:
 def configured(recipe: str, steps: int, overrides: Sequence[str]) -> RunConfig:
     """With as many rounds as give that many steps, where no phase ends early."""
     config = load_recipe(recipe, overrides)
-    a_round = sum(phase.steps for phase in plan.phases(config))
+    a_round = sum(phase.steps for phase in dry_run.phases(config))
     return load_recipe(recipe, [*overrides, f"rounds={-(-steps // a_round)}"])
 
 

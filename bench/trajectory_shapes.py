@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from aslfast.core import StopReason, Task, Trajectory
-from aslfast.prefix_tree import common_prefix
+from aslfast.learner.prefix_tree import common_prefix
 
 Shape = Sequence[int]
 

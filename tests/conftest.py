@@ -12,13 +12,13 @@ import tokenizers
 import torch
 import transformers
 
-from aslfast import adapter
-from aslfast.assemble import make_sampler
-from aslfast.chat import TAGS
-from aslfast.config import load_recipe
-from aslfast.corpus import Passage
-from aslfast.environment import LAB_BASE
-from aslfast.index import BM25Index
+from aslfast.config.load import load_recipe
+from aslfast.data.corpus import Passage
+from aslfast.index.bm25 import BM25Index
+from aslfast.models import lora
+from aslfast.prompts.chat_template import TAGS
+from aslfast.trainer.build import make_sampler
+from aslfast.trainer.datasets import LAB_BASE
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -88,7 +88,7 @@ def tokenizer():
 @pytest.fixture
 def model(tokenizer):
     """The tiny model with the three roles' adapters, all different from the base."""
-    peft_model = adapter.add_adapters(tiny_model(tokenizer), rank=4, alpha=8.0, seed=0)
+    peft_model = lora.add_adapters(tiny_model(tokenizer), rank=4, alpha=8.0, seed=0)
     stir(peft_model)
     return peft_model
 
@@ -109,15 +109,15 @@ def lab_index(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def lab_tokenizer():
-    from aslfast.lab.base import make_tokenizer
+    from aslfast.lab.pretrain import make_tokenizer
 
     return make_tokenizer()
 
 
 def lab_with_adapters():
     """(the lab's base with three adapters, all different from it, its tokenizer)."""
-    base, own_tokenizer = adapter.load_base(LAB_BASE)
-    peft_model = adapter.add_adapters(base, rank=16, alpha=32.0, seed=0)
+    base, own_tokenizer = lora.load_base(LAB_BASE)
+    peft_model = lora.add_adapters(base, rank=16, alpha=32.0, seed=0)
     stir(peft_model, scale=0.01)
     return peft_model, own_tokenizer
 

@@ -14,12 +14,12 @@ from unittest.mock import patch
 
 import pyarrow.parquet as pq
 
-from aslfast import train
-from aslfast.config import RunConfig, load_recipe
-from aslfast.environment import lab_questions
-from aslfast.index import BM25Index
+from aslfast.config.load import RunConfig, load_recipe
+from aslfast.data.qa_dataset import write_questions
+from aslfast.index.bm25 import BM25Index
 from aslfast.lab.world import World
-from aslfast.questions import write_questions
+from aslfast.trainer import train
+from aslfast.trainer.datasets import lab_questions
 
 TIMING = {"seconds", "tokens_per_s", "probe_ms"}
 SMALL = [

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from aslfast.corpus import Passage
-from aslfast.index import BM25Index, analyze
+from aslfast.data.corpus import Passage
+from aslfast.index.bm25 import BM25Index, analyze
 
 F = np.float32
 

@@ -4,8 +4,9 @@ PEFT load when they are first used."""
 import conftest  # noqa: F401  # else a process forked from here may find the one of triton_kernels
 import torch
 
-from aslfast import adapter, assemble, cli, train  # noqa: F401
-from aslfast.config import load_recipe
+from aslfast.config.load import load_recipe
+from aslfast.models import lora
+from aslfast.trainer import build, train  # noqa: F401
 
 torch.set_num_threads(1)  # a thread pool does not survive a fork
-adapter.add_adapters(assemble.open_base(load_recipe("tiny"))[0], 1, 1.0, 0)
+lora.add_adapters(build.open_base(load_recipe("tiny"))[0], 1, 1.0, 0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from killed_runs import started, untimed
 
-from aslfast.cli import app
+from aslfast.cli.main import app
 
 # Each rank's own sampler and packs: what is reused, and what two trajectories share, depends on who is beside whom.
 PER_RANK = {"reuse", "forward_tokens", "shared_tokens"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from aslfast.sampler import Sample, SampleRequest
+from aslfast.sampler.protocol import Sample, SampleRequest
 
 
 class ScriptedSampler:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from streams import trajectory
 
-from aslfast.advantage import advantages
-from aslfast.algorithms import algorithm_names
-from aslfast.config import load_recipe
+from aslfast.config.algorithms import algorithm_names
+from aslfast.config.load import load_recipe
 from aslfast.core import Group, Reward
-from aslfast.loss import LossInputs, loss_of, normalizer_of
+from aslfast.learner.advantage import advantages
+from aslfast.learner.loss import LossInputs, loss_of, normalizer_of
 
 REWARDS = [[1.0, 0.0, 0.0, 1.0], [0.2, 0.9, 0.4], [1.0, 1.0], [0.0, 3.0]]  # the third group is flat
 

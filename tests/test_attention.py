@@ -13,13 +13,13 @@ import torch
 import transformers
 from streams import grouped, ragged
 
-from aslfast import attention, attention_padded
-from aslfast.assemble import prepare_torch
-from aslfast.attention import BACK_ENDS, FlashAttention, FlexAttention, choose
-from aslfast.attention_padded import PaddedAttention, bucketed
-from aslfast.batch import make_batch
-from aslfast.config import load_recipe
+from aslfast.config.load import load_recipe
 from aslfast.errors import UserError
+from aslfast.learner import attention, attention_sdpa
+from aslfast.learner.attention import BACK_ENDS, FlashAttention, FlexAttention, choose
+from aslfast.learner.attention_sdpa import PaddedAttention, bucketed
+from aslfast.learner.batch import make_batch
+from aslfast.trainer.build import prepare_torch
 
 EPS = torch.finfo(torch.float32).eps
 HEADS, KV_HEADS, WIDTH, SCALE = 4, 2, 8, 0.3
@@ -64,7 +64,7 @@ def loose_bound(exact, own):
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("most_pairs", [1 << 20, 300])
 def test_padded_attention_and_its_gradients(batch, most_pairs, monkeypatch):
-    monkeypatch.setattr(attention_padded, "MOST_PAIRS", most_pairs)
+    monkeypatch.setattr(attention_sdpa, "MOST_PAIRS", most_pairs)
     made = BATCHES[batch]()
     n, seen = len(made.input_T), seen_by_tokens(made)
     exact = with_gradients(lambda q, k, v: dense(q, k, v, seen), n, torch.float64)
@@ -82,7 +82,7 @@ def test_buckets_hold_every_segment_once_and_keep_to_their_size():
     assert sorted(i for bucket in buckets for i in bucket) == list(range(len(segments.query_lengths)))
     for bucket in buckets:
         keys = [segments.key_lengths[i] for i in bucket]
-        assert max(keys) <= attention_padded.LONGER * min(keys)
+        assert max(keys) <= attention_sdpa.LONGER * min(keys)
     assert bucketed([5] * 9, [1 << 19] * 9) == [[i] for i in range(9)]
 
 

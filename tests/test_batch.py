@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from streams import grouped, ragged, silent, trajectory
 
-from aslfast import batch, packing
-from aslfast.advantage import advantages
-from aslfast.batch import make_batch, micro_batches
-from aslfast.config_tables import AdvantageConfig
+from aslfast.config.schema import AdvantageConfig
 from aslfast.core import Group, Reward
-from aslfast.prefix_tree import LEAST_SHARED
+from aslfast.learner import batch, packing
+from aslfast.learner.advantage import advantages
+from aslfast.learner.batch import make_batch, micro_batches
+from aslfast.learner.prefix_tree import LEAST_SHARED
 
 
 def live_of(made):

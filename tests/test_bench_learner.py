@@ -18,9 +18,9 @@ from learner_flops import step_flops  # noqa: E402
 from padded_step import PaddedStep  # noqa: E402
 from trajectory_shapes import load, save, trajectories  # noqa: E402
 
-from aslfast.batch import make_batch  # noqa: E402
-from aslfast.learner import Learner, LearnerConfig  # noqa: E402
-from aslfast.loss import LossConfig  # noqa: E402
+from aslfast.learner.batch import make_batch  # noqa: E402
+from aslfast.learner.learner import Learner, LearnerConfig  # noqa: E402
+from aslfast.learner.loss import LossConfig  # noqa: E402
 
 TINY = ROOT / "bench" / "shapes" / "tiny_policy.json"
 

@@ -17,10 +17,11 @@ from learner_tables import round_lines, round_sentence  # noqa: E402
 from part_clock import PartClock, Seconds, now_on  # noqa: E402
 from round_parts import LEARN_PARTS, PARTS, recorded  # noqa: E402
 
-from aslfast import commits, rewards, rounds, sharing  # noqa: E402
-from aslfast.config import load_recipe  # noqa: E402
+from aslfast import rewards
+from aslfast.config.load import load_recipe  # noqa: E402
 from aslfast.core import ROLES  # noqa: E402
-from aslfast.judging import Judging  # noqa: E402
+from aslfast.rollout.judge import Judging  # noqa: E402
+from aslfast.rounds import commit, replicas, round  # noqa: E402
 
 TIMING = {"seconds", "tokens_per_s"}
 
@@ -124,8 +125,8 @@ def round_of(folder, instrumented):
 
 def things_patched():
     """What the benchmark replaces outside the loop, as it is now."""
-    owners = {rewards: rewards.__all__, rounds: ("_phase", "step_figures"), sharing: ("groups",),
-              commits: ("step", "phase"), Judging: ("opinions",), torch.Tensor: ("backward",)}  # fmt: skip
+    owners = {rewards: rewards.__all__, round: ("_phase", "step_figures"), replicas: ("groups",),
+              commit: ("step", "phase"), Judging: ("opinions",), torch.Tensor: ("backward",)}  # fmt: skip
     return {(owner, name): getattr(owner, name) for owner, names in owners.items() for name in names}
 
 

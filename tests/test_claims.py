@@ -27,10 +27,10 @@ from claims_statistics import (  # noqa: E402
     probability_of_improvement,
 )
 
-from aslfast.cli import app  # noqa: E402
-from aslfast.config import from_tree, to_toml, tomllib  # noqa: E402
+from aslfast.checkpoint.ledger import Commit, Ledger  # noqa: E402
+from aslfast.cli.main import app  # noqa: E402
+from aslfast.config.load import from_tree, to_toml, tomllib  # noqa: E402
 from aslfast.errors import UserError  # noqa: E402
-from aslfast.ledger import Commit, Ledger  # noqa: E402
 
 CLAIMS = read_claims()
 ARMS = {arm.key: arm for claim in CLAIMS.values() for arm in claim.arms}

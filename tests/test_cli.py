@@ -19,8 +19,8 @@ import transformers
 from typer.testing import CliRunner
 
 from aslfast import __version__
-from aslfast.cli import app
-from aslfast.config import from_tree, load_recipe, tomllib
+from aslfast.cli.main import app
+from aslfast.config.load import from_tree, load_recipe, tomllib
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from aslfast.cli import app
-from aslfast.corpus import Passage
-from aslfast.index import BM25Index
+from aslfast.cli.main import app
+from aslfast.data.corpus import Passage
+from aslfast.index.bm25 import BM25Index
 
 
 def call(*args: object) -> Result:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aslfast import algorithms, config, config_tables
-from aslfast.config import RunConfig, from_tree, load_recipe, recipe_names, to_toml, tomllib
+from aslfast.config import algorithms, load, schema
+from aslfast.config.load import RunConfig, from_tree, load_recipe, recipe_names, to_toml, tomllib
 from aslfast.errors import UserError
 
 
@@ -26,7 +26,7 @@ def test_recipes_round_trip(name):
 
 @given(st.text(st.characters(codec="utf-8"), max_size=30), st.floats(1e-12, 1e12), st.integers(0, 1 << 60))
 def test_any_values_round_trip(text, rate, seed):
-    model = config_tables.ModelConfig(path=text)
+    model = schema.ModelConfig(path=text)
     learner = dataclasses.replace(RunConfig().learner, learning_rate=rate)
     resolved = RunConfig(seed=seed, model=model, learner=learner)
     assert from_tree(tomllib.loads(to_toml(resolved)), "again") == resolved
@@ -105,9 +105,9 @@ def test_overrides():
 
 
 def test_every_choice_is_accepted():
-    for key, choices in config_tables.CHOICES.items():
+    for key, choices in schema.CHOICES.items():
         for choice in choices:
-            listed = isinstance(config._lookup(RunConfig(), key), tuple)
+            listed = isinstance(load._lookup(RunConfig(), key), tuple)
             load_recipe("tiny", [f"{key}=[{choice!r}]" if listed else f"{key}={choice}"])
 
 
@@ -148,8 +148,8 @@ def test_algorithms_set_the_same_keys():
     assert {str(sorted((t, sorted(v)) for t, v in tree.items())) for tree in keys.values()} == {
         str(sorted((t, sorted(v)) for t, v in keys["grpo"].items()))
     }
-    loss = {f.name for f in dataclasses.fields(config_tables.LossConfig)} - {"tis_cap"}  # a matter of the sampler
-    advantage = {f.name for f in dataclasses.fields(config_tables.AdvantageConfig)}
+    loss = {f.name for f in dataclasses.fields(schema.LossConfig)} - {"tis_cap"}  # a matter of the sampler
+    advantage = {f.name for f in dataclasses.fields(schema.AdvantageConfig)}
     assert keys["grpo"] == {"loss": loss, "advantage": advantage}
 
 
@@ -159,12 +159,12 @@ def test_options_that_exclude_each_other():
 
 def test_choices_name_real_keys():
     """A choice list for a key that was renamed would check nothing."""
-    for key in config_tables.CHOICES:
-        value = config._lookup(RunConfig(), key)
+    for key in schema.CHOICES:
+        value = load._lookup(RunConfig(), key)
         assert isinstance(value if isinstance(value, str) else value[0], str)
     names = {f.name for table in dataclasses.fields(RunConfig) for f in _fields(getattr(RunConfig(), table.name))}
     names |= {f.name for f in dataclasses.fields(RunConfig)}
-    assert not (config._MAY_BE_ZERO | config._AT_MOST_ONE) - names
+    assert not (load._MAY_BE_ZERO | load._AT_MOST_ONE) - names
 
 
 def _fields(value):

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aslfast.corpus import Passage, place_of, read_corpus
+from aslfast.data.corpus import Passage, place_of, read_corpus
 from aslfast.errors import UserError
-from aslfast.index import BM25Index
+from aslfast.index.bm25 import BM25Index
 
 
 def jsonl(path: Path, *records: object) -> Path:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aslfast import corpus_batches
-from aslfast.corpus import Passage, read_corpus
-from aslfast.corpus_batches import open_source
+from aslfast.data import corpus_arrow
+from aslfast.data.corpus import Passage, read_corpus
+from aslfast.data.corpus_arrow import open_source
 from aslfast.errors import UserError
 
 
@@ -110,7 +110,7 @@ def test_jsonl_reads_as_the_careful_reader_has_it(
     file = tmp_path_factory.mktemp("corpus") / "a.jsonl"
     file.write_bytes(b"\n".join(lines) + b"\n" * ends)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus_batches, "BLOCK_BYTES", block_bytes)
+        patch.setattr(corpus_arrow, "BLOCK_BYTES", block_bytes)
         check_same(file)
 
 
@@ -133,7 +133,7 @@ def test_what_reads_quickly(tmp_path: Path) -> None:
 
 
 def test_a_line_larger_than_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus_batches, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(corpus_arrow, "BLOCK_BYTES", 1000)
     file = tmp_path / "a.jsonl"
     records = [{"id": str(i), "contents": "x" * (i * 700)} for i in range(10)]
     file.write_text("".join(json.dumps(record) + "\n" for record in records))

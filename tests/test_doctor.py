@@ -9,14 +9,16 @@ import pytest
 from conftest import stir, tiny_model
 from typer.testing import CliRunner
 
-from aslfast import adapter, cli_doctor, doctor
-from aslfast.chat import Chat
-from aslfast.cli import app
+from aslfast.cli import doctor as cli_doctor
+from aslfast.cli.main import app
 from aslfast.core import ROLES
-from aslfast.doctor import Line
-from aslfast.doctor_sampler import check_sampler, prove
-from aslfast.sampler.local import LocalSampler
-from aslfast.sampler.probe import probe_prompts
+from aslfast.models import lora
+from aslfast.preflight import machine
+from aslfast.preflight.machine import Line
+from aslfast.preflight.sampler_check import check_sampler, prove
+from aslfast.prompts.chat_template import Chat
+from aslfast.sampler.local.sampler import LocalSampler
+from aslfast.sampler.sglang.sync_check import probe_prompts
 
 MACHINE = [
     "python", "versions", "sglang", "devices", "kernels", "compiler", "core", "index", "memory", "disk",
@@ -65,7 +67,7 @@ GOOD = {"torch": "2.13.0+cpu", "triton": "3.7.1", "transformers": "5.12.1", "pef
         ({"peft": None}, "versions", "failed", "peft missing: run make setup"),
         ({"triton": "3.6.0"}, "versions", "warning", "torch 2.13 goes with triton 3.7"),
         ({"torch": "2.9.0"}, "versions", "warning", "not tried with this torch; tried are 2.11, 2.13, 2.14"),
-        ({"sglang": None}, "sglang", "warning", doctor.SGLANG),
+        ({"sglang": None}, "sglang", "warning", machine.SGLANG),
         ({"sglang": "0.5.17"}, "sglang", "warning", "this torch goes with sglang 0.5.18 to 0.5.21"),
         ({"transformers": "5.19.0"}, "sglang", "warning", "sglang 0.5.21 goes with transformers up to 5.12"),
     ],
@@ -78,8 +80,8 @@ def test_versions_that_fit_and_that_do_not(monkeypatch, change, name, state, rem
             raise PackageNotFoundError(package)
         return found[package]
 
-    monkeypatch.setattr(doctor, "version", version)
-    line = {"versions": doctor.versions, "sglang": doctor.sglang}[name]()
+    monkeypatch.setattr(machine, "version", version)
+    line = {"versions": machine.versions, "sglang": machine.sglang}[name]()
     assert (line.state, line.remedy) == (state, remedy)
 
 
@@ -112,7 +114,7 @@ def test_the_local_sampler_over_any_model(folder):
 
 def test_a_sampler_with_other_adapters_fails(tokenizer):
     """One that is sure to be wrong: it serves adapters from another seed."""
-    served, trained = (adapter.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=0) for _ in range(2))
+    served, trained = (lora.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=0) for _ in range(2))
     stir(served, seed=1)
     stir(trained, seed=2)
     sampler = LocalSampler(served, tokenizer, max_rows=4, max_context=256)

@@ -2,24 +2,24 @@
 
 import pytest
 
-from aslfast import environment
 from aslfast.errors import UserError
 from aslfast.lab.world import World
+from aslfast.trainer import datasets
 
 
 def test_general_topics(tmp_path):
-    topics = environment.read_topics("general")
+    topics = datasets.read_topics("general")
     assert len(topics) == len(set(topics)) == 73
     (tmp_path / "mine.txt").write_text("Rivers\n\n  Old towns \n")
-    assert environment.read_topics(str(tmp_path / "mine.txt")) == ["Rivers", "Old towns"]
+    assert datasets.read_topics(str(tmp_path / "mine.txt")) == ["Rivers", "Old towns"]
     with pytest.raises(UserError, match="no such topics file"):
-        environment.read_topics("generl")
+        datasets.read_topics("generl")
 
 
 def test_the_labs_judge_is_asked_in_its_variant():
     world = World.make(0, "heldout", {"work": 12, "person": 10, "place": 8})
-    questions = environment.lab_questions(world, 0, 4)
-    tasks = environment.lab_judgements(world, questions, 0, "compact", "reference")
+    questions = datasets.lab_questions(world, 0, 4)
+    tasks = datasets.lab_judgements(world, questions, 0, "compact", "reference")
     for task in tasks[:8]:
         asked, _, shown = task.prompt.rpartition(" says ")
         assert shown == world.answer(task.question)

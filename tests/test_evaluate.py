@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 
-from aslfast import evaluate
 from aslfast.core import StopReason, Task, Trajectory, Turn
-from aslfast.evaluate import Share
-from aslfast.resample import bootstrap_mean, paired_difference
+from aslfast.metrics import scoring
+from aslfast.metrics.bootstrap import bootstrap_mean, paired_difference
+from aslfast.metrics.scoring import Share
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_wilson_is_where_the_score_test_turns():
     for hits, n in ((3, 10), (70, 300), (150, 300)):
         share = Share.of(hits, n)
         for q in (share.low, share.high):
-            assert abs(hits / n - q) == pytest.approx(evaluate.Z95 * math.sqrt(q * (1 - q) / n))
+            assert abs(hits / n - q) == pytest.approx(scoring.Z95 * math.sqrt(q * (1 - q) / n))
     assert (Share.of(0, 0).low, Share.of(0, 0).high) == (0.0, 1.0)
     assert str(Share.of(1, 2)) == "0.500 [0.095, 0.905]"
 
@@ -47,7 +47,7 @@ def ended(output, references=("Oslo",), hops=1, role="policy", answer=None, sear
 def test_policy_scores():
     one_hop = [ended("oslo!", hops=1), ended("in Oslo", hops=1, searches=3)]
     three_hops = [ended("Bergen", hops=3), ended(None, hops=3, searches=0)]
-    scores = evaluate.policy_scores([*one_hop, *three_hops, ended("Rome", ("Bergen", "rome"), hops=0)])
+    scores = scoring.policy_scores([*one_hop, *three_hops, ended("Rome", ("Bergen", "rome"), hops=0)])
     assert scores["policy_accuracy"] == 2 / 5 and scores["n_eval"] == 5
     assert scores["policy_interval"] == [Share.of(2, 5).low, Share.of(2, 5).high]
     by_hops = {hops: (part["accuracy"], part["n"]) for hops, part in scores["by_hops"].items()}
@@ -61,14 +61,14 @@ def test_policy_scores():
 def test_grm_scores_are_balanced():
     """Three right answers of which two are passed, one wrong answer that is caught: (2/3 + 1) / 2, not 3/4."""
     judged = [ended(v, ("correct",), role="grm") for v in ("correct", "correct", "wrong")]
-    scores = evaluate.grm_scores([*judged, ended("wrong", ("wrong",), role="grm")])
+    scores = scoring.grm_scores([*judged, ended("wrong", ("wrong",), role="grm")])
     assert scores["grm_on_right"] == pytest.approx(2 / 3) and scores["grm_on_wrong"] == 1.0
     assert scores["grm_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
     assert scores["grm_interval"][0] < scores["grm_accuracy"] < scores["grm_interval"][1]
     always = [ended("correct", (label,), role="grm") for label in ("correct", "wrong") * 20]
-    assert evaluate.grm_scores(always)["grm_accuracy"] == 0.5
+    assert scoring.grm_scores(always)["grm_accuracy"] == 0.5
     silent = [ended(None, (label,), role="grm") for label in ("correct", "wrong")]
-    assert evaluate.grm_scores(silent)["grm_accuracy"] == 0.0
+    assert scoring.grm_scores(silent)["grm_accuracy"] == 0.0
 
 
 def test_generator_scores():
@@ -80,24 +80,24 @@ def test_generator_scores():
         ended("what is it", (), role="generator", answer="x"),
         ended(None, (), role="generator"),
     ]
-    scores = evaluate.generator_scores(written, truth.get)
+    scores = scoring.generator_scores(written, truth.get)
     assert scores["solvable_share"] == 1 / 5
     assert scores["valid_share"] == 3 / 5
     assert scores["reference_right"] == pytest.approx(1 / 3)
-    assert evaluate.generator_scores(written[-1:], truth.get)["reference_right"] == 0.0
+    assert scoring.generator_scores(written[-1:], truth.get)["reference_right"] == 0.0
 
 
 def test_question_scores():
     """One value a question; a cover match where the words stand apart, a substring within a word."""
     asked = ("Ada Lovelace",)
     said = ["ada lovelace", "Lovelace, that is Ada", "Adalovelaces", "Ada", None]
-    scores = evaluate.question_scores([ended(text, asked, searches=i) for i, text in enumerate(said)])
+    scores = scoring.question_scores([ended(text, asked, searches=i) for i, text in enumerate(said)])
     assert scores["em"] == [1, 0, 0, 0, 0]
     assert scores["cover_em"] == [1, 1, 0, 0, 0]
     assert scores["sub_em"] == [1, 0, 0, 0, 0]
     assert scores["f1"] == pytest.approx([1, 2 * 2 / (4 + 2), 0, 2 / 3, 0])
     assert scores["searches"] == [0, 1, 2, 3, 4]
-    assert evaluate.question_scores([ended("Osloer")])["sub_em"] == [1]
+    assert scoring.question_scores([ended("Osloer")])["sub_em"] == [1]
 
 
 def test_bootstrap_mean_has_the_width_of_the_standard_error():

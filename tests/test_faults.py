@@ -19,14 +19,14 @@ from pathlib import Path
 import pytest
 from conftest import lab_sampler, lab_with_adapters
 
-from aslfast.chat import Chat
-from aslfast.config import load_recipe
+from aslfast.config.load import load_recipe
 from aslfast.core import StopReason
 from aslfast.lab.world import World
-from aslfast.roles import policy_task
-from aslfast.rollout import Limits, Rollout, bounded
-from aslfast.tool import SearchTool
-from aslfast.tool_pool import ToolPool
+from aslfast.prompts.chat_template import Chat
+from aslfast.prompts.role_tasks import policy_task
+from aslfast.rollout.multi_turn import Limits, Rollout, bounded
+from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.tool_executor import ToolPool
 
 COUNT, SAMPLES = 250, 4  # questions, samples of each
 SLOW_SHARE, DEADLINE_S, SLEEP_S = 0.05, 3.0, 6.0

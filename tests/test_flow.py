@@ -12,24 +12,24 @@ import pyarrow.parquet as pq
 import pytest
 from test_rounds import WORLD, actors, make_loop, play, world_index  # noqa: F401
 
-from aslfast import roles
-from aslfast.advantage import advantages
-from aslfast.config import load_recipe
-from aslfast.config_tables import AdvantageConfig
+from aslfast.config.load import load_recipe
+from aslfast.config.schema import AdvantageConfig
 from aslfast.core import Group, Reward, StopReason, Task, Trajectory
 from aslfast.errors import UserError
-from aslfast.gate import Gate
-from aslfast.generator_phase import question_group
-from aslfast.judging import Judging
-from aslfast.loop import trajectories_at_once
-from aslfast.policy_phase import answer_group
-from aslfast.remote import RemoteIndex
-from aslfast.retrieve import retrieve
-from aslfast.rounds import run_round
-from aslfast.tool import SearchTool
-from aslfast.tool_pool import ToolPool
+from aslfast.learner.advantage import advantages
+from aslfast.prompts import role_tasks
+from aslfast.retrieval.client import RemoteIndex
+from aslfast.retrieval.retriever import retrieve
+from aslfast.rollout.judge import Judging
+from aslfast.rollout.priority_semaphore import Gate
+from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.tool_executor import ToolPool
+from aslfast.rounds.context import trajectories_at_once
+from aslfast.rounds.generator_phase import question_group
+from aslfast.rounds.policy_phase import answer_group
+from aslfast.rounds.round import run_round
 
-TOPIC = roles.generator_task("g1-0", sorted(WORLD.facts)[0], 1, "compact")
+TOPIC = role_tasks.generator_task("g1-0", sorted(WORLD.facts)[0], 1, "compact")
 
 
 # --- the gate --------------------------------------------------------------------------------------------------
@@ -316,7 +316,7 @@ def test_a_policy_whose_judge_is_failed_is_left_out(make_loop):
     loop.sample = failed
     loop.next_step()
     question = WORLD.questions(random.Random(0), 1)[0]
-    task = roles.policy_task("p1-0", question.question, "compact", (question.answer,), question.hops)
+    task = role_tasks.policy_task("p1-0", question.question, "compact", (question.answer,), question.hops)
     group = asyncio.run(answer_group(loop, task))
     assert len(group.trajectories) == 3 and len(group.lost) == 1
     assert [r.parts["judge"] for r in group.rewards] == [1.0] * 3  # one verdict of two is enough
@@ -334,7 +334,7 @@ def test_lost_trajectories_have_no_advantage():
 
 
 def test_opinions():
-    task = roles.grm_task("j", "who?", "Aker", "compact")
+    task = role_tasks.grm_task("j", "who?", "Aker", "compact")
     silent, gone = (verdict(task, 0, stop=s) for s in (StopReason.NO_OUTPUT, StopReason.TOOL_FAILED))
     judge = Judging(None, "compact", "tool", share=False)
     assert judge.opinions([verdict(task, 0), silent, gone]) == ("correct", None)

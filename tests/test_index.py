@@ -18,9 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_bm25 import PlainBM25, hits, lucene_length
 
-from aslfast.corpus import Passage
+from aslfast.data.corpus import Passage
 from aslfast.errors import UserError
-from aslfast.index import BM25Index, analyze
+from aslfast.index.bm25 import BM25Index, analyze
 
 WORDS = ["cat", "cats", "dog", "running", "the", "Zürich", "x1", "東京", "of"]
 texts = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
@@ -288,7 +288,7 @@ def test_statistics(folder: Path) -> None:
 def test_the_index_needs_no_torch(tmp_path: Path) -> None:
     probe = (
         "import sys; sys.modules['torch'] = None\n"
-        "from aslfast.index import BM25Index; from aslfast.corpus import Passage\n"
+        "from aslfast.index import BM25Index; from aslfast.data.corpus import Passage\n"
         f"print(BM25Index.build([Passage('a', 'cats')], {str(tmp_path / 'x')!r}).search(['cat']).ids)"
     )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from plain_bm25 import PlainBM25, hits
 
-from aslfast import index_change
-from aslfast.corpus import Passage
+from aslfast.data.corpus import Passage
 from aslfast.errors import UserError
-from aslfast.index import BM25Index
-from aslfast.index_change import tail_to_merge
-from aslfast.index_manifest import read_manifest
+from aslfast.index import update
+from aslfast.index.bm25 import BM25Index
+from aslfast.index.manifest import read_manifest
+from aslfast.index.update import tail_to_merge
 
 WORDS = ["cat", "dog", "bird", "the", "東京"]
 IDS = [f"id{i}" for i in range(12)]
@@ -34,10 +34,10 @@ class Life(RuleBasedStateMachine):
         self.folder = Path(self.temporary.name) / "x"
         self.live = [Passage("id0", "cat dog"), Passage("id1", "bird")]
         self.index = BM25Index.build(self.live, self.folder)
-        self.most, index_change.MOST_SEGMENTS = index_change.MOST_SEGMENTS, 3
+        self.most, update.MOST_SEGMENTS = update.MOST_SEGMENTS, 3
 
     def teardown(self) -> None:
-        index_change.MOST_SEGMENTS = self.most
+        update.MOST_SEGMENTS = self.most
         self.temporary.cleanup()
 
     def ids(self) -> list[str]:
@@ -96,7 +96,7 @@ class Life(RuleBasedStateMachine):
         assert hits(self.index, QUERIES[2], 20, allow=half) == expected
         told = self.index.statistics()
         assert (told.passages, told.tokens) == (len(self.live), sum(plain.lengths))
-        assert told.segments <= index_change.MOST_SEGMENTS
+        assert told.segments <= update.MOST_SEGMENTS
 
     @invariant()
     def leaves_no_file_behind(self) -> None:

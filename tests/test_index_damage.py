@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from plain_bm25 import PlainBM25, hits
 
-from aslfast.corpus import Passage
+from aslfast.data.corpus import Passage
 from aslfast.errors import UserError
-from aslfast.index import BM25Index
-from aslfast.index_manifest import read_manifest
+from aslfast.index.bm25 import BM25Index
+from aslfast.index.manifest import read_manifest
 
 PASSAGES = [Passage(f"id{i}", f"cat w{i % 7} " + "dog " * (i % 5)) for i in range(24)]
 LIVE = [passage for passage in PASSAGES if passage.id not in ("id3", "id22")]

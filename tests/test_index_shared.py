@@ -18,11 +18,11 @@ from pathlib import Path
 import pytest
 from plain_bm25 import PlainBM25, hits
 
-from aslfast.corpus import Passage
+from aslfast.data.corpus import Passage
 from aslfast.errors import UserError
-from aslfast.index import BM25Index
-from aslfast.index_change import delete_ids
-from aslfast.index_lock import write_lock
+from aslfast.index.bm25 import BM25Index
+from aslfast.index.index_lock import write_lock
+from aslfast.index.update import delete_ids
 
 FIRST = [Passage(f"id{i}", f"cat w{i % 13} " + "dog " * (i % 5)) for i in range(300)]
 QUERIES = ["cat w3 dog", "dog", "w1 w2 w12", "none"]

@@ -8,13 +8,14 @@ import torch
 from conftest import tiny_model
 from safetensors.torch import load_file, save_file
 
-from aslfast import adapter, train
-from aslfast.checkpoint import open_checkpoint, read_run_config
-from aslfast.config import from_tree, load_recipe, to_toml, tomllib
+from aslfast.config.load import from_tree, load_recipe, to_toml, tomllib
 from aslfast.core import ROLES
 from aslfast.errors import UserError
-from aslfast.index import BM25Index
-from aslfast.monitor_figures import round_figures
+from aslfast.index.bm25 import BM25Index
+from aslfast.metrics.health import round_figures
+from aslfast.models import lora
+from aslfast.trainer import train
+from aslfast.trainer.session import open_checkpoint, read_run_config
 
 SHORT = [
     "threads=1", "data.eval_count=60", "sampler.max_rows=64", "generator.steps=1", "generator.tasks=4", "grm.steps=2",
@@ -39,7 +40,7 @@ def first(tmp_path_factory):
 
 
 def starts(folder, *roles):
-    return [f"roles.{role}.init_adapter={adapter.latest(folder / 'adapters' / role)}" for role in roles]
+    return [f"roles.{role}.init_adapter={lora.latest(folder / 'adapters' / role)}" for role in roles]
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,9 @@ def test_the_run_keeps_what_it_started_from(first, second):
     config = read_run_config(second[0])
     index = BM25Index.open(second[0] / "lab" / "heldout.idx")
     for role in ROLES:
-        start = adapter.latest(first[0] / "adapters" / role)
+        start = lora.latest(first[0] / "adapters" / role)
         assert getattr(config.roles, role).init_adapter == str(start)
-        kept, given = (load_file(f / adapter.WEIGHTS) for f in (second[0] / "adapters" / role / "v0000", start))
+        kept, given = (load_file(f / lora.WEIGHTS) for f in (second[0] / "adapters" / role / "v0000", start))
         assert kept.keys() == given.keys() and all(torch.equal(kept[name], given[name]) for name in given)
         opened = open_checkpoint(str(second[0]), config, index, role)
         assert (opened.adapter_name, opened.version) == (role, 0)
@@ -87,7 +88,7 @@ def test_a_wrong_adapter_ends_the_run_before_it_writes(first, tmp_path):
 
 def peft_adapter(tokenizer, folder, **options):
     """Written by PEFT alone, as another project would."""
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": list(adapter.TARGETS), "init_lora_weights": False}
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": list(lora.TARGETS), "init_lora_weights": False}
     peft.get_peft_model(tiny_model(tokenizer), peft.LoraConfig(**{**settings, **options})).save_pretrained(folder)
     return folder
 
@@ -95,14 +96,14 @@ def peft_adapter(tokenizer, folder, **options):
 def test_an_adapter_that_peft_wrote(tokenizer, model, tmp_path):
     """In bfloat16 too: the master copy is float32."""
     folder = peft_adapter(tokenizer, tmp_path / "a", task_type="CAUSAL_LM")
-    weights = load_file(folder / adapter.WEIGHTS)
-    save_file({name: weight.bfloat16() for name, weight in weights.items()}, folder / adapter.WEIGHTS)
-    adapter.load_adapter(model, "policy", folder)
+    weights = load_file(folder / lora.WEIGHTS)
+    save_file({name: weight.bfloat16() for name, weight in weights.items()}, folder / lora.WEIGHTS)
+    lora.load_adapter(model, "policy", folder)
     model.set_adapter("policy")
     loaded = peft.PeftModel.from_pretrained(tiny_model(tokenizer), folder).eval()
     ids = torch.tensor([[1, 5, 9, 200, 17, 3]])
     assert torch.equal(model(ids).logits, loaded(ids).logits)
-    assert {p.dtype for p in adapter.parameters_of(model, "policy")} == {torch.float32}
+    assert {p.dtype for p in lora.parameters_of(model, "policy")} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_adapters_that_mean_something_else_are_refused(options, message, tokeniz
     folder = peft_adapter(tokenizer, tmp_path / "a", **options)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
     with pytest.raises(UserError, match=message):
-        adapter.load_adapter(model, "policy", folder)
+        lora.load_adapter(model, "policy", folder)
     assert all(torch.equal(model.state_dict()[name], weight) for name, weight in before.items())
 
 
@@ -129,4 +130,4 @@ def test_a_config_without_its_rank_is_refused(tokenizer, model, tmp_path):
     del config["r"]
     (folder / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(UserError, match=r"adapter_config\.json has no r"):
-        adapter.load_adapter(model, "policy", folder)
+        lora.load_adapter(model, "policy", folder)

@@ -8,14 +8,16 @@ import pytest
 import torch
 from peft import PeftModel
 
-from aslfast import adapter, assemble, environment, evaluate, measure, train
-from aslfast.config import load_recipe
+from aslfast.config.load import load_recipe
 from aslfast.errors import UserError
-from aslfast.index import BM25Index
-from aslfast.lab import base, demos
+from aslfast.index.bm25 import BM25Index
+from aslfast.lab import demonstrations, pretrain
 from aslfast.lab.world import World, names
-from aslfast.roles import parse_call, parse_output
-from aslfast.rollout import stable_seed
+from aslfast.metrics import scoring
+from aslfast.models import lora
+from aslfast.prompts.role_tasks import parse_call, parse_output
+from aslfast.rollout.multi_turn import stable_seed
+from aslfast.trainer import build, datasets, evaluation, train
 
 SHORT = [
     "rounds=1", "threads=1", "data.eval_count=30", "sampler.max_rows=64", "generator.steps=1", "generator.tasks=3",
@@ -25,10 +27,10 @@ SHORT = [
 
 def short_training(folder, seed):
     stages = [
-        base.Stage("practice", 4000, {"copy": 0.5, "look_up": 0.5}),
-        base.Stage("roles", 6000, {"grm": 1.0}, base.NOISY),
+        pretrain.Stage("practice", 4000, {"copy": 0.5, "look_up": 0.5}),
+        pretrain.Stage("roles", 6000, {"grm": 1.0}, pretrain.NOISY),
     ]
-    return (base.train_base(folder, seed, stages=stages) / "model.safetensors").read_bytes()
+    return (pretrain.train_base(folder, seed, stages=stages) / "model.safetensors").read_bytes()
 
 
 def test_the_same_seed_trains_the_same_bytes(tmp_path):
@@ -39,8 +41,8 @@ def test_the_same_seed_trains_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("shift", [1, 2, 3, 4])
 def test_look_back_heads_attend_so_many_tokens_back(shift):
-    tokenizer = base.make_tokenizer()
-    model = base.make_model(tokenizer, 0)
+    tokenizer = pretrain.make_tokenizer()
+    model = pretrain.make_model(tokenizer, 0)
     model.set_attn_implementation("eager")
     for projection in (model.model.layers[0].self_attn.q_proj, model.model.layers[0].self_attn.k_proj):
         projection.weight.data.zero_()  # the biases alone: what tokens say comes on top
@@ -51,10 +53,10 @@ def test_look_back_heads_attend_so_many_tokens_back(shift):
 
 def test_demonstrations_are_what_a_rollout_reads():
     world, rng = World.make(3, "base"), random.Random(0)
-    chat = base.Chat(base.make_tokenizer())
+    chat = pretrain.Chat(pretrain.make_tokenizer())
     question = world.ask(rng, 2)
     search = lambda query: " ".join(p.contents for p in world.passages()[:1])  # noqa: E731
-    row = demos.policy_row(chat, world, search, question.question, demos.Slips(), rng)
+    row = demonstrations.policy_row(chat, world, search, question.question, demonstrations.Slips(), rng)
     said = "".join(token for token in [chat.text([i for i, w in zip(row.token_ids, row.weights, strict=True) if w])])
     turns = said.replace("</tool_call>", "</tool_call>\n").splitlines()
     assert [parse_call(turn).queries[0].split(" of ")[1] for turn in turns[:2]] == list(question.chain[:2])
@@ -65,13 +67,13 @@ def test_demonstrations_are_what_a_rollout_reads():
 def test_near_misses_are_not_the_name_itself():
     rng = random.Random(1)
     for _, name in zip(range(50), names("base", rng), strict=False):
-        near = demos.near_name(name, "base", rng)
+        near = demonstrations.near_name(name, "base", rng)
         assert near != name and sum(a == b for a, b in zip(near.split(), name.split(), strict=True)) == 1
 
 
 @pytest.fixture(scope="module")
 def measured():
-    from aslfast.lab.measure import measure_base
+    from aslfast.trainer.lab_evaluation import measure_base
 
     return measure_base("lab", [77])[0]
 
@@ -110,8 +112,8 @@ def test_the_same_seed_gives_the_same_metrics_line_for_line(runs):
 
 
 def test_peft_loads_the_adapters_of_a_run(runs):
-    model, _ = adapter.load_base(environment.LAB_BASE)
-    folder = adapter.latest(runs[0] / "adapters" / "policy")
+    model, _ = lora.load_base(datasets.LAB_BASE)
+    folder = lora.latest(runs[0] / "adapters" / "policy")
     loaded = PeftModel.from_pretrained(model, folder)
     weights = [p for n, p in loaded.named_parameters() if "lora_B" in n]
     assert weights and any(p.abs().max() > 0 for p in weights)
@@ -128,13 +130,12 @@ def test_held_out_entities_occur_in_no_training_task(runs):
 def test_round_zero_is_the_base_itself(runs, tmp_path):
     """The fresh adapters change nothing: the same tasks and seeds give the base's accuracy."""
     config = load_recipe("tiny", SHORT, seed=5)
-    place = environment.lab_environment(config, tmp_path / "lab")
-    model, tokenizer = adapter.load_base(environment.LAB_BASE)
-    sampler = assemble.LocalSampler(model, tokenizer, max_rows=64, max_context=512)
-    rollout = assemble.make_rollout(config, sampler, tokenizer, assemble.search_tool(config, place.eval_index))
+    place = datasets.lab_environment(config, tmp_path / "lab")
+    model, tokenizer = lora.load_base(datasets.LAB_BASE)
+    sampler = build.LocalSampler(model, tokenizer, max_rows=64, max_context=512)
+    rollout = build.make_rollout(config, sampler, tokenizer, build.search_tool(config, place.eval_index))
     seed = stable_seed(config.seed, "evaluation")
-    played = asyncio.run(measure.run_all(rollout, place.policy_evals, seed, 64, adapters=False))
+    played = asyncio.run(evaluation.run_all(rollout, place.policy_evals, seed, 64, adapters=False))
     assert (
-        evaluate.policy_scores(played)["policy_accuracy"]
-        == without_times(runs[0], "rounds.jsonl")[0]["policy_accuracy"]
+        scoring.policy_scores(played)["policy_accuracy"] == without_times(runs[0], "rounds.jsonl")[0]["policy_accuracy"]
     )

@@ -7,6 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aslfast import rewards
+from aslfast.rounds.early_stopping import plateaued
 
 VERDICTS = st.lists(st.sampled_from(["correct", "wrong", None]), min_size=1, max_size=12)
 
@@ -44,13 +45,13 @@ def test_balanced_tasks(source, tried):
 
 def test_plateau():
     rising = [i / 100 for i in range(200)]
-    assert not rewards.plateaued(rising, 200) and not rewards.plateaued([0.5] * 199, 200)
-    assert rewards.plateaued([0.5] * 200, 200) and rewards.plateaued(rising + [2.0] * 200, 200)
-    assert not rewards.plateaued([0.5] * 100 + [0.6] * 100, 200)  # long window
-    assert not rewards.plateaued([0.6] * 100 + [0.4] * 50 + [0.6] * 50, 200)  # short window alone
-    assert rewards.plateaued([0.0] * 8, 8) and rewards.plateaued([-1.0] * 8, 8) and not rewards.plateaued([], 8)
+    assert not plateaued(rising, 200) and not plateaued([0.5] * 199, 200)
+    assert plateaued([0.5] * 200, 200) and plateaued(rising + [2.0] * 200, 200)
+    assert not plateaued([0.5] * 100 + [0.6] * 100, 200)  # long window
+    assert not plateaued([0.6] * 100 + [0.4] * 50 + [0.6] * 50, 200)  # short window alone
+    assert plateaued([0.0] * 8, 8) and plateaued([-1.0] * 8, 8) and not plateaued([], 8)
     for gain, ended in ((0.0049, True), (0.0051, False)):
-        assert rewards.plateaued([1.0] * 100 + [1.0 + gain] * 100, 200) is ended
+        assert plateaued([1.0] * 100 + [1.0 + gain] * 100, 200) is ended
 
 
 @given(st.lists(st.floats(0.1, 2), min_size=8, max_size=8), st.floats(0.5, 4))
@@ -59,5 +60,5 @@ def test_a_plateau_is_one_at_any_scale(steps, scale):
     older, newer, short_older, short_newer = (sum(steps[a:b]) / (b - a) for a, b in ((0, 4), (4, 8), (4, 6), (6, 8)))
     long_gain, short_gain = newer / older - 1, short_newer / short_older - 1
     assume(min(abs(long_gain - 0.005), abs(short_gain - 0.005)) > 1e-9)
-    assert rewards.plateaued(steps, 8) == (long_gain < 0.005 and short_gain < 0.005)
-    assert rewards.plateaued([scale * step for step in steps], 8) == rewards.plateaued(steps, 8)
+    assert plateaued(steps, 8) == (long_gain < 0.005 and short_gain < 0.005)
+    assert plateaued([scale * step for step in steps], 8) == plateaued(steps, 8)

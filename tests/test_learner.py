@@ -13,18 +13,19 @@ import torch
 from conftest import stir, tiny_model
 from streams import grouped, ragged, trajectory
 
-from aslfast import adapter, roles
-from aslfast.batch import live_places, make_batch
-from aslfast.chat import Chat
 from aslfast.core import ROLES
 from aslfast.errors import UserError
-from aslfast.learner import Learner, LearnerConfig
-from aslfast.loss import LossConfig
-from aslfast.rollout import Limits, Rollout
-from aslfast.sampler import SampleRequest
-from aslfast.sampler.local import LocalSampler
-from aslfast.tool import SearchTool
-from aslfast.tool_pool import ToolPool
+from aslfast.learner.batch import live_places, make_batch
+from aslfast.learner.learner import Learner, LearnerConfig
+from aslfast.learner.loss import LossConfig
+from aslfast.models import lora
+from aslfast.prompts import role_tasks
+from aslfast.prompts.chat_template import Chat
+from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.tool_executor import ToolPool
+from aslfast.sampler.local.sampler import LocalSampler
+from aslfast.sampler.protocol import SampleRequest
 
 TEMPERATURE = 0.7
 EPS = torch.finfo(torch.float32).eps
@@ -57,7 +58,7 @@ def naive_logprobs(model, trajectories, temperature=TEMPERATURE):
 def real_trajectories(tokenizer, model, index, role="policy", samples=4, sampler=None):
     sampler = sampler or LocalSampler(model, tokenizer, max_rows=4, max_context=512)
     rollout = Rollout(sampler, ToolPool(SearchTool(index, 1)), Chat(tokenizer), Limits(3, 24, 512), TEMPERATURE)
-    task = roles.policy_task("t", "Which river runs through Mira's birthplace?", "compact")
+    task = role_tasks.policy_task("t", "Which river runs through Mira's birthplace?", "compact")
 
     async def run():
         return await asyncio.gather(*(rollout.run(task, i, 1, role) for i in range(samples)))
@@ -130,7 +131,7 @@ def test_on_policy_stats(tokenizer, model, index):
 
 
 def test_kl_of_a_fresh_adapter_is_zero_and_then_grows(tokenizer, index):
-    model = adapter.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=0)
+    model = lora.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=0)
     learner, trajectories = learner_of(model), real_trajectories(tokenizer, model, index)
     learner.config = dataclasses.replace(learner.config, kl_every=1)
     assert learner.step("policy", trajectories, [1.0, -1.0, 1.0, -1.0]).kl == 0.0
@@ -157,7 +158,7 @@ def test_gradient_clip(model):
     seen, trajectories = [], ragged()
     for clip in (1e6, 1e-3):
         learner = learner_of(copy.deepcopy(model), grad_clip=clip)
-        parameters = adapter.parameters_of(learner.model, "policy")
+        parameters = lora.parameters_of(learner.model, "policy")
         learner.optimizers["policy"].register_step_pre_hook(
             lambda *_, p=parameters: seen.append(float(torch.cat([w.grad.flatten() for w in p]).norm()))
         )
@@ -288,7 +289,7 @@ def test_checkpointing_keeps_less(model):
 def test_a_bfloat16_base_trains_float32_adapters(tokenizer, checkpointing):
     """Weights, gradients and optimizer state stay float32; log-probs are as near to float64 as the plain forward pass
     in bfloat16 is, twice over; no layer's input is widened and kept."""
-    model = adapter.add_adapters(tiny_model(tokenizer).bfloat16(), 4, 8.0, seed=0)
+    model = lora.add_adapters(tiny_model(tokenizer).bfloat16(), 4, 8.0, seed=0)
     stir(model)
     wide = copy.deepcopy(model).double()
     trajectories, advantage = grouped()
@@ -300,7 +301,7 @@ def test_a_bfloat16_base_trains_float32_adapters(tokenizer, checkpointing):
     assert (ours - exact).abs().mean() <= 2 * (own - exact).abs().mean()
     before = state(model)
     assert learner.step("policy", trajectories, advantage).grad_norm > 0
-    parameters = adapter.parameters_of(model, "policy")
+    parameters = lora.parameters_of(model, "policy")
     moments = learner.optimizers["policy"].state
     assert {p.dtype for p in parameters} == {m["exp_avg"].dtype for m in moments.values()} == {torch.float32}
     assert moved(model, before) == {name for name in before if ".policy." in name}
@@ -309,7 +310,7 @@ def test_a_bfloat16_base_trains_float32_adapters(tokenizer, checkpointing):
 
 def test_a_bfloat16_base_keeps_no_wide_inputs(tokenizer):
     """PEFT left to itself widens the input of every adapted layer to float32, once for each, and keeps it."""
-    model = adapter.add_adapters(tiny_model(tokenizer).bfloat16(), 4, 8.0, seed=0)
+    model = lora.add_adapters(tiny_model(tokenizer).bfloat16(), 4, 8.0, seed=0)
     model.set_adapter("policy")
     made, learner = make_batch(*grouped()), learner_of(model)
     with learner._learning_mode():
@@ -485,7 +486,7 @@ def _trainable(model):
 def test_same_seed_same_steps(tokenizer):
     runs = []
     for _ in range(2):
-        model = adapter.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=3)
+        model = lora.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=3)
         stir(model)
         learner = learner_of(model)
         runs.append(([learner.step("policy", *ragged()) for _ in range(2)], state(model)))

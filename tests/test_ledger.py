@@ -9,18 +9,19 @@ import torch
 from conftest import small_disk, stir, tiny_model
 from streams import trajectory
 
-from aslfast import adapter, run_facts
-from aslfast.config import load_recipe
+from aslfast.checkpoint.ledger import Commit, Committed, Ledger
+from aslfast.checkpoint.recovery import mend
+from aslfast.checkpoint.run_dir import RunFolder
+from aslfast.checkpoint.state import Attempt, LoopState, PoolQuestion, changes, of_data, restore, snapshot
+from aslfast.config.load import load_recipe
 from aslfast.core import ROLES, Task
 from aslfast.errors import UserError
-from aslfast.learner import Learner
-from aslfast.learner_state import load_learner, save_learner
-from aslfast.ledger import Commit, Committed, Ledger
-from aslfast.loop import Loop
-from aslfast.loop_state import Attempt, LoopState, PoolQuestion, changes, of_data, restore, snapshot
-from aslfast.run_folder import RunFolder
-from aslfast.run_mending import mend
-from aslfast.stored_file import StoredFile, damage, store
+from aslfast.files.checksum import StoredFile, damage, store
+from aslfast.learner.learner import Learner
+from aslfast.learner.optimizer_state import load_learner, save_learner
+from aslfast.models import lora
+from aslfast.rounds.context import Loop
+from aslfast.trainer import provenance
 
 # --- what a loop remembers -----------------------------------------------------------------------------------------
 
@@ -299,7 +300,7 @@ def test_two_damaged_commits_are_too_many(tmp_path):
 
 def a_learner(tokenizer, seed):
     config = load_recipe("tiny")
-    model = adapter.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=seed)
+    model = lora.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=seed)
     stir(model, seed=seed + 1)
     return Learner(model, config.learner, config.loss, 0.7, ROLES)
 
@@ -343,7 +344,7 @@ def test_a_fingerprint_is_of_names_sizes_and_contents(tmp_path):
         folder.mkdir(exist_ok=True)
         for name, data in files.items():
             (folder / name).write_bytes(data)
-        return run_facts.fingerprint(folder)
+        return provenance.fingerprint(folder)
 
     big = bytes(5 << 20)
     first = mark(weights=big, config=b"{}")
@@ -356,11 +357,11 @@ def test_a_fingerprint_is_of_names_sizes_and_contents(tmp_path):
 
 
 def test_another_input_is_refused_and_other_software_is_said():
-    now = run_facts.facts_of(load_recipe("tiny"))
+    now = provenance.facts_of(load_recipe("tiny"))
     assert now["software"]["torch"] == torch.__version__ and set(now["inputs"]) == {"model.path"}
-    assert run_facts.compare(now, now) == []
+    assert provenance.compare(now, now) == []
     before = {**now, "software": {**now["software"], "torch": "2.0"}}
-    (notice,) = run_facts.compare(before, now)
+    (notice,) = provenance.compare(before, now)
     assert notice.startswith(f"torch {torch.__version__} (it was 2.0): the run goes on, but not bit for bit")
     with pytest.raises(UserError, match=r"model\.path: not what it was when the run began"):
-        run_facts.compare({**now, "inputs": {"model.path": "other"}}, now)
+        provenance.compare({**now, "inputs": {"model.path": "other"}}, now)

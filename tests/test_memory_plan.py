@@ -11,19 +11,20 @@ import transformers
 from live_memory import LiveMemory
 from typer.testing import CliRunner
 
-from aslfast import adapter, memory_plan
-from aslfast.cli import app
-from aslfast.config import load_recipe
-from aslfast.config_tables import RunConfig
+from aslfast.cli.main import app
+from aslfast.config.load import load_recipe
+from aslfast.config.schema import RunConfig
 from aslfast.core import ROLES, StopReason, Task, Trajectory
-from aslfast.environment import LAB_BASE
 from aslfast.errors import UserError
-from aslfast.learner import Learner, LearnerConfig
-from aslfast.loss import LossConfig
-from aslfast.memory_fit import CARDS, Card, card_of, make_plan, with_settings
-from aslfast.memory_remedies import remedies
-from aslfast.model_shape import DENSE, read_shape
-from aslfast.sampler.cache import RowCache
+from aslfast.learner.learner import Learner, LearnerConfig
+from aslfast.learner.loss import LossConfig
+from aslfast.models import lora
+from aslfast.preflight import memory_model
+from aslfast.preflight.architectures import DENSE, read_shape
+from aslfast.preflight.memory_fit import CARDS, Card, card_of, make_plan, with_settings
+from aslfast.preflight.memory_suggestions import remedies
+from aslfast.sampler.local.kv_cache import RowCache
+from aslfast.trainer.datasets import LAB_BASE
 
 RANK = 8
 SMALL = {
@@ -42,7 +43,7 @@ def small_config(kind, layers=3, **changes):
 def small_model(kind, dtype=torch.float32, layers=3):
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(small_config(kind, layers), dtype=dtype)
-    return adapter.add_adapters(model.eval(), RANK, 16.0, seed=0)
+    return lora.add_adapters(model.eval(), RANK, 16.0, seed=0)
 
 
 def shape_of(config, folder):
@@ -77,7 +78,7 @@ def test_parameters_are_those_of_the_model_and_of_peft(kind, tied, tmp_path):
     shape = shape_of(config, tmp_path)
     model = transformers.AutoModelForCausalLM.from_config(config)
     assert shape.parameters == sum(p.numel() for p in model.parameters())
-    assert shape.adapter_parameters == adapter.add_adapters(model, RANK, 16.0, 0, ("policy",)).num_parameters(True)
+    assert shape.adapter_parameters == lora.add_adapters(model, RANK, 16.0, 0, ("policy",)).num_parameters(True)
 
 
 def test_known_models_have_their_published_sizes():
@@ -96,7 +97,7 @@ def test_known_models_have_their_published_sizes():
 
 def test_the_lab_base_has_the_bytes_of_its_file():
     shape = read_shape("lab", 16)
-    model, _ = adapter.load_base(LAB_BASE)
+    model, _ = lora.load_base(LAB_BASE)
     assert shape.parameters * 4 == sum(p.nbytes for p in model.parameters())
 
 
@@ -109,11 +110,11 @@ def test_keys_and_values_of_a_token(kind, dtype, tmp_path):
     cache = transformers.DynamicCache(config=model.config)
     model(torch.zeros(1, 11, dtype=torch.long), past_key_values=cache)
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    assert held == 11 * memory_plan.kv_bytes(shape, config)
+    assert held == 11 * memory_model.kv_bytes(shape, config)
     local = with_settings(config, {"sampler.kind": "local"})
     rows = RowCache(shape.layers, shape.kv_heads, shape.head_dim, torch.zeros(1, dtype=DTYPES[dtype]))
     rows.reserve(7, 256, 7, 256)
-    assert rows.kv_L2RSHD.nbytes * memory_plan.LOCAL_GROWTH == 8 * 256 * memory_plan.kv_bytes(shape, local)
+    assert rows.kv_L2RSHD.nbytes * memory_model.LOCAL_GROWTH == 8 * 256 * memory_model.kv_bytes(shape, local)
 
 
 def test_optimizer_and_gradient_of_real_steps(tmp_path):
@@ -121,17 +122,17 @@ def test_optimizer_and_gradient_of_real_steps(tmp_path):
     learner, gradients = learner_of(model, 64), []
     for role in ROLES:
         model.set_adapter(role)
-        for weight in adapter.parameters_of(model, role):
+        for weight in lora.parameters_of(model, role):
             weight.register_post_accumulate_grad_hook(lambda w: gradients.append(w.grad.nbytes))
         learner.step(role, [long_trajectory(20)], [1.0])
-        assert sum(gradients) == memory_plan.gradients(shape).n_bytes
+        assert sum(gradients) == memory_model.gradients(shape).n_bytes
         assert not any(weight.grad is not None for weight in model.parameters())  # freed before the next role's
         gradients.clear()
     states = [s for o in learner.optimizers.values() for s in o.state.values()]
     held = sum(s["exp_avg"].nbytes + s["exp_avg_sq"].nbytes for s in states)
-    assert held == memory_plan.optimizer(shape, RunConfig()).n_bytes
-    masters = sum(p.nbytes for role in ROLES for p in adapter.parameters_of(model, role))
-    assert masters == memory_plan.adapters(shape, load_recipe("tiny")).n_bytes
+    assert held == memory_model.optimizer(shape, RunConfig()).n_bytes
+    masters = sum(p.nbytes for role in ROLES for p in lora.parameters_of(model, role))
+    assert masters == memory_model.adapters(shape, load_recipe("tiny")).n_bytes
 
 
 # --- activations: against the peaks of real steps --------------------------------------------------------------
@@ -163,10 +164,10 @@ def test_a_step_takes_what_the_plan_says(kind, dtype, checkpointing, tmp_path):
     peak, smaller = (peak_of_a_step(kind, dtype, checkpointing, n, tokens) for n in (layers, layers - 2))
     shape, config = shape_of(small_config(kind, layers), tmp_path), planned(dtype, tokens, checkpointing)
     cast = shape.adapter_parameters / layers * e * (e < 4 and checkpointing == "none")
-    added = (tokens - 1) * memory_plan.kept_bytes(shape, config) + cast
+    added = (tokens - 1) * memory_model.kept_bytes(shape, config) + cast
     assert (peak - smaller) / 2 == pytest.approx(added, rel=0.005)
-    head = memory_plan.head(shape, config).n_bytes - memory_plan.WORKSPACE_BYTES - memory_plan.STATISTICS_BYTES
-    expected = memory_plan.activations(shape, config).n_bytes + head  # the gradients come when these go
+    head = memory_model.head(shape, config).n_bytes - memory_model.WORKSPACE_BYTES - memory_model.STATISTICS_BYTES
+    expected = memory_model.activations(shape, config).n_bytes + head  # the gradients come when these go
     assert {"none": 0.92, "selective": 0.75, "layers": 0.65}[checkpointing] * expected < peak < expected
 
 
@@ -220,7 +221,7 @@ def test_the_pool_gets_what_is_left_and_rows_fit_into_it():
     assert plan.parts[-1].n_bytes == plan.kv_tokens * token
     assert plan.rows(2560) >= plan.config.sampler.max_rows == config.sampler.max_rows
     # SGLang's own sum: free memory x share = base + slots for adapters + pool
-    free = plan.card.n_bytes - 2 * memory_plan.CONTEXT_BYTES
+    free = plan.card.n_bytes - 2 * memory_model.CONTEXT_BYTES
     engine = 2 * (7_615_616_512 + 4 * plan.shape.adapter_parameters) + plan.kv_tokens * token
     assert 0 <= engine - plan.config.sampler.gpu_memory * free < free / 1000
 

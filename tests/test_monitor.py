@@ -16,19 +16,19 @@ from test_report import round_line, write_run
 from test_rounds import WORLD, actors, make_loop, world_index  # noqa: F401
 from typer.testing import CliRunner
 
-from aslfast import monitor_figures as figures
-from aslfast import train
-from aslfast.cli import app
-from aslfast.config import load_recipe, to_toml
+from aslfast.cli.main import app
+from aslfast.config.load import load_recipe, to_toml
 from aslfast.core import Group, Reward, StopReason, Task, Trajectory, Turn
-from aslfast.curves import draw
-from aslfast.environment import Environment, policy_evals
+from aslfast.data.qa_dataset import Question
 from aslfast.errors import UserError
-from aslfast.monitor import MEANINGS, Alarm, MonitorConfig, alarms
-from aslfast.monitor_figures import OF_A_ROLE, Probed
-from aslfast.questions import Question
-from aslfast.report import RunLog
-from aslfast.report_monitor import alarm_lines, monitor_tables
+from aslfast.metrics import health as figures
+from aslfast.metrics.alarm_tables import alarm_lines, monitor_tables
+from aslfast.metrics.alarms import MEANINGS, Alarm, MonitorConfig, alarms
+from aslfast.metrics.health import OF_A_ROLE, Probed
+from aslfast.metrics.plots import draw
+from aslfast.metrics.tables import RunLog
+from aslfast.trainer import train
+from aslfast.trainer.datasets import Environment, policy_evals
 
 HEALTHY = MonitorConfig()
 

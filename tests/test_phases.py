@@ -12,19 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_rounds import WORLD, actors, attempts_of, make_loop, play, prefilled, world_index  # noqa: F401
 
-from aslfast import plan, rewards, roles
-from aslfast.config import load_recipe, recipe_names
+from aslfast import rewards
+from aslfast.config.load import load_recipe, recipe_names
 from aslfast.core import SECOND_JUDGE, StopReason, Task, Trajectory, Turn
+from aslfast.data.qa_dataset import Question
 from aslfast.errors import UserError
-from aslfast.generator_phase import generator_tasks, grow, question_group
-from aslfast.grm_phase import real_tasks, verification_tasks
-from aslfast.judging import other_fold, source_fold
-from aslfast.phases import phases_of
-from aslfast.policy_phase import answer_group, note_solved, policy_tasks
-from aslfast.questions import Question
-from aslfast.rewards.plausible import answer_form, plausible_wrong
+from aslfast.preflight import dry_run
+from aslfast.prompts import role_tasks
+from aslfast.rewards.distractors import answer_form, plausible_wrong
 from aslfast.rewards.references import voted_reference
-from aslfast.schedule import by_round
+from aslfast.rollout.judge import other_fold, source_fold
+from aslfast.rounds.generator_phase import generator_tasks, grow, question_group
+from aslfast.rounds.judge_phase import real_tasks, verification_tasks
+from aslfast.rounds.phases import phases_of
+from aslfast.rounds.policy_phase import answer_group, note_solved, policy_tasks
+from aslfast.rounds.schedule import by_round
 
 REAL = [Question(f"r{i}", q.question, (q.answer,), q.hops) for i, q in enumerate(WORLD.questions(random.Random(3), 30))]
 
@@ -107,7 +109,7 @@ def test_enough_questions_end_the_phase(make_loop):
 def test_the_pool_keeps_a_range_of_difficulty(make_loop, keep, enters):
     """All attempts are right here, so a pool of middling questions takes none."""
     loop = make_loop(script=actors(right=1.0, fair=1.0), overrides=[f"generator.keep={list(keep)}"])
-    asyncio.run(question_group(loop, roles.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")))
+    asyncio.run(question_group(loop, role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")))
     assert bool(loop.pool) is enters
 
 
@@ -117,7 +119,7 @@ VOTE = ["generator.reference=vote", "generator.self_checks=0", "policy.reward=ex
 def test_a_vote_replaces_the_generators_answer(make_loop):
     """R-Zero: the solver's majority is the reference, and p is the share that agrees with it. No judge is asked."""
     loop = make_loop(script=actors(right=1.0, honest=0.0), overrides=VOTE)
-    task = roles.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
     written, question, evidence = asyncio.run(grow(loop, task, 0))
     truth = WORLD.answer(question.question)
     assert question.reference == truth != written.output_answer
@@ -128,7 +130,7 @@ def test_a_vote_replaces_the_generators_answer(make_loop):
 def test_without_a_judge_the_rule_measures_the_attempts(make_loop):
     """Absolute Zero: against the generator's own answer, wrong here, so no attempt passes."""
     loop = make_loop(script=actors(right=1.0, honest=0.0), overrides=[*VOTE, "generator.reference=own"])
-    task = roles.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
     _, question, evidence = asyncio.run(grow(loop, task, 0))
     assert evidence.verdicts == ("wrong",) * 4 and question.reference != WORLD.answer(question.question)
 
@@ -281,12 +283,12 @@ def test_a_round_with_two_judges(make_loop):
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_plan_the_phases_that_they_run(name):
     config = load_recipe(name)
-    assert [p.name for p in plan.phases(config)] == [p.name for p in phases_of(config)]
-    assert plan.describe(config) and json.dumps(dataclasses.asdict(config))
+    assert [p.name for p in dry_run.phases(config)] == [p.name for p in phases_of(config)]
+    assert dry_run.describe(config) and json.dumps(dataclasses.asdict(config))
 
 
 def test_labelled_data_must_be_named(tmp_path):
-    from aslfast.environment import labelled_questions
+    from aslfast.trainer.datasets import labelled_questions
 
     for override, why in (("policy.questions=labelled", "policy.questions"), ("grm.real_share=0.1", "grm.real_share")):
         config = load_recipe("asl-qwen2.5-7b", [override])

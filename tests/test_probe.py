@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from aslfast.adapter import parameters_of
-from aslfast.chat import Chat
 from aslfast.core import ROLES
 from aslfast.errors import UserError
-from aslfast.sampler.engine import EngineLost
-from aslfast.sampler.probe import TOLERANCE, Answer, Probe, check, probe_prompts, score
-from aslfast.sampler.sglang import adapter_state
+from aslfast.models.lora import parameters_of
+from aslfast.prompts.chat_template import Chat
+from aslfast.sampler.sglang.engine_client import EngineLost
+from aslfast.sampler.sglang.sampler import adapter_state
+from aslfast.sampler.sglang.sync_check import TOLERANCE, Answer, Probe, check, probe_prompts, score
 
 BASE = (-1.0, -2.0, -3.0)
 NEW = (-1.0, -2.5, -3.0)

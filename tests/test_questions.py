@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from aslfast.data.qa_dataset import Question, read_questions, write_questions
 from aslfast.errors import UserError
-from aslfast.questions import Question, read_questions, write_questions
 
 QUESTIONS = [Question("a", "Who?", ("x", "y"), 2), Question("b", "Where is it?", ("z",))]
 

@@ -11,16 +11,16 @@ from rank_processes import ended, ranks_of
 from safetensors.torch import load_file, save_file
 from streams import grouped, silent, trajectory
 
-from aslfast import adapter
+from aslfast.checkpoint.state import LoopState, PoolQuestion
 from aslfast.core import ROLES, Group, Reward
+from aslfast.distributed.process_group import ALONE, Ranks, joined
 from aslfast.errors import UserError
-from aslfast.learner import Learner, LearnerConfig
-from aslfast.learner_state import learner_bytes, put_learner
-from aslfast.loop_state import LoopState, PoolQuestion
-from aslfast.loss import LossConfig
-from aslfast.ranks import ALONE, Ranks, joined
+from aslfast.learner.learner import Learner, LearnerConfig
+from aslfast.learner.loss import LossConfig
+from aslfast.learner.optimizer_state import learner_bytes, put_learner
+from aslfast.models import lora
 from aslfast.rewards import Attempt
-from aslfast.sharing import begin_alike, exchanged, own_part, prove_alike
+from aslfast.rounds.replicas import begin_alike, exchanged, own_part, prove_alike
 
 PATIENCE_S = 120
 LOSSES = {
@@ -32,7 +32,7 @@ LOSSES = {
 
 def learner_of(loss, ranks=ALONE):
     tokenizer = byte_tokenizer(CHATML, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], [], "<|im_end|>")
-    model = adapter.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=0)
+    model = lora.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=0)
     stir(model)
     options = LearnerConfig(learning_rate=1e-3, micro_batch_tokens=100, kl_every=2, max_skipped=2)
     return Learner(model, options, loss, 0.7, ROLES, ranks)
@@ -142,7 +142,7 @@ def begin_as_rank(folder, spoil):
         if ranks.first:
             learner.version["policy"] = 7
             moments = learner.optimizers["policy"].state
-            for parameter in adapter.parameters_of(learner.model, "policy"):
+            for parameter in lora.parameters_of(learner.model, "policy"):
                 moments[parameter] = {
                     "step": torch.tensor(7.0), "exp_avg": torch.ones_like(parameter), "exp_avg_sq": parameter**2 + 1
                 }  # fmt: skip
@@ -155,7 +155,7 @@ def begin_as_rank(folder, spoil):
         prove_alike(learner, state)
         (folder / str(ranks.rank)).touch()
         if ranks.rank == 1 and spoil == "weight":
-            weight = adapter.parameters_of(learner.model, "grm")[0].data
+            weight = lora.parameters_of(learner.model, "grm")[0].data
             weight.view(-1)[3] = torch.nextafter(weight.view(-1)[3], torch.tensor(9.0))
         elif ranks.rank == 1:
             state.pool = {}

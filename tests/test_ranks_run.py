@@ -14,10 +14,10 @@ import pytest
 from killed_runs import lab_config, untimed
 from rank_processes import command, ended, ranks_of, said, same_run
 
-from aslfast.config import to_toml
-from aslfast.config_tables import RanksConfig
-from aslfast.environment import LAB_BASE
-from aslfast.rank_watch import GRACE_S
+from aslfast.config.load import to_toml
+from aslfast.config.schema import RanksConfig
+from aslfast.distributed.watchdog import GRACE_S
+from aslfast.trainer.datasets import LAB_BASE
 
 PATIENCE_S = 300
 DIES_S = GRACE_S + 10  # until all have ended after a rank died: at once, here on a machine that is busy

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from aslfast.cli import app
+from aslfast.cli.main import app
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -45,7 +45,7 @@ def test_the_learners_commands_run(command):
 
 
 def test_every_key_of_the_learner_is_documented():
-    from aslfast.learner import LearnerConfig
+    from aslfast.learner.learner import LearnerConfig
 
     keys = {field.name for field in dataclasses.fields(LearnerConfig)} - {"learning_rate", "weight_decay"}
     named = set(re.findall(r"`(?:learner\.)?(\w+)(?: = [^`]*)?`", LEARNER))
@@ -53,11 +53,12 @@ def test_every_key_of_the_learner_is_documented():
 
 
 def test_every_reward_is_documented():
-    from aslfast import rewards, roles
+    from aslfast import rewards
+    from aslfast.prompts import role_tasks
 
     named = [*rewards.GENERATOR_REWARDS, *rewards.POLICY_REWARDS, *rewards.GRM_REWARDS, *rewards.LABELS]
     named += rewards.REFERENCES
-    assert [name for name in named if f"`{name}`" not in REWARDS] == [] and set(roles.JUDGE_PROMPTS) == set(
+    assert [name for name in named if f"`{name}`" not in REWARDS] == [] and set(role_tasks.JUDGE_PROMPTS) == set(
         rewards.GRM_REWARDS
     )
 

@@ -5,13 +5,14 @@ from importlib.resources import files
 
 import pytest
 
-from aslfast import rewards, roles
-from aslfast.config import load_recipe
+from aslfast import rewards
+from aslfast.config.load import load_recipe
 from aslfast.core import StopReason, Task, Trajectory, Turn
-from aslfast.environment import read_topics
+from aslfast.prompts import role_tasks
+from aslfast.trainer.datasets import read_topics
 
 ASL = load_recipe("asl-qwen2.5-7b")
-TEXT = (files("aslfast") / "recipes" / "asl-qwen2.5-7b.toml").read_text(encoding="utf-8")
+TEXT = (files("aslfast.config") / "recipes" / "asl-qwen2.5-7b.toml").read_text(encoding="utf-8")
 NUMBERS = {
     "generator.tasks": 32, "grm.tasks": 32, "policy.tasks": 32, "generator.samples": 4, "grm.samples": 4,
     "policy.samples": 4, "loss.dual_clip": 3.0, "loss.kl_coef": 0.0, "sampler.max_turns": 9,
@@ -47,8 +48,8 @@ def test_sources_of_questions():
     assert ASL.generator.source[0] == "topic" and list(ASL.generator.source[1:]) == sorted(
         ASL.generator.source[1:], reverse=True
     )
-    old = roles.policy_task("p", "which?", "full", ("Oslo",), 2)
-    hops = {accuracy: roles.variant_task("g", old, accuracy, "depth", "full").hops for accuracy in (0.49, 0.5)}
+    old = role_tasks.policy_task("p", "which?", "full", ("Oslo",), 2)
+    hops = {accuracy: role_tasks.variant_task("g", old, accuracy, "depth", "full").hops for accuracy in (0.49, 0.5)}
     assert hops == {0.49: 1, 0.5: 3}
 
 
@@ -86,6 +87,6 @@ def test_least_gain_of_a_plateau():
 
 
 def test_stop_texts_and_variants():
-    assert {"</tool_call>", "</answer>"} <= set(roles.STOP_TEXTS)
+    assert {"</tool_call>", "</answer>"} <= set(role_tasks.STOP_TEXTS)
     assert set(rewards.GRM_REWARDS) == {"tool", "thinking", "reference", "uncertain", "ranking"}
     assert "substring" in rewards.POLICY_REWARDS

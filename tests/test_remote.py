@@ -14,19 +14,19 @@ import pytest
 from scripted import ScriptedSampler
 from serving import Serving
 
-from aslfast.assemble import search_tool
-from aslfast.chat import Chat
-from aslfast.config import load_recipe
-from aslfast.corpus import Passage
-from aslfast.environment import file_environment
+from aslfast.config.load import load_recipe
+from aslfast.data.corpus import Passage
+from aslfast.data.qa_dataset import Question, write_questions
 from aslfast.errors import UserError
-from aslfast.index import BM25Index
-from aslfast.questions import Question, write_questions
-from aslfast.remote import RemoteIndex
-from aslfast.retrieve import open_index, retrieve
-from aslfast.roles import Call, policy_task
-from aslfast.rollout import Limits, Rollout
-from aslfast.tool import SearchTool
+from aslfast.index.bm25 import BM25Index
+from aslfast.prompts.chat_template import Chat
+from aslfast.prompts.role_tasks import Call, policy_task
+from aslfast.retrieval.client import RemoteIndex
+from aslfast.retrieval.retriever import open_index, retrieve
+from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.search_tool import SearchTool
+from aslfast.trainer.build import search_tool
+from aslfast.trainer.datasets import file_environment
 
 QUERIES = ["Raze Lankim author", "genre epic", "zzz", "half \ud800 a pair", "setting of Tepu Nundin", ""]
 

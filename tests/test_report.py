@@ -7,10 +7,10 @@ import struct
 import pytest
 from rich.console import Console
 
-from aslfast.curves import draw
 from aslfast.errors import UserError
-from aslfast.evaluate import Share
-from aslfast.report import RunLog, markdown_table, reuse_table, table
+from aslfast.metrics.plots import draw
+from aslfast.metrics.scoring import Share
+from aslfast.metrics.tables import RunLog, markdown_table, reuse_table, table
 
 
 def round_line(number, policy, grm, hops):

@@ -17,13 +17,13 @@ import pytest
 from killed_runs import N_COMMITS, N_STEPS, bits_of, go, go_watched, lab_config, linked, started, untimed
 from typer.testing import CliRunner
 
-from aslfast import train
-from aslfast.cli import app
-from aslfast.config import load_recipe, to_toml
-from aslfast.environment import lab_environment
+from aslfast.checkpoint.run_dir import RunFolder
+from aslfast.cli.main import app
+from aslfast.config.load import load_recipe, to_toml
 from aslfast.errors import UserError
-from aslfast.run_folder import RunFolder
-from aslfast.stored_file import damage
+from aslfast.files.checksum import damage
+from aslfast.trainer import train
+from aslfast.trainer.datasets import lab_environment
 
 KILLS = 20
 PATIENCE_S = 300  # for one whole run on a machine that is busy with other things

@@ -5,10 +5,10 @@ import random
 
 import pytest
 
-from aslfast import roles
-from aslfast.sampler import Sample, SampleRequest
-from aslfast.sampler.local import LocalSampler
-from aslfast.sampler.reuse import Prefixes, Reuse, ReuseMeter
+from aslfast.prompts import role_tasks
+from aslfast.sampler.local.sampler import LocalSampler
+from aslfast.sampler.prefix_cache_stats import Prefixes, Reuse, ReuseMeter
+from aslfast.sampler.protocol import Sample, SampleRequest
 
 
 class Echo:
@@ -147,9 +147,9 @@ def test_prompts_begin_with_what_their_role_shares():
     def common(left, right):
         return next(i for i, (a, b) in enumerate(zip(left.prompt, right.prompt, strict=False)) if a != b)
 
-    ask = [roles.policy_task("t", f"{which} river is it?", "full") for which in ("Which", "What")]
-    topics = [roles.generator_task("t", topic, 2, "full") for topic in ("Oslo", "Aker")]
-    judge = [roles.grm_task("t", "Which river is it?", answer, "full") for answer in ("Aker", "Oslo")]
+    ask = [role_tasks.policy_task("t", f"{which} river is it?", "full") for which in ("Which", "What")]
+    topics = [role_tasks.generator_task("t", topic, 2, "full") for topic in ("Oslo", "Aker")]
+    judge = [role_tasks.grm_task("t", "Which river is it?", answer, "full") for answer in ("Aker", "Oslo")]
     for left, right in (ask, topics, judge):
         assert common(left, right) >= len(left.prompt) - 20
     assert judge[0].prompt[: common(*judge)].count("Which river is it?") == 1

@@ -18,25 +18,27 @@ import pytest
 from conftest import stir, tiny_model
 from scripted import ScriptedSampler
 
-from aslfast import adapter, rewards, roles
-from aslfast.chat import Chat
-from aslfast.config import load_recipe
+from aslfast import rewards
+from aslfast.checkpoint.run_dir import RunFolder
+from aslfast.checkpoint.state import PoolQuestion
+from aslfast.config.load import load_recipe
 from aslfast.core import ROLES
-from aslfast.generator_phase import drop_near_duplicates, generator_tasks, question_group
-from aslfast.grm_phase import labelled_attempts, verdict_group, verification_tasks
-from aslfast.index import BM25Index
+from aslfast.index.bm25 import BM25Index
 from aslfast.lab.world import World, parse_question, write_question
-from aslfast.learner import Learner
-from aslfast.loop import Loop
-from aslfast.loop_state import PoolQuestion
-from aslfast.policy_phase import answer_group, policy_tasks
+from aslfast.learner.learner import Learner
+from aslfast.models import lora
+from aslfast.prompts import role_tasks
+from aslfast.prompts.chat_template import Chat
 from aslfast.rewards import Attempt
-from aslfast.rollout import Limits, Rollout
-from aslfast.rounds import run_round
-from aslfast.run_folder import RunFolder
-from aslfast.sampler.local import LocalSampler
-from aslfast.tool import SearchTool
-from aslfast.tool_pool import ToolPool
+from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.tool_executor import ToolPool
+from aslfast.rounds.context import Loop
+from aslfast.rounds.generator_phase import drop_near_duplicates, generator_tasks, question_group
+from aslfast.rounds.judge_phase import labelled_attempts, verdict_group, verification_tasks
+from aslfast.rounds.policy_phase import answer_group, policy_tasks
+from aslfast.rounds.round import run_round
+from aslfast.sampler.local.sampler import LocalSampler
 
 WORLD = World.make(0, "train", {"work": 12, "person": 10, "place": 8})
 SMALL = [
@@ -91,7 +93,7 @@ def make_loop(tokenizer, world_index, tmp_path):
 
     def make(name="run", script=None, overrides=(), seed=0):
         config = load_recipe("tiny", [*SMALL, *overrides], seed=seed)
-        model = adapter.add_adapters(tiny_model(tokenizer), 4, 8.0, seed, config.adapters)
+        model = lora.add_adapters(tiny_model(tokenizer), 4, 8.0, seed, config.adapters)
         stir(model)
         if script:
             sampler, flush = ScriptedSampler(tokenizer, script), lambda: None
@@ -196,7 +198,7 @@ def test_a_round_without_questions(make_loop):
 @pytest.mark.parametrize("share, checks, enters", [(0.5, 1.0, True), (1.0, 1.0, True), (0.5, 0.0, False)])
 def test_the_gate_of_the_pool(make_loop, share, checks, enters):
     loop = make_loop(script=actors(fair=checks), overrides=[f"generator.accept_share={share}"])
-    task = roles.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
     group = asyncio.run(question_group(loop, task))
     assert bool(loop.pool) is enters and len(group.trajectories) == 3
     for question in loop.pool.values():
@@ -209,7 +211,7 @@ def test_the_gate_of_the_pool(make_loop, share, checks, enters):
 def test_rewards_of_the_generator(make_loop):
     """The entropy of the policy's verdicts, by the questions that it wrote."""
     loop = make_loop(script=actors(right=1.0, fair=1.0))
-    task = roles.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
     easy = asyncio.run(question_group(loop, task))
     assert all(r.parts["entropy"] == 0.0 for r in easy.rewards)
     assert all(r.parts["format"] > 0.0 for r in easy.rewards)
@@ -311,7 +313,7 @@ def test_the_script_knows_the_world():
     for seed in range(50):
         topic = random.Random(seed).choice(sorted(WORLD.facts))
         text = _question(topic, 2, random.Random(seed), honest=1.0)
-        _, question, answer = roles.parse_output("generator", text)
+        _, question, answer = role_tasks.parse_output("generator", text)
         assert question is not None and parse_question(question) and WORLD.answer(question) == answer
 
 
@@ -330,7 +332,7 @@ def test_a_rule_rewards_without_a_judge(make_loop):
 @pytest.mark.parametrize("name", rewards.GENERATOR_REWARDS)
 def test_a_recipe_picks_the_generators_reward(make_loop, name):
     loop = make_loop(script=actors(right=0.5, fair=1.0), overrides=[f"generator.reward={name}", "format_weight=0"])
-    task = roles.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
     group = asyncio.run(question_group(loop, task))
     batch = tuple(t.output for t in group.trajectories)
     by_question = {q.question: q for q in loop.pool.values()}
@@ -355,7 +357,7 @@ def test_a_judge_that_grades(make_loop):
 
     overrides = ["grm.variant=ranking", "grm.label=majority", "policy.reward=mean", "format_weight=0"]
     loop = make_loop(script=play, overrides=overrides)
-    asyncio.run(question_group(loop, roles.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")))
+    asyncio.run(question_group(loop, role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")))
     assert {v for q in loop.pool.values() for a in q.attempts for v in a.verdicts} == {"B", "F"}
     task = verification_tasks(loop)[0][0]
     group = asyncio.run(verdict_group(loop, task))

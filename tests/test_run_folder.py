@@ -7,12 +7,12 @@ import pytest
 from conftest import small_disk
 from streams import trajectory
 
-from aslfast.config import load_recipe
+from aslfast.checkpoint.run_dir import RunFolder
+from aslfast.config.load import load_recipe
 from aslfast.core import Reward, StopReason, Task, Trajectory, Turn
+from aslfast.data.trajectories import Record, join_trajectories, write_trajectories
 from aslfast.errors import UserError
-from aslfast.run_folder import RunFolder
-from aslfast.run_lines import append_line, rewrite_lines
-from aslfast.trajectory import Record, join_trajectories, write_trajectories
+from aslfast.files.jsonl import append_line, rewrite_lines
 
 
 def test_a_new_run_holds_its_configuration(tmp_path):

@@ -16,9 +16,9 @@ import torch
 import transformers
 
 from aslfast.errors import UserError
-from aslfast.sampler import SampleRequest
-from aslfast.sampler.draw import draw_tokens
-from aslfast.sampler.local import LocalSampler, buckets
+from aslfast.sampler.local.sampler import LocalSampler, buckets
+from aslfast.sampler.local.sampling import draw_tokens
+from aslfast.sampler.protocol import SampleRequest
 
 FLOOR = 64 * 8 * torch.finfo(torch.float32).eps / 2
 ADAPTERS = ("generator", "grm", "policy")

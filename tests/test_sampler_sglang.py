@@ -14,16 +14,16 @@ import pytest
 import torch
 from conftest import lab_sampler
 
-from aslfast import roles
-from aslfast.adapter import parameters_of
-from aslfast.chat import Chat
 from aslfast.errors import UserError
 from aslfast.lab.world import World
-from aslfast.roles import STOP_TEXTS, prompt_text
-from aslfast.sampler import Sample, SampleRequest
-from aslfast.sampler.engine import RequestRefused
-from aslfast.sampler.local import LocalSampler
-from aslfast.sampler.sglang import adapter_state
+from aslfast.models.lora import parameters_of
+from aslfast.prompts import role_tasks
+from aslfast.prompts.chat_template import Chat
+from aslfast.prompts.role_tasks import STOP_TEXTS, prompt_text
+from aslfast.sampler.local.sampler import LocalSampler
+from aslfast.sampler.protocol import Sample, SampleRequest
+from aslfast.sampler.sglang.engine_client import RequestRefused
+from aslfast.sampler.sglang.sampler import adapter_state
 
 TOLERANCE = 1e-4
 FLOOR = 2e-5
@@ -39,7 +39,7 @@ def prompts(tokenizer, n):
     """What the policy is asked in the lab."""
     chat, system = Chat(tokenizer), prompt_text("compact", "system")
     questions = [q.question for q in World.make(0, "train").questions(random.Random(0), n)]
-    return [tuple(chat.prompt_ids(roles.policy_task("t", q, "compact").prompt, system)) for q in questions]
+    return [tuple(chat.prompt_ids(role_tasks.policy_task("t", q, "compact").prompt, system)) for q in questions]
 
 
 def contexts(tokenizer, n):
@@ -266,7 +266,7 @@ def test_the_engines_stand_ins_are_not_the_trainers(engine_lab):
 
 
 def test_without_sglang_the_remedy_is_named(engine_lab, monkeypatch):
-    monkeypatch.setattr("aslfast.sampler.sglang.find_spec", lambda name: None)
+    monkeypatch.setattr("aslfast.sampler.sglang.sampler.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"make setup-sglang .* pip install 'aslfast\[sglang\]'"):
         lab_sampler(*engine_lab[1:])
 

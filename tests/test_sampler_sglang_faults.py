@@ -17,8 +17,8 @@ import pytest
 from conftest import lab_sampler, lab_with_adapters
 
 from aslfast.errors import UserError
-from aslfast.sampler import SampleRequest
-from aslfast.sampler.frames import LENGTHS, MAX_HEADER, pack, read
+from aslfast.sampler.protocol import SampleRequest
+from aslfast.sampler.sglang.wire import LENGTHS, MAX_HEADER, pack, read
 
 TIMEOUT_S = 10.0
 AT_ONCE_S = 5.0  # on a busy machine

@@ -2,7 +2,7 @@
 
 import torch
 
-from aslfast.sampler.engine_scheduler import draw, uniform
+from aslfast.sampler.sglang.scheduler_patches import draw, uniform
 
 ALL = 1 << 30  # SGLang's top_k for "the whole vocabulary"
 

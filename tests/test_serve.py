@@ -16,10 +16,10 @@ import pytest
 from serving import Serving, post, read_all, retrieve
 
 from aslfast.errors import UserError
-from aslfast.serve import Retrieval
-from aslfast.serve_batch import Batcher
-from aslfast.serve_request import Limits
-from aslfast.serve_run import is_loopback, open_port
+from aslfast.retrieval.app import Retrieval
+from aslfast.retrieval.batcher import Batcher
+from aslfast.retrieval.protocol import Limits
+from aslfast.retrieval.server import is_loopback, open_port
 
 QUERIES = ["Raze Lankim author", "genre epic", "zzz", "setting of Tepu Nundin"]
 

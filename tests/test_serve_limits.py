@@ -8,7 +8,7 @@ import httpx
 import pytest
 from serving import Serving, post, read_all, retrieve, say
 
-from aslfast.serve_request import Limits
+from aslfast.retrieval.protocol import Limits
 
 QUERIES = ["Raze Lankim author", "genre epic"]
 

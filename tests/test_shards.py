@@ -14,17 +14,17 @@ from safetensors.torch import load_file, save_file
 from streams import grouped
 from torch.distributed.tensor import DTensor
 
-from aslfast import adapter
-from aslfast.config import load_recipe, to_toml
+from aslfast.config.load import load_recipe, to_toml
 from aslfast.core import ROLES
+from aslfast.distributed.process_group import ALONE, Ranks, joined
+from aslfast.distributed.watchdog import GRACE_S
 from aslfast.errors import UserError
-from aslfast.frozen_base import load_skeleton
-from aslfast.learner import Learner, LearnerConfig
-from aslfast.loss import LossConfig
-from aslfast.rank_watch import GRACE_S
-from aslfast.ranks import ALONE, Ranks, joined
-from aslfast.sampler.engine import _alive as alive
-from aslfast.shards import check_splittable, form_cells, hold_part
+from aslfast.learner.learner import Learner, LearnerConfig
+from aslfast.learner.loss import LossConfig
+from aslfast.models import lora
+from aslfast.models.fsdp import check_splittable, form_cells, hold_part
+from aslfast.models.weight_files import load_skeleton
+from aslfast.sampler.sglang.engine_client import _alive as alive
 
 PATIENCE_S, RUN_S = 60, 300
 N = len(grouped()[0])
@@ -43,8 +43,8 @@ def folder(tmp_path_factory):
 
 
 def learner_of(folder, checkpointing, ranks=ALONE):
-    load = load_skeleton if ranks.cell > 1 else adapter.load_weights
-    model = adapter.add_adapters(adapter.load_base(folder, torch.float32, "cpu", load)[0], 4, 8.0, seed=0)
+    load = load_skeleton if ranks.cell > 1 else lora.load_weights
+    model = lora.add_adapters(lora.load_base(folder, torch.float32, "cpu", load)[0], 4, 8.0, seed=0)
     stir(model)
     if ranks.cell > 1:
         hold_part(model, folder, ranks)

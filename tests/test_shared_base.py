@@ -20,16 +20,16 @@ from conftest import stir, tiny_model
 from safetensors.torch import load_file, save_file
 from streams import ragged
 
-from aslfast import adapter
-from aslfast.assemble import make_sampler, open_base
-from aslfast.config_tables import LoraConfig, ModelConfig, RunConfig, SamplerConfig
+from aslfast.config.schema import LoraConfig, ModelConfig, RunConfig, SamplerConfig
 from aslfast.core import ROLES
-from aslfast.frozen_base import FrozenBase, WeightFiles, load_skeleton, why_two_copies
-from aslfast.learner import Learner, LearnerConfig
-from aslfast.loss import LossConfig
-from aslfast.sampler.engine import EngineLost
-from aslfast.sampler.probe import logprobs
-from aslfast.sampler.shared_base import CannotShare, views_of
+from aslfast.learner.learner import Learner, LearnerConfig
+from aslfast.learner.loss import LossConfig
+from aslfast.models import lora
+from aslfast.models.weight_files import FrozenBase, WeightFiles, load_skeleton, why_two_copies
+from aslfast.sampler.sglang.engine_client import EngineLost
+from aslfast.sampler.sglang.shared_weights import CannotShare, views_of
+from aslfast.sampler.sglang.sync_check import logprobs
+from aslfast.trainer.build import make_sampler, open_base
 
 TOLERANCE = 1e-4
 IDS = tuple(range(7, 250, 6))
@@ -77,7 +77,7 @@ def opened(folder, **sampler):
         threads=1, model=ModelConfig(path=str(folder), device="cpu"), sampler=settings, lora=LoraConfig(4, 8.0)
     )
     model, tokenizer = open_base(config)
-    model = adapter.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
+    model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
     stir(model)
     notices: list[str] = []
     return Opened(config, model, make_sampler(config, model, tokenizer, notice=notices.append), notices)
@@ -127,7 +127,7 @@ def test_a_skeleton_has_no_weights_but_all_else(big):
     skeleton, found = load_skeleton(big, torch.float32, "cpu")
     assert pss(os.getpid()) - before < n_bytes(big) / 10
     assert not found["missing_keys"] and all(weight.isnan().all() for weight in skeleton.parameters())
-    loaded, _ = adapter.load_base(big)
+    loaded, _ = lora.load_base(big)
     assert skeleton.generation_config == loaded.generation_config
     buffers = dict(skeleton.named_buffers())
     assert buffers and all(torch.equal(buffers[name], buffer) for name, buffer in loaded.named_buffers())
@@ -146,13 +146,13 @@ def step_on(model):
     """One optimizer step of the policy; its adapter's weights afterwards."""
     learner = Learner(model, LearnerConfig(learning_rate=1e-3), LossConfig(), 0.7, ROLES)
     learner.step("policy", *ragged())
-    return [weight.detach().clone() for weight in adapter.parameters_of(model, "policy")]
+    return [weight.detach().clone() for weight in lora.parameters_of(model, "policy")]
 
 
 def test_a_step_equals_one_over_a_loaded_base(shared, big):
-    policy = adapter.parameters_of(shared.model, "policy")
+    policy = lora.parameters_of(shared.model, "policy")
     before = [weight.detach().clone() for weight in policy]
-    loaded = adapter.add_adapters(adapter.load_base(big)[0], 4, 8.0, 0)
+    loaded = lora.add_adapters(lora.load_base(big)[0], 4, 8.0, 0)
     stir(loaded)
     wanted, found = step_on(loaded), step_on(shared.model)
     assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))

@@ -15,7 +15,7 @@ sys.path.append(str(SCRIPT.parent))
 
 from soak import Row, configured, limits  # noqa: E402
 
-from aslfast.config import to_toml  # noqa: E402
+from aslfast.config.load import to_toml  # noqa: E402
 
 
 def healthy(n=80):

@@ -10,14 +10,14 @@ import orjson
 import pytest
 from scripted import ScriptedSampler
 
-from aslfast.chat import Chat
 from aslfast.core import StopReason
 from aslfast.errors import UserError
-from aslfast.remote import RemoteIndex
-from aslfast.roles import Call, policy_task
-from aslfast.rollout import Limits, Rollout
-from aslfast.tool import SearchTool
-from aslfast.tool_pool import WORKERS, ToolPool
+from aslfast.prompts.chat_template import Chat
+from aslfast.prompts.role_tasks import Call, policy_task
+from aslfast.retrieval.client import RemoteIndex
+from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.tool_executor import WORKERS, ToolPool
 
 QUERIES = ["birthplace of Mira", "river in Oslo", "zzz", "Aker short"]
 CALLS = [Call("search", (query,)) for query in QUERIES]

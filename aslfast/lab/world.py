@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from aslfast.corpus import Passage
+from aslfast.data.corpus import Passage
 
 NameClass = Literal["base", "train", "heldout"]
 

@@ -7,26 +7,33 @@ judge: LABELS; a question's reference answer: REFERENCES. docs/rewards.md has ev
 differs here.
 """
 
-from aslfast.grammar import WrittenQuestion, answer, grade, question, valid_question, verdict
-from aslfast.rewards.duplicates import distinct_questions, question_similarity
-from aslfast.rewards.form import format_reward
+from aslfast.prompts.parsing import WrittenQuestion, answer, grade, question, valid_question, verdict
+from aslfast.rewards.distractors import plausible_wrong
+from aslfast.rewards.format import format_reward
 from aslfast.rewards.generator import GENERATOR_REWARDS, QuestionEvidence, generator_reward, question_evidence
-from aslfast.rewards.grm import GRM_REWARDS, grm_reward, offered
+from aslfast.rewards.judge import GRM_REWARDS, grm_reward, offered
 from aslfast.rewards.labels import LABELS, Attempt, Labels, balanced, gold_labels
 from aslfast.rewards.match import contains_match, cover_match, exact_match, f1, normalize, substring_match
-from aslfast.rewards.plateau import plateaued
-from aslfast.rewards.plausible import plausible_wrong
+from aslfast.rewards.near_duplicates import distinct_questions, question_similarity
 from aslfast.rewards.policy import JUDGED, POLICY_REWARDS, AnswerEvidence, policy_reward
 from aslfast.rewards.references import REFERENCES
 from aslfast.rewards.repetition import repetition_shares, sentence_bleu
-from aslfast.rewards.verdicts import accepted, accuracy, as_label, favourable, majority, verdict_entropy, verdict_score
+from aslfast.rewards.verdicts import (
+    accepted,
+    accuracy,
+    as_label,
+    favourable,
+    majority,
+    verdict_entropy,
+    verdict_score,
+)
 
 __all__ = [
     "GENERATOR_REWARDS", "GRM_REWARDS", "JUDGED", "LABELS", "POLICY_REWARDS", "REFERENCES", "AnswerEvidence",
     "Attempt", "Labels", "QuestionEvidence", "WrittenQuestion", "accepted", "accuracy", "answer", "as_label",
     "balanced", "contains_match", "cover_match", "distinct_questions", "exact_match", "f1", "favourable",
     "format_reward", "generator_reward", "gold_labels", "grade", "grm_reward", "majority", "normalize", "offered",
-    "plateaued", "plausible_wrong", "policy_reward", "question", "question_evidence", "question_similarity",
+    "plausible_wrong", "policy_reward", "question", "question_evidence", "question_similarity",
     "repetition_shares", "sentence_bleu", "substring_match", "valid_question", "verdict", "verdict_entropy",
     "verdict_score",
 ]  # fmt: skip

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aslfast.core import Reward, Trajectory
-from aslfast.grammar import valid_question
-from aslfast.rewards.form import format_reward
+from aslfast.prompts.parsing import valid_question
+from aslfast.rewards.format import format_reward
 from aslfast.rewards.match import contains_match, substring_match
 from aslfast.rewards.repetition import repetition_shares
 from aslfast.rewards.verdicts import accepted, accuracy, favourable, verdict_entropy

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aslfast.core import Reward, Trajectory
-from aslfast.rewards.form import format_reward
+from aslfast.rewards.format import format_reward
 from aslfast.rewards.match import contains_match, cover_match, exact_match, f1, substring_match
 from aslfast.rewards.verdicts import favourable, verdict_score
 

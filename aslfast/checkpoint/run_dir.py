@@ -1,0 +1,162 @@
+"""The folder of a run: config.toml, ledger.sqlite and what it names, metrics.jsonl, rounds.jsonl. See docs/runs.md."""
+
+from __future__ import annotations
+
+import shlex
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from aslfast.checkpoint.ledger import Commit, Committed, Ledger
+from aslfast.checkpoint.recovery import STEPS, mend
+from aslfast.checkpoint.state import LoopState, changes, of_data, restore, snapshot
+from aslfast.config.load import RunConfig, from_tree, to_toml, tomllib
+from aslfast.errors import UserError
+from aslfast.files import lock
+from aslfast.files.checksum import store
+from aslfast.files.jsonl import append_line, write_text
+
+CONFIG, LEDGER, LOCK = "config.toml", "ledger.sqlite", "run.lock"
+
+
+class RunFolder:
+    """Everything that a run writes, held by one process until `close`. Made by `create` or `take_up`.
+
+    An OSError on the way becomes a UserError with a remedy. notices: what a person should know of a run taken up.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open = ExitStack()
+        weakref.finalize(self, self._open.close)  # of a run that nobody closed
+        taken = f"{path}: another process is training this run; wait until it is done, or stop it"
+        self._open.enter_context(lock.hold(path / LOCK, taken))
+        self._ledger = Ledger(path / LEDGER)
+        self._open.callback(self._ledger.close)
+        self._have(Committed())
+        self.notices: list[str] = []
+
+    @classmethod
+    def create(cls, path: str | Path, config: RunConfig) -> RunFolder:
+        """A new folder, empty but for config.toml. Raises UserError."""
+        folder = Path(path)
+        check_new(folder)
+        with _explained(folder, "or choose another --out"):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_text(folder / CONFIG, to_toml(config))
+            run = cls(folder)
+            with run._closed_on_error():
+                run._ledger.read()
+            return run
+
+    @classmethod
+    def take_up(cls, path: str | Path) -> RunFolder:
+        """A run that ended in any way, as its newest whole commit left it. Raises UserError."""
+        with _explained(Path(path), f"then: {resume_command(path)}"):
+            run = cls(Path(path))
+            with run._closed_on_error():
+                committed, run.notices = mend(run.path, run._ledger)
+                run._have(committed)
+            return run
+
+    def _have(self, committed: Committed) -> None:
+        self.files, self.facts = committed.files, committed.facts
+        self.measured = "rounds.jsonl" in committed.lines
+        self._committed = snapshot(of_data(committed.state))
+        self._removable: Sequence[str] = committed.removable
+
+    @contextmanager
+    def _closed_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._open.close()
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def round(self) -> int:
+        """The one under way; one more than there are when the run is finished."""
+        return self._committed["round"]
+
+    def writing(self) -> AbstractContextManager[None]:
+        return _explained(
+            self.path, f"then: {resume_command(self.path)}" if self.measured else "or choose another --out"
+        )
+
+    def restore(self, state: LoopState) -> None:
+        """Sets `state` to what was last committed."""
+        restore(state, self._committed)
+
+    def commit(
+        self, what: str, state: LoopState, made: Sequence[Path] = (), dropped: Sequence[str] = (),
+        lines: Mapping[str, dict[str, Any]] | None = None, facts: Mapping[str, dict[str, str]] | None = None,
+    ) -> None:  # fmt: skip
+        """All of it or nothing: files and folders `made`, complete under their names; names `dropped`; `state`; lines.
+
+        A dropped file is removed with the next commit: until then the one before is whole too, to fall back on.
+        """
+        with self.writing():
+            change = changes(self._committed, state)
+            commit = Commit(what, change, store(self.path, made), tuple(dropped), dict(lines or {}), dict(facts or {}))
+            self._ledger.append(commit)
+            self._committed = snapshot(state)
+            self.files = {name: f for name, f in (self.files | commit.made).items() if name not in commit.dropped}
+            self.facts |= commit.facts
+            for name, line in commit.lines.items():
+                append_line(self.path / name, line)
+            self.measured |= "rounds.jsonl" in commit.lines
+            self._remove()
+            self._removable = commit.dropped
+
+    def finish(self) -> None:
+        """Removes what the last commit of all dropped: no other comes that would."""
+        with self.writing():
+            self._remove()
+            if (self.path / STEPS).is_dir() and not any((self.path / STEPS).iterdir()):
+                (self.path / STEPS).rmdir()
+
+    def _remove(self) -> None:
+        for name in self._removable:
+            (self.path / name).unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(folder: Path, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{folder}: cannot be written ({reason}); free the space, {remedy}") from error
+
+
+def resume_command(run: str | Path) -> str:
+    return f"aslfast train --resume {shlex.quote(str(run))}"
+
+
+def check_new(folder: Path) -> None:
+    """Raises UserError unless the folder is missing or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder}: already exists and is not empty; choose another --out or remove it")
+
+
+def read_run_config(run: Path) -> RunConfig:
+    """The configuration that a run was started with. Raises UserError."""
+    file = run / CONFIG
+    try:
+        tree = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}; name the folder of a run") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not valid TOML ({error}); the run's configuration is damaged") from error
+    return from_tree(tree, str(file))

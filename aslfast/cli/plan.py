@@ -1,0 +1,93 @@
+"""`aslfast plan`: how a run's memory divides on one GPU, and the settings that follow."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from aslfast.cli.options import print_json
+from aslfast.cli.progress import quiet_libraries, stdout
+from aslfast.config.load import RunConfig
+from aslfast.errors import UserError
+from aslfast.preflight.architectures import read_shape
+from aslfast.preflight.memory_fit import MemoryPlan, card_of, make_plan, typical_tokens
+from aslfast.preflight.memory_model import GB, has_engine
+from aslfast.preflight.memory_suggestions import refusal, remedies, told, written
+
+
+def show(config: RunConfig, model: str | None, gpu: str, json_wanted: bool) -> None:
+    """Prints the plan, of `model` in place of the configured one if given. Raises UserError, after it, where the run
+    cannot fit."""
+    quiet_libraries()
+    card = card_of(gpu)
+    plan = make_plan(config, read_shape(model or config.model.path, config.lora.rank), card)
+    print_json(as_json(plan, config)) if json_wanted else print_plan(plan, config)
+    if not plan.fits:
+        raise UserError(refusal(plan, config))
+
+
+def as_json(plan: MemoryPlan, config: RunConfig) -> dict[str, Any]:
+    context, typical = config.sampler.max_context, typical_tokens(config)
+    return {
+        "recipe": config.recipe,
+        "model": plan.shape.name,
+        "gpu": plan.card.name,
+        "gpu_bytes": plan.card.n_bytes,
+        "fits": plan.fits,
+        "bytes": plan.n_bytes,
+        "parts": [asdict(part) for part in plan.parts],
+        "kv_tokens": plan.kv_tokens,
+        "rows": {"max_context": plan.rows(context), "typical": plan.rows(typical), "typical_tokens": typical},
+        "settings": dict(plan.settings) if plan.fits else {},
+        "remedies": [] if plan.fits else [asdict(remedy) for remedy in remedies(config, plan.shape, plan.card)],
+        "measured": False,
+    }
+
+
+def print_plan(plan: MemoryPlan, config: RunConfig) -> None:
+    """The parts, what is left for trajectories, and the settings as they can be copied."""
+    shape = plan.shape
+    n = config.ranks.shard
+    cards = "one GPU" if n == 1 else f"each of {n} GPUs"
+    print(
+        f"{config.recipe} on {cards} of {plan.card.n_bytes / GB:.1f} GB ({plan.card.name}), "
+        f"sampler {config.sampler.kind}\n{shape.name}: {shape.kind}, {shape.layers} layers, hidden {shape.hidden:,}, "
+        f"{shape.parameters:,} parameters in {config.model.dtype}; adapters of rank {config.lora.rank}"
+    )
+    stdout().print(_table(plan))
+    if plan.fits:
+        print(_room(plan, config))
+        print("Settings that follow:")
+        for key, value in plan.settings.items():
+            print(f"  --set {key}={written(value)}{_before(config, key, value)}")
+    else:
+        print("It does not fit, with the smallest micro-batch and one row. What helps:")
+        for remedy in remedies(config, shape, plan.card):
+            print(f"  {told(remedy)}")
+    print("Peaks on a GPU: not measured.")
+
+
+def _room(plan: MemoryPlan, config: RunConfig) -> str:
+    context, typical = config.sampler.max_context, typical_tokens(config)
+    whole = f"The KV pool holds {plan.rows(context):,} trajectories of max_context ({context:,} tokens)"
+    share = f", {plan.rows(typical):,} of a quarter of it (assumed typical)" if has_engine(config) else ""
+    return f"{whole}{share}."
+
+
+def _before(config: RunConfig, key: str, value: Any) -> str:
+    table, name = key.split(".")
+    before = getattr(getattr(config, table), name)
+    return "" if before == value else f"   # now {written(before)}"
+
+
+def _table(plan: MemoryPlan) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_footer=True)
+    table.add_column("part", "all" if plan.fits else "at least", no_wrap=True)
+    table.add_column("GB", f"{plan.n_bytes / GB:.2f}", justify="right", no_wrap=True)
+    table.add_column("how it is counted", f"of {plan.card.n_bytes / GB:.2f} on the card")
+    for part in plan.parts:
+        table.add_row(part.name, f"{part.n_bytes / GB:.2f}", part.how)
+    return table

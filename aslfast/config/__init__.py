@@ -1,0 +1,6 @@
+"""The configuration of a run: frozen tables, filled from a recipe's TOML and `--set key=value`. Needs no torch."""
+
+from aslfast.config.load import from_tree, load_recipe, recipe_names, to_toml
+from aslfast.config.schema import RunConfig
+
+__all__ = ["RunConfig", "from_tree", "load_recipe", "recipe_names", "to_toml"]

@@ -1,0 +1,173 @@
+"""A corpus in batches for the index builder: Arrow arrays where the files allow it, without a Python string a passage.
+
+Arrow's readers are quicker and less strict than corpus.py. What they refuse, or what is not plainly the same, is read
+again by corpus.py, batch by batch: it decides what is right and says what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import chain, islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from aslfast.data.corpus import (
+    Passage,
+    as_paths,
+    check_files,
+    each_file,
+    parse_lines,
+    parse_rows,
+    place_of,
+    read_row_batches,
+    read_tsv,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH_PASSAGES = 8192  # analysed together; larger batches gain nothing
+BLOCK_BYTES = 8 << 20  # of JSONL, parsed together
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Two lists of str, or two arrow arrays of strings without nulls."""
+
+    ids: list[str] | pa.Array
+    contents: list[str] | pa.Array
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Passages to index, and the files they come from, if they do."""
+
+    batches: Iterator[Batch]
+    files: list[Path]
+
+    def place(self, number: int) -> str:
+        """Where the passage of this number (from 0) came from."""
+        return place_of(self.files, number) if self.files else f"passage {number + 1}"
+
+
+def open_source(source: Any) -> Source:
+    """Of paths (one or several) or passages. Raises UserError."""
+    if isinstance(source, (str, Path)):
+        return _file_source(as_paths(source))
+    items = iter(source)
+    first = list(islice(items, 1))
+    if not first or isinstance(first[0], Passage):
+        return Source(_group(chain(first, items)), [])
+    return _file_source(as_paths(chain(first, items)))
+
+
+def _file_source(files: list[Path]) -> Source:
+    check_files(files)
+    readers = {".jsonl": _jsonl_batches, ".parquet": _parquet_batches, ".tsv": _tsv_batches}
+    return Source(each_file(files, readers), files)
+
+
+def _group(passages: Iterable[Passage]) -> Iterator[Batch]:
+    items = iter(passages)
+    while group := list(islice(items, BATCH_PASSAGES)):
+        yield Batch([passage.id for passage in group], [passage.contents for passage in group])
+
+
+def _parquet_batches(file: Path) -> Iterator[Batch]:
+    for first, rows in read_row_batches(file, BATCH_PASSAGES):
+        plain = _plain(rows)
+        if plain:
+            yield plain
+        else:
+            yield from _group(passage for _, passage in parse_rows(file, rows, first))
+
+
+def _tsv_batches(file: Path) -> Iterator[Batch]:
+    return _group(passage for _, passage in read_tsv(file))
+
+
+def _jsonl_batches(file: Path) -> Iterator[Batch]:
+    number = 1
+    with file.open("rb") as lines:
+        while block := lines.read(BLOCK_BYTES):
+            block += lines.readline()
+            plain = _plain_block(block)
+            if plain:
+                yield plain
+            else:
+                yield from _group(passage for _, passage in parse_lines(file, BytesIO(block), number))
+            number += block.count(b"\n")
+
+
+def _plain_block(block: bytes) -> Batch | None:
+    """Whole lines by Arrow's JSON reader, or None where the careful reader must look.
+
+    Arrow takes blank lines, several objects in a line and objects over several lines. Where every line begins with {
+    and ends in }, a newline cannot stand within an object; where there are as many objects as lines too, each line is
+    one object.
+    """
+    text = np.frombuffer(block, np.uint8)
+    ends = np.flatnonzero(text == ord("\n"))
+    if not block.endswith(b"\n"):
+        ends = np.append(ends, len(text))
+    begins = np.append(0, ends[:-1] + 1)
+    if not ((text[begins] == ord("{")).all() and (text[ends - 1] == ord("}")).all() and _is_utf8(block)):
+        return None
+    rows = _parse_json(block)
+    return _plain(rows) if rows is not None and len(rows) == len(ends) else None
+
+
+def _parse_json(block: bytes) -> pa.RecordBatch | None:
+    import pyarrow as pa
+    from pyarrow import json
+
+    reading = json.ReadOptions(use_threads=False, block_size=len(block) + 1)
+    for id_type in (pa.string(), pa.int64()):
+        schema = pa.schema([("id", id_type), ("contents", pa.string())])
+        parsing = json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+        try:
+            return json.read_json(pa.BufferReader(block), reading, parsing).combine_chunks().to_batches()[0]
+        except pa.ArrowInvalid:
+            continue
+    return None
+
+
+def _plain(rows: pa.RecordBatch) -> Batch | None:
+    """Two columns as the builder takes them, or None where the careful reader must look."""
+    import pyarrow as pa
+
+    if set(rows.schema.names) != {"id", "contents"}:
+        return None
+    ids, contents = rows.column("id"), rows.column("contents")
+    if pa.types.is_integer(ids.type):
+        ids = ids.cast(pa.string())
+    if not (len(rows) and _is_text(ids) and _is_text(contents)) or ids.index("").as_py() >= 0:
+        return None
+    return Batch(ids, contents)
+
+
+def _is_text(column: pa.Array) -> bool:
+    import pyarrow as pa
+
+    if column.null_count or not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        return False
+    try:
+        column.validate(full=True)  # UTF-8
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _is_utf8(block: bytes) -> bool:
+    try:
+        block.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True

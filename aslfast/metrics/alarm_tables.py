@@ -1,0 +1,54 @@
+"""The monitor in a report: its figures by round, and its alarms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from aslfast.core import ROLES
+from aslfast.metrics.alarms import alarms_of
+from aslfast.metrics.tables import RunLog
+
+JUDGE_TITLE = "Monitor: the judge on the policy's held-out answers, and the questions"
+JUDGE = {  # "training": the same gap on the answers that the policy was paid for
+    "passed": ("judge_share", ".2f"), "right": ("truth_share", ".2f"), "gap": ("judge_truth_gap", "+.2f"),
+    "training": ("true_gap", "+.2f"), "agreement": ("judge_agreement", ".2f"), "bias": ("verdict_bias", "+.2f"),
+    "diversity": ("question_diversity", ".2f"), "new": ("new_questions", "d"),
+}  # fmt: skip
+ROLE_TITLE = "Monitor: generator/GRM/policy"
+BY_ROLE = {
+    "tokens": ("tokens", ".0f"), "entropy": ("entropy", ".3f"), "finished": ("finished", ".2f"),
+    "repeated queries": ("repeated_queries", ".2f"),
+}  # fmt: skip
+
+
+def monitor_tables(log: RunLog) -> list[Table]:
+    judge, behaviour = _table(JUDGE_TITLE, [*JUDGE, "alarms"]), _table(ROLE_TITLE, list(BY_ROLE))
+    for line in log.rounds:
+        cells = [_number(line.get(key), form) for key, form in JUDGE.values()]
+        judge.add_row(str(line["round"]), *cells, str(len(line.get("alarms", ())) or "-"))
+        if figures := line.get("by_role"):
+            behaviour.add_row(str(line["round"]), *(_by_role(figures, *of) for of in BY_ROLE.values()))
+    return [judge, behaviour] if behaviour.row_count else [judge]
+
+
+def alarm_lines(log: RunLog) -> list[str]:
+    return [text for line in log.rounds for text in alarms_of(line)]
+
+
+def _table(title: str, names: Sequence[str]) -> Table:
+    made = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, title_justify="left")
+    for name in ("round", *names):
+        made.add_column(name, justify="right", no_wrap=True)
+    return made
+
+
+def _by_role(figures: Mapping[str, Any], key: str, form: str) -> str:
+    return "/".join(_number(figures.get(role, {}).get(key), form) for role in ROLES)
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

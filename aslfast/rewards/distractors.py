@@ -1,0 +1,40 @@
+"""Plausible wrong answers, for verification tasks made from real questions."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Sequence
+
+from aslfast.rewards.match import substring_match
+from aslfast.rewards.near_duplicates import question_similarity
+
+CANDIDATES = 200  # other questions that are looked at
+NEAREST = 5  # of them one is drawn
+
+
+def plausible_wrong(
+    question: str, answers: Sequence[str], others: Sequence[tuple[str, str]], rng: random.Random
+) -> str | None:
+    """An answer to another question that could be one to this: of the same form where there is one, its question alike.
+
+    others: (question, answer) pairs. None where every answer of theirs holds a right one, or stands in one. Of up to
+    200 others, drawn, the five whose questions are most alike take part (`question_similarity`). ASL
+    (arXiv 2510.14253) has a language model write wrong answers; this needs none, and no look at the corpus.
+    """
+    drawn = rng.sample(list(others), min(CANDIDATES, len(others)))
+    wrong = [(asked, answer) for asked, answer in drawn if not _may_be_right(answer, answers)]
+    alike = [other for other in wrong if answer_form(other[1]) == answer_form(answers[0])]
+    ranked = sorted(alike or wrong, key=lambda other: question_similarity(question, other[0]), reverse=True)
+    return rng.choice(ranked[:NEAREST])[1] if ranked else None
+
+
+def _may_be_right(answer: str, answers: Sequence[str]) -> bool:
+    return substring_match(answer, answers) or any(substring_match(right, [answer]) for right in answers)
+
+
+def answer_form(answer: str) -> tuple[str, int]:
+    """(what it starts with: a digit, a capital or neither; one word, a few (2 to 4) or more)."""
+    first, words = next(iter(re.findall(r"\w", answer)), ""), len(answer.split())
+    kind = "number" if first.isdigit() else "name" if first.isupper() else "word"
+    return kind, 1 if words <= 1 else 2 if words <= 4 else 3

@@ -1,0 +1,35 @@
+"""The search tool: calls in, observation texts out, many at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aslfast.data.corpus import Passage
+from aslfast.prompts.role_tasks import Call
+from aslfast.retrieval.retriever import AnyIndex, retrieve
+
+SEARCH = "search"
+MAX_QUERIES = 3  # of one call; the rest is dropped
+MAX_QUERY_CHARS = 500
+NOTHING_FOUND = "nothing found"
+
+
+@dataclass(frozen=True)
+class SearchTool:
+    """Answers a call with the `top_k` best passages of each query, each cut to `max_passage_chars`."""
+
+    index: AnyIndex
+    top_k: int = 3
+    max_passage_chars: int = 2000
+
+    def answer(self, calls: Sequence[Call]) -> list[str]:
+        """One observation a call; the queries of all calls are searched as one batch."""
+        queries = [[query[:MAX_QUERY_CHARS] for query in call.queries[:MAX_QUERIES]] for call in calls]
+        flat = [query for listed in queries for query in listed]
+        found = iter(retrieve(self.index, flat, self.top_k))
+        return [self._observation([next(found) for _ in listed]) for listed in queries]
+
+    def _observation(self, results: Sequence[Sequence[Passage]]) -> str:
+        passages = dict.fromkeys(passage for result in results for passage in result)
+        return "\n".join(passage.contents[: self.max_passage_chars] for passage in passages) or NOTHING_FOUND

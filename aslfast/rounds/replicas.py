@@ -1,0 +1,196 @@
+"""What several ranks share of a run: the tasks of a step and of a measurement, what came of them, start and folder.
+
+Each rank plays its part of the tasks, under seeds that are a task's own, and then has all groups, in the order of the
+tasks. So everything that follows is the same on every rank, whatever their number, and rank 0 alone writes it down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import tempfile
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import astuple, dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import torch
+
+from aslfast.checkpoint.run_dir import RunFolder
+from aslfast.checkpoint.state import LoopState, PoolQuestion, of_data, restore, snapshot
+from aslfast.config.load import RunConfig, from_tree, to_toml, tomllib
+from aslfast.core import Group, Task, Trajectory
+from aslfast.distributed.process_group import Ranks
+from aslfast.errors import UserError
+from aslfast.learner.learner import Learner
+from aslfast.learner.optimizer_state import learner_bytes, put_learner
+from aslfast.models import lora
+from aslfast.models.fsdp import form_cells
+from aslfast.rewards import normalize
+from aslfast.rounds.context import Loop
+from aslfast.sampler.prefix_cache_stats import Reuse
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Played:
+    """What one rank tells the others of its part of a step."""
+
+    groups: list[Group]
+    offered: dict[str, list[PoolQuestion]]
+    sampled_tokens: int
+    tool_failed: int
+    asked: int
+    reused: int
+    reuse: dict[str, Reuse]
+
+
+async def groups(
+    loop: Loop, tasks: Sequence[Task], group_of: Callable[[Loop, Task], Coroutine[Any, Any, Group]]
+) -> list[Group]:
+    """A group for each task, in order; the pool and the step's counts become those of all ranks."""
+    pool, ranks = dict(loop.pool), loop.ranks
+    own = list(await asyncio.gather(*(group_of(loop, task) for task in ranks.share(tasks))))
+    judging = loop.judging
+    played = Played(
+        own, loop.offered, loop.sampled_tokens, loop.tool_failed, judging.asked, judging.reused, loop.meter.take()
+    )
+    every = exchanged(ranks, played, Played)
+    loop.sampled_tokens, loop.tool_failed = sum(p.sampled_tokens for p in every), sum(p.tool_failed for p in every)
+    judging.asked, judging.reused = sum(p.asked for p in every), sum(p.reused for p in every)
+    loop.meter.put(_added([p.reuse for p in every]))
+    _into_pool(pool, tasks, {task: questions for p in every for task, questions in p.offered.items()})
+    loop.pool = pool
+    return ranks.woven([p.groups for p in every])
+
+
+def exchanged(ranks: Ranks, value: T, kind: Any) -> list[T]:
+    """Every rank's value, by rank. What `msgspec` can hold: dataclasses, numbers, texts, lists and dicts of them."""
+    if ranks.size == 1:
+        return [value]
+    return [msgspec.msgpack.decode(data, type=kind) for data in ranks.gather(msgspec.msgpack.encode(value))]
+
+
+def _into_pool(
+    pool: dict[str, PoolQuestion], tasks: Sequence[Task], offered: Mapping[str, Sequence[PoolQuestion]]
+) -> None:
+    """In the order of the tasks: that in which groups are done depends on who plays beside whom."""
+    for task in tasks:
+        for question in offered.get(task.id, ()):
+            pool.setdefault(normalize(question.question), question)
+
+
+def _added(parts: Sequence[Mapping[str, Reuse]]) -> dict[str, Reuse]:
+    names = sorted({name for part in parts for name in part})
+    counts = {name: [astuple(part[name]) for part in parts if name in part] for name in names}
+    return {name: Reuse(*map(sum, zip(*rows, strict=True))) for name, rows in counts.items()}
+
+
+def own_part(
+    ranks: Ranks, trajectories: Sequence[Trajectory], advantages: Sequence[float]
+) -> tuple[list[Trajectory], list[float]]:
+    """What this rank's learner takes: a run of them, so that most groups stay whole (they share their prompts), of
+    about as many tokens as the others'."""
+    total, before, own = sum(len(t.token_ids) for t in trajectories), 0, []
+    for pair in zip(trajectories, advantages, strict=True):
+        n = len(pair[0].token_ids)
+        if (2 * before + n) * ranks.size // (2 * total) == ranks.rank:
+            own.append(pair)
+        before += n
+    return [t for t, _ in own], [a for _, a in own]
+
+
+async def played(
+    ranks: Ranks, tasks: Sequence[Task], play: Callable[[Sequence[Task]], Coroutine[Any, Any, list[Trajectory]]]
+) -> list[Trajectory]:
+    """One trajectory a task, in order, each played by one of the ranks."""
+    return ranks.woven(exchanged(ranks, await play(ranks.share(tasks)), list[Trajectory]))
+
+
+# --- one start, one folder, one state ----------------------------------------------------------------------------
+
+
+def agreed(ranks: Ranks, config: Callable[[], RunConfig]) -> RunConfig:
+    """Rank 0's configuration, on every rank; a rank's silence is measured by it from now on, and cells are formed."""
+    text = to_toml(config()) if ranks.first else ""
+    text = ranks.from_first(text.encode()).decode()
+    agreed = from_tree(tomllib.loads(text), "rank 0's configuration")
+    if ranks.watch:
+        ranks.watch.timeout_s = agreed.ranks.timeout_s
+    form_cells(ranks, agreed)
+    return agreed
+
+
+def begin_alike(learner: Learner, state: LoopState, inputs: Mapping[str, str]) -> None:
+    """Every rank's learner and state become rank 0's. Raises UserError where a rank reads other inputs than rank 0."""
+    ranks = learner.ranks
+    if ranks.size == 1:
+        return
+    for rank, theirs in enumerate(exchanged(ranks, dict(inputs), dict[str, str])):
+        if key := next((key for key, mark in inputs.items() if theirs.get(key) != mark), None):
+            raise UserError(f"{key}: rank {rank} has another one than rank {ranks.rank}; give all ranks the same")
+    data = ranks.from_first(msgspec.json.encode((snapshot(state), learner.version)))
+    values, versions = msgspec.json.decode(data)
+    restore(state, snapshot(of_data(values)))
+    for role in learner.version:
+        put_learner(learner, role, versions[role], ranks.from_first(learner_bytes(learner, role)))
+
+
+def of_first(ranks: Ranks, line: dict[str, Any]) -> dict[str, Any]:
+    """Rank 0's line, on every rank."""
+    return msgspec.json.decode(ranks.from_first(msgspec.json.encode(line))) if ranks.size > 1 else line
+
+
+def prove_alike(learner: Learner, state: LoopState) -> None:
+    """That all ranks hold the same weights and the same state, to the bit. Raises UserError."""
+    marks = exchanged(learner.ranks, _mark(learner, state) if learner.ranks.size > 1 else "", str)
+    if other := next((rank for rank, mark in enumerate(marks) if mark != marks[0]), None):
+        raise UserError(
+            f"round {state.round}: rank {other} no longer holds the weights and the state of rank 0; go on from the "
+            "last step with --resume, and see that all ranks run the same software on the same kind of device"
+        )
+
+
+def _mark(learner: Learner, state: LoopState) -> str:
+    values = snapshot(state) | {"seconds": 0.0}  # each rank has a clock of its own
+    digest = blake2b(msgspec.json.encode(values), digest_size=16)
+    for role in learner.version:
+        for parameter in lora.parameters_of(learner.model, role):
+            digest.update(parameter.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class OtherFolder(RunFolder):
+    """What a rank other than 0 has in place of the run's folder: a temporary one, into which nothing is committed."""
+
+    def __init__(self) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="aslfast-")
+        self.path, self.files, self.facts, self.notices = Path(self._temporary.name), {}, {}, []
+        self.measured = True  # nothing of it is to be cleared after an error
+
+    def close(self) -> None:
+        self._temporary.cleanup()
+
+    def writing(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def finish(self) -> None:
+        pass
+
+
+Committed = TypeVar("Committed", bound=Callable[..., None])
+
+
+def by_first(commit: Committed) -> Committed:
+    """Rank 0 alone commits: the others hold the same state and write nothing."""
+
+    @functools.wraps(commit)
+    def committed(loop: Loop, *given: Any, **named: Any) -> None:
+        if loop.ranks.first:
+            commit(loop, *given, **named)
+
+    return committed  # pyright: ignore[reportReturnType]

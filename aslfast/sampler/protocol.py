@@ -1,0 +1,58 @@
+"""What a sampler is: tokens in, tokens and their log-probs out, for a named adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRequest:
+    """One turn to sample. `token_ids` is the whole context so far; a session's contexts extend one another."""
+
+    token_ids: tuple[int, ...]
+    session: str
+    adapter: str | None  # None: the base itself
+    max_new_tokens: int
+    temperature: float = 1.0  # 0.0: greedy, log-probs at temperature 1
+    stop: tuple[str, ...] = ()  # texts that end the turn, kept in the output
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.token_ids or self.max_new_tokens < 1 or self.temperature < 0:
+            raise ValueError(f"session {self.session}: needs tokens, max_new_tokens >= 1 and temperature >= 0")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The sampled tokens, and each one's log-prob under the temperature-scaled distribution (float32, full vocabulary).
+
+    finish: "stop" and "eos" keep the text or token that ended the turn; "length" is max_new_tokens or a full context;
+    "abort" was asked for.
+    """
+
+    token_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish: Literal["stop", "eos", "length", "abort"]
+    cached_tokens: int  # context tokens whose KV was reused
+
+
+class Sampler(Protocol):
+    async def generate(self, request: SampleRequest) -> Sample:
+        """Sample one turn. A session has one request at a time (ValueError).
+
+        UserError for an adapter that is not loaded (never the base in its place) and for a context without room.
+        """
+        ...
+
+    def release(self, session: str) -> None:
+        """Forget a session and free its KV. Unknown sessions are ignored."""
+        ...
+
+    def abort(self, session: str) -> None:
+        """End a session's request under way: it returns what it has with finish="abort"."""
+        ...
+
+    def close(self) -> None:
+        """Free what the sampler holds; it is not used again."""
+        ...

@@ -1,0 +1,34 @@
+"""What a base can do before any reinforcement learning, on fresh held-out worlds."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aslfast.config.load import load_recipe
+from aslfast.models import lora
+from aslfast.rollout.multi_turn import stable_seed
+from aslfast.trainer.build import make_rollout, make_sampler, prepare_torch, search_tool
+from aslfast.trainer.datasets import lab_environment, model_folder
+from aslfast.trainer.evaluation import true_scores
+
+
+def measure_base(model_path: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
+    """Policy, GRM and generator of a bare model on the held-out world of each seed, as the tiny recipe samples."""
+    return [_measure_world(model_path, seed) for seed in seeds]
+
+
+def _measure_world(model_path: str, seed: int) -> dict[str, Any]:
+    config = load_recipe("tiny", seed=seed)
+    prepare_torch(config)
+    model, tokenizer = lora.load_base(model_folder(model_path))
+    with tempfile.TemporaryDirectory() as folder:
+        environment = lab_environment(config, Path(folder))
+        sampler = make_sampler(config, model, tokenizer)
+        rollout = make_rollout(config, sampler, tokenizer, search_tool(config, environment.eval_index))
+        seed_of_samples, at_once = stable_seed(seed, "measure"), 2 * config.sampler.max_rows
+        scores = asyncio.run(true_scores(rollout, environment, seed_of_samples, at_once, adapters=False))
+    return {"world": seed, **scores}

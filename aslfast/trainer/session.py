@@ -1,0 +1,99 @@
+"""A model folder, or a run with its newest adapter, opened to play one role."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from aslfast.checkpoint.run_dir import read_run_config
+from aslfast.config.load import load_recipe
+from aslfast.config.schema import ModelConfig, RunConfig, SamplerConfig
+from aslfast.core import Role, Task, Trajectory
+from aslfast.errors import UserError
+from aslfast.models import lora
+from aslfast.retrieval.retriever import AnyIndex
+from aslfast.rollout.multi_turn import Rollout, stable_seed
+from aslfast.trainer.build import make_rollout, make_sampler, open_base, prepare_torch, search_tool
+from aslfast.trainer.datasets import LAB_BASE, model_folder
+from aslfast.trainer.evaluation import run_all
+
+LEAST_TURN = 16  # tokens; in less, nothing can be said
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`adapter_name` None: the base alone."""
+
+    config: RunConfig
+    rollout: Rollout
+    adapter_name: Role | None
+    version: int
+
+    def play(self, tasks: Sequence[Task], done: Callable[[Trajectory], None] | None = None) -> list[Trajectory]:
+        """One trajectory a task, with the seeds that the evaluation of a run uses."""
+        seed, at_once = stable_seed(self.config.seed, "evaluation"), 2 * self.config.sampler.max_rows
+        adapters = self.adapter_name is not None
+        return asyncio.run(run_all(self._fitting(tasks), tasks, seed, at_once, adapters, done, self.version))
+
+    def _fitting(self, tasks: Sequence[Task]) -> Rollout:
+        """The rollout, its turns shortened where a model's context is too small for the longest prompt and a turn."""
+        limits, chat = self.rollout.limits, self.rollout.chat
+        longest = max(len(chat.prompt_ids(task.prompt, self.rollout.system)) for task in tasks)
+        if longest + limits.max_new_tokens <= limits.max_context:
+            return self.rollout
+        room = (limits.max_context - longest) // 2
+        if room < LEAST_TURN:
+            raise UserError(
+                f"{self.config.model.path}: the longest prompt has {longest} tokens, the context {limits.max_context}: "
+                "use --prompts compact, a larger --max-context, or a model with a longer context"
+            )
+        return replace(self.rollout, limits=replace(limits, max_new_tokens=min(room, limits.max_new_tokens)))
+
+
+def settings_of(target: str, prompts: str | None = None) -> RunConfig:
+    """A run's own configuration; the recipe tiny for the lab's base; defaults for any other model. Raises UserError."""
+    folder = model_folder(target)
+    if (folder / "config.toml").is_file():
+        config = read_run_config(folder)
+    elif (folder / "config.json").is_file():
+        config = load_recipe("tiny") if folder.resolve() == LAB_BASE.resolve() else _defaults()
+        config = replace(config, recipe="", model=replace(config.model, path=target))
+    else:
+        raise UserError(
+            f"{folder}: neither a run (config.toml) nor a model (config.json); name a folder that holds one"
+        )
+    return replace(config, model=replace(config.model, prompts=prompts)) if prompts else config
+
+
+def _defaults() -> RunConfig:
+    """Modest bounds: a model that never stops must not take an hour over a handful of questions."""
+    return RunConfig(
+        model=ModelConfig(prompts="full"),
+        sampler=SamplerConfig(max_rows=64, max_turns=5, max_new_tokens=512, max_context=4096),
+    )
+
+
+def open_checkpoint(target: str, config: RunConfig, index: AnyIndex, role: Role) -> Checkpoint:
+    """The model of `config` and, where `target` is a run, the newest adapter of the role. Raises UserError."""
+    prepare_torch(config)
+    model, tokenizer = open_base(config)
+    model, version = _with_adapter(model, model_folder(target), config, role)
+    positions = getattr(model.config, "max_position_embeddings", None) or config.sampler.max_context
+    if positions < config.sampler.max_context:
+        config = replace(config, sampler=replace(config.sampler, max_context=positions))
+    sampler = make_sampler(config, model, tokenizer)
+    rollout = make_rollout(config, sampler, tokenizer, search_tool(config, index))
+    return Checkpoint(config, rollout, None if version is None else role, version or 0)
+
+
+def _with_adapter(model: Any, folder: Path, config: RunConfig, role: Role) -> tuple[Any, int | None]:
+    """The model with the role's newest adapter and its version; None where the run has none."""
+    newest = lora.latest(folder / "adapters" / role)
+    if newest is None:
+        return model, None
+    model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, (role,))
+    lora.load_adapter(model, role, newest)
+    return model, int(newest.name[1:])

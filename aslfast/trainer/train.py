@@ -1,0 +1,214 @@
+"""A run from a configuration: base, adapters, sampler, learner, environment; then round after round."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aslfast.checkpoint.run_dir import LEDGER, RunFolder, check_new, read_run_config, resume_command
+from aslfast.config.load import RunConfig
+from aslfast.distributed.process_group import Ranks, joined
+from aslfast.learner.learner import Learner
+from aslfast.metrics import alarms
+from aslfast.models import lora
+from aslfast.models.fsdp import hold_part
+from aslfast.rounds import commit, replicas
+from aslfast.rounds.context import Loop
+from aslfast.rounds.round import run_round
+from aslfast.sampler.sglang.sampler import SGLangSampler
+from aslfast.sampler.sglang.tensor_parallel import NoSampler
+from aslfast.trainer.build import (
+    check_context,
+    make_rollout,
+    make_sampler,
+    open_base,
+    prepare_torch,
+    prover,
+    search_tool,
+    start_adapters,
+)
+from aslfast.trainer.datasets import Environment, file_environment, lab_environment, model_folder
+from aslfast.trainer.evaluation import measure
+from aslfast.trainer.provenance import compare, facts_of
+
+# ("setup", {what}) ("resumed", {round, phases_done, phase_step}) ("step", a line of metrics.jsonl)
+# ("evaluating", {round}) ("trajectory", {tokens}: one more, while evaluating) ("evaluated", a line of rounds.jsonl)
+# ("notice", {text}: what a person should know)
+Report = Callable[[str, dict[str, Any]], None]
+
+
+def train(config: RunConfig, out: str | Path, report: Report) -> Path:
+    """Runs the whole recipe into the new folder `out`. Raises UserError for bad input before anything is written.
+
+    An error before round 0 is measured leaves nothing behind. A run that is stopped or killed can be resumed.
+    """
+    folder = Path(out)
+    with joined(resume_command(folder)) as ranks:
+        if ranks.restarted and ranks.from_first(b"1" if (folder / LEDGER).exists() else b""):
+            _resume(folder, report, ranks)
+        else:
+            _train(replicas.agreed(ranks, lambda: config), folder, report, ranks)
+    return folder
+
+
+def _train(config: RunConfig, folder: Path, report: Report, ranks: Ranks) -> None:
+    if ranks.first:
+        check_new(folder)
+    parts = _open_parts(config, report, ranks)
+    existed = folder.exists()
+    with RunFolder.create(folder, config) if ranks.first else replicas.OtherFolder() as run:
+        try:
+            _go_on(config, parts, run, report)
+        except Exception:
+            if not run.measured:
+                _clear(folder, existed)
+            raise
+
+
+def resume(run: str | Path, report: Report) -> Path:
+    """Goes on with a run from its last commit, to the same numbers as if nothing had happened. Raises UserError.
+
+    The same bits on the same processor, software and number of threads, with the local sampler. Of a finished run
+    nothing is left to do.
+    """
+    folder = Path(run)
+    with joined(resume_command(folder)) as ranks:
+        _resume(folder, report, ranks)
+    return folder
+
+
+def _resume(folder: Path, report: Report, ranks: Ranks) -> None:
+    config = replicas.agreed(ranks, lambda: read_run_config(folder))
+    with RunFolder.take_up(folder) if ranks.first else replicas.OtherFolder() as taken:
+        for notice in taken.notices:
+            report("notice", {"text": notice})
+        if ranks.from_first(b"1" if ranks.first and taken.round > config.rounds else b""):
+            taken.finish()
+            report("notice", {"text": f"{folder}: finished, all {config.rounds} rounds; nothing to go on with"})
+        else:
+            _go_on(config, _open_parts(config, report, ranks), taken, report)
+
+
+def _clear(folder: Path, keep: bool) -> None:
+    """`folder` was missing or empty before: so it is again."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if keep:
+        folder.mkdir(exist_ok=True)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a configuration opens before anything is written. The lab's environment is made in the run's folder."""
+
+    learner: Learner
+    tokenizer: Any
+    environment: Environment | None
+    given: list[str]  # adapters that start from an adapter of another run
+
+
+def _open_parts(config: RunConfig, report: Report, ranks: Ranks) -> _Parts:
+    prepare_torch(config)
+    report("setup", {"what": "data"})
+    opened = None if config.data.lab else file_environment(config)
+    report("setup", {"what": "base model"})
+    model, tokenizer = open_base(config, ranks)
+    check_context(model, config)
+    peft_model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
+    given = start_adapters(peft_model, config)
+    if ranks.cell > 1:
+        hold_part(peft_model, model_folder(config.model.path), ranks)
+    learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, config.adapters, ranks)
+    report("setup", {"what": f"learner, attention by {learner.attention}"})
+    ranks.wait()  # what one of them lacks ends all before anything is written
+    return _Parts(learner, tokenizer, opened, given)
+
+
+def _go_on(config: RunConfig, parts: _Parts, run: RunFolder, report: Report) -> None:
+    """From the run's last commit, or from the beginning where there is none."""
+
+    def notice(text: str) -> None:
+        report("notice", {"text": text})
+
+    with run.writing():
+        environment = parts.environment or lab_environment(config, run.path / "lab")
+    model, ranks = parts.learner.model, parts.learner.ranks
+    own = make_sampler(config, model, parts.tokenizer, run.path / "engine.log", notice, ranks) if ranks.leads else None
+    sampler = own or NoSampler()
+    with closing(sampler):
+        if isinstance(sampler, SGLangSampler):
+            report("setup", {"what": "the SGLang engine"})
+            sampler.start()
+        rollout = make_rollout(config, sampler, parts.tokenizer, search_tool(config, environment.index))
+        loop = Loop(
+            config, rollout, parts.learner, run, environment.topics, sampler.flush, lambda line: report("step", line),
+            notice, environment.labelled, prover(sampler, model, parts.tokenizer, config, ranks),
+            environment.learned_oracle,
+        )  # fmt: skip
+        if ranks.first:
+            _begin(loop, parts, report)
+        replicas.begin_alike(loop.learner, loop, facts_of(config)["inputs"])
+        loop.flush()
+        loop.prove()
+        play(loop, environment, report)
+    run.finish()
+
+
+def _begin(loop: Loop, parts: _Parts, report: Report) -> None:
+    """Commits the start of a new run, or takes up what was committed of another."""
+    run, facts = loop.run, facts_of(loop.config)
+    facts["software"]["ranks"] = str(loop.ranks.size)
+    if run.facts:
+        for text in compare(run.facts, facts):
+            loop.notice(text)
+        commit.take_up(loop)
+        done = [role for number, role in loop.phases_done if number == loop.round]
+        report("resumed", {"round": loop.round, "phases_done": done, "phase_step": loop.phase_step})
+        return
+    commit.begun(loop, facts, parts.given)
+
+
+def play(loop: Loop, environment: Environment, report: Report) -> None:
+    """All rounds that are left. SIGINT and SIGTERM end it between two commits, as KeyboardInterrupt."""
+
+    async def rounds() -> None:
+        task = asyncio.current_task()
+        if task and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        await _rounds(loop, environment, report)
+
+    try:
+        asyncio.run(rounds())
+    except asyncio.CancelledError as error:
+        raise KeyboardInterrupt(f"stopped; go on with: {resume_command(loop.run.path)}") from error
+
+
+async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
+    """Round 0 measures the base; each later round learns, then measures."""
+    while loop.round <= loop.config.rounds:
+        loop.since = time.perf_counter()
+        if loop.round:
+            await run_round(loop)
+        report("evaluating", {"round": loop.round})
+        scores = await measure(loop, environment, lambda t: report("trajectory", {"tokens": t.n_sampled}))
+        loop.clock()
+        line = {"round": loop.round, **scores, "seconds": loop.seconds}
+        line = alarms.watched(loop.run.path, line, len(loop.pool), loop.config.monitor)
+        line = replicas.of_first(loop.ranks, line)  # who has the lines before it
+        loop.round, loop.seconds = loop.round + 1, 0.0
+        commit.measured(loop, line, last=loop.round > loop.config.rounds)
+        report("evaluated", line)
+        for text in alarms.alarms_of(line):
+            loop.notice(text)
+        gc.collect()
+        if loop.round <= loop.config.rounds:
+            alarms.check(line, loop.config.monitor, resume_command(loop.run.path))
