@@ -1,4 +1,4 @@
-"""Builds aslfast._bm25 with CMake; everything else is in pyproject.toml."""
+"""Build aslfast._bm25 with CMake and list the packages; everything else is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 import pybind11
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 
 
 class CMakeBuild(build_ext):
-    """Configures and builds CMakeLists.txt, with the library put where setuptools wants it."""
+    """Configure and build CMakeLists.txt, with the library put where setuptools wants it."""
 
     def build_extension(self, ext: Extension) -> None:
         cmake = shutil.which("cmake")
@@ -32,4 +32,10 @@ class CMakeBuild(build_ext):
         subprocess.run([cmake, "--build", build, "--parallel", "2"], check=True)
 
 
-setup(ext_modules=[Extension("aslfast._bm25", sources=[])], cmdclass={"build_ext": CMakeBuild})
+KERNELS = [f"aslfast_kernels.{name}" for name in find_packages("kernels")]
+
+setup(
+    packages=[*find_packages(include=["aslfast", "aslfast.*"]), "aslfast_kernels", *KERNELS],
+    ext_modules=[Extension("aslfast._bm25", sources=[])],
+    cmdclass={"build_ext": CMakeBuild},
+)

@@ -1,76 +1,35 @@
-"""What several tests share: a small ChatML tokenizer, a tiny random model over it, and an index of a few passages."""
+"""Fixtures that several tests share: a small ChatML tokenizer, a tiny random model over it, indexes, one engine."""
 
 import os
-import resource
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from contextlib import closing
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two spinning threads starve on a busy machine
 
 import pytest
-import tokenizers
 import torch
-import transformers
 
-from aslfast.config.load import load_recipe
-from aslfast.data.corpus import Passage
-from aslfast.index.bm25 import BM25Index
+from aslfast.checkpoint.run_dir import RunFolder
+from aslfast.config import load_recipe
+from aslfast.index import BM25Index
+from aslfast.learner.learner import Learner
 from aslfast.models import lora
-from aslfast.prompts.chat_template import TAGS
-from aslfast.trainer.build import make_sampler
-from aslfast.trainer.datasets import LAB_BASE
-
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+from aslfast.prompts.chat_template import TAGS, Chat
+from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.tool_executor import ToolPool
+from aslfast.rounds.context import Loop
+from aslfast.sampler.local.sampler import LocalSampler
+from tests.support.scripted_sampler import ScriptedSampler
+from tests.support.scripted_world import SMALL, WORLD
+from tests.support.tiny_models import (
+    CHATML,
+    PASSAGES,
+    byte_tokenizer,
+    lab_sampler,
+    lab_with_adapters,
+    stir,
+    tiny_model,
 )
-PASSAGES = [
-    Passage("a", '"Mira"\nMira was born in Oslo.'),
-    Passage("b", '"Oslo"\nOslo lies on the river Aker.'),
-    Passage("c", '"Aker"\nThe Aker is short.'),
-]
-
-
-def byte_tokenizer(template: str, control: list[str], tags: list[str], eos: str):
-    """One token a byte, no network: control tokens are special, tags are added tokens that are not (as in Qwen2.5)."""
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    core = tokenizers.Tokenizer(tokenizers.models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
-    core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    core.decoder = tokenizers.decoders.ByteLevel()
-    core.add_special_tokens([tokenizers.AddedToken(token, special=True, normalized=False) for token in control])
-    core.add_tokens([tokenizers.AddedToken(token, special=False, normalized=False) for token in tags])
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=core, eos_token=eos, pad_token=control[0], chat_template=template
-    )
-
-
-def tiny_model(tokenizer, seed: int = 0) -> transformers.Qwen2ForCausalLM:
-    torch.manual_seed(seed)
-    config = transformers.Qwen2Config(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=1024, initializer_range=0.2, tie_word_embeddings=True,
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    return transformers.Qwen2ForCausalLM(config).eval()
-
-
-def stir(model, scale: float = 0.05, seed: int = 1) -> None:
-    """Gives every adapter's B random weights: fresh ones are zero, and would hide whatever mixes adapters up."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, weight in model.named_parameters():
-        if "lora_B" in name:
-            weight.data.normal_(0, scale, generator=generator)
-
-
-@contextmanager
-def small_disk(n_bytes: int):
-    """No file may grow beyond n_bytes: how a full disk looks to whoever writes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(autouse=True)
@@ -114,21 +73,6 @@ def lab_tokenizer():
     return make_tokenizer()
 
 
-def lab_with_adapters():
-    """(the lab's base with three adapters, all different from it, its tokenizer)."""
-    base, own_tokenizer = lora.load_base(LAB_BASE)
-    peft_model = lora.add_adapters(base, rank=16, alpha=32.0, seed=0)
-    stir(peft_model, scale=0.01)
-    return peft_model, own_tokenizer
-
-
-def lab_sampler(peft_model, own_tokenizer, notice=lambda _: None, **sampler):
-    """An SGLang sampler as a run of the tiny recipe has it; `sampler` are its keys in the recipe."""
-    config = load_recipe("tiny")
-    settings = replace(config.sampler, kind="sglang", share_base=False, **{"max_rows": 64, **sampler})
-    return make_sampler(replace(config, sampler=settings), peft_model, own_tokenizer, notice=notice)
-
-
 @pytest.fixture(scope="session")
 def engine_lab():
     """(SGLang sampler, model, tokenizer) over the lab's base: one engine for all tests that leave it alive."""
@@ -136,3 +80,30 @@ def engine_lab():
     with closing(lab_sampler(peft_model, own_tokenizer)) as sampler:
         sampler.start()
         yield sampler, peft_model, own_tokenizer
+
+
+@pytest.fixture(scope="session")
+def world_index(tmp_path_factory):
+    return BM25Index.build(WORLD.passages(), tmp_path_factory.mktemp("world") / "idx", threads=1)
+
+
+@pytest.fixture
+def make_loop(tokenizer, world_index, tmp_path):
+    """A loop in a new run folder; the sampler is the local one where no script is given."""
+
+    def make(name="run", script=None, overrides=(), seed=0):
+        config = load_recipe("tiny", [*SMALL, *overrides], seed=seed)
+        model = lora.add_adapters(tiny_model(tokenizer), 4, 8.0, seed, config.adapters)
+        stir(model)
+        if script:
+            sampler, flush = ScriptedSampler(tokenizer, script), lambda: None
+        else:
+            sampler = LocalSampler(model, tokenizer, max_rows=16, max_context=512)
+            flush = sampler.flush
+        limits = Limits(3, 400 if script else 24, 2000 if script else 512)
+        rollout = Rollout(sampler, ToolPool(SearchTool(world_index, 1)), Chat(tokenizer), limits, 0.7)
+        learner = Learner(model, config.learner, config.loss, 0.7, config.adapters)
+        run = RunFolder.create(tmp_path / name, config)
+        return Loop(config, rollout, learner, run, sorted(WORLD.facts), flush, lambda line: None, round=1)
+
+    return make

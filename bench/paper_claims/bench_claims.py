@@ -1,0 +1,128 @@
+"""The paper's claims in small, on the lab: one command a claim; what the arms are stands in claims.toml.
+
+    python -m bench.paper_claims.bench_claims a --seeds 0 1 2 --out runs/claims
+
+Trains each arm with each seed into runs/claims/<arm>-s<seed>, two at a time at most (--jobs), one thread each, goes on
+with those that were stopped, leaves alone those that are finished (claims share arms), then writes claims-a.json there
+and prints what it found. --collect trains nothing. Runs made elsewhere have no stamp of their own: --made-at names the
+commit that made them. A run with another configuration than the arm's is refused.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from aslfast.errors import UserError
+from aslfast.files.jsonl import append_line, write_text
+from bench.paper_claims.arms import Arm, Claim, read_claims
+from bench.paper_claims.finished_runs import begun, check_same, finished, gather, read_made
+from bench.paper_claims.report_claims import section
+from bench.shared.stamp import git, stamp
+
+
+def train(arm: Arm, seed: int, runs: Path, made: dict[str, Any]) -> None:
+    """One run, to its end. Raises UserError where its folder holds another one, or where training fails."""
+    run = arm.folder(runs, seed)
+    if begun(run):
+        check_same(run, arm, seed)
+        if finished(run):
+            return
+    append_line(_stamps(run), made)
+    log = run.with_suffix(".log")
+    with log.open("ab") as out:
+        done = subprocess.run(
+            command(arm, seed, run), env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=out, stderr=out
+        )
+    if done.returncode:
+        raise UserError(f"{run}: training ended with code {done.returncode}; see {log}, then give the same command")
+
+
+def command(arm: Arm, seed: int, run: Path) -> list[str]:
+    train = [sys.executable, "-m", "aslfast", "train", "--quiet"]
+    if begun(run):
+        return [*train, "--resume", str(run)]
+    settings = [word for override in arm.overrides for word in ("--set", override)]
+    return [*train, "--recipe", arm.recipe, "--seed", str(seed), "--out", str(run), *settings]
+
+
+def _stamps(run: Path) -> Path:
+    """Beside the run and not in it: a new run wants its folder empty."""
+    return run.with_suffix(".made.jsonl")
+
+
+def train_all(claim: Claim, seeds: list[int], runs: Path, jobs: int, made: dict[str, Any]) -> None:
+    """Raises UserError before anything is trained where an arm cannot be; stops at the first run that fails."""
+    for arm in claim.arms:
+        arm.config(seeds[0])
+    runs.mkdir(parents=True, exist_ok=True)
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        for run in [pool.submit(train, arm, seed, runs, made) for seed in seeds for arm in claim.arms]:
+            run.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # else Ctrl-C would end two runs and start the next two
+
+
+def collect(claim: Claim, seeds: list[int], runs: Path, made_at: str | None) -> dict[str, Any]:
+    """The claim's runs as JSON data. Raises UserError where one is missing, unfinished, another's or unstamped."""
+    return {
+        "claim": claim.key,
+        "title": claim.title,
+        "sentence": claim.sentence,
+        "checks": claim.checks,
+        "show_reward": claim.show_reward,
+        "seeds": seeds,
+        "arms": {
+            arm.key: {
+                "name": arm.name,
+                "recipe": arm.recipe,
+                "set": arm.overrides,
+                "runs": {str(seed): _one(arm, seed, runs, made_at) for seed in seeds},
+            }
+            for arm in claim.arms
+        },
+    }
+
+
+def _one(arm: Arm, seed: int, runs: Path, made_at: str | None) -> dict[str, Any]:
+    run = arm.folder(runs, seed)
+    made = read_made(_stamps(run)) or ([{"commit": made_at}] if made_at else [])
+    if not made:
+        raise UserError(f"{run}: nothing says which commit made it; name it with --made-at")
+    return gather(run, arm, seed, made)
+
+
+def main() -> None:
+    claims = read_claims()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("claim", choices=claims)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, shared by all claims")
+    parser.add_argument("--jobs", type=int, choices=(1, 2), default=2, help="runs at a time")
+    parser.add_argument("--collect", action="store_true", help="only gather runs that are finished")
+    parser.add_argument("--made-at", help="commit that made those runs which have no stamp of their own")
+    parser.add_argument("--allow-dirty", action="store_true")
+    args = parser.parse_args()
+    if len(set(args.seeds)) < 3:
+        parser.error("--seeds: at least 3 different ones, for an interval that says something")
+    claim, made = claims[args.claim], stamp("claims", args.allow_dirty)
+    made_at = git("rev-parse", args.made_at) if args.made_at else None
+    try:
+        if not args.collect:
+            train_all(claim, args.seeds, args.out, args.jobs, made)
+        result = {**made, **collect(claim, args.seeds, args.out, made_at)}
+    except UserError as error:
+        sys.exit(f"claims: {error}")
+    write_text(args.out / f"claims-{claim.key}.json", json.dumps(result, indent=1) + "\n")
+    print("\n".join(section(result)))
+
+
+if __name__ == "__main__":
+    main()

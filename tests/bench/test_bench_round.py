@@ -1,0 +1,223 @@
+"""The benchmark of a round: its clock counts each second once, its parts add up, and it changes no bit of the round."""
+
+import asyncio
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from aslfast import rewards
+from aslfast.config.load import load_recipe
+from aslfast.core import ROLES
+from aslfast.rollout.judge import Judging
+from aslfast.rounds import commit, replicas, round
+from bench.learner.flops import step_flops
+from bench.learner.tables import round_lines, round_sentence
+from bench.round.bench_round import FEW, main, opened, play
+from bench.round.parts import LEARN_PARTS, PARTS, recorded
+from bench.shared.part_clock import PartClock, Seconds, now_on
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TIMING = {"seconds", "tokens_per_s"}
+
+
+# --- the clock ---------------------------------------------------------------------------------------------------
+
+
+class FakeTime:
+    """The processor works half of the time."""
+
+    def __init__(self):
+        self.at = 0.0
+
+    def __call__(self):
+        return Seconds(self.at, self.at / 2)
+
+    def sleep(self, seconds):
+        self.at += seconds
+
+
+def test_each_second_counts_for_the_innermost_part():
+    now = FakeTime()
+    clock = PartClock(now)
+    now.sleep(100)  # before and between parts nothing counts
+    with clock.part("rest"):
+        now.sleep(1)
+        with clock.part("rollout"):
+            now.sleep(2)
+            with clock.part("tool"):
+                now.sleep(4)
+            now.sleep(8)
+            with clock.part("tool"), clock.part("tool"):
+                now.sleep(16)
+        now.sleep(32)
+    now.sleep(100)
+    with clock.part("rest"):
+        now.sleep(64)
+    assert clock.seconds == {"rest": (97, 48.5), "rollout": (10, 5), "tool": (20, 10)}
+
+
+def test_a_part_that_fails_is_left_and_counted():
+    now = FakeTime()
+    clock = PartClock(now)
+    with clock.part("rest"):
+        with pytest.raises(ZeroDivisionError), clock.part("learn"):
+            now.sleep(1)
+            raise ZeroDivisionError
+        now.sleep(2)
+    assert clock.seconds == {"rest": (2, 1), "learn": (1, 0.5)}
+
+
+def test_inside_a_whole_part_nothing_else_is_entered():
+    now = FakeTime()
+    clock = PartClock(now, frozenset({"monitor"}))
+    with clock.part("monitor"), clock.part("reward"):
+        now.sleep(1)
+    with clock.part("reward"):
+        now.sleep(2)
+    assert clock.seconds == {"monitor": (1, 0.5), "reward": (2, 1)}
+
+
+def test_coroutines_that_take_turns_share_one_clock():
+    """A part that waits goes on counting, less what others do meanwhile: as the rollout and the searches."""
+    now = FakeTime()
+    clock = PartClock(now)
+
+    async def searches():
+        for _ in range(3):
+            await asyncio.sleep(0)
+            now.sleep(1)  # sampling, as far as the clock knows
+            with clock.part("tool"):
+                now.sleep(10)
+
+    async def step():
+        with clock.part("rollout"):
+            await asyncio.gather(searches(), searches())
+
+    asyncio.run(step())
+    assert clock.seconds == {"rollout": (6, 3), "tool": (60, 30)}
+
+
+# --- a round -----------------------------------------------------------------------------------------------------
+
+
+def round_of(folder, instrumented):
+    """(its lines of metrics, the adapters' weights, the phases' records) of a small round of the lab."""
+    config = load_recipe("tiny", ["threads=1", *FEW])
+    with opened(config, folder) as loop:
+        if instrumented:
+            with recorded(loop, now_on("cpu")) as phases:
+                play(loop, 1)
+            model = loop.learner.model
+            flops = {n: step_flops(model, r.forward_tokens, r.live_tokens, r.pairs, n) for n, r in phases.items()}
+        else:
+            play(loop, 1)
+            phases, flops = {}, {}
+        lines = [json.loads(line) for line in (loop.run.path / "metrics.jsonl").read_text().splitlines()]
+        weights = {name: w.clone() for name, w in loop.learner.model.named_parameters() if ".lora_" in name}
+    return [{k: v for k, v in line.items() if k not in TIMING} for line in lines], weights, phases, flops
+
+
+def things_patched():
+    """What the benchmark replaces outside the loop, as it is now."""
+    owners = {rewards: rewards.__all__, round: ("_phase", "step_figures"), replicas: ("groups",),
+              commit: ("step", "phase"), Judging: ("opinions",), torch.Tensor: ("backward",)}  # fmt: skip
+    return {(owner, name): getattr(owner, name) for owner, names in owners.items() for name in names}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    before = things_patched()
+    found = round_of(tmp_path_factory.mktemp("measured"), instrumented=True)
+    assert all(value is before[key] for key, value in things_patched().items())
+    return found
+
+
+def test_the_round_is_the_same_bit_for_bit(measured, tmp_path):
+    lines, weights, _, _ = round_of(tmp_path, instrumented=False)
+    assert [line["phase"] for line in lines] == list(ROLES) and sum(line["grad_norm"] > 0 for line in lines) >= 2
+    assert measured[0] == lines
+    assert all(torch.equal(weight, measured[1][name]) for name, weight in weights.items())
+
+
+def test_parts_of_every_phase_add_up(measured):
+    _, _, phases, flops = measured
+    assert list(phases) == list(ROLES)
+    for name, record in phases.items():
+        parts = record.parts()
+        assert tuple(parts) == PARTS and tuple(record.learn_parts()) == LEARN_PARTS
+        for kind in ("wall", "processor"):
+            whole = getattr(record.took, kind)
+            assert sum(getattr(part, kind) for part in parts.values()) == pytest.approx(whole, rel=0.02)
+        assert all(seconds.wall > 0 for part, seconds in parts.items() if part not in ("learn", "tool")), name
+        assert (parts["learn"].wall > 0) == bool(record.lines[0]["grad_norm"])
+        assert parts["rollout"].processor > 0.3 * record.took.processor > parts["rest"].processor
+        assert record.tool_overlapped_s == 0 and (flops[name] > 0) == bool(record.lines[0]["grad_norm"])
+    assert sum(record.parts()["tool"].wall for record in phases.values()) > 0
+
+
+def test_the_work_is_what_the_metrics_say(measured):
+    lines, _, phases, _ = measured
+    for line in lines:
+        record = phases[line["phase"]]
+        assert record.forward_tokens == line.get("forward_tokens", 0)
+        assert record.live_tokens == line.get("live_tokens", 0)
+        assert line["trajectories"] <= record.rollouts <= sum(reuse["requests"] for reuse in line["reuse"].values())
+        assert record.pairs >= record.forward_tokens
+    assert phases["grm"].rollouts == 2 * 3  # its own alone: nobody judges a verdict
+
+
+def test_nothing_stays_patched(tmp_path):
+    """Not on the loop's own objects either, and not after an error."""
+    config = load_recipe("tiny", ["threads=1", *FEW])
+    before = things_patched()
+    with opened(config, tmp_path) as loop:
+        objects = (loop, loop.learner, loop.meter, loop.rollout.tool)
+        own = [dict(vars(thing)) for thing in objects]
+        with pytest.raises(ZeroDivisionError), recorded(loop, now_on("cpu")):
+            assert rewards.accuracy is not before[rewards, "accuracy"]
+            assert loop.learner.step is not own[1].get("step") and "step" in vars(loop.learner)
+            raise ZeroDivisionError
+        assert [dict(vars(thing)) for thing in objects] == own
+    assert all(value is before[key] for key, value in things_patched().items())
+
+
+# --- the script --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The script with these words; what it prints. In this process: torch takes long to import."""
+
+    def script(*words):
+        monkeypatch.setattr(sys, "argv", ["bench_round.py", *words])
+        main()
+        return capsys.readouterr().out
+
+    return script
+
+
+def test_a_rehearsal_of_forced_lengths_plays_every_phase(run, tmp_path):
+    """On random weights, which is what a GPU's shape has."""
+    result = json.loads(run("--small", "--repeats", "1", "--shape", "qwen2.5-7b", "--out", str(tmp_path / "no.json")))
+    assert result["rehearsal"] and not (tmp_path / "no.json").exists() and result["rounds"][0]["peak_mib"] > 0
+    (one,) = result["rounds"]
+    assert one["round"] == result["shown"] == 2 and [row["phase"] for row in one["phases"]] == list(ROLES)
+    assert sum(row["wall_s"] for row in one["phases"]) == pytest.approx(one["wall_s"], rel=0.02)
+    for row in one["phases"]:
+        assert sum(part["wall_s"] for part in row["parts"].values()) == pytest.approx(row["wall_s"], rel=0.02)
+        assert row["sampled_tokens_per_s"] > 0
+    assert any(row["live_tokens_per_s"] and 0 < row["share_of_product_rate"] < 1 for row in one["phases"])
+    table = list(round_lines(result))
+    assert [line.split(" | ")[0] for line in table[2:6]] == ["| generator", "| grm", "| policy", "| **round**"]
+    assert "round 2, whose time is the median of 1" in round_sentence(result)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_no_number(run, tmp_path):
+    said = run("--shape", "qwen2.5-7b", "--out", str(tmp_path / "round.json"))
+    assert said == "bench_round: qwen2.5-7b not measured: no CUDA device; --small rehearses it on a CPU\n"
+    assert not (tmp_path / "round.json").exists()

@@ -1,0 +1,129 @@
+"""The torch.library operators under log-probs: opcheck, torch.compile, fake tensors, autocast.
+
+tests/kernels/triton runs the same with impl = "triton".
+"""
+
+import importlib
+
+import pytest
+import torch
+from aslfast_kernels import linear_logprob, logprob
+from functorch.compile import make_boxed_func
+from torch._dynamo.backends.common import aot_autograd
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+ops = importlib.import_module("aslfast_kernels.logprob_ops")
+
+
+@pytest.fixture
+def impl():
+    return "torch"
+
+
+@pytest.fixture
+def device():
+    return "cpu"
+
+
+@pytest.fixture
+def problem(device):
+    g = torch.Generator().manual_seed(0)
+    hidden, weight, bias = (torch.randn(*shape, generator=g) for shape in ((6, 16), (70, 16), (70,)))
+    target = torch.randint(70, (6,), generator=g)
+    mask = torch.tensor([True, True, False, True, True, True])
+    return tuple(x.to(device) for x in (hidden, weight, bias, target, mask))
+
+
+CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+def test_opcheck_linear(trainable, problem, impl):
+    hidden, weight, bias, target, mask = problem
+    leaves = [hidden.requires_grad_(), weight.requires_grad_(trainable), bias.requires_grad_(trainable)]
+    options = (0.7, 3.0 if trainable else None, trainable, not trainable, None, impl)
+    torch.library.opcheck(ops.linear_op, (*leaves, target, mask, *options), test_utils=CHECKS)
+
+
+def test_opcheck_of_the_backwards(problem, impl):
+    """They have no gradient of their own, and so no autograd formula to check."""
+    hidden, weight, bias, target, mask = problem
+    rows, checks = [torch.rand_like(hidden[:, 0]) for _ in range(4)], ("test_schema", "test_faketensor")
+    inputs = (hidden, weight, bias, target, mask, *rows, 0.7, None, True, False, True, None, impl)
+    torch.library.opcheck(ops.linear_backward_op, inputs, test_utils=checks)
+    torch.library.opcheck(ops.scale_residual_op, (hidden, rows[0]), test_utils=checks)
+    logits = hidden @ weight.T
+    inputs = (logits, target, mask, *rows, 0.7, None, impl, torch.empty_like(logits))
+    torch.library.opcheck(ops.logits_backward_op, inputs, test_utils=checks)
+
+
+def test_opcheck_from_logits(problem, impl):
+    hidden, weight, _, target, mask = problem
+    logits = (hidden @ weight.T).requires_grad_()
+    torch.library.opcheck(ops.logits_op, (logits, target, mask, 0.7, None, True, False, impl), test_utils=CHECKS)
+
+
+def losses(problem, impl, inplace=False):
+    """Frozen head; trainable head with entropy; from logits."""
+    _, _, bias, target, mask = problem
+
+    def frozen(hidden, weight):
+        return linear_logprob(hidden, weight.detach(), target, mask=mask, impl=impl).square().sum()
+
+    def trainable(hidden, weight):
+        logp, entropy = linear_logprob(hidden, weight, target, bias=bias, return_entropy=True, impl=impl)
+        return (logp * 2 + entropy).sum()
+
+    def from_logits(hidden, weight):
+        logits = hidden @ weight.T
+        return logprob(logits, target, mask=mask, inplace_backward=inplace, impl=impl).square().sum()
+
+    return [frozen, trainable, from_logits]
+
+
+@pytest.mark.parametrize(("which", "inplace"), [(0, False), (1, False), (2, False), (2, True)])
+def test_compiled_whole(which, inplace, problem, impl):
+    """One graph, in which each direction is one node of ours; the same numbers as eager."""
+    function = losses(problem, impl, inplace)[which]
+    nodes = []
+
+    def keep(graph, example_inputs):
+        # An operator that writes into an argument hangs in a node of torch's as its first argument.
+        nodes.extend(n for n in graph.graph.nodes if "aslfast" in f"{n.target}{n.args[:1] if n.args else ''}")
+        return make_boxed_func(graph.forward)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(function, fullgraph=True, backend=aot_autograd(fw_compiler=keep, bw_compiler=keep))
+    results = []
+    for call in (function, compiled):
+        leaves = [x.clone().requires_grad_() for x in problem[:2]]
+        call(*leaves).backward()
+        results.append([x.grad for x in leaves if x.grad is not None])
+    assert len(nodes) == 2, nodes
+    for eager, other in zip(*results, strict=True):
+        torch.testing.assert_close(eager, other, rtol=0, atol=1e-6)
+
+
+def test_fake_tensors(problem, impl):
+    """Shapes and dtypes without a value being looked at: the targets are out of range."""
+    with FakeTensorMode(allow_non_fake_inputs=False):
+        hidden, weight = (torch.empty(x.shape, device=x.device).bfloat16().requires_grad_() for x in problem[:2])
+        target = torch.full((6,), -100, device=hidden.device)
+        logp, entropy = linear_logprob(hidden, weight, target, return_entropy=True, impl=impl)
+        (logp.sum() + entropy.sum()).backward()
+        assert (logp.shape, logp.dtype, entropy.shape) == ((6,), torch.float32, (6,))
+        assert (hidden.grad.shape, hidden.grad.dtype) == (hidden.shape, torch.bfloat16)
+        assert (weight.grad.shape, weight.grad.dtype) == (weight.shape, torch.bfloat16)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_autocast_changes_nothing(which, problem, impl):
+    function, results = losses(problem, impl)[which], []
+    for enabled in (False, True):
+        leaves = [x.clone().requires_grad_() for x in problem[:2]]
+        with torch.autocast(problem[0].device.type, dtype=torch.bfloat16, enabled=enabled):
+            loss = function(*leaves)
+            loss.backward()
+        results.append([loss.detach(), *(x.grad for x in leaves if x.grad is not None)])
+    for plain, cast in zip(*results, strict=True):
+        assert torch.equal(plain, cast)

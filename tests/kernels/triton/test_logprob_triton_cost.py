@@ -1,0 +1,77 @@
+"""What the Triton log-probs cost: launches and products counted, and no [T, V] anywhere."""
+
+import importlib
+
+import pytest
+import torch
+from aslfast_kernels import linear_logprob
+from torch.utils.flop_counter import mm_flop
+
+from tests.kernels.test_logprob_cost import problem, watched
+from tests.kernels.triton.interpreter import DEVICE
+
+head = importlib.import_module("aslfast_kernels.logprob_head")
+kernels = importlib.import_module("aslfast_kernels.logprob_head_kernels")
+
+
+class Counted:
+    """Stands before a kernel and adds up the products that its launches are asked for."""
+
+    def __init__(self, kernel):
+        self.kernel, self.flops = kernel, 0
+
+    def __getitem__(self, grid):
+        def launch(*args, **options):
+            tokens, vocabulary, width = args[8:11]
+            self.flops += mm_flop((tokens, width), (width, vocabulary))
+            return self.kernel[grid](*args, **options)
+
+        return launch
+
+
+@pytest.mark.parametrize(
+    ("live", "residual", "trainable", "products"),
+    [(32, "auto", False, 2), (12, "save", False, 2), (12, "recompute", False, 3), (12, "auto", True, 4)],
+)
+def test_number_of_matrix_products(live, residual, trainable, products, monkeypatch):
+    """Launches of the head's kernel and plain products together, in units of one live-token product."""
+    watch, counted = watched(monkeypatch), Counted(kernels.head_kernel)
+    monkeypatch.setattr(kernels, "head_kernel", counted)
+    monkeypatch.setattr(head, "WORKSPACE_BYTES", 12 * 512 * 4)
+    hidden, weight, target = (x.to(DEVICE) for x in problem(32, 16, 500))
+    hidden.requires_grad_()
+    weight.requires_grad_(trainable)
+    mask = torch.arange(32, device=DEVICE) < live
+    linear_logprob(hidden, weight, target, mask=mask, residual=residual, impl="triton").sum().backward()
+    assert (counted.flops + watch.flops) == products * 2 * live * 16 * 500
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+def test_all_logits_never_exist_at_once(entropy, monkeypatch):
+    """The largest tensor that is made is the workspace of 8 of 30 rows, each padded to 128 bytes."""
+    watch = watched(monkeypatch)
+    monkeypatch.setattr(head, "WORKSPACE_BYTES", 8 * 1024 * 4)
+    monkeypatch.setattr(head, "STATISTICS_BYTES", 8 * 1024 * 4)
+    hidden, weight, target = (x.to(DEVICE) for x in problem(30, 4, 1000))
+    hidden.requires_grad_()
+    result = linear_logprob(hidden, weight, target, return_entropy=entropy, impl="triton")
+    (sum(v.sum() for v in result) if entropy else result.sum()).backward()
+    assert watch.bytes <= 8 * 1024 * 4
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(DEVICE != "cuda", reason="needs a CUDA device")
+@pytest.mark.parametrize("residual", ["save", "recompute"])
+def test_peak_memory_on_the_device(residual):
+    """Beyond what was there: the workspace, the residual and the gradient, statistics, a float32 chunk of hidden."""
+    tokens, width, vocabulary = 8192, 1024, 152064
+    hidden = torch.randn(tokens, width, device=DEVICE, dtype=torch.bfloat16).requires_grad_()
+    weight = torch.randn(vocabulary, width, device=DEVICE, dtype=torch.bfloat16) * width**-0.5
+    target = torch.randint(vocabulary, (tokens,), device=DEVICE)
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    linear_logprob(hidden, weight, target, residual=residual).sum().backward()
+    spent = torch.cuda.max_memory_allocated() - before
+    allowed = head.WORKSPACE_BYTES + head.STATISTICS_BYTES + 8 * tokens * width * 2 + (64 << 20)
+    assert spent < allowed < tokens * vocabulary * 2

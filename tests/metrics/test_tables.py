@@ -1,0 +1,105 @@
+"""The table and the picture of a run, from its two files of lines."""
+
+import io
+import json
+import struct
+
+import pytest
+from rich.console import Console
+
+from aslfast.errors import UserError
+from aslfast.metrics.plots import draw
+from aslfast.metrics.tables import RunLog, markdown_table, reuse_table, table
+from tests.support.run_files import round_line, write_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    rounds = [round_line(0, 0.37, 0.69, (0.55, 0.33, 0.23)), round_line(1, 0.5, 0.72, (0.8, 0.4, 0.3))]
+    rewards = {"generator": (0.2, 0.4), "grm": (0.6, 0.8), "policy": (0.5, 0.75)}
+    steps = [
+        {"round": 1, "phase": role, "step": i, "reward": r, "reward_parts": {}}
+        for role, seen in rewards.items()
+        for i, r in enumerate(seen, 1)
+    ]
+    return write_run(tmp_path / "run", rounds, steps)
+
+
+def test_markdown_shows_truth_with_intervals_beside_the_rewards(run):
+    lines = markdown_table(run).splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[2] == ["0", "37.0% (32-43)", "55/33/23", "69.0% (64-74)", "50.0% (42-58)", "-", "-", "-", "81 s"]
+    truth, rewards = ["50.0% (44-56)", "80/40/30", "72.0% (67-77)", "50.0% (42-58)"], ["0.30", "0.70", "0.62"]
+    assert cells[3] == ["1", *truth, *rewards, "81 s"]
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_table_fits_its_terminal_and_loses_nothing(run, width):
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(table(RunLog.read(run), width))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    assert "…" not in text
+    for piece in ("37.0%", "(32-43)", "80/40/30", "(67-77)", "0.62"):
+        assert piece in text
+
+
+def test_gain_is_from_round_0_to_the_last(run):
+    log = RunLog.read(run)
+    assert log.gain() == pytest.approx(13.0)
+    assert log.sentence().endswith("37.0% for the base, 50.0% after round 1: +13.0 points.")
+    assert log.as_json()["rounds"][1]["rewards"] == {"generator": pytest.approx(0.3), "grm": 0.7, "policy": 0.625}
+
+
+def test_picture_is_complete_and_of_the_size_promised(run):
+    picture = draw(run)
+    data = picture.read_bytes()
+    assert data.startswith(b"\x89PNG") and data.endswith(b"IEND\xaeB`\x82")
+    assert struct.unpack(">II", data[16:24]) == (1200, 700)
+    assert sorted(p.name for p in run.iterdir()) == ["curves.png", "metrics.jsonl", "rounds.jsonl"]
+
+
+def test_picture_of_two_judges_and_of_a_reward_below_zero(run):
+    """A second judge has a phase of its own; R-Zero pays a challenger less than nothing for a badly formed question."""
+    plain = draw(run).read_bytes()
+    for name, reward in (("grm2", 0.9), ("generator", -0.5)):
+        with (run / "metrics.jsonl").open("a") as lines:
+            lines.write(json.dumps({"round": 1, "phase": name, "step": 3, "reward": reward, "reward_parts": {}}) + "\n")
+        changed = draw(run).read_bytes()
+        assert changed != plain
+        plain = changed
+
+
+def test_a_run_without_an_oracle_or_any_step(tmp_path):
+    run = write_run(tmp_path / "plain", [round_line(0, 0.1, None, ())], [])
+    (run / "metrics.jsonl").unlink()
+    row = [cell.strip() for cell in markdown_table(run).splitlines()[2].strip("|").split("|")]
+    assert row == ["0", "10.0% (7-14)", "-", "-", "-", "-", "-", "81 s"]
+    assert draw(run).stat().st_size > 10_000
+
+
+def test_reuse_is_summed_by_role_over_the_steps(tmp_path):
+    counts = {"requests": 2, "context": 100, "reusable": 60, "reusable_own": 50, "reused": 65, "missed": 15}
+    steps = [{"reuse": {"grm": counts, "policy": counts}}, {"reuse": {"grm": counts}}]
+    log = RunLog.read(write_run(tmp_path / "run", [round_line(0, 0.1, None, ())], steps))
+    assert log.reuse() == {"grm": {key: 2 * n for key, n in counts.items()}, "policy": counts}
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(reuse_table(log))
+    said = console.export_text().splitlines()
+    assert [line.split() for line in said if "%" in line] == [
+        ["grm", "4", "200", "130", "120", "75.0%"], ["policy", "2", "100", "65", "60", "75.0%"]
+    ]  # fmt: skip
+
+
+def test_what_is_no_run_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"rounds\.jsonl: No such file.*name the folder of a run"):
+        RunLog.read(tmp_path)
+    (tmp_path / "rounds.jsonl").write_text("")
+    with pytest.raises(UserError, match="no round is finished"):
+        RunLog.read(tmp_path)
+    (tmp_path / "rounds.jsonl").write_text('{"round": 0}\n{"rou')  # a line that is being written
+    assert RunLog.read(tmp_path).rounds == [{"round": 0}]
+    (tmp_path / "rounds.jsonl").write_text("{\n")
+    with pytest.raises(UserError, match="not JSON lines"):
+        RunLog.read(tmp_path)

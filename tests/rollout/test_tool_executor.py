@@ -1,0 +1,210 @@
+"""Calls of many trajectories: gathered, answered, and what becomes of those that nobody answers."""
+
+import asyncio
+import threading
+import time
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import orjson
+import pytest
+
+from aslfast.core import StopReason
+from aslfast.errors import UserError
+from aslfast.prompts.chat_template import Chat
+from aslfast.prompts.role_tasks import Call, policy_task
+from aslfast.retrieval.client import RemoteIndex
+from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.tool_executor import WORKERS, ToolPool
+from tests.support.scripted_sampler import ScriptedSampler
+
+QUERIES = ["birthplace of Mira", "river in Oslo", "zzz", "Aker short"]
+CALLS = [Call("search", (query,)) for query in QUERIES]
+
+
+@contextmanager
+def retrieval(behave):
+    """A server that asks `behave(queries)` for one text a query; an exception cuts the connection."""
+    seen = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            queries = orjson.loads(self.rfile.read(int(self.headers["content-length"])))["queries"]
+            seen.append(queries)
+            texts = behave(queries)
+            if texts is None:
+                self.close_connection = True
+                return
+            body = orjson.dumps({"result": [[{"document": {"id": "x", "contents": text}}] for text in texts]})
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.handle_error = lambda *_: None
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", seen
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def pool_at(url, timeout_s=0.3, retries=0, deadline_s=5.0, gone_after_s=60.0):
+    return ToolPool(SearchTool(RemoteIndex(url, timeout_s, retries)), True, deadline_s, gone_after_s)
+
+
+async def ask(pool, calls):
+    return await asyncio.gather(*(pool.call(call) for call in calls))
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_every_call_gets_its_own_observation(index, threaded):
+    tool = SearchTool(index, top_k=1)
+    found = asyncio.run(ask(ToolPool(tool, threaded), CALLS * 100))
+    assert found == tool.answer(CALLS) * 100 and len(set(found)) == 4
+
+
+def test_calls_of_one_turn_of_the_loop_are_one_request():
+    with retrieval(lambda queries: [f"about {query}" for query in queries]) as (url, seen):
+        found = asyncio.run(ask(pool_at(url), CALLS))
+    assert seen == [QUERIES] and found == [f"about {query}" for query in QUERIES]
+
+
+def test_calls_gather_while_all_workers_are_busy():
+    free = threading.Event()
+
+    def behave(queries):
+        free.wait(5)
+        return queries
+
+    async def play(pool):
+        asked = []
+        for i in range(3 * WORKERS):
+            asked.append(asyncio.ensure_future(pool.call(Call("search", (f"q{i}",)))))
+            await asyncio.sleep(0.01)
+        free.set()
+        return await asyncio.gather(*asked)
+
+    with retrieval(behave) as (url, seen):
+        found = asyncio.run(play(pool_at(url, timeout_s=5)))
+    assert found == [f"q{i}" for i in range(3 * WORKERS)]
+    assert len(seen) == WORKERS + 1 and max(map(len, seen)) == 2 * WORKERS  # all that came meanwhile, in one request
+
+
+def test_the_loop_goes_on_while_a_call_waits():
+    async def play(pool):
+        slow = asyncio.ensure_future(pool.call(CALLS[0]))
+        turns = 0
+        while not slow.done():
+            await asyncio.sleep(0.01)
+            turns += 1
+        return turns, await slow
+
+    with retrieval(lambda queries: [time.sleep(0.4) or query for query in queries]) as (url, _):
+        turns, observation = asyncio.run(play(pool_at(url, timeout_s=3)))
+    assert turns > 10 and observation == QUERIES[0]
+
+
+def test_a_call_that_nobody_answers_costs_its_own_trajectory(tokenizer):
+    """One query hangs the server: its trajectory ends, the one beside it does not."""
+
+    def behave(queries):
+        if "zzz" in queries:
+            time.sleep(3)
+        return queries
+
+    def script(prompt, seed):
+        query = "zzz" if "first" in prompt else "Oslo"
+        return [
+            f'<tool_call>{{"name": "search", "arguments": {{"query": "{query}"}}}}</tool_call>',
+            "<answer>Aker</answer>",
+        ]
+
+    async def play(rollout):
+        first = asyncio.ensure_future(rollout.run(policy_task("a", "first?", "compact"), 0, 1, None))
+        await asyncio.sleep(0.05)  # a batch of its own
+        return await asyncio.gather(first, rollout.run(policy_task("b", "second?", "compact"), 0, 1, None))
+
+    with retrieval(behave) as (url, seen):
+        sampler = ScriptedSampler(tokenizer, script)
+        rollout = Rollout(sampler, pool_at(url, 1.0, retries=1), Chat(tokenizer), Limits(3, 200, 4000), 1.0)
+        failed, finished = asyncio.run(play(rollout))
+    assert failed.stop is StopReason.TOOL_FAILED and failed.output is None
+    assert [turn.kind for turn in failed.turns] == ["prompt", "sampled"]
+    assert finished.stop is StopReason.FINISHED and finished.tool_calls == 1
+    assert seen.count(["zzz"]) == 2 and len(sampler.released) == 2
+
+
+def test_a_stuck_thread_is_given_up_at_the_deadline():
+    """The attempt's own timeout is longer than the deadline: the call ends in time, and its late answer is dropped."""
+
+    async def play(pool):
+        started = time.monotonic()
+        lost = await pool.call(CALLS[0])
+        seconds = time.monotonic() - started
+        await asyncio.sleep(0.6)
+        return lost, seconds, await pool.call(CALLS[1])
+
+    with retrieval(lambda queries: [time.sleep(0.7 * (q == QUERIES[0])) or q for q in queries]) as (url, _):
+        lost, seconds, after = asyncio.run(play(pool_at(url, timeout_s=5, deadline_s=0.3)))
+    assert lost is None and seconds < 0.6 and after == QUERIES[1]
+
+
+def test_a_tool_that_is_gone_stops_the_run_in_time():
+    async def play(pool):
+        lost = 0
+        started = time.monotonic()
+        try:
+            while True:
+                lost += await pool.call(CALLS[0]) is None
+        except UserError as error:
+            return lost, time.monotonic() - started, str(error)
+
+    pool = pool_at("http://127.0.0.1:9", gone_after_s=0.3)
+    lost, seconds, message = asyncio.run(play(pool))
+    assert lost >= 2 and 0.3 <= seconds < 1.5
+    assert "has answered no call" in message and "http://127.0.0.1:9/retrieve: no answer in 1 attempts" in message
+
+
+def test_one_success_says_that_the_tool_is_there():
+    """Failures, however many and long, do not stop the run while others succeed between them."""
+    failing = iter([True, True, False] * 4)
+
+    async def play(pool):
+        found = []
+        for _ in range(12):
+            found.append(await pool.call(CALLS[0]))
+            await asyncio.sleep(0.02)
+        return found
+
+    with retrieval(lambda queries: None if next(failing) else queries) as (url, _):
+        found = asyncio.run(play(pool_at(url, gone_after_s=0.0)))
+    assert found == [None, None, QUERIES[0]] * 4
+
+
+def test_a_refusal_is_the_users_to_mend():
+    """What no other attempt can mend ends the run at once."""
+    few = pytest.raises(UserError, match="not the answer of a retrieval server")
+    with retrieval(lambda queries: queries[1:]) as (url, _), few:
+        asyncio.run(ask(pool_at(url), CALLS))
+
+
+def test_a_cancelled_caller_leaves_the_others_their_answers(index):
+    async def play(pool):
+        first, second = (asyncio.ensure_future(pool.call(call)) for call in CALLS[:2])
+        await asyncio.sleep(0)
+        first.cancel()
+        return await second
+
+    tool = SearchTool(index, top_k=1)
+    for threaded in (False, True):
+        assert asyncio.run(play(ToolPool(tool, threaded))) == tool.answer(CALLS[1:2])[0]

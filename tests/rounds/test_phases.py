@@ -1,0 +1,300 @@
+"""What a recipe may change of a round: order, sources of questions, pool sizes, ends, labels, references, judges."""
+
+import asyncio
+import dataclasses
+import json
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aslfast import rewards
+from aslfast.config.load import load_recipe, recipe_names
+from aslfast.core import SECOND_JUDGE, StopReason, Task, Trajectory, Turn
+from aslfast.data.qa_dataset import Question
+from aslfast.errors import UserError
+from aslfast.preflight import dry_run
+from aslfast.prompts import role_tasks
+from aslfast.rewards.distractors import answer_form, plausible_wrong
+from aslfast.rewards.references import voted_reference
+from aslfast.rollout.judge import other_fold, source_fold
+from aslfast.rounds.generator_phase import generator_tasks, grow, question_group
+from aslfast.rounds.judge_phase import real_tasks, verification_tasks
+from aslfast.rounds.phases import phases_of
+from aslfast.rounds.policy_phase import answer_group, note_solved, policy_tasks
+from aslfast.rounds.schedule import by_round
+from tests.support.scripted_world import WORLD, actors, attempts_of, play, prefilled
+
+REAL = [Question(f"r{i}", q.question, (q.answer,), q.hops) for i, q in enumerate(WORLD.questions(random.Random(3), 30))]
+
+
+def labelled(loop):
+    loop.labelled = REAL
+    return loop
+
+
+def test_by_round():
+    assert [by_round(("topic", "width", "depth"), n) for n in (1, 2, 3, 9)] == ["topic", "width", "depth", "depth"]
+
+
+def test_phases_stand_in_the_recipes_order(make_loop):
+    loop = prefilled(make_loop(script=actors(), overrides=['phases=["policy", "generator"]']))
+    assert list(dict.fromkeys(line["phase"] for line in play(loop))) == ["policy", "generator"]
+    assert loop.phases_done == ((1, "policy"), (1, "generator"))
+
+
+# --- generator -------------------------------------------------------------------------------------------------
+
+
+def test_later_rounds_vary_what_the_policy_has_trained_on(make_loop):
+    """Width keeps the hops; depth adds one from an accuracy of half on, else takes one, within the recipe's hops."""
+    loop = prefilled(make_loop(script=actors(), overrides=['generator.source=["topic", "width", "depth"]']))
+    keys = list(loop.pool)
+    loop.solved = {keys[0]: 0.5, keys[1]: 0.49, keys[2]: 1.0, "not in the pool": 1.0}
+    olds = {loop.pool[key].question: (loop.pool[key], loop.solved[key]) for key in keys[:3]}
+    for number, kind in ((1, "topic"), (2, "width"), (3, "depth"), (4, "depth")):
+        loop.round = number
+        tasks = [task for step in generator_tasks(loop) for task in step]
+        assert len(tasks) == 6 and len({task.id for task in tasks}) == 6
+        if kind == "topic":
+            assert {task.question for task in tasks} == {""}
+            continue
+        assert Counter(task.question for task in tasks) == dict.fromkeys(olds, 2)
+        for task in tasks:
+            old, accuracy = olds[task.question]
+            more = 0 if kind == "width" else 1 if accuracy >= 0.5 else -1
+            assert task.hops == min(3, max(1, old.hops + more)) and task.references == (old.reference,)
+            assert task.prompt == f"ask {task.hops}: {old.reference}"
+
+
+def test_topics_until_something_was_trained_on(make_loop):
+    loop = make_loop(script=actors(), overrides=['generator.source=["depth"]'])
+    assert {task.question for step in generator_tasks(loop) for task in step} == {""}
+
+
+def test_the_policys_phase_leaves_its_accuracies(make_loop):
+    """Of the questions of the newest phase alone, without the format reward."""
+    loop = prefilled(make_loop(script=actors(fair=1.0)))
+    loop.solved = {"old": 1.0}
+    tasks = policy_tasks(loop)
+    groups = [asyncio.run(answer_group(loop, task)) for task in tasks[0]]
+    note_solved(loop, groups)
+    assert loop.solved.keys() == {rewards.normalize(task.question) for task in tasks[0]}
+    for group in groups:
+        question = group.trajectories[0].task.question
+        right = [t.output == WORLD.answer(question) for t in group.trajectories]
+        assert loop.solved[rewards.normalize(question)] == pytest.approx(sum(right) / len(right))
+    loop.step_rewards = (0.5,)  # a later step of the same phase adds to them
+    before = dict(loop.solved)
+    note_solved(loop, [])
+    assert loop.solved == before
+
+
+def test_enough_questions_end_the_phase(make_loop):
+    def steps(name, wanted):
+        loop = make_loop(name, actors(), [f"generator.questions={wanted}", "generator.steps=4"])
+        lines = [line for line in play(loop) if line["phase"] == "generator"]
+        return len(lines), len(loop.pool)
+
+    all_steps, _ = steps("all", [0])
+    enough, found = steps("enough", [3])
+    assert all_steps == 4 and enough < 4 and found >= 3
+    assert steps("never", [10_000])[0] == 4
+
+
+@pytest.mark.parametrize("keep, enters", [((0.0, 1.0), True), ((0.9, 1.0), True), ((0.3, 0.8), False)])
+def test_the_pool_keeps_a_range_of_difficulty(make_loop, keep, enters):
+    """All attempts are right here, so a pool of middling questions takes none."""
+    loop = make_loop(script=actors(right=1.0, fair=1.0), overrides=[f"generator.keep={list(keep)}"])
+    asyncio.run(question_group(loop, role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")))
+    assert bool(loop.pool) is enters
+
+
+VOTE = ["generator.reference=vote", "generator.self_checks=0", "policy.reward=exact_match", "policy.verdicts=0"]
+
+
+def test_a_vote_replaces_the_generators_answer(make_loop):
+    """R-Zero: the solver's majority is the reference, and p is the share that agrees with it. No judge is asked."""
+    loop = make_loop(script=actors(right=1.0, honest=0.0), overrides=VOTE)
+    task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    written, question, evidence = asyncio.run(grow(loop, task, 0))
+    truth = WORLD.answer(question.question)
+    assert question.reference == truth != written.output_answer
+    assert evidence.verdicts == ("correct",) * 4 and [a.answer for a in question.attempts] == [truth] * 4
+    assert {request.adapter for request in loop.rollout.sampler.sampler.requests} == {"generator", "policy"}
+
+
+def test_without_a_judge_the_rule_measures_the_attempts(make_loop):
+    """Absolute Zero: against the generator's own answer, wrong here, so no attempt passes."""
+    loop = make_loop(script=actors(right=1.0, honest=0.0), overrides=[*VOTE, "generator.reference=own"])
+    task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    _, question, evidence = asyncio.run(grow(loop, task, 0))
+    assert evidence.verdicts == ("wrong",) * 4 and question.reference != WORLD.answer(question.question)
+
+
+@given(st.lists(st.none() | st.sampled_from(["Oslo", "oslo", "The Oslo", "Rome", "Kiel"]), max_size=9))
+def test_the_vote(answers):
+    given_answers = [answer for answer in answers if answer is not None]
+    voted = voted_reference(answers, "own")
+    if not given_answers:
+        assert voted == "own"
+        return
+    counts = Counter(map(rewards.normalize, given_answers))
+    assert counts[rewards.normalize(voted)] == max(counts.values()) and voted in given_answers
+
+
+# --- ends ------------------------------------------------------------------------------------------------------
+
+
+def test_a_plateau_ends_a_phase(make_loop):
+    """A random model earns nothing: after the window of 4 steps its reward has stopped to rise."""
+    loop = prefilled(make_loop(overrides=["policy.steps=9", "policy.plateau=4", "policy.tasks=1", "generator.steps=1"]))
+    lines = [line for line in play(loop) if line["phase"] == "policy"]
+    assert len(lines) == 4 and loop.step_rewards == () and loop.phase_step == 0
+    loop = prefilled(make_loop("none", overrides=["policy.steps=5", "policy.tasks=1", "generator.steps=1"]))
+    assert len([line for line in play(loop) if line["phase"] == "policy"]) == 5
+
+
+# --- questions of the policy -----------------------------------------------------------------------------------
+
+
+def test_a_pool_of_so_many_questions(make_loop):
+    loop = make_loop(script=actors(), overrides=["policy.steps=3", "policy.tasks=6", "policy.pool=5"])
+    loop.pool = prefilled(make_loop("other", actors())).pool
+    tasks = [task for step in policy_tasks(loop) for task in step]
+    assert len(tasks) == 18 and len({task.question for task in tasks}) == 5
+
+
+def test_labelled_questions_need_no_generator(make_loop):
+    """Search-R1: the reward is exact match with the real answers."""
+    recipe = load_recipe("search-r1-tiny")
+    assert [phase.name for phase in phases_of(recipe)] == ["policy"]
+    rule = ["policy.questions=labelled", "policy.reward=exact_match", "policy.verdicts=0", 'phases=["policy"]']
+    loop = labelled(make_loop(script=actors(), overrides=rule))
+    lines = play(loop)
+    assert [line["phase"] for line in lines] == ["policy", "policy"] and not loop.pool
+    asked = {task.question for step in policy_tasks(loop) for task in step}
+    assert asked <= {q.question for q in REAL}
+    assert all(0 < line["reward_parts"]["rule"] < 1 for line in lines)
+    assert {request.adapter for request in loop.rollout.sampler.sampler.requests} == {"policy"}
+
+
+# --- real verification data ------------------------------------------------------------------------------------
+
+
+def test_late_injection(make_loop):
+    """From the round on, that share of the judge's tasks comes from real questions, right and wrong in turn."""
+    loop = labelled(prefilled(make_loop(overrides=["grm.real_share=0.5", "grm.real_from=3", "grm.steps=4"])))
+    for number, share in ((1, 0), (3, 0.5)):
+        loop.round = number
+        loop.pool = {k: dataclasses.replace(q, id=f"qg{number}-{i}-0") for i, (k, q) in enumerate(loop.pool.items())}
+        tasks = [task for step in verification_tasks(loop) for task in step]
+        real = [task for task in tasks if task.id.startswith("r")]
+        assert len(tasks) == 12 and len(real) == share * 12
+    for task in real:
+        truth = WORLD.answer(task.question)
+        assert (task.prompt.rpartition("answer: ")[2] == truth) == (task.references == ("correct",))
+    assert Counter(task.references[0] for task in real) == {"correct": 3, "wrong": 3}
+
+
+def test_real_tasks_alone_and_more_than_there_are_questions(make_loop):
+    """Labels from real data only: grm.real_share = 1."""
+    loop = labelled(make_loop(overrides=["grm.real_share=1.0", "grm.steps=30", "grm.tasks=4"]))
+    tasks = [task for step in verification_tasks(loop) for task in step]
+    assert len(tasks) == 120 == len({task.id for task in tasks})
+    assert real_tasks(loop, 0, 0, random.Random(0)) == []
+
+
+@given(st.integers(0, 10_000))
+def test_a_plausible_wrong_answer_is_wrong_and_of_a_kind(seed):
+    rng = random.Random(seed)
+    question = rng.choice(REAL)
+    others = [(q.question, q.answers[0]) for q in REAL]
+    wrong = plausible_wrong(question.question, question.answers, others, rng)
+    assert not rewards.exact_match(wrong, question.answers) and wrong in {answer for _, answer in others}
+    if any(answer_form(a) == answer_form(question.answers[0]) and a != question.answers[0] for _, a in others):
+        assert answer_form(wrong) == answer_form(question.answers[0])
+
+
+def test_no_wrong_answer_where_all_others_may_be_right():
+    others = [("Which town?", "Oslo"), ("And which?", "oslo, Norway"), ("Where?", "Os")]
+    assert plausible_wrong("Which town is it?", ["Oslo"], others, random.Random(0)) is None
+    assert plausible_wrong("Which year was it?", ["1912"], [("x", "Rome"), ("y", "1848")], random.Random(0)) == "1848"
+
+
+def test_answer_forms():
+    assert answer_form("1912") == ("number", 1) and answer_form("Ada Lovelace") == ("name", 2)
+    assert answer_form("the blue one that nobody saw") == ("word", 3) and answer_form("") == ("word", 1)
+
+
+# --- two judges ------------------------------------------------------------------------------------------------
+
+FOLDS = ["grm.folds=2", "grm.label=reference"]
+
+
+def written_from(*observations):
+    turns = tuple(Turn("tool", 0, 0, text) for text in observations)
+    return Trajectory(Task("g", "generator", "x"), (), (), (), turns, StopReason.FINISHED, "q?", "a")
+
+
+def test_a_source_falls_into_one_half():
+    """By the title of the passage found last; the same for every question from it; both halves about alike."""
+    folds = [source_fold(written_from("other", f'"Title {i}"\ntext {i}'), 2) for i in range(200)]
+    assert folds == [source_fold(written_from(f'"Title {i}"\nanother text'), 2) for i in range(200)]
+    assert 70 < folds.count(1) < 130 and set(folds) == {1, 2}
+    assert source_fold(written_from("anything"), 1) == 0 and source_fold(written_from(), 2) in (1, 2)
+    assert [other_fold(fold) for fold in (0, 1, 2)] == [0, 2, 1]
+
+
+def test_each_judge_learns_on_its_half_and_judges_the_other(make_loop):
+    loop = make_loop(script=actors(), overrides=FOLDS)
+    for fold in (1, 2):
+        name = f"q{fold}?"
+        attempts = attempts_of("Oslo", "Rome")
+        question = dataclasses.replace(prefilled(make_loop(f"of{fold}")).pool.popitem()[1], fold=fold)
+        loop.pool[name] = dataclasses.replace(question, question=name, reference="Oslo", attempts=attempts)
+    for fold, judge in ((1, "grm"), (2, SECOND_JUDGE)):
+        tasks = [task for step in verification_tasks(loop, fold) for task in step]
+        assert {task.question for task in tasks} == {f"q{fold}?"} and {task.adapter for task in tasks} == {judge}
+    for task in (task for step in policy_tasks(loop) for task in step):
+        loop.rollout.sampler.sampler.requests.clear()
+        asyncio.run(loop.judging.verdicts("v", task.question, "Oslo", "Oslo", 1, task.fold))
+        (asked,) = {request.adapter for request in loop.rollout.sampler.sampler.requests}
+        assert asked == ("grm" if task.question == "q2?" else SECOND_JUDGE)
+
+
+def test_a_round_with_two_judges(make_loop):
+    loop = make_loop(script=actors(), overrides=[*FOLDS, "generator.steps=3"])
+    lines = play(loop)
+    assert [phase.name for phase in phases_of(loop.config)] == ["generator", "grm", SECOND_JUDGE, "policy"]
+    assert {line["phase"] for line in lines} == {"generator", "grm", SECOND_JUDGE, "policy"}
+    assert loop.learner.version["grm"] > 0 and loop.learner.version[SECOND_JUDGE] > 0
+    assert (loop.run.path / "adapters" / SECOND_JUDGE).is_dir()
+    judged = {q.fold for q in loop.pool.values()}
+    assert judged == {1, 2}
+
+
+# --- recipes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_recipes_plan_the_phases_that_they_run(name):
+    config = load_recipe(name)
+    assert [p.name for p in dry_run.phases(config)] == [p.name for p in phases_of(config)]
+    assert dry_run.describe(config) and json.dumps(dataclasses.asdict(config))
+
+
+def test_labelled_data_must_be_named(tmp_path):
+    from aslfast.trainer.datasets import labelled_questions
+
+    for override, why in (("policy.questions=labelled", "policy.questions"), ("grm.real_share=0.1", "grm.real_share")):
+        config = load_recipe("asl-qwen2.5-7b", [override])
+        with pytest.raises(UserError, match=f"data.labelled is not set, and {why}"):
+            labelled_questions(config)
+    path = tmp_path / "q.jsonl"
+    path.write_text(json.dumps({"question": "which?", "answers": ["Oslo"]}) + "\n")
+    config = load_recipe("search-r1", [f"data.labelled={path}"])
+    assert [q.answers for q in labelled_questions(config)] == [("Oslo",)]
+    assert labelled_questions(load_recipe("asl-qwen2.5-7b")) == []

@@ -1,0 +1,70 @@
+"""A small world of the lab and actors that play the three roles in it with known odds."""
+
+import asyncio
+import json
+import random
+import re
+
+from aslfast import rewards
+from aslfast.checkpoint.state import PoolQuestion
+from aslfast.lab.world import World, write_question
+from aslfast.rewards import Attempt
+from aslfast.rounds.round import run_round
+
+WORLD = World.make(0, "train", {"work": 12, "person": 10, "place": 8})
+SMALL = [
+    "generator.steps=2", "generator.tasks=3", "generator.samples=3", "generator.attempts=4", "generator.self_checks=2",
+    "generator.accept_share=0.5", "grm.steps=2", "grm.tasks=3", "grm.samples=3", "grm.label=reference",
+    "policy.steps=2", "policy.tasks=4", "policy.samples=4", "sampler.max_new_tokens=24", "format_weight=0.1",
+]  # fmt: skip
+
+
+def actors(right=0.5, fair=0.8, honest=1.0):
+    """A script: the policy answers right with one chance, the judge sees the truth with another, and so on."""
+
+    def play(prompt, seed):
+        rng = random.Random(seed)
+        asked = prompt.split("user\n")[1].split("<|im_end|>")[0]
+        if asked.startswith("ask "):
+            hops, topic = re.fullmatch(r"ask (\d): (.*)", asked).groups()
+            return [_search(topic), question_turn(topic, int(hops), rng, honest)]
+        if asked.startswith("answer: "):
+            truth = WORLD.answer(asked.removeprefix("answer: "))
+            answer = truth if rng.random() < right else rng.choice(WORLD.alternatives(truth))
+            return [_search(answer), f"<think>so</think><answer>{answer}</answer>"]
+        question, answer = re.fullmatch(r"judge: (.*\?) answer: (.*)", asked).groups()
+        correct = (WORLD.answer(question) == answer) == (rng.random() < fair)
+        return [f"<verdict>{'correct' if correct else 'wrong'}</verdict>"]
+
+    return play
+
+
+def _search(query):
+    return f'<tool_call>{{"name": "search", "arguments": {{"query": "{query}"}}}}</tool_call>'
+
+
+def question_turn(topic, hops, rng, honest):
+    relations, at = [], topic
+    while len(relations) < hops and at in WORLD.facts:
+        relations.append(rng.choice(sorted(WORLD.facts[at])))
+        at = WORLD.facts[at][relations[-1]]
+    answer = at if rng.random() < honest else rng.choice(WORLD.alternatives(at))
+    return f"<think>so</think><question>{write_question(topic, relations)}</question><answer>{answer}</answer>"
+
+
+def play(loop):
+    asyncio.run(run_round(loop))
+    return [json.loads(line) for line in (loop.run.path / "metrics.jsonl").read_text().splitlines()]
+
+
+def prefilled(loop):
+    """With questions in the pool, so that every phase has something to do."""
+    for i, item in enumerate(WORLD.questions(random.Random(0), 6)):
+        wrong = WORLD.alternatives(item.answer)[0]
+        question = PoolQuestion(f"qg1-{i}-0", item.question, item.answer, item.hops, attempts_of(item.answer, wrong))
+        loop.pool[rewards.normalize(item.question)] = question
+    return loop
+
+
+def attempts_of(*answers):
+    return tuple(Attempt(answer, (None,)) for answer in answers)
