@@ -8,7 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two spinnin
 import pytest
 import torch
 
-from aslfast.checkpoint.run_dir import RunFolder
+from aslfast.checkpoint.run_dir import RunDir
 from aslfast.config import load_recipe
 from aslfast.index import BM25Index
 from aslfast.learner.learner import Learner
@@ -16,7 +16,7 @@ from aslfast.models import lora
 from aslfast.prompts.chat_template import TAGS, Chat
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
-from aslfast.rollout.tool_executor import ToolPool
+from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.rounds.context import Loop
 from aslfast.sampler.local.sampler import LocalSampler
 from tests.support.scripted_sampler import ScriptedSampler
@@ -101,9 +101,9 @@ def make_loop(tokenizer, world_index, tmp_path):
             sampler = LocalSampler(model, tokenizer, max_rows=16, max_context=512)
             flush = sampler.flush
         limits = Limits(3, 400 if script else 24, 2000 if script else 512)
-        rollout = Rollout(sampler, ToolPool(SearchTool(world_index, 1)), Chat(tokenizer), limits, 0.7)
+        rollout = Rollout(sampler, ToolExecutor(SearchTool(world_index, 1)), Chat(tokenizer), limits, 0.7)
         learner = Learner(model, config.learner, config.loss, 0.7, config.adapters)
-        run = RunFolder.create(tmp_path / name, config)
+        run = RunDir.create(tmp_path / name, config)
         return Loop(config, rollout, learner, run, sorted(WORLD.facts), flush, lambda line: None, round=1)
 
     return make

@@ -42,7 +42,7 @@ class Commit:
 
 
 @dataclass
-class Committed:
+class CommittedState:
     """What commits amount to, one after the other. removable: what the last one dropped."""
 
     state: dict[str, Any] = field(default_factory=dict)
@@ -52,7 +52,7 @@ class Committed:
     removable: tuple[str, ...] = ()
 
     @classmethod
-    def by(cls, commits: Sequence[Commit]) -> Committed:
+    def by(cls, commits: Sequence[Commit]) -> CommittedState:
         whole = cls()
         for commit in commits:
             apply(whole.state, commit.state)

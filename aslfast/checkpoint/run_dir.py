@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from aslfast.checkpoint.ledger import Commit, Committed, Ledger
-from aslfast.checkpoint.recovery import STEPS, mend
-from aslfast.checkpoint.state import LoopState, changes, of_data, restore, snapshot
+from aslfast.checkpoint.ledger import Commit, CommittedState, Ledger
+from aslfast.checkpoint.recovery import STEPS, recover
+from aslfast.checkpoint.state import TrainState, changes, of_data, restore, snapshot
 from aslfast.config.load import RunConfig, from_tree, to_toml, tomllib
 from aslfast.errors import UserError
 from aslfast.files import lock
@@ -21,7 +21,7 @@ from aslfast.files.jsonl import append_line, write_text
 CONFIG, LEDGER, LOCK = "config.toml", "ledger.sqlite", "run.lock"
 
 
-class RunFolder:
+class RunDir:
     """Everything that a run writes, held by one process until `close`. Made by `create` or `take_up`.
 
     An OSError on the way becomes a UserError with a remedy. notices: what a person should know of a run taken up.
@@ -35,14 +35,14 @@ class RunFolder:
         self._open.enter_context(lock.hold(path / LOCK, taken))
         self._ledger = Ledger(path / LEDGER)
         self._open.callback(self._ledger.close)
-        self._have(Committed())
+        self._have(CommittedState())
         self.notices: list[str] = []
 
     @classmethod
-    def create(cls, path: str | Path, config: RunConfig) -> RunFolder:
+    def create(cls, path: str | Path, config: RunConfig) -> RunDir:
         """A new folder, empty but for config.toml. Raises UserError."""
         folder = Path(path)
-        check_new(folder)
+        check_new_run_dir(folder)
         with _explained(folder, "or choose another --out"):
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / CONFIG, to_toml(config))
@@ -52,16 +52,16 @@ class RunFolder:
             return run
 
     @classmethod
-    def take_up(cls, path: str | Path) -> RunFolder:
+    def take_up(cls, path: str | Path) -> RunDir:
         """A run that ended in any way, as its newest whole commit left it. Raises UserError."""
         with _explained(Path(path), f"then: {resume_command(path)}"):
             run = cls(Path(path))
             with run._closed_on_error():
-                committed, run.notices = mend(run.path, run._ledger)
+                committed, run.notices = recover(run.path, run._ledger)
                 run._have(committed)
             return run
 
-    def _have(self, committed: Committed) -> None:
+    def _have(self, committed: CommittedState) -> None:
         self.files, self.facts = committed.files, committed.facts
         self.measured = "rounds.jsonl" in committed.lines
         self._committed = snapshot(of_data(committed.state))
@@ -78,7 +78,7 @@ class RunFolder:
     def close(self) -> None:
         self._open.close()
 
-    def __enter__(self) -> RunFolder:
+    def __enter__(self) -> RunDir:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,12 +94,12 @@ class RunFolder:
             self.path, f"then: {resume_command(self.path)}" if self.measured else "or choose another --out"
         )
 
-    def restore(self, state: LoopState) -> None:
+    def restore(self, state: TrainState) -> None:
         """Sets `state` to what was last committed."""
         restore(state, self._committed)
 
     def commit(
-        self, what: str, state: LoopState, made: Sequence[Path] = (), dropped: Sequence[str] = (),
+        self, what: str, state: TrainState, made: Sequence[Path] = (), dropped: Sequence[str] = (),
         lines: Mapping[str, dict[str, Any]] | None = None, facts: Mapping[str, dict[str, str]] | None = None,
     ) -> None:  # fmt: skip
         """All of it or nothing: files and folders `made`, complete under their names; names `dropped`; `state`; lines.
@@ -144,7 +144,7 @@ def resume_command(run: str | Path) -> str:
     return f"aslfast train --resume {shlex.quote(str(run))}"
 
 
-def check_new(folder: Path) -> None:
+def check_new_run_dir(folder: Path) -> None:
     """Raises UserError unless the folder is missing or empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: already exists and is not empty; choose another --out or remove it")

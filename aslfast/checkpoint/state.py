@@ -29,7 +29,7 @@ class PoolQuestion:
 
 
 @dataclass(kw_only=True)
-class LoopState:
+class TrainState:
     """Whatever a later step reads and an earlier one wrote stands here, but for the weights and the optimizers.
 
     A new field needs a type that JSON can hold (numbers, texts, tuples, dicts by text, dataclasses of them) and a
@@ -47,13 +47,13 @@ class LoopState:
     solved: dict[str, float] = field(default_factory=dict)  # of the newest policy phase: its accuracy, by question
 
 
-def snapshot(state: LoopState) -> dict[str, Any]:
+def snapshot(state: TrainState) -> dict[str, Any]:
     """The fields by name, later changes to the state's dicts kept out."""
-    values = {item.name: getattr(state, item.name) for item in fields(LoopState)}
+    values = {item.name: getattr(state, item.name) for item in fields(TrainState)}
     return {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
 
 
-def changes(before: Mapping[str, Any], state: LoopState) -> dict[str, Any]:
+def changes(before: Mapping[str, Any], state: TrainState) -> dict[str, Any]:
     """What differs from a snapshot, as JSON data; an entry of a dict that is gone is None."""
     found: dict[str, Any] = {}
     for name, value in snapshot(state).items():
@@ -76,12 +76,12 @@ def apply(data: dict[str, Any], change: Mapping[str, Any]) -> None:
             data[name] = value
 
 
-def restore(state: LoopState, values: Mapping[str, Any]) -> None:
+def restore(state: TrainState, values: Mapping[str, Any]) -> None:
     """Sets every field of `state` to what a snapshot holds."""
     for name, value in values.items():
         setattr(state, name, dict(value) if isinstance(value, dict) else value)
 
 
-def of_data(data: Mapping[str, Any]) -> LoopState:
+def of_data(data: Mapping[str, Any]) -> TrainState:
     """The state that JSON data stands for; a field that is not in it has its default."""
-    return msgspec.convert(data, LoopState)
+    return msgspec.convert(data, TrainState)

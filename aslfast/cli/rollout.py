@@ -19,7 +19,7 @@ from aslfast.errors import UserError
 from aslfast.prompts import role_tasks as roles
 from aslfast.retrieval.retriever import open_index
 from aslfast.trainer.datasets import policy_evals
-from aslfast.trainer.session import Checkpoint, open_checkpoint, settings_of
+from aslfast.trainer.session import Session, open_session, settings_of
 
 SAMPLER_KEYS = ("temperature", "max_turns", "max_new_tokens", "max_context")
 PROMPT_SETS = ("compact", "full")
@@ -34,13 +34,13 @@ def known_role(role: str) -> Role:
 
 def open_all(
     target: str, role: Role, data: Path, index: str, limit: int | None, settings: Mapping[str, Any]
-) -> tuple[Checkpoint, list[Question]]:
+) -> tuple[Session, list[Question]]:
     """The checkpoint with its search tool, and the questions: the cheap checks first. Raises UserError."""
     quiet_libraries()
     config = with_settings(target, settings)
     questions = read_questions(data, limit)
     opened = open_index(index, config.tool.timeout_s, config.tool.retries)
-    return open_checkpoint(target, config, opened, role), questions
+    return open_session(target, config, opened, role), questions
 
 
 def with_settings(target: str, settings: Mapping[str, Any]) -> RunConfig:
@@ -55,9 +55,7 @@ def with_settings(target: str, settings: Mapping[str, Any]) -> RunConfig:
     return replace(config, sampler=sampler, tool=tool, **own)
 
 
-def play(
-    opened: Checkpoint, tasks: Sequence[Task], title: str, quiet: bool
-) -> tuple[list[Trajectory], dict[str, float]]:
+def play(opened: Session, tasks: Sequence[Task], title: str, quiet: bool) -> tuple[list[Trajectory], dict[str, float]]:
     started = time.perf_counter()
     with Meter(title, len(tasks), "trajectories", quiet) as meter:
         trajectories = opened.play(tasks, lambda trajectory: meter.advance(1, trajectory.n_sampled))
@@ -92,7 +90,7 @@ def check_new_file(out: Path) -> None:
 
 
 def roll_out(
-    opened: Checkpoint, role: str, questions: Sequence[Question], out: Path, quiet: bool
+    opened: Session, role: str, questions: Sequence[Question], out: Path, quiet: bool
 ) -> tuple[list[Trajectory], dict[str, Any]]:
     """Plays the role and writes its trajectories to `out`, complete or not at all. Raises UserError."""
     trajectories, speed = play(opened, role_tasks(role, questions, opened.config.model.prompts), "rollout", quiet)

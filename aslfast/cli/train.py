@@ -84,23 +84,23 @@ class TrainProgress:
 
 
 def train_run(config: RunConfig, out: Path, quiet: bool, as_json: bool) -> None:
-    from aslfast.distributed.process_group import is_first
+    from aslfast.distributed.process_group import is_rank_zero
     from aslfast.trainer.train import train
 
     quiet_libraries()
-    with Meter("train", dry_run.total_trajectories(config), "trajectories", quiet or not is_first()) as meter:
+    with Meter("train", dry_run.total_trajectories(config), "trajectories", quiet or not is_rank_zero()) as meter:
         train(config, out, TrainProgress(config, meter))
-    if is_first():
+    if is_rank_zero():
         print_report(out, as_json)
 
 
 def resume_run(run: Path, quiet: bool, as_json: bool) -> None:
     from aslfast.checkpoint.run_dir import read_run_config
-    from aslfast.distributed.process_group import is_first
+    from aslfast.distributed.process_group import is_rank_zero
     from aslfast.trainer.train import resume
 
     quiet_libraries()
-    if not is_first():  # it may not even see the folder
+    if not is_rank_zero():  # it may not even see the folder
         resume(run, lambda *_: None)
         return
     config = read_run_config(run)

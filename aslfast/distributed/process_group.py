@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from aslfast.distributed.rendezvous import meet
-from aslfast.distributed.watchdog import ERROR, STOPPED, Watch
+from aslfast.distributed.rendezvous import connect_peers
+from aslfast.distributed.watchdog import ERROR, STOPPED, Watchdog
 from aslfast.errors import UserError
 
 T = TypeVar("T")
@@ -26,19 +26,19 @@ T = TypeVar("T")
 PATIENCE = timedelta(days=7)
 
 
-class Ranks:
+class ProcessGroup:
     """All ranks of a run, seen from one of them. Every rank makes the same calls in the same order.
 
     `cell` neighbours hold one base between them (shards.py); the first of each cell samples for it. Where another rank
-    ended the run, a call raises KeyboardInterrupt; `joined` says why.
+    ended the run, a call raises KeyboardInterrupt; `init_process_group` says why.
     """
 
-    def __init__(self, rank: int = 0, size: int = 1, watch: Watch | None = None) -> None:
-        self.rank, self.size, self.watch, self.cell = rank, size, watch, 1
+    def __init__(self, rank: int = 0, size: int = 1, watch: Watchdog | None = None) -> None:
+        self.rank, self.size, self.watch, self.model_parallel_size = rank, size, watch, 1
         self.gpus: tuple[str, ...] = ()  # of a cell of several ranks, as CUDA_VISIBLE_DEVICES names them
 
     @property
-    def first(self) -> bool:
+    def is_rank_zero(self) -> bool:
         """Whether this rank writes and reports for all."""
         return self.rank == 0
 
@@ -48,45 +48,51 @@ class Ranks:
         return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
     @property
-    def leads(self) -> bool:
+    def is_group_leader(self) -> bool:
         """Whether this rank samples for its cell; alone in it, each does."""
-        return self.rank % self.cell == 0
+        return self.rank % self.model_parallel_size == 0
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
+    def shard(self, items: Sequence[T]) -> Sequence[T]:
         """This rank's part of what is to be sampled: every n-th item of n cells."""
-        return items[self.rank // self.cell :: self.size // self.cell] if self.leads else []
+        return (
+            items[self.rank // self.model_parallel_size :: self.size // self.model_parallel_size]
+            if self.is_group_leader
+            else []
+        )
 
-    def woven(self, parts: Sequence[Sequence[T]]) -> list[T]:
+    def interleave(self, parts: Sequence[Sequence[T]]) -> list[T]:
         """What `share` took apart, from all ranks' parts, in its order."""
-        led = parts[:: self.cell]
+        led = parts[:: self.model_parallel_size]
         return [led[i % len(led)][i // len(led)] for i in range(sum(map(len, led)))]
 
-    def gather(self, data: bytes) -> list[bytes]:
+    def all_gather(self, data: bytes) -> list[bytes]:
         """Every rank's data, by rank."""
         if self.size == 1:
             return [data]
         return self._together(lambda: _gather(data, self.size))
 
-    def from_first(self, data: bytes) -> bytes:
+    def broadcast(self, data: bytes) -> bytes:
         """Rank 0's data; the others' is not read."""
-        return data if self.size == 1 else self._together(lambda: _from_first(data, self.first))
+        return data if self.size == 1 else self._together(lambda: _from_first(data, self.is_rank_zero))
 
-    def in_cell(self, data: bytes) -> list[bytes]:
+    def gather_in_group(self, data: bytes) -> list[bytes]:
         """The data of each rank of this one's cell."""
-        start = self.rank - self.rank % self.cell
-        return self.gather(data)[start : start + self.cell] if self.cell > 1 else [data]
+        start = self.rank - self.rank % self.model_parallel_size
+        return (
+            self.all_gather(data)[start : start + self.model_parallel_size] if self.model_parallel_size > 1 else [data]
+        )
 
-    def sum(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_sum(self, tensors: Sequence[Tensor]) -> None:
         """Adds up each tensor over all ranks, in place, to the same bits on every rank. All of one type and device."""
         self._reduce(tensors, dist.ReduceOp.SUM)
 
-    def most(self, tensors: Sequence[Tensor]) -> None:
+    def all_reduce_max(self, tensors: Sequence[Tensor]) -> None:
         """The greatest over all ranks, element by element, in place."""
         self._reduce(tensors, dist.ReduceOp.MAX)
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Until every rank is here."""
-        self.gather(b"")
+        self.all_gather(b"")
 
     def _reduce(self, tensors: Sequence[Tensor], how: Any) -> None:
         """In one message: there are hundreds of small tensors in an adapter."""
@@ -107,7 +113,7 @@ class Ranks:
             raise
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = ProcessGroup()
 
 
 def _gather(data: bytes, size: int) -> list[bytes]:
@@ -121,10 +127,10 @@ def _gather(data: bytes, size: int) -> list[bytes]:
     return [part.numpy()[: int(n)].tobytes() for part, n in zip(received, lengths, strict=True)]
 
 
-def _from_first(data: bytes, first: bool) -> bytes:
+def _from_first(data: bytes, is_rank_zero: bool) -> bytes:
     length = torch.tensor([len(data)])
     dist.broadcast(length, 0)
-    sent = _tensor(data) if first else torch.empty(int(length), dtype=torch.uint8)
+    sent = _tensor(data) if is_rank_zero else torch.empty(int(length), dtype=torch.uint8)
     dist.broadcast(sent, 0)
     return sent.numpy().tobytes()
 
@@ -136,25 +142,25 @@ def _tensor(data: bytes) -> Tensor:
 # --- joining and leaving -----------------------------------------------------------------------------------------
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this process is the one that speaks, before or after it has joined the others."""
     return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
-def joined(go_on: str) -> Iterator[Ranks]:
+def init_process_group(go_on: str) -> Iterator[ProcessGroup]:
     """This process among those that torchrun started (WORLD_SIZE, RANK, MASTER_ADDR, ...), until the block ends.
 
     However one rank's block ends, all end: rank 0 raises what ended the run, the others SystemExit. go_on: the command
     that goes on with the run.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield Ranks()
+        yield ProcessGroup()
         return
     ranks, watch = _join(go_on)
     try:
         yield ranks
-        ranks.wait()
+        ranks.barrier()
     except BaseException as error:
         _leave(watch, error)
         raise
@@ -162,17 +168,17 @@ def joined(go_on: str) -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
-def _join(go_on: str) -> tuple[Ranks, Watch]:
+def _join(go_on: str) -> tuple[ProcessGroup, Watchdog]:
     _check_gpus()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         store, rank, size = next(iter(rendezvous("env://")))
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
-        watch = Watch(rank, meet(store, rank, size), go_on)
+        watch = Watchdog(rank, connect_peers(store, rank, size), go_on)
     except (RuntimeError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"ranks: they did not meet ({reason}); start all of them with torchrun") from error
-    return Ranks(rank, size, watch), watch
+    return ProcessGroup(rank, size, watch), watch
 
 
 def _check_gpus() -> None:
@@ -184,11 +190,11 @@ def _check_gpus() -> None:
         )
 
 
-def _leave(watch: Watch, error: BaseException) -> None:
+def _leave(watch: Watchdog, error: BaseException) -> None:
     """Ends as another rank has ended, or tells the others how this one does. Returns where `error` is to be raised."""
     stopped = isinstance(error, KeyboardInterrupt)
-    end = watch.last_word(STOPPED if stopped else ERROR, " ".join(str(error).split()) or type(error).__name__)
-    if not watch.speaks(end) and (end.by != watch.rank or stopped or isinstance(error, UserError)):
+    end = watch.announce_end(STOPPED if stopped else ERROR, " ".join(str(error).split()) or type(error).__name__)
+    if not watch.should_report(end) and (end.by != watch.rank or stopped or isinstance(error, UserError)):
         raise SystemExit(end.code) from error
     if end.by != watch.rank:
         raise (KeyboardInterrupt if end.code == STOPPED else UserError)(end.text) from error

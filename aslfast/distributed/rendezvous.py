@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-MEETING_S = 60.0  # for all ranks to connect
+RENDEZVOUS_TIMEOUT_S = 60.0  # for all ranks to connect
 
 
-class End(msgspec.Struct, frozen=True, tag=True):
+class RunEnd(msgspec.Struct, frozen=True, tag=True):
     """Why a run of several ranks ends, as it is told from one to another. by: the rank that ended first."""
 
     by: int
@@ -24,14 +24,14 @@ class End(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-class Alive(msgspec.Struct, frozen=True, tag=True):
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     """A sign of life; `left`: the last one, of a rank whose work is done."""
 
     left: bool = False
 
 
 @dataclass
-class Link:
+class PeerConnection:
     """A connection with another rank."""
 
     name: str  # of its process
@@ -39,7 +39,7 @@ class Link:
     heard: float
     unread: bytes = b""
 
-    def messages(self) -> list[End | Alive] | None:
+    def messages(self) -> list[RunEnd | Heartbeat] | None:
         """What has arrived; None after the end of the connection."""
         try:
             received = self.socket.recv(1 << 16)
@@ -49,14 +49,14 @@ class Link:
             return None
         self.heard = time.monotonic()
         *whole, self.unread = (self.unread + received).split(b"\n")
-        return [msgspec.json.decode(line, type=End | Alive) for line in whole]
+        return [msgspec.json.decode(line, type=RunEnd | Heartbeat) for line in whole]
 
-    def send(self, message: End | Alive) -> None:
+    def send(self, message: RunEnd | Heartbeat) -> None:
         with suppress(OSError):  # the next look at it tells
             self.socket.sendall(msgspec.json.encode(message) + b"\n")
 
 
-def meet(store: Any, rank: int, size: int) -> dict[int, Link]:
+def connect_peers(store: Any, rank: int, size: int) -> dict[int, PeerConnection]:
     """The connections of this rank: rank 0's with all others, another's with rank 0. Raises OSError.
 
     The store tells the others where rank 0 listens, and a secret that whoever connects must know. Ranks of one machine
@@ -65,13 +65,13 @@ def meet(store: Any, rank: int, size: int) -> dict[int, Link]:
     if rank == 0:
         return _invite(store, size)
     port, secret, name = msgspec.json.decode(store.get("aslfast/watch"), type=tuple[int, str, str])
-    connection = socket.create_connection((_place(), port), MEETING_S)
+    connection = socket.create_connection((_place(), port), RENDEZVOUS_TIMEOUT_S)
     connection.sendall(msgspec.json.encode((secret, rank, _name())) + b"\n")
     return {0: _link(name, connection)}
 
 
-def _invite(store: Any, size: int) -> dict[int, Link]:
-    secret, links, until = secrets.token_hex(16), {}, time.monotonic() + MEETING_S
+def _invite(store: Any, size: int) -> dict[int, PeerConnection]:
+    secret, links, until = secrets.token_hex(16), {}, time.monotonic() + RENDEZVOUS_TIMEOUT_S
     with socket.create_server(("127.0.0.1" if _one_machine() else "", 0), backlog=size) as listener:
         store.set("aslfast/watch", msgspec.json.encode((listener.getsockname()[1], secret, _name())))
         while len(links) < size - 1:
@@ -86,7 +86,7 @@ def _invite(store: Any, size: int) -> dict[int, Link]:
 
 def _guest(connection: socket.socket, secret: str) -> tuple[int, str] | None:
     """(rank, name) of who connected; None for a stranger."""
-    connection.settimeout(MEETING_S)
+    connection.settimeout(RENDEZVOUS_TIMEOUT_S)
     with suppress(OSError, msgspec.MsgspecError), connection.makefile("rb", buffering=0) as file:
         said, rank, name = msgspec.json.decode(file.readline(1000), type=tuple[str, int, str])
         if hmac.compare_digest(said, secret):
@@ -94,9 +94,9 @@ def _guest(connection: socket.socket, secret: str) -> tuple[int, str] | None:
     return None
 
 
-def _link(name: str, connection: socket.socket) -> Link:
+def _link(name: str, connection: socket.socket) -> PeerConnection:
     connection.settimeout(None)
-    return Link(name, connection, time.monotonic())
+    return PeerConnection(name, connection, time.monotonic())
 
 
 def _one_machine() -> bool:

@@ -18,7 +18,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from aslfast.checkpoint.run_dir import check_new
+from aslfast.checkpoint.run_dir import check_new_run_dir
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab import demonstrations
 from aslfast.lab.demonstrations import Row, Slips
@@ -290,7 +290,7 @@ def train_base(
     The same seed, torch and processor give the same bytes. Raises UserError if `out` holds anything.
     """
     folder = Path(out)
-    check_new(folder)
+    check_new_run_dir(folder)
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # sums in one order, whatever the number of cores
     tokenizer = make_tokenizer()

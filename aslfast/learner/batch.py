@@ -71,14 +71,14 @@ class Batch:
         return replace(self, **moved, segments=segments)
 
 
-def live_places(trajectory: Trajectory) -> Ints:
+def loss_positions(trajectory: Trajectory) -> Ints:
     """Where the tokens stand that the model sampled and some token predicts (the first of all has none before it)."""
     return np.flatnonzero(np.asarray(trajectory.loss_mask[1:])) + 1
 
 
 def input_stream(trajectory: Trajectory) -> Ints:
     """The tokens that a live one needs: all before the last live token; none where the model sampled nothing."""
-    live = live_places(trajectory)
+    live = loss_positions(trajectory)
     return np.asarray(trajectory.token_ids[: live[-1] if len(live) else 0], dtype=np.int64)
 
 
@@ -87,7 +87,7 @@ def make_batch(trajectories: Sequence[Trajectory], advantages: Sequence[float], 
     if len(trajectories) != len(advantages):
         raise ValueError(f"batch: {len(advantages)} advantages for {len(trajectories)} trajectories")
     tree = prefix_tree([input_stream(t) for t in trajectories], share)
-    rows, places = tree.rows(), [live_places(t) for t in trajectories]
+    rows, places = tree.rows(), [loss_positions(t) for t in trajectories]
     leaves = [(tree.streams[i], shared) for i, shared in zip(tree.order, tree.shared, strict=True)]
     return Batch(
         input_T=_flat([stream[shared:] for stream, shared in leaves]),
@@ -131,7 +131,7 @@ def micro_batches(
     held = [(t, a, stream) for t, a, stream in held if len(stream)]
     if not held:  # a rank's part of a step may have none
         return
-    streams, prompts = [stream for _, _, stream in held], [int(live_places(t)[0]) for t, _, _ in held]
+    streams, prompts = [stream for _, _, stream in held], [int(loss_positions(t)[0]) for t, _, _ in held]
     shares = share == "always" or (share == "auto" and pays(streams))
     for pack in packs(streams, prompts, max_tokens, shares):
         yield make_batch([held[i][0] for i in pack], [held[i][1] for i in pack], shares)

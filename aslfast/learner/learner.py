@@ -16,12 +16,12 @@ from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
 
 from aslfast.core import Trajectory
-from aslfast.distributed.process_group import ALONE, Ranks
+from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.errors import UserError
 from aslfast.learner import attention
-from aslfast.learner.batch import Batch, idle_batch, live_places, micro_batches
+from aslfast.learner.batch import Batch, idle_batch, loss_positions, micro_batches
 from aslfast.learner.loss import LossConfig, LossInputs, loss_of, normalizer_of
-from aslfast.learner.step_metrics import StepStats, StepSums
+from aslfast.learner.step_metrics import StepSums, UpdateStats
 from aslfast.models import lora
 from aslfast.models.activation_checkpointing import checkpointed
 
@@ -44,7 +44,7 @@ class Learner:
 
     def __init__(
         self, model: PeftModel, config: LearnerConfig, loss: LossConfig, temperature: float, roles: Sequence[str],
-        ranks: Ranks = ALONE,
+        ranks: ProcessGroup = SINGLE_PROCESS,
     ) -> None:  # fmt: skip
         if temperature <= 0:
             raise UserError("sampler.temperature is 0: greedy rollouts teach nothing; set it above 0, for example 1.0")
@@ -58,7 +58,7 @@ class Learner:
         self.skipped_steps = 0  # so far, of all roles
         self._skipped_in_row = 0
 
-    def step(self, role: str, trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> StepStats:
+    def step(self, role: str, trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> UpdateStats:
         """One optimizer step on these trajectories and those of the other ranks, of which at least one sampled a token.
 
         Each rank brings its part, which may be empty: what a sum is divided by is counted over all ranks before the
@@ -67,33 +67,33 @@ class Learner:
         UserError after `max_skipped` such steps in a row.
         """
         self.model.set_adapter(role)
-        live_tokens, sequences = self._live(trajectories)
-        normalizer = normalizer_of(self.loss, live_tokens, sequences)
+        loss_tokens, sequences = self._live(trajectories)
+        normalizer = normalizer_of(self.loss, loss_tokens, sequences)
         sums = self.accumulate(trajectories, advantages, normalizer, self._kl_is_due(role))
         self._add_up(role, sums)
         grad_norm = self._clip(role)
         if math.isfinite(sums.loss) and math.isfinite(grad_norm):
             self._update(role)
-            return sums.stats(live_tokens, grad_norm, self.skipped_steps)
+            return sums.stats(loss_tokens, grad_norm, self.skipped_steps)
         self._clear(role)
         culprits = self._not_finite(role, trajectories, advantages, normalizer)
         self._count_skipped(role, culprits)
-        return sums.stats(live_tokens, None, self.skipped_steps, culprits)
+        return sums.stats(loss_tokens, None, self.skipped_steps, culprits)
 
     def _live(self, trajectories: Sequence[Trajectory]) -> tuple[int, int]:
         """Live tokens, and trajectories that have any, of all ranks."""
-        live = [len(live_places(t)) for t in trajectories]
+        live = [len(loss_positions(t)) for t in trajectories]
         counts = torch.tensor([sum(live), sum(n > 0 for n in live)])
-        self.ranks.sum([counts])
-        live_tokens, sequences = counts.tolist()
-        return live_tokens, sequences
+        self.ranks.all_reduce_sum([counts])
+        loss_tokens, sequences = counts.tolist()
+        return loss_tokens, sequences
 
     def _add_up(self, role: str, sums: StepSums) -> None:
         """The gradient and the statistics of all ranks, on each; a rank without a live token brings zeros."""
         parameters = lora.parameters_of(self.model, role)
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        self.ranks.sum([parameter.grad for parameter in parameters if parameter.grad is not None])
+        self.ranks.all_reduce_sum([parameter.grad for parameter in parameters if parameter.grad is not None])
         sums.add_up(self.ranks)
 
     def accumulate(
@@ -119,8 +119,8 @@ class Learner:
         """Over the ranks, where they hold a base between them: one that has fewer passes than the others makes idle
         ones, in which they gather its part of the layers."""
         most = torch.tensor([count])
-        if self.ranks.cell > 1:
-            self.ranks.most([most])
+        if self.ranks.model_parallel_size > 1:
+            self.ranks.all_reduce_max([most])
         return int(most)
 
     @contextmanager
@@ -199,7 +199,9 @@ class Learner:
             if one[0] and not (math.isfinite(loss) and math.isfinite(self._clip(role))):
                 found.append(one[0][0].task.id)
             self._clear(role)
-        every = (msgspec.json.decode(told, type=list[str]) for told in self.ranks.gather(msgspec.json.encode(found)))
+        every = (
+            msgspec.json.decode(told, type=list[str]) for told in self.ranks.all_gather(msgspec.json.encode(found))
+        )
         return tuple(dict.fromkeys(task for told in every for task in told))
 
     def _count_skipped(self, role: str, culprits: Sequence[str]) -> None:

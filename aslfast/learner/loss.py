@@ -36,9 +36,9 @@ class LossInputs:
     normalizer: float  # of the whole step: see normalizer_of
 
 
-def normalizer_of(config: LossConfig, live_tokens: int, sequences: int) -> float:
+def normalizer_of(config: LossConfig, loss_tokens: int, sequences: int) -> float:
     """What the sum over a whole step is divided by, given its live tokens and its trajectories that have any."""
-    counts = {"token_mean": live_tokens, "sequence_mean": sequences, "constant": sequences * config.trajectory_tokens}
+    counts = {"token_mean": loss_tokens, "sequence_mean": sequences, "constant": sequences * config.trajectory_tokens}
     return float(counts[config.aggregate])
 
 

@@ -9,13 +9,13 @@ import torch
 from aslfast_kernels import PolicyMetrics
 from torch import Tensor
 
-from aslfast.distributed.process_group import Ranks
+from aslfast.distributed.process_group import ProcessGroup
 from aslfast.learner.batch import Batch
 from aslfast.learner.loss import LossInputs
 
 
 @dataclass(frozen=True, slots=True)
-class StepStats:
+class UpdateStats:
     """What one optimizer step did. KLs are in nats per live token, before the step; None: not known.
 
     A step whose loss or gradient was not finite was skipped: its loss and grad_norm are None, and `not_finite` names
@@ -30,7 +30,7 @@ class StepStats:
     mismatch: float | None  # mean |log-prob difference| between learner and sampler
     mismatch_max: float | None  # the largest
     mismatch_kl: float | None  # k3 estimate of the sampler's to the learner
-    live_tokens: int
+    loss_tokens: int
     forward_tokens: int  # through the model; a shared prefix counts once
     shared_tokens: int  # more that would have gone without sharing
     skipped_steps: int  # of the run so far
@@ -56,14 +56,14 @@ class StepSums:
         self.unshared_tokens += part.unshared_tokens
         self.with_kl = inputs.base_logp_L is not None
 
-    def add_up(self, ranks: Ranks) -> None:
+    def add_up(self, ranks: ProcessGroup) -> None:
         """Those of all ranks, on each."""
         counts = torch.tensor([self.forward_tokens, self.unshared_tokens])
         measured = torch.tensor([int(self.with_kl)])  # a rank without a live token has measured none
-        ranks.sum([self.sums])
-        ranks.sum([counts])
-        ranks.most([self.most])
-        ranks.most([measured])
+        ranks.all_reduce_sum([self.sums])
+        ranks.all_reduce_sum([counts])
+        ranks.all_reduce_max([self.most])
+        ranks.all_reduce_max([measured])
         self.forward_tokens, self.unshared_tokens = counts.tolist()
         self.with_kl = bool(measured)
 
@@ -72,15 +72,15 @@ class StepSums:
         return float(self.sums[0])
 
     def stats(
-        self, live_tokens: int, grad_norm: float | None, skipped_steps: int, not_finite: tuple[str, ...] = ()
-    ) -> StepStats:
+        self, loss_tokens: int, grad_norm: float | None, skipped_steps: int, not_finite: tuple[str, ...] = ()
+    ) -> UpdateStats:
         """grad_norm None: the step was skipped."""
         loss, *totals = self.sums.tolist()
-        kl, clip_share, mismatch, mismatch_kl = (_known(total / live_tokens) for total in totals)
+        kl, clip_share, mismatch, mismatch_kl = (_known(total / loss_tokens) for total in totals)
         ratio_max, mismatch_max = (_known(value) for value in self.most.tolist())
-        return StepStats(
+        return UpdateStats(
             None if grad_norm is None else loss, grad_norm, kl if self.with_kl else None, clip_share, ratio_max,
-            mismatch, mismatch_max, mismatch_kl, live_tokens, self.forward_tokens,
+            mismatch, mismatch_max, mismatch_kl, loss_tokens, self.forward_tokens,
             self.unshared_tokens - self.forward_tokens, skipped_steps, not_finite,
         )  # fmt: skip
 

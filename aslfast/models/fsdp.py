@@ -23,12 +23,12 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from aslfast.config.load import RunConfig
-from aslfast.distributed.process_group import Ranks
+from aslfast.distributed.process_group import ProcessGroup
 from aslfast.errors import UserError
-from aslfast.models.weight_files import FrozenBase, WeightFiles, why_two_copies
+from aslfast.models.weight_files import BaseWeights, WeightFiles, reason_not_shared
 
 
-def form_cells(ranks: Ranks, config: RunConfig) -> None:
+def form_model_parallel_groups(ranks: ProcessGroup, config: RunConfig) -> None:
     """Cells of `ranks.shard` ranks. Raises UserError where that cannot be."""
     size, local = config.ranks.shard, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if size == 1:
@@ -38,23 +38,23 @@ def form_cells(ranks: Ranks, config: RunConfig) -> None:
             f"ranks.shard is {size}, but {ranks.size} ranks run, {local} on this machine; both are to be multiples of "
             f"it: torchrun --nproc-per-node {size}"
         )
-    ranks.cell = size
-    told = [name.decode() for name in ranks.in_cell(os.environ.get("CUDA_VISIBLE_DEVICES", "").encode())]
+    ranks.model_parallel_size = size
+    told = [name.decode() for name in ranks.gather_in_group(os.environ.get("CUDA_VISIBLE_DEVICES", "").encode())]
     ranks.gpus = tuple(name for name in told if name)
 
 
-def check_splittable(folder: Path, parts: int) -> None:
+def check_shardable(folder: Path, parts: int) -> None:
     """Raises UserError where this base cannot be cut, or its attention not into so many parts."""
-    if reason := why_two_copies(folder, share_base=True):
+    if reason := reason_not_shared(folder, share_base=True):
         raise UserError(f"{folder}: ranks.shard cannot split this base: {reason}; set ranks.shard to 1")
     heads = json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_attention_heads"]
     if heads % parts:
         raise UserError(f"{folder}: ranks.shard is {parts}, the model has {heads} attention heads; take a divisor")
 
 
-def hold_part(model: PeftModel, folder: Path, ranks: Ranks) -> None:
+def shard_base_model(model: PeftModel, folder: Path, ranks: ProcessGroup) -> None:
     """Fills a model of placeholders (frozen_base.load_skeleton) from its files: layers with this rank's rows."""
-    base, decoder = FrozenBase(model, folder), model.get_base_model().get_decoder()  # type: ignore[operator]
+    base, decoder = BaseWeights(model, folder), model.get_base_model().get_decoder()  # type: ignore[operator]
     inside, whole = {id(weight) for weight in decoder.layers.parameters()}, base.now()
     meta = {n: torch.empty_like(w, device="meta") if id(w) in inside else w for n, w in whole.items()}
     base.put(meta)
@@ -63,9 +63,11 @@ def hold_part(model: PeftModel, folder: Path, ranks: Ranks) -> None:
     base.put({name: _filled(files, name, weight, model.device) for name, weight in base.now().items()})
 
 
-def mesh_of(ranks: Ranks, device: str) -> DeviceMesh:
+def mesh_of(ranks: ProcessGroup, device: str) -> DeviceMesh:
     """This rank's cell, as torch.distributed sees it."""
-    return init_device_mesh(device, (ranks.size // ranks.cell, ranks.cell), mesh_dim_names=("cells", "cell"))["cell"]
+    return init_device_mesh(
+        device, (ranks.size // ranks.model_parallel_size, ranks.model_parallel_size), mesh_dim_names=("cells", "cell")
+    )["cell"]
 
 
 def split(decoder: Any, mesh: DeviceMesh) -> None:

@@ -24,7 +24,7 @@ from aslfast.sampler.sglang.shared_weights import CannotShare, open_export, view
 SHAREABLE = ("llama", "qwen2", "qwen3")  # whose parameters views_of knows to cut
 
 
-def why_two_copies(folder: Path, share_base: bool) -> str | None:
+def reason_not_shared(folder: Path, share_base: bool) -> str | None:
     """Why the trainer and an engine are not to share this base; None where they are."""
     if not share_base:
         return "sampler.share_base is false"
@@ -64,7 +64,7 @@ class WeightFiles:
         )
 
 
-def load_skeleton(folder: Path, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, Any]]:
+def load_without_weights(folder: Path, dtype: torch.dtype, device: str) -> tuple[Any, dict[str, Any]]:
     """(the model with placeholders, what transformers found), buffers and settings as a loaded model has them."""
     config = AutoConfig.from_pretrained(folder, local_files_only=True)
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
@@ -74,7 +74,7 @@ def load_skeleton(folder: Path, dtype: torch.dtype, device: str) -> tuple[Any, d
     )
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    FrozenBase(model, folder).release(device)  # before the model is moved, which would give placeholders memory
+    BaseWeights(model, folder).release(device)  # before the model is moved, which would give placeholders memory
     return model, found
 
 
@@ -82,7 +82,7 @@ def _placeholder(shape: Any, dtype: torch.dtype, device: str | torch.device) -> 
     return torch.full((1,), float("nan"), dtype=dtype, device=device).expand(shape)
 
 
-class FrozenBase:
+class BaseWeights:
     """The parameters of a model that are not its adapters'. `release` and `bind`: before an engine starts, and after.
 
     Places in the model are found once, so adapters are added before this is made.

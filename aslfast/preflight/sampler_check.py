@@ -30,7 +30,7 @@ from aslfast.sampler.sglang.sync_check import (
     probe_prompts,
     score,
 )
-from aslfast.trainer.build import make_sampler, open_base
+from aslfast.trainer.build import build_sampler, load_base_model
 from aslfast.trainer.session import settings_of
 
 Kind = Literal["local", "sglang"]
@@ -74,10 +74,10 @@ def check_sampler(kind: Kind, target: str) -> tuple[list[Line], Proof | None]:
 
 def _check(kind: Kind, target: str) -> tuple[list[Line], Proof]:
     config = _config(kind, target)
-    model, tokenizer = open_base(config)
+    model, tokenizer = load_base_model(config)
     model = with_random_adapters(model, config)
     notices: list[str] = []
-    with closing(make_sampler(config, model, tokenizer, notice=notices.append)) as sampler:
+    with closing(build_sampler(config, model, tokenizer, notice=notices.append)) as sampler:
         return prove(kind, sampler, model, probe_prompts(Chat(tokenizer), config.model.prompts, ROLES), notices)
 
 

@@ -1,7 +1,7 @@
 """Text to tokens around what the model samples: prompts and tool observations, by the tokenizer's own chat template.
 
 Prompts hold questions and answers that other roles wrote, observations hold passages: all of it is data. Two walls keep
-it so, whatever the tokenizer: `inert` breaks every control token and every tag of ours that such text spells, and a
+it so, whatever the tokenizer: `escape_control_tokens` breaks every control token and every tag of ours that such text spells, and a
 control token that a tokenizer's normaliser still makes of it is dropped from the token ids.
 """
 
@@ -51,7 +51,7 @@ class Chat:
         self._end_id: int | None = added.get(ending[0]) if ending else None
         self._after_end = self._frame(before[ending.end() :] if ending else before, after)
 
-    def inert(self, text: str) -> str:
+    def escape_control_tokens(self, text: str) -> str:
         """The text with each control token or tag spelled so that it no longer is one (in other angle brackets)."""
         text = text.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair is no text to a tokenizer
         folded = unicodedata.normalize("NFKC", text)  # what a tokenizer may read in full-width letters
@@ -69,11 +69,11 @@ class Chat:
     def observation_ids(self, text: str, turn_closed: bool) -> list[int]:
         """A tool's answer, from the end of the assistant's turn to where it speaks again.
 
-        `turn_closed`: the model itself sampled the end-of-turn token (`closes_turn`), which then is not repeated.
+        `turn_closed`: the model itself sampled the end-of-turn token (`ends_turn`), which then is not repeated.
         """
         return self._filled(self._after_end if turn_closed else self._observation, text)
 
-    def closes_turn(self, token_ids: Sequence[int]) -> bool:
+    def ends_turn(self, token_ids: Sequence[int]) -> bool:
         """Whether sampled tokens end with the template's own end-of-turn token; a model may have other ways to stop."""
         return bool(token_ids) and token_ids[-1] == self._end_id
 
@@ -82,7 +82,7 @@ class Chat:
 
     def _filled(self, frame: Frame, text: str) -> list[int]:
         """The frame's ids around the text's; a control token that is not the frame's own is dropped."""
-        ids = self._ids(frame.before + self.inert(text) + frame.after)
+        ids = self._ids(frame.before + self.escape_control_tokens(text) + frame.after)
         control = [i for i, id_ in enumerate(ids) if id_ in self._control_ids]
         forged = set(control[frame.n_before : len(control) - frame.n_after])
         return [id_ for i, id_ in enumerate(ids) if i not in forged] if forged else ids

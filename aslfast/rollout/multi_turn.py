@@ -13,7 +13,7 @@ from aslfast.core import Kind, Role, StopReason, Task, Trajectory, Turn
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.role_tasks import STOP_TEXTS, Call, parse_call, parse_output, without_thinking
 from aslfast.rollout.search_tool import SEARCH
-from aslfast.rollout.tool_executor import ToolPool
+from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.protocol import Sample, Sampler, SampleRequest
 
 _runs = itertools.count()
@@ -71,7 +71,7 @@ class Rollout:
     """Runs trajectories on one sampler and one tool. `system` is the system message of every role."""
 
     sampler: Sampler
-    tool: ToolPool
+    tool: ToolExecutor
     chat: Chat
     limits: Limits
     temperature: float
@@ -106,7 +106,7 @@ class Rollout:
                 observation = await self.tool.call(step)
                 if observation is None:
                     return _End(StopReason.TOOL_FAILED)
-                closed = self.chat.closes_turn(sample.token_ids)
+                closed = self.chat.ends_turn(sample.token_ids)
                 stream.extend("tool", self.chat.observation_ids(observation, closed), observation)
         return _End(StopReason.TURN_LIMIT)
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Gate:
+class PrioritySemaphore:
     """At most `at_once` inside; of those that wait, the one of the greatest depth enters first, then the oldest.
 
     Depth is how far down the graph a trajectory stands (question 0, attempt 1, verdict 2), so that what was begun is

@@ -41,7 +41,7 @@ class _Batch:
 
 
 @dataclass(eq=False)
-class ToolPool:
+class ToolExecutor:
     """Answers the calls that arrive in one turn of the event loop as one batch.
 
     threaded false: the batch runs in the loop itself, so that the order of everything, and with it every token, is

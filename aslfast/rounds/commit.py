@@ -11,7 +11,7 @@ from aslfast.data.trajectories import Record, join_trajectories, write_trajector
 from aslfast.learner.optimizer_state import load_learner, save_learner
 from aslfast.models import lora
 from aslfast.rounds.context import Loop
-from aslfast.rounds.replicas import by_first
+from aslfast.rounds.replicas import rank_zero_only
 
 
 def begun(loop: Loop, facts: Mapping[str, dict[str, str]], given: Sequence[str] = ()) -> None:
@@ -33,7 +33,7 @@ def take_up(loop: Loop) -> None:
             load_learner(loop.learner, role, loop.run.path / name)
 
 
-@by_first
+@rank_zero_only
 def step(loop: Loop, role: str, records: Sequence[Record], line: dict[str, Any]) -> None:
     """The step's trajectories, its line and, if the role's adapter moved, the learner's state in place of the last."""
     part, state = _part(loop, role, loop.phase_step), _learner_file(loop, role)
@@ -48,7 +48,7 @@ def step(loop: Loop, role: str, records: Sequence[Record], line: dict[str, Any])
     loop.run.commit("step", loop, made, dropped, {"metrics.jsonl": line})
 
 
-@by_first
+@rank_zero_only
 def phase(loop: Loop, role: str, steps: int, learned: bool) -> None:
     """One file of the phase's trajectories in place of one a step, and the adapter that the phase ends with."""
     parts = [_part(loop, role, number) for number in range(1, steps + 1)]
@@ -63,7 +63,7 @@ def phase(loop: Loop, role: str, steps: int, learned: bool) -> None:
     loop.run.commit("phase", loop, made, [_name(loop, part) for part in parts])
 
 
-@by_first
+@rank_zero_only
 def measured(loop: Loop, line: dict[str, Any], last: bool) -> None:
     """A round's line. After the `last` one nothing is learnt any more: the learner's state goes."""
     dropped = [name for role in loop.learner.version for name in _learner_files(loop, role)] if last else []

@@ -8,24 +8,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from aslfast.checkpoint.run_dir import RunFolder
-from aslfast.checkpoint.state import LoopState, PoolQuestion
+from aslfast.checkpoint.run_dir import RunDir
+from aslfast.checkpoint.state import PoolQuestion, TrainState
 from aslfast.config.load import RunConfig
 from aslfast.core import Role, StopReason, Task, Trajectory
 from aslfast.data.qa_dataset import Question
-from aslfast.distributed.process_group import Ranks
+from aslfast.distributed.process_group import ProcessGroup
 from aslfast.learner.learner import Learner
 from aslfast.rewards import normalize
 from aslfast.rollout.judge import Judging
 from aslfast.rollout.multi_turn import Rollout, stable_seed
-from aslfast.rollout.priority_semaphore import Gate
-from aslfast.sampler.prefix_cache_stats import ReuseMeter
+from aslfast.rollout.priority_semaphore import PrioritySemaphore
+from aslfast.sampler.prefix_cache_stats import PrefixCacheMeter
 
 DEPTH: dict[Role, int] = {"generator": 0, "policy": 1, "grm": 2}  # who waits for whom: for the gate
 
 
 @dataclass
-class Loop(LoopState):
+class Loop(TrainState):
     """Nothing here but LoopState's fields may carry anything from one step to the next, apart from the learner.
 
     The counts are of the step under way, all roles'.
@@ -34,7 +34,7 @@ class Loop(LoopState):
     config: RunConfig
     rollout: Rollout
     learner: Learner
-    run: RunFolder
+    run: RunDir
     topics: Sequence[str]
     flush: Callable[[], None]  # the sampler's: before each step, since what a cache holds may move a last bit
     report: Callable[[dict[str, Any]], None]  # called with each line of metrics
@@ -45,19 +45,19 @@ class Loop(LoopState):
     sampled_tokens: int = field(default=0, init=False)
     tool_failed: int = field(default=0, init=False)  # trajectories
     judging: Judging = field(init=False)
-    meter: ReuseMeter = field(init=False)
-    gate: Gate = field(init=False)
+    meter: PrefixCacheMeter = field(init=False)
+    gate: PrioritySemaphore = field(init=False)
     offered: dict[str, list[PoolQuestion]] = field(default_factory=dict, init=False)  # by task, in this step
     since: float = field(default_factory=time.perf_counter, init=False)  # when `seconds` was last brought up to date
 
     @property
-    def ranks(self) -> Ranks:
+    def ranks(self) -> ProcessGroup:
         return self.learner.ranks
 
     def __post_init__(self) -> None:
-        self.meter = ReuseMeter(self.rollout.sampler, self.learner.version)
+        self.meter = PrefixCacheMeter(self.rollout.sampler, self.learner.version)
         self.rollout = replace(self.rollout, sampler=self.meter)
-        self.gate = Gate(trajectories_at_once(self.config))
+        self.gate = PrioritySemaphore(trajectories_at_once(self.config))
         self._count_anew()
 
     def next_step(self) -> None:

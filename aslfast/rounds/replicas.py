@@ -19,16 +19,16 @@ from typing import Any, TypeVar
 import msgspec
 import torch
 
-from aslfast.checkpoint.run_dir import RunFolder
-from aslfast.checkpoint.state import LoopState, PoolQuestion, of_data, restore, snapshot
+from aslfast.checkpoint.run_dir import RunDir
+from aslfast.checkpoint.state import PoolQuestion, TrainState, of_data, restore, snapshot
 from aslfast.config.load import RunConfig, from_tree, to_toml, tomllib
 from aslfast.core import Group, Task, Trajectory
-from aslfast.distributed.process_group import Ranks
+from aslfast.distributed.process_group import ProcessGroup
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
 from aslfast.learner.optimizer_state import learner_bytes, put_learner
 from aslfast.models import lora
-from aslfast.models.fsdp import form_cells
+from aslfast.models.fsdp import form_model_parallel_groups
 from aslfast.rewards import normalize
 from aslfast.rounds.context import Loop
 from aslfast.sampler.prefix_cache_stats import Reuse
@@ -54,25 +54,25 @@ async def groups(
 ) -> list[Group]:
     """A group for each task, in order; the pool and the step's counts become those of all ranks."""
     pool, ranks = dict(loop.pool), loop.ranks
-    own = list(await asyncio.gather(*(group_of(loop, task) for task in ranks.share(tasks))))
+    own = list(await asyncio.gather(*(group_of(loop, task) for task in ranks.shard(tasks))))
     judging = loop.judging
     played = Played(
         own, loop.offered, loop.sampled_tokens, loop.tool_failed, judging.asked, judging.reused, loop.meter.take()
     )
-    every = exchanged(ranks, played, Played)
+    every = all_gather_objects(ranks, played, Played)
     loop.sampled_tokens, loop.tool_failed = sum(p.sampled_tokens for p in every), sum(p.tool_failed for p in every)
     judging.asked, judging.reused = sum(p.asked for p in every), sum(p.reused for p in every)
     loop.meter.put(_added([p.reuse for p in every]))
     _into_pool(pool, tasks, {task: questions for p in every for task, questions in p.offered.items()})
     loop.pool = pool
-    return ranks.woven([p.groups for p in every])
+    return ranks.interleave([p.groups for p in every])
 
 
-def exchanged(ranks: Ranks, value: T, kind: Any) -> list[T]:
+def all_gather_objects(ranks: ProcessGroup, value: T, kind: Any) -> list[T]:
     """Every rank's value, by rank. What `msgspec` can hold: dataclasses, numbers, texts, lists and dicts of them."""
     if ranks.size == 1:
         return [value]
-    return [msgspec.msgpack.decode(data, type=kind) for data in ranks.gather(msgspec.msgpack.encode(value))]
+    return [msgspec.msgpack.decode(data, type=kind) for data in ranks.all_gather(msgspec.msgpack.encode(value))]
 
 
 def _into_pool(
@@ -91,7 +91,7 @@ def _added(parts: Sequence[Mapping[str, Reuse]]) -> dict[str, Reuse]:
 
 
 def own_part(
-    ranks: Ranks, trajectories: Sequence[Trajectory], advantages: Sequence[float]
+    ranks: ProcessGroup, trajectories: Sequence[Trajectory], advantages: Sequence[float]
 ) -> tuple[list[Trajectory], list[float]]:
     """What this rank's learner takes: a run of them, so that most groups stay whole (they share their prompts), of
     about as many tokens as the others'."""
@@ -105,49 +105,49 @@ def own_part(
 
 
 async def played(
-    ranks: Ranks, tasks: Sequence[Task], play: Callable[[Sequence[Task]], Coroutine[Any, Any, list[Trajectory]]]
+    ranks: ProcessGroup, tasks: Sequence[Task], play: Callable[[Sequence[Task]], Coroutine[Any, Any, list[Trajectory]]]
 ) -> list[Trajectory]:
     """One trajectory a task, in order, each played by one of the ranks."""
-    return ranks.woven(exchanged(ranks, await play(ranks.share(tasks)), list[Trajectory]))
+    return ranks.interleave(all_gather_objects(ranks, await play(ranks.shard(tasks)), list[Trajectory]))
 
 
 # --- one start, one folder, one state ----------------------------------------------------------------------------
 
 
-def agreed(ranks: Ranks, config: Callable[[], RunConfig]) -> RunConfig:
+def broadcast_config(ranks: ProcessGroup, config: Callable[[], RunConfig]) -> RunConfig:
     """Rank 0's configuration, on every rank; a rank's silence is measured by it from now on, and cells are formed."""
-    text = to_toml(config()) if ranks.first else ""
-    text = ranks.from_first(text.encode()).decode()
-    agreed = from_tree(tomllib.loads(text), "rank 0's configuration")
+    text = to_toml(config()) if ranks.is_rank_zero else ""
+    text = ranks.broadcast(text.encode()).decode()
+    config_of_all = from_tree(tomllib.loads(text), "rank 0's configuration")
     if ranks.watch:
-        ranks.watch.timeout_s = agreed.ranks.timeout_s
-    form_cells(ranks, agreed)
-    return agreed
+        ranks.watch.timeout_s = config_of_all.ranks.timeout_s
+    form_model_parallel_groups(ranks, config_of_all)
+    return config_of_all
 
 
-def begin_alike(learner: Learner, state: LoopState, inputs: Mapping[str, str]) -> None:
+def sync_initial_state(learner: Learner, state: TrainState, inputs: Mapping[str, str]) -> None:
     """Every rank's learner and state become rank 0's. Raises UserError where a rank reads other inputs than rank 0."""
     ranks = learner.ranks
     if ranks.size == 1:
         return
-    for rank, theirs in enumerate(exchanged(ranks, dict(inputs), dict[str, str])):
+    for rank, theirs in enumerate(all_gather_objects(ranks, dict(inputs), dict[str, str])):
         if key := next((key for key, mark in inputs.items() if theirs.get(key) != mark), None):
             raise UserError(f"{key}: rank {rank} has another one than rank {ranks.rank}; give all ranks the same")
-    data = ranks.from_first(msgspec.json.encode((snapshot(state), learner.version)))
+    data = ranks.broadcast(msgspec.json.encode((snapshot(state), learner.version)))
     values, versions = msgspec.json.decode(data)
     restore(state, snapshot(of_data(values)))
     for role in learner.version:
-        put_learner(learner, role, versions[role], ranks.from_first(learner_bytes(learner, role)))
+        put_learner(learner, role, versions[role], ranks.broadcast(learner_bytes(learner, role)))
 
 
-def of_first(ranks: Ranks, line: dict[str, Any]) -> dict[str, Any]:
+def broadcast_record(ranks: ProcessGroup, line: dict[str, Any]) -> dict[str, Any]:
     """Rank 0's line, on every rank."""
-    return msgspec.json.decode(ranks.from_first(msgspec.json.encode(line))) if ranks.size > 1 else line
+    return msgspec.json.decode(ranks.broadcast(msgspec.json.encode(line))) if ranks.size > 1 else line
 
 
-def prove_alike(learner: Learner, state: LoopState) -> None:
+def assert_replicas_in_sync(learner: Learner, state: TrainState) -> None:
     """That all ranks hold the same weights and the same state, to the bit. Raises UserError."""
-    marks = exchanged(learner.ranks, _mark(learner, state) if learner.ranks.size > 1 else "", str)
+    marks = all_gather_objects(learner.ranks, _mark(learner, state) if learner.ranks.size > 1 else "", str)
     if other := next((rank for rank, mark in enumerate(marks) if mark != marks[0]), None):
         raise UserError(
             f"round {state.round}: rank {other} no longer holds the weights and the state of rank 0; go on from the "
@@ -155,7 +155,7 @@ def prove_alike(learner: Learner, state: LoopState) -> None:
         )
 
 
-def _mark(learner: Learner, state: LoopState) -> str:
+def _mark(learner: Learner, state: TrainState) -> str:
     values = snapshot(state) | {"seconds": 0.0}  # each rank has a clock of its own
     digest = blake2b(msgspec.json.encode(values), digest_size=16)
     for role in learner.version:
@@ -164,7 +164,7 @@ def _mark(learner: Learner, state: LoopState) -> str:
     return digest.hexdigest()
 
 
-class OtherFolder(RunFolder):
+class NullRunDir(RunDir):
     """What a rank other than 0 has in place of the run's folder: a temporary one, into which nothing is committed."""
 
     def __init__(self) -> None:
@@ -182,15 +182,15 @@ class OtherFolder(RunFolder):
         pass
 
 
-Committed = TypeVar("Committed", bound=Callable[..., None])
+CommitFunction = TypeVar("CommitFunction", bound=Callable[..., None])
 
 
-def by_first(commit: Committed) -> Committed:
+def rank_zero_only(commit: CommitFunction) -> CommitFunction:
     """Rank 0 alone commits: the others hold the same state and write nothing."""
 
     @functools.wraps(commit)
     def committed(loop: Loop, *given: Any, **named: Any) -> None:
-        if loop.ranks.first:
+        if loop.ranks.is_rank_zero:
             commit(loop, *given, **named)
 
     return committed  # pyright: ignore[reportReturnType]

@@ -49,7 +49,7 @@ async def _phase(loop: Loop, phase: Phase) -> None:
     phase.close(loop)
     steps, loop.tasks, loop.phase_step, loop.step_rewards = loop.phase_step, (), 0, ()
     loop.phases_done += ((loop.round, phase.name),)
-    replicas.prove_alike(loop.learner, loop)
+    replicas.assert_replicas_in_sync(loop.learner, loop)
     commit.phase(loop, phase.name, steps, phase.config.learn)
 
 

@@ -87,7 +87,7 @@ def _common(left: bytes, right: bytes) -> int:
 
 
 @dataclass
-class ReuseMeter:
+class PrefixCacheMeter:
     """A `Sampler` that passes everything on and counts, by adapter. `version`: the adapters' versions as they rise."""
 
     sampler: Sampler

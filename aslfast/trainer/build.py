@@ -13,23 +13,23 @@ from peft import PeftModel
 
 from aslfast.config.schema import RunConfig
 from aslfast.core import role_of
-from aslfast.distributed.process_group import ALONE, Ranks
+from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.errors import UserError
 from aslfast.models import lora
-from aslfast.models.fsdp import check_splittable
-from aslfast.models.weight_files import FrozenBase, load_skeleton, why_two_copies
+from aslfast.models.fsdp import check_shardable
+from aslfast.models.weight_files import BaseWeights, load_without_weights, reason_not_shared
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.role_tasks import prompt_text
 from aslfast.retrieval.client import RemoteIndex, longest_s
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
-from aslfast.rollout.tool_executor import ToolPool
+from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.local.sampler import LocalSampler, eos_ids
-from aslfast.sampler.sglang.sampler import SGLangSampler, Supervision
+from aslfast.sampler.sglang.sampler import RestartPolicy, SGLangSampler
 from aslfast.sampler.sglang.server_args import EngineSettings
 from aslfast.sampler.sglang.sync_check import Probe, probe_prompts
-from aslfast.sampler.sglang.tensor_parallel import CellScores, NoSampler
+from aslfast.sampler.sglang.tensor_parallel import FollowerSampler, GroupScores
 from aslfast.trainer.datasets import model_folder
 
 
@@ -51,21 +51,21 @@ def check_context(model: Any, config: RunConfig) -> None:
         raise UserError(f"{wanted}, the model has {positions} positions; set it to {positions} or less")
 
 
-def open_base(config: RunConfig, ranks: Ranks = ALONE) -> tuple[Any, Any]:
+def load_base_model(config: RunConfig, ranks: ProcessGroup = SINGLE_PROCESS) -> tuple[Any, Any]:
     """(model, tokenizer) that the configuration names; the model without weights where an engine brings them, or where
     several ranks hold them between them (shards.hold_part). Raises UserError.
     """
     folder, dtype = model_folder(config.model.path), getattr(torch, config.model.dtype)
-    if ranks.cell > 1:
-        check_splittable(folder, ranks.cell)
-    from_engine = config.sampler.kind == "sglang" and not why_two_copies(folder, config.sampler.share_base)
-    load = load_skeleton if from_engine or ranks.cell > 1 else lora.load_weights
+    if ranks.model_parallel_size > 1:
+        check_shardable(folder, ranks.model_parallel_size)
+    from_engine = config.sampler.kind == "sglang" and not reason_not_shared(folder, config.sampler.share_base)
+    load = load_without_weights if from_engine or ranks.model_parallel_size > 1 else lora.load_weights
     return lora.load_base(folder, dtype, config.model.device, load)
 
 
-def make_sampler(
+def build_sampler(
     config: RunConfig, model: Any, tokenizer: Any, log: Path | None = None,
-    notice: Callable[[str], None] = lambda _: None, ranks: Ranks = ALONE,
+    notice: Callable[[str], None] = lambda _: None, ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> LocalSampler | SGLangSampler:  # fmt: skip
     """The sampler that the configuration names, over the model's adapters if it has any. Raises UserError.
 
@@ -74,14 +74,14 @@ def make_sampler(
     wanted = config.sampler
     if wanted.kind == "local":
         return LocalSampler(model, tokenizer, max_rows=wanted.max_rows, max_context=wanted.max_context)
-    supervision = Supervision(wanted.engine_timeout_s, wanted.engine_restarts, log, notice)
+    supervision = RestartPolicy(wanted.engine_timeout_s, wanted.engine_restarts, log, notice)
     folder = model_folder(config.model.path)
-    if ranks.cell > 1:
-        notice(f"base: {ranks.cell} parts in the ranks of a cell, as many in its engine")
-    elif reason := why_two_copies(folder, wanted.share_base):
+    if ranks.model_parallel_size > 1:
+        notice(f"base: {ranks.model_parallel_size} parts in the ranks of a cell, as many in its engine")
+    elif reason := reason_not_shared(folder, wanted.share_base):
         notice(f"base: two copies ({reason})")
     else:
-        base = FrozenBase(model, folder, notice)
+        base = BaseWeights(model, folder, notice)
         supervision = replace(supervision, before_start=base.release, after_start=base.bind)
     n_vocab = model.get_input_embeddings().weight.shape[0]
     sampler = SGLangSampler(engine_settings(config, model, ranks), eos_ids(model, tokenizer), n_vocab, supervision)
@@ -90,7 +90,7 @@ def make_sampler(
     return sampler
 
 
-def engine_settings(config: RunConfig, model: Any, ranks: Ranks = ALONE) -> EngineSettings:
+def engine_settings(config: RunConfig, model: Any, ranks: ProcessGroup = SINGLE_PROCESS) -> EngineSettings:
     """The engine for this model, on all GPUs of the cell; with room for adapters where it has some."""
     wanted, adapters = config.sampler, len(model.peft_config) if isinstance(model, PeftModel) else 0
     return EngineSettings(
@@ -98,8 +98,8 @@ def engine_settings(config: RunConfig, model: Any, ranks: Ranks = ALONE) -> Engi
         max_rows=wanted.max_rows, max_context=wanted.max_context, max_adapters=adapters,
         lora_rank=config.lora.rank if adapters else 0,
         lora_targets=tuple(lora.targets_of(model)) if adapters else (), radix_cache=wanted.radix_cache,
-        deterministic=wanted.deterministic, share_base=wanted.share_base and ranks.cell == 1,
-        gpu_memory=wanted.gpu_memory, tensor_parallel=ranks.cell, gpus=ranks.gpus,
+        deterministic=wanted.deterministic, share_base=wanted.share_base and ranks.model_parallel_size == 1,
+        gpu_memory=wanted.gpu_memory, tensor_parallel=ranks.model_parallel_size, gpus=ranks.gpus,
     )  # fmt: skip
 
 
@@ -113,15 +113,15 @@ def start_adapters(model: PeftModel, config: RunConfig) -> list[str]:
     return started
 
 
-def search_tool(config: RunConfig, index: AnyIndex) -> ToolPool:
+def build_search_tool(config: RunConfig, index: AnyIndex) -> ToolExecutor:
     """In threads where the index or the sampler works elsewhere; else inline, for the sake of reproducibility."""
     tool = SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
     threaded = isinstance(index, RemoteIndex) or config.sampler.kind != "local"
     deadline_s = longest_s(config.tool.timeout_s, config.tool.retries)
-    return ToolPool(tool, threaded, deadline_s, config.tool.gone_after_s)
+    return ToolExecutor(tool, threaded, deadline_s, config.tool.gone_after_s)
 
 
-def make_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: ToolPool) -> Rollout:
+def build_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: ToolExecutor) -> Rollout:
     limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
     return Rollout(
         sampler, tool, Chat(tokenizer), limits, config.sampler.temperature, prompt_text(config.model.prompts, "system")
@@ -129,11 +129,11 @@ def make_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: ToolPool
 
 
 def prover(
-    sampler: LocalSampler | SGLangSampler | NoSampler, model: PeftModel, tokenizer: Any, config: RunConfig,
-    ranks: Ranks = ALONE,
+    sampler: LocalSampler | SGLangSampler | FollowerSampler, model: PeftModel, tokenizer: Any, config: RunConfig,
+    ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> Callable[[], dict[str, float]]:  # fmt: skip
     """Proves after each push that the sampler serves these weights; the local one needs no proof, it reads them."""
     if isinstance(sampler, LocalSampler):
         return dict
     prompts = probe_prompts(Chat(tokenizer), config.model.prompts, config.adapters)
-    return Probe(CellScores(sampler, ranks), model, prompts).prove
+    return Probe(GroupScores(sampler, ranks), model, prompts).prove

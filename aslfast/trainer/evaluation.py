@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from aslfast.core import Task, Trajectory
-from aslfast.distributed.process_group import ALONE, Ranks
+from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.metrics import judge_probe, scoring
 from aslfast.rollout.multi_turn import Rollout, bounded, stable_seed
 from aslfast.rounds import replicas
 from aslfast.rounds.context import Loop
-from aslfast.trainer.build import search_tool
+from aslfast.trainer.build import build_search_tool
 from aslfast.trainer.datasets import Environment
 
 
@@ -20,16 +20,16 @@ async def measure(loop: Loop, environment: Environment, done: Callable[[Trajecto
     """The three roles against the truth, on the same held-out tasks with the same seeds in every round."""
     config = loop.config
     loop.flush()
-    rollout = replace(loop.rollout, tool=search_tool(config, environment.eval_index))
+    rollout = replace(loop.rollout, tool=build_search_tool(config, environment.eval_index))
     seed, at_once = stable_seed(config.seed, "evaluation"), 2 * config.sampler.max_rows
     judged = config.policy.verdicts > 0  # else no judge pays anyone
     probe = judge_probe.Probe(config) if judged and config.monitor.probe else None
-    return await true_scores(rollout, environment, seed, at_once, done=done, probe=probe, ranks=loop.ranks)
+    return await ground_truth_scores(rollout, environment, seed, at_once, done=done, probe=probe, ranks=loop.ranks)
 
 
-async def true_scores(
+async def ground_truth_scores(
     rollout: Rollout, environment: Environment, seed: int, at_once: int, adapters: bool = True,
-    done: Callable[[Trajectory], None] | None = None, probe: judge_probe.Probe | None = None, ranks: Ranks = ALONE,
+    done: Callable[[Trajectory], None] | None = None, probe: judge_probe.Probe | None = None, ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, Any]:  # fmt: skip
     """The scores of every role that the environment can measure; None for those of the others. The probe comes last, so
     that it moves no bit of the rest."""

@@ -11,9 +11,9 @@ from typing import Any
 from aslfast.config.load import load_recipe
 from aslfast.models import lora
 from aslfast.rollout.multi_turn import stable_seed
-from aslfast.trainer.build import make_rollout, make_sampler, prepare_torch, search_tool
+from aslfast.trainer.build import build_rollout, build_sampler, build_search_tool, prepare_torch
 from aslfast.trainer.datasets import lab_environment, model_folder
-from aslfast.trainer.evaluation import true_scores
+from aslfast.trainer.evaluation import ground_truth_scores
 
 
 def measure_base(model_path: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
@@ -27,8 +27,8 @@ def _measure_world(model_path: str, seed: int) -> dict[str, Any]:
     model, tokenizer = lora.load_base(model_folder(model_path))
     with tempfile.TemporaryDirectory() as folder:
         environment = lab_environment(config, Path(folder))
-        sampler = make_sampler(config, model, tokenizer)
-        rollout = make_rollout(config, sampler, tokenizer, search_tool(config, environment.eval_index))
+        sampler = build_sampler(config, model, tokenizer)
+        rollout = build_rollout(config, sampler, tokenizer, build_search_tool(config, environment.eval_index))
         seed_of_samples, at_once = stable_seed(seed, "measure"), 2 * config.sampler.max_rows
-        scores = asyncio.run(true_scores(rollout, environment, seed_of_samples, at_once, adapters=False))
+        scores = asyncio.run(ground_truth_scores(rollout, environment, seed_of_samples, at_once, adapters=False))
     return {"world": seed, **scores}

@@ -20,7 +20,7 @@ from aslfast.trainer.datasets import model_folder
 BLOCK_BYTES, BLOCKS = 1 << 16, 32
 
 
-def facts_of(config: RunConfig) -> dict[str, dict[str, str]]:
+def provenance_of(config: RunConfig) -> dict[str, dict[str, str]]:
     """An index behind a URL is known by its address alone; the lab's worlds follow from the seed and the version."""
     data = config.data
     places = {"model.path": str(model_folder(config.model.path))}

@@ -16,7 +16,7 @@ from aslfast.errors import UserError
 from aslfast.models import lora
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.multi_turn import Rollout, stable_seed
-from aslfast.trainer.build import make_rollout, make_sampler, open_base, prepare_torch, search_tool
+from aslfast.trainer.build import build_rollout, build_sampler, build_search_tool, load_base_model, prepare_torch
 from aslfast.trainer.datasets import LAB_BASE, model_folder
 from aslfast.trainer.evaluation import run_all
 
@@ -24,7 +24,7 @@ LEAST_TURN = 16  # tokens; in less, nothing can be said
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class Session:
     """`adapter_name` None: the base alone."""
 
     config: RunConfig
@@ -76,17 +76,17 @@ def _defaults() -> RunConfig:
     )
 
 
-def open_checkpoint(target: str, config: RunConfig, index: AnyIndex, role: Role) -> Checkpoint:
+def open_session(target: str, config: RunConfig, index: AnyIndex, role: Role) -> Session:
     """The model of `config` and, where `target` is a run, the newest adapter of the role. Raises UserError."""
     prepare_torch(config)
-    model, tokenizer = open_base(config)
+    model, tokenizer = load_base_model(config)
     model, version = _with_adapter(model, model_folder(target), config, role)
     positions = getattr(model.config, "max_position_embeddings", None) or config.sampler.max_context
     if positions < config.sampler.max_context:
         config = replace(config, sampler=replace(config.sampler, max_context=positions))
-    sampler = make_sampler(config, model, tokenizer)
-    rollout = make_rollout(config, sampler, tokenizer, search_tool(config, index))
-    return Checkpoint(config, rollout, None if version is None else role, version or 0)
+    sampler = build_sampler(config, model, tokenizer)
+    rollout = build_rollout(config, sampler, tokenizer, build_search_tool(config, index))
+    return Session(config, rollout, None if version is None else role, version or 0)
 
 
 def _with_adapter(model: Any, folder: Path, config: RunConfig, role: Role) -> tuple[Any, int | None]:

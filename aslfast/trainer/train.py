@@ -14,31 +14,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aslfast.checkpoint.run_dir import LEDGER, RunFolder, check_new, read_run_config, resume_command
+from aslfast.checkpoint.run_dir import LEDGER, RunDir, check_new_run_dir, read_run_config, resume_command
 from aslfast.config.load import RunConfig
-from aslfast.distributed.process_group import Ranks, joined
+from aslfast.distributed.process_group import ProcessGroup, init_process_group
 from aslfast.learner.learner import Learner
 from aslfast.metrics import alarms
 from aslfast.models import lora
-from aslfast.models.fsdp import hold_part
+from aslfast.models.fsdp import shard_base_model
 from aslfast.rounds import commit, replicas
 from aslfast.rounds.context import Loop
 from aslfast.rounds.round import run_round
 from aslfast.sampler.sglang.sampler import SGLangSampler
-from aslfast.sampler.sglang.tensor_parallel import NoSampler
+from aslfast.sampler.sglang.tensor_parallel import FollowerSampler
 from aslfast.trainer.build import (
+    build_rollout,
+    build_sampler,
+    build_search_tool,
     check_context,
-    make_rollout,
-    make_sampler,
-    open_base,
+    load_base_model,
     prepare_torch,
     prover,
-    search_tool,
     start_adapters,
 )
 from aslfast.trainer.datasets import Environment, file_environment, lab_environment, model_folder
 from aslfast.trainer.evaluation import measure
-from aslfast.trainer.provenance import compare, facts_of
+from aslfast.trainer.provenance import compare, provenance_of
 
 # ("setup", {what}) ("resumed", {round, phases_done, phase_step}) ("step", a line of metrics.jsonl)
 # ("evaluating", {round}) ("trajectory", {tokens}: one more, while evaluating) ("evaluated", a line of rounds.jsonl)
@@ -52,20 +52,20 @@ def train(config: RunConfig, out: str | Path, report: Report) -> Path:
     An error before round 0 is measured leaves nothing behind. A run that is stopped or killed can be resumed.
     """
     folder = Path(out)
-    with joined(resume_command(folder)) as ranks:
-        if ranks.restarted and ranks.from_first(b"1" if (folder / LEDGER).exists() else b""):
+    with init_process_group(resume_command(folder)) as ranks:
+        if ranks.restarted and ranks.broadcast(b"1" if (folder / LEDGER).exists() else b""):
             _resume(folder, report, ranks)
         else:
-            _train(replicas.agreed(ranks, lambda: config), folder, report, ranks)
+            _train(replicas.broadcast_config(ranks, lambda: config), folder, report, ranks)
     return folder
 
 
-def _train(config: RunConfig, folder: Path, report: Report, ranks: Ranks) -> None:
-    if ranks.first:
-        check_new(folder)
+def _train(config: RunConfig, folder: Path, report: Report, ranks: ProcessGroup) -> None:
+    if ranks.is_rank_zero:
+        check_new_run_dir(folder)
     parts = _open_parts(config, report, ranks)
     existed = folder.exists()
-    with RunFolder.create(folder, config) if ranks.first else replicas.OtherFolder() as run:
+    with RunDir.create(folder, config) if ranks.is_rank_zero else replicas.NullRunDir() as run:
         try:
             _go_on(config, parts, run, report)
         except Exception:
@@ -81,17 +81,17 @@ def resume(run: str | Path, report: Report) -> Path:
     nothing is left to do.
     """
     folder = Path(run)
-    with joined(resume_command(folder)) as ranks:
+    with init_process_group(resume_command(folder)) as ranks:
         _resume(folder, report, ranks)
     return folder
 
 
-def _resume(folder: Path, report: Report, ranks: Ranks) -> None:
-    config = replicas.agreed(ranks, lambda: read_run_config(folder))
-    with RunFolder.take_up(folder) if ranks.first else replicas.OtherFolder() as taken:
+def _resume(folder: Path, report: Report, ranks: ProcessGroup) -> None:
+    config = replicas.broadcast_config(ranks, lambda: read_run_config(folder))
+    with RunDir.take_up(folder) if ranks.is_rank_zero else replicas.NullRunDir() as taken:
         for notice in taken.notices:
             report("notice", {"text": notice})
-        if ranks.from_first(b"1" if ranks.first and taken.round > config.rounds else b""):
+        if ranks.broadcast(b"1" if ranks.is_rank_zero and taken.round > config.rounds else b""):
             taken.finish()
             report("notice", {"text": f"{folder}: finished, all {config.rounds} rounds; nothing to go on with"})
         else:
@@ -115,24 +115,24 @@ class _Parts:
     given: list[str]  # adapters that start from an adapter of another run
 
 
-def _open_parts(config: RunConfig, report: Report, ranks: Ranks) -> _Parts:
+def _open_parts(config: RunConfig, report: Report, ranks: ProcessGroup) -> _Parts:
     prepare_torch(config)
     report("setup", {"what": "data"})
     opened = None if config.data.lab else file_environment(config)
     report("setup", {"what": "base model"})
-    model, tokenizer = open_base(config, ranks)
+    model, tokenizer = load_base_model(config, ranks)
     check_context(model, config)
     peft_model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
     given = start_adapters(peft_model, config)
-    if ranks.cell > 1:
-        hold_part(peft_model, model_folder(config.model.path), ranks)
+    if ranks.model_parallel_size > 1:
+        shard_base_model(peft_model, model_folder(config.model.path), ranks)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, config.adapters, ranks)
     report("setup", {"what": f"learner, attention by {learner.attention}"})
-    ranks.wait()  # what one of them lacks ends all before anything is written
+    ranks.barrier()  # what one of them lacks ends all before anything is written
     return _Parts(learner, tokenizer, opened, given)
 
 
-def _go_on(config: RunConfig, parts: _Parts, run: RunFolder, report: Report) -> None:
+def _go_on(config: RunConfig, parts: _Parts, run: RunDir, report: Report) -> None:
     """From the run's last commit, or from the beginning where there is none."""
 
     def notice(text: str) -> None:
@@ -141,21 +141,25 @@ def _go_on(config: RunConfig, parts: _Parts, run: RunFolder, report: Report) -> 
     with run.writing():
         environment = parts.environment or lab_environment(config, run.path / "lab")
     model, ranks = parts.learner.model, parts.learner.ranks
-    own = make_sampler(config, model, parts.tokenizer, run.path / "engine.log", notice, ranks) if ranks.leads else None
-    sampler = own or NoSampler()
+    own = (
+        build_sampler(config, model, parts.tokenizer, run.path / "engine.log", notice, ranks)
+        if ranks.is_group_leader
+        else None
+    )
+    sampler = own or FollowerSampler()
     with closing(sampler):
         if isinstance(sampler, SGLangSampler):
             report("setup", {"what": "the SGLang engine"})
             sampler.start()
-        rollout = make_rollout(config, sampler, parts.tokenizer, search_tool(config, environment.index))
+        rollout = build_rollout(config, sampler, parts.tokenizer, build_search_tool(config, environment.index))
         loop = Loop(
             config, rollout, parts.learner, run, environment.topics, sampler.flush, lambda line: report("step", line),
             notice, environment.labelled, prover(sampler, model, parts.tokenizer, config, ranks),
             environment.learned_oracle,
         )  # fmt: skip
-        if ranks.first:
+        if ranks.is_rank_zero:
             _begin(loop, parts, report)
-        replicas.begin_alike(loop.learner, loop, facts_of(config)["inputs"])
+        replicas.sync_initial_state(loop.learner, loop, provenance_of(config)["inputs"])
         loop.flush()
         loop.prove()
         play(loop, environment, report)
@@ -164,7 +168,7 @@ def _go_on(config: RunConfig, parts: _Parts, run: RunFolder, report: Report) -> 
 
 def _begin(loop: Loop, parts: _Parts, report: Report) -> None:
     """Commits the start of a new run, or takes up what was committed of another."""
-    run, facts = loop.run, facts_of(loop.config)
+    run, facts = loop.run, provenance_of(loop.config)
     facts["software"]["ranks"] = str(loop.ranks.size)
     if run.facts:
         for text in compare(run.facts, facts):
@@ -203,7 +207,7 @@ async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
         loop.clock()
         line = {"round": loop.round, **scores, "seconds": loop.seconds}
         line = alarms.watched(loop.run.path, line, len(loop.pool), loop.config.monitor)
-        line = replicas.of_first(loop.ranks, line)  # who has the lines before it
+        line = replicas.broadcast_record(loop.ranks, line)  # who has the lines before it
         loop.round, loop.seconds = loop.round + 1, 0.0
         commit.measured(loop, line, last=loop.round > loop.config.rounds)
         report("evaluated", line)

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def step_flops(model: Any, tokens: int, live_tokens: int, pairs: int, role: str) -> float:
+def step_flops(model: Any, tokens: int, loss_tokens: int, pairs: int, role: str) -> float:
     """Of one step over `tokens` tokens through the model."""
     base = model.get_base_model()
     config, decoder = base.config, base.get_decoder()
@@ -23,5 +23,5 @@ def step_flops(model: Any, tokens: int, live_tokens: int, pairs: int, role: str)
     frozen = sum(n for name, n in weights if "lora_" not in name)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     attention = 12 * config.num_hidden_layers * config.num_attention_heads * head_dim * pairs
-    head = 4 * config.hidden_size * config.vocab_size * live_tokens
+    head = 4 * config.hidden_size * config.vocab_size * loss_tokens
     return tokens * (4 * frozen + 6 * adapter) + attention + head

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aslfast.checkpoint.ledger import Commit, Committed, Ledger
+from aslfast.checkpoint.ledger import Commit, CommittedState, Ledger
 from aslfast.checkpoint.run_dir import CONFIG, LEDGER, read_run_config
 from aslfast.checkpoint.state import apply
 from aslfast.config.load import RunConfig
@@ -71,7 +71,7 @@ def gather(run: Path, arm: Arm, seed: int, made: list[dict[str, Any]]) -> dict[s
     commits = commits_of(run)
     if missing := _missing_rounds(run, commits):
         raise UserError(f"{run}: round {missing[0]} is missing, the run is not finished; finish it, without --collect")
-    whole = Committed.by(commits)
+    whole = CommittedState.by(commits)
     log = RunLog(whole.lines["rounds.jsonl"], whole.lines.get("metrics.jsonl", []))
     rounds = [_entry(log, line, pool) for line, pool in zip(log.rounds, _pools(commits), strict=True)]
     return {"made": made, "software": whole.facts.get("software", {}), "rounds": rounds}

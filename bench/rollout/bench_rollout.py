@@ -44,7 +44,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aslfast.checkpoint.run_dir import RunFolder
+from aslfast.checkpoint.run_dir import RunDir
 from aslfast.cli.progress import quiet_libraries
 from aslfast.config.load import RunConfig, load_recipe
 from aslfast.core import ROLES, Role, Task
@@ -57,7 +57,7 @@ from aslfast.prompts.chat_template import Chat
 from aslfast.rollout.multi_turn import Limits
 from aslfast.rounds.context import Loop
 from aslfast.sampler.sglang.sampler import SGLangSampler
-from aslfast.trainer.build import search_tool
+from aslfast.trainer.build import build_search_tool
 from bench.rollout.engines import SHAPES, ByRole, Makers, Watched, awake, endless_base, give_adapters_weight
 from bench.rollout.workload import Lengths, LongTailed, as_graph, role_by_role, turn_by_turn
 from bench.shared.stamp import quantiles, stamp
@@ -87,11 +87,11 @@ class Bench:
     def loop(self, sampler: Any, adapters: bool = True) -> Loop:
         """A fresh one: every repeat has the same seeds. Nothing learns."""
         limits = Limits(max_context=self.config.sampler.max_context)
-        tool = search_tool(self.config, self.index)
+        tool = build_search_tool(self.config, self.index)
         temperature = self.config.sampler.temperature
         rollout = LongTailed(sampler, tool, Chat(self.tokenizer), limits, temperature, "", self.lengths, adapters)
         learner = Learner(self.model, self.config.learner, self.config.loss, temperature, ROLES)
-        run = RunFolder.create(tempfile.mkdtemp(dir=self.work), self.config)
+        run = RunDir.create(tempfile.mkdtemp(dir=self.work), self.config)
         return Loop(self.config, rollout, learner, run, self.topics, lambda: None, lambda _: None)
 
     def tasks(self) -> list[Task]:

@@ -22,7 +22,7 @@ from aslfast.models import lora
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import Sample, Sampler, SampleRequest
 from aslfast.sampler.sglang.sampler import SGLangSampler
-from aslfast.trainer.build import make_sampler
+from aslfast.trainer.build import build_sampler
 from aslfast.trainer.datasets import LAB_BASE
 
 SHAPES = {
@@ -155,7 +155,7 @@ class Makers:
         return Watched(self._started(config, model), rows)
 
     def _started(self, config: RunConfig, model: Any) -> LocalSampler | SGLangSampler:
-        sampler = make_sampler(config, model, self.tokenizer, self.work / "engine.log")
+        sampler = build_sampler(config, model, self.tokenizer, self.work / "engine.log")
         self.closing.callback(sampler.close)
         if isinstance(sampler, SGLangSampler):
             sampler.start()

@@ -46,7 +46,7 @@ import peft
 import torch
 import transformers
 
-from aslfast.checkpoint.run_dir import RunFolder
+from aslfast.checkpoint.run_dir import RunDir
 from aslfast.cli.progress import quiet_libraries
 from aslfast.config.load import RunConfig, load_recipe
 from aslfast.learner.learner import Learner
@@ -56,17 +56,17 @@ from aslfast.rounds.context import Loop
 from aslfast.rounds.round import run_round
 from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.trainer.build import (
+    build_rollout,
+    build_sampler,
+    build_search_tool,
     check_context,
-    make_rollout,
-    make_sampler,
-    open_base,
+    load_base_model,
     prepare_torch,
     prover,
-    search_tool,
     start_adapters,
 )
 from aslfast.trainer.datasets import file_environment, lab_environment
-from aslfast.trainer.provenance import facts_of
+from aslfast.trainer.provenance import provenance_of
 from bench.learner.bench_learner import product_rate
 from bench.learner.flops import step_flops
 from bench.learner.tables import round_lines
@@ -121,7 +121,7 @@ def configured(recipe: str, setup: Setup, overrides: list[str], folder: Path) ->
 def opened(config: RunConfig, folder: Path, lengths: Lengths | None = None) -> Iterator[Loop]:
     """A new run, as `train` begins it, before its first round."""
     prepare_torch(config)
-    base, tokenizer = open_base(config)
+    base, tokenizer = load_base_model(config)
     check_context(base, config)
     model = lora.add_adapters(base, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
     start_adapters(model, config)
@@ -130,18 +130,18 @@ def opened(config: RunConfig, folder: Path, lengths: Lengths | None = None) -> I
     if lengths:
         tokenizer.eos_token = None
     with ExitStack() as stack:
-        sampler = make_sampler(config, model, tokenizer, folder / "engine.log", told)
+        sampler = build_sampler(config, model, tokenizer, folder / "engine.log", told)
         stack.callback(sampler.close)
         if isinstance(sampler, SGLangSampler):
             sampler.start()
-        rollout = make_rollout(config, sampler, tokenizer, search_tool(config, environment.index))
+        rollout = build_rollout(config, sampler, tokenizer, build_search_tool(config, environment.index))
         rollout = LongTailed(**vars(rollout), lengths=lengths) if lengths else rollout
-        run = stack.enter_context(RunFolder.create(folder / "run", config))
+        run = stack.enter_context(RunDir.create(folder / "run", config))
         loop = Loop(
             config, rollout, learner, run, environment.topics, sampler.flush, lambda _: None, told,
             environment.labelled, prover(sampler, model, tokenizer, config), environment.learned_oracle,
         )  # fmt: skip
-        commit.begun(loop, facts_of(config))
+        commit.begun(loop, provenance_of(config))
         loop.flush()
         loop.prove()
         yield loop
@@ -173,15 +173,15 @@ def phase_row(loop: Loop, name: str, record: PhaseRecord, rate: float) -> dict[s
     parts, clock = record.parts(), clock_of(loop)
     sampling_s, learning_s = (getattr(parts[part], clock) for part in ("rollout", "learn"))
     sampled = sum(line["sampled_tokens"] for line in record.lines)
-    flops = step_flops(loop.learner.model, record.forward_tokens, record.live_tokens, record.pairs, name)
+    flops = step_flops(loop.learner.model, record.forward_tokens, record.loss_tokens, record.pairs, name)
     return {
         "phase": name, "steps": len(record.lines), **split(record.took),
         "parts": {part: split(seconds) for part, seconds in parts.items()},
         "learn_parts": {part: split(seconds) for part, seconds in record.learn_parts().items()},
         "tool_overlapped_s": round(record.tool_overlapped_s, 4), "rollouts": record.rollouts,
         "trajectories": sum(line["trajectories"] for line in record.lines), "sampled_tokens": sampled,
-        "forward_tokens": record.forward_tokens, "live_tokens": record.live_tokens, "learn_flops": flops,
-        "sampled_tokens_per_s": per(sampled, sampling_s), "live_tokens_per_s": per(record.live_tokens, learning_s),
+        "forward_tokens": record.forward_tokens, "live_tokens": record.loss_tokens, "learn_flops": flops,
+        "sampled_tokens_per_s": per(sampled, sampling_s), "live_tokens_per_s": per(record.loss_tokens, learning_s),
         "share_of_product_rate": per(flops / rate, learning_s),
     }  # fmt: skip
 

@@ -48,7 +48,7 @@ class PhaseRecord:
     rollouts: int = 0  # trajectories, of all roles
     tool_overlapped_s: float = 0.0  # in threads, while the rollout went on
     forward_tokens: int = 0
-    live_tokens: int = 0
+    loss_tokens: int = 0
     pairs: int = 0  # of a query and a key that it sees
 
     def parts(self) -> dict[str, Seconds]:
@@ -151,7 +151,7 @@ class _Watch:
     def inputs(self, make: Callable[..., Any]) -> Callable[..., Any]:
         def run(part: Batch, *args: Any) -> Any:
             self.record.forward_tokens += len(part.input_T)
-            self.record.live_tokens += len(part.source_L)
+            self.record.loss_tokens += len(part.source_L)
             self.record.pairs += part.segments.pairs
             return make(part, *args)
 

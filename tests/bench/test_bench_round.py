@@ -112,7 +112,7 @@ def round_of(folder, instrumented):
             with recorded(loop, now_on("cpu")) as phases:
                 play(loop, 1)
             model = loop.learner.model
-            flops = {n: step_flops(model, r.forward_tokens, r.live_tokens, r.pairs, n) for n, r in phases.items()}
+            flops = {n: step_flops(model, r.forward_tokens, r.loss_tokens, r.pairs, n) for n, r in phases.items()}
         else:
             play(loop, 1)
             phases, flops = {}, {}
@@ -164,7 +164,7 @@ def test_the_work_is_what_the_metrics_say(measured):
     for line in lines:
         record = phases[line["phase"]]
         assert record.forward_tokens == line.get("forward_tokens", 0)
-        assert record.live_tokens == line.get("live_tokens", 0)
+        assert record.loss_tokens == line.get("live_tokens", 0)
         assert line["trajectories"] <= record.rollouts <= sum(reuse["requests"] for reuse in line["reuse"].values())
         assert record.pairs >= record.forward_tokens
     assert phases["grm"].rollouts == 2 * 3  # its own alone: nobody judges a verdict

@@ -7,10 +7,10 @@ from dataclasses import fields
 import pytest
 import torch
 
-from aslfast.checkpoint.ledger import Commit, Committed, Ledger
-from aslfast.checkpoint.recovery import mend
-from aslfast.checkpoint.run_dir import RunFolder
-from aslfast.checkpoint.state import Attempt, LoopState, PoolQuestion, changes, of_data, restore, snapshot
+from aslfast.checkpoint.ledger import Commit, CommittedState, Ledger
+from aslfast.checkpoint.recovery import recover
+from aslfast.checkpoint.run_dir import RunDir
+from aslfast.checkpoint.state import Attempt, PoolQuestion, TrainState, changes, of_data, restore, snapshot
 from aslfast.config.load import load_recipe
 from aslfast.core import ROLES, Task
 from aslfast.errors import UserError
@@ -44,19 +44,19 @@ def state_of(**values):
         "seconds": 0.1 + 0.2, "step_rewards": (0.1, 1 / 3), "solved": {"who is 1": 2 / 3},
         "pool": {"who is 1": question(1, Attempt("Oslo", ("correct", None))), "who is 2": question(2)},
     }  # fmt: skip
-    return LoopState(**{**full, **values})
+    return TrainState(**{**full, **values})
 
 
 def test_every_field_of_a_loop_survives_or_is_rebuilt():
     names = {item.name for item in fields(Loop)}
-    assert names == {item.name for item in fields(LoopState)} | REBUILT
-    empty, full = snapshot(LoopState()), snapshot(state_of())
+    assert names == {item.name for item in fields(TrainState)} | REBUILT
+    empty, full = snapshot(TrainState()), snapshot(state_of())
     assert all(full[name] != empty[name] for name in empty), "state_of must fill every field"
 
 
 def test_a_state_comes_back_as_it_was():
-    state, back = state_of(), LoopState()
-    written = json.loads(json.dumps(changes(snapshot(LoopState()), state)))
+    state, back = state_of(), TrainState()
+    written = json.loads(json.dumps(changes(snapshot(TrainState()), state)))
     restore(back, snapshot(of_data(written)))
     assert back == state and list(back.pool) == list(state.pool)
     assert isinstance(back.tasks[0][0], Task) and isinstance(back.pool["who is 1"].attempts[0], Attempt)
@@ -82,7 +82,9 @@ def test_only_what_changed_is_written():
         },
     }
     del state.pool["who is 1"]
-    after = Committed.by([Commit("a", changes(snapshot(LoopState()), state_of())), Commit("b", changes(before, state))])
+    after = CommittedState.by(
+        [Commit("a", changes(snapshot(TrainState()), state_of())), Commit("b", changes(before, state))]
+    )
     assert of_data(after.state) == state and list(of_data(after.state).pool) == ["who is 2", "who is 3"]
 
 
@@ -114,11 +116,11 @@ def read(file):
 
 def test_commits_read_back_and_add_up(filled):
     assert read(filled) == COMMITS
-    whole = Committed.by(COMMITS)
+    whole = CommittedState.by(COMMITS)
     assert whole.files == {"steps/b": StoredFile(4, "y")} and whole.removable == ()
     assert whole.lines == {"m.jsonl": [{"s": 1}, COMMITS[2].lines["m.jsonl"]]}
     assert whole.facts == {"inputs": {"model.path": "m"}}
-    assert Committed.by(COMMITS[:2]).removable == ("steps/a",)
+    assert CommittedState.by(COMMITS[:2]).removable == ("steps/a",)
 
 
 def test_the_end_may_be_cut_and_written_anew(filled):
@@ -177,8 +179,8 @@ def test_what_is_no_number_is_not_committed(filled):
 
 def a_run(path):
     """Three commits with a file each; the second one drops the first's."""
-    run = RunFolder.create(path, load_recipe("tiny"))
-    state = LoopState(pool={"who is 1": question(1)})
+    run = RunDir.create(path, load_recipe("tiny"))
+    state = TrainState(pool={"who is 1": question(1)})
     (path / "steps").mkdir()
     for number, dropped in ((1, ()), (2, ("steps/1",)), (3, ())):
         file = path / "steps" / str(number)
@@ -214,9 +216,9 @@ def test_the_last_commit_can_be_taken_back_after_a_resume_too(tmp_path):
     (run.path / "steps" / "4").write_bytes(b"4")
     run.commit("step", state, [run.path / "steps" / "4"], ["steps/3"])
     run.close()
-    RunFolder.take_up(run.path).close()
+    RunDir.take_up(run.path).close()
     (run.path / "steps" / "4").write_bytes(b"")
-    with RunFolder.take_up(run.path) as taken:
+    with RunDir.take_up(run.path) as taken:
         taken.restore(state)
         assert len(taken.notices) == 1 and state.step == 3 and set(taken.files) == {"steps/2", "steps/3"}
     assert names(run.path / "steps") == ["2", "3"]
@@ -235,9 +237,9 @@ def test_what_is_not_committed_goes(tmp_path):
         (path / leftover / "adapter_config.json").write_text("{}")
     for mine in ("notes.txt", "adapters/policy/notes.txt", "trajectories/mine.parquet"):
         (path / mine).write_text("mine")
-    with RunFolder.take_up(path) as taken:
+    with RunDir.take_up(path) as taken:
         assert not taken.notices and set(taken.files) == {"steps/2", "steps/3"}
-        back = LoopState()
+        back = TrainState()
         taken.restore(back)
         assert back == state
     assert names(path / "steps") == ["2", "3"] and names(path / "trajectories") == ["mine.parquet"]
@@ -257,12 +259,12 @@ def test_a_full_disk_costs_only_what_was_not_committed(tmp_path):
         run.commit("step", state, lines={"metrics.jsonl": {"step": 4}})
     assert (run.path / "metrics.jsonl").read_text().count("\n") == 3
     run.close()
-    with RunFolder.take_up(run.path) as again:
-        back = LoopState()
+    with RunDir.take_up(run.path) as again:
+        back = TrainState()
         again.restore(back)
         assert snapshot(back) == before
         again.commit("step", state, lines={"metrics.jsonl": {"step": 4}})
-    with RunFolder.take_up(run.path) as again:
+    with RunDir.take_up(run.path) as again:
         again.restore(back)
         assert back == state
 
@@ -290,7 +292,7 @@ def test_two_damaged_commits_are_too_many(tmp_path):
         (run.path / "steps" / str(number)).write_bytes(b"")
     ledger = Ledger(run.path / "ledger.sqlite")
     with pytest.raises(UserError, match=r"steps/2: damaged \(0 bytes, expected 1000\); put back a copy of it"):
-        mend(run.path, ledger)
+        recover(run.path, ledger)
     assert names(run.path / "steps") == ["2", "3"]
     ledger.close()
 
@@ -357,7 +359,7 @@ def test_a_fingerprint_is_of_names_sizes_and_contents(tmp_path):
 
 
 def test_another_input_is_refused_and_other_software_is_said():
-    now = provenance.facts_of(load_recipe("tiny"))
+    now = provenance.provenance_of(load_recipe("tiny"))
     assert now["software"]["torch"] == torch.__version__ and set(now["inputs"]) == {"model.path"}
     assert provenance.compare(now, now) == []
     before = {**now, "software": {**now["software"], "torch": "2.0"}}

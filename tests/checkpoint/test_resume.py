@@ -16,7 +16,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from aslfast.checkpoint.run_dir import RunFolder
+from aslfast.checkpoint.run_dir import RunDir
 from aslfast.cli.main import app
 from aslfast.config.load import load_recipe, to_toml
 from aslfast.errors import UserError
@@ -128,7 +128,7 @@ def test_a_kill_at_any_file_operation_leaves_one_commit_or_the_next(whole, tmp_p
     for number, left in enumerate(snapshots):
         copy = tmp_path / str(number)
         shutil.copytree(left, copy, copy_function=linked)
-        with RunFolder.take_up(copy) as taken:
+        with RunDir.take_up(copy) as taken:
             named = {copy / name for name in (*taken.files, *taken._removable)}
             assert all(damage(copy / name, stored) is None for name, stored in taken.files.items())
         own = commits_of(copy)
@@ -151,7 +151,7 @@ def test_a_damaged_file_of_the_last_step_costs_that_step(config, whole, left_aft
     run = left_after(SECOND_POLICY_STEP)
     file = run / "steps" / name
     file.write_bytes(file.read_bytes()[:-100])
-    with RunFolder.take_up(run) as taken:
+    with RunDir.take_up(run) as taken:
         assert len(taken.notices) == 1 and name in taken.notices[0] and "done again" in taken.notices[0]
     assert len(commits_of(run)) == SECOND_POLICY_STEP - 1 and len(untimed(run / "metrics.jsonl")) == N_STEPS - 1
     finish(started(go, config, run))
@@ -165,17 +165,17 @@ def test_a_damaged_file_of_an_earlier_step_is_named(left_after):
     file.write_bytes(good[:50] + bytes(9) + good[59:])
     remedy = "put back a copy of it, or start a new run from what is in .*adapters"
     with pytest.raises(UserError, match=f"{file.name}: damaged \\(its checksum is wrong\\); {remedy}"):
-        RunFolder.take_up(run)
+        RunDir.take_up(run)
     assert commits_of(run), "nothing that was committed is forgotten"
     file.write_bytes(good)
-    with RunFolder.take_up(run) as taken:
+    with RunDir.take_up(run) as taken:
         assert not taken.notices
 
 
 def test_what_no_step_needs_may_be_missing(left_after):
     run = left_after(GENERATED)
     (run / "trajectories" / "round-001-generator.parquet").unlink()
-    with RunFolder.take_up(run) as taken:
+    with RunDir.take_up(run) as taken:
         (notice,) = taken.notices
     assert "round-001-generator.parquet: No such file" in notice and "goes on without" in notice
 
@@ -195,9 +195,9 @@ def test_a_finished_run_says_so(whole, tmp_path):
 
 def test_a_run_has_one_process_at_a_time(left_after):
     run = left_after(GENERATED)
-    with RunFolder.take_up(run), pytest.raises(UserError, match="another process is training this run"):
+    with RunDir.take_up(run), pytest.raises(UserError, match="another process is training this run"):
         train.resume(run, lambda *_: None)
-    RunFolder.take_up(run).close()
+    RunDir.take_up(run).close()
 
 
 def test_other_inputs_are_refused(config, left_after, tmp_path):

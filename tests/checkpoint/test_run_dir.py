@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from aslfast.checkpoint.run_dir import RunFolder
+from aslfast.checkpoint.run_dir import RunDir
 from aslfast.config.load import load_recipe
 from aslfast.core import Reward, StopReason, Task, Trajectory, Turn
 from aslfast.data.trajectories import Record, join_trajectories, write_trajectories
@@ -17,9 +17,9 @@ from tests.support.token_streams import trajectory
 
 def test_a_new_run_holds_its_configuration(tmp_path):
     config = load_recipe("tiny", ["policy.steps=3"])
-    run = RunFolder.create(tmp_path / "a" / "run", config)
+    run = RunDir.create(tmp_path / "a" / "run", config)
     assert load_recipe(str(run.path / "config.toml")) == config
-    RunFolder.create(_made(tmp_path / "empty"), config)
+    RunDir.create(_made(tmp_path / "empty"), config)
 
 
 def _made(folder):
@@ -29,11 +29,11 @@ def _made(folder):
 
 def test_what_exists_is_not_written_over(tmp_path):
     config = load_recipe("tiny")
-    full = RunFolder.create(tmp_path / "run", config).path
+    full = RunDir.create(tmp_path / "run", config).path
     (tmp_path / "file").write_text("mine")
     for path in (full, tmp_path / "file"):
         with pytest.raises(UserError, match=rf"{path.name}: already exists and is not empty; choose another --out"):
-            RunFolder.create(path, config)
+            RunDir.create(path, config)
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -53,7 +53,7 @@ def test_files_are_whole_on_a_full_disk(tmp_path):
     with small_disk(1000), pytest.raises(OSError):
         write_trajectories(tmp_path / "t.parquet", records)
     with small_disk(10), pytest.raises(UserError, match=r"run: cannot be written .*; free the space, or"):
-        RunFolder.create(tmp_path / "run", load_recipe("tiny"))
+        RunDir.create(tmp_path / "run", load_recipe("tiny"))
     assert [path.name for path in tmp_path.rglob("*")] == ["run"]
 
 

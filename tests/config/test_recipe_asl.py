@@ -9,6 +9,7 @@ from aslfast import rewards
 from aslfast.config.load import load_recipe
 from aslfast.core import StopReason, Task, Trajectory, Turn
 from aslfast.prompts import role_tasks
+from aslfast.rounds.early_stopping import plateaued
 from aslfast.trainer.datasets import read_topics
 
 ASL = load_recipe("asl-qwen2.5-7b")
@@ -82,8 +83,8 @@ def test_format_reward_is_a_quarter_each():
 
 def test_least_gain_of_a_plateau():
     """0.5% of the older half, over the window and over its newest half."""
-    assert not rewards.plateaued([1.0] * 100 + [1.006] * 50 + [1.02] * 50, 200)
-    assert rewards.plateaued([1.0] * 100 + [1.004] * 100, 200) and not rewards.plateaued([1.0] * 199, 200)
+    assert not plateaued([1.0] * 100 + [1.006] * 50 + [1.02] * 50, 200)
+    assert plateaued([1.0] * 100 + [1.004] * 100, 200) and not plateaued([1.0] * 199, 200)
 
 
 def test_stop_texts_and_variants():

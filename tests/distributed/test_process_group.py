@@ -8,16 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aslfast.checkpoint.state import LoopState, PoolQuestion
+from aslfast.checkpoint.state import PoolQuestion, TrainState
 from aslfast.core import ROLES, Group, Reward
-from aslfast.distributed.process_group import ALONE, Ranks, joined
+from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup, init_process_group
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner, LearnerConfig
 from aslfast.learner.loss import LossConfig
 from aslfast.learner.optimizer_state import learner_bytes, put_learner
 from aslfast.models import lora
 from aslfast.rewards import Attempt
-from aslfast.rounds.replicas import begin_alike, exchanged, own_part, prove_alike
+from aslfast.rounds.replicas import all_gather_objects, assert_replicas_in_sync, own_part, sync_initial_state
 from tests.support.rank_processes import ended, ranks_of
 from tests.support.tiny_models import CHATML, byte_tokenizer, stir, tiny_model
 from tests.support.token_streams import grouped, silent, trajectory
@@ -30,7 +30,7 @@ LOSSES = {
 }
 
 
-def learner_of(loss, ranks=ALONE):
+def learner_of(loss, ranks=SINGLE_PROCESS):
     tokenizer = byte_tokenizer(CHATML, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], [], "<|im_end|>")
     model = lora.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=0)
     stir(model)
@@ -49,7 +49,7 @@ def steps_of(learner, part):
 
 def learn_as_rank(folder, parts):
     torch.set_num_threads(1)
-    with joined("aslfast train --resume run") as ranks:
+    with init_process_group("aslfast train --resume run") as ranks:
         for name, loss in LOSSES.items():
             weights, stats = steps_of(learner_of(loss, ranks), parts[ranks.rank])
             save_file(weights, folder / f"{name}-{ranks.rank}.safetensors")
@@ -102,7 +102,7 @@ def skip_as_rank(folder):
     torch.set_num_threads(1)
     sound = [trajectory(20, 1), trajectory(30, 2)]
     spoilt = replace(sound[1], logprobs=tuple(float("nan") if live else 0.0 for live in sound[1].loss_mask))
-    with joined("aslfast train --resume run") as ranks:
+    with init_process_group("aslfast train --resume run") as ranks:
         learner = learner_of(LOSSES["token_mean"], ranks)
         told = [learner.step("policy", [t if ranks.rank else sound[0]], [1.0]) for t in (spoilt, sound[1])]
         (folder / f"{ranks.rank}.json").write_text(json.dumps([asdict(stats) for stats in told]))
@@ -135,24 +135,24 @@ def test_a_learner_travels_as_bytes():
 def begin_as_rank(folder, spoil):
     """Ranks that differ in weights, moments, versions and state begin as rank 0; then rank 1 drifts in one bit."""
     torch.set_num_threads(1)
-    with joined("aslfast train --resume run") as ranks:
-        learner, state = learner_of(LOSSES["token_mean"], ranks), LoopState(round=ranks.rank + 1, seconds=ranks.rank)
+    with init_process_group("aslfast train --resume run") as ranks:
+        learner, state = learner_of(LOSSES["token_mean"], ranks), TrainState(round=ranks.rank + 1, seconds=ranks.rank)
         state.pool = {f"who is {ranks.rank}": PoolQuestion("qg1-0-0", "who is", "x", 1, (Attempt("x", ("correct",)),))}
         stir(learner.model, seed=ranks.rank)
-        if ranks.first:
+        if ranks.is_rank_zero:
             learner.version["policy"] = 7
             moments = learner.optimizers["policy"].state
             for parameter in lora.parameters_of(learner.model, "policy"):
                 moments[parameter] = {
                     "step": torch.tensor(7.0), "exp_avg": torch.ones_like(parameter), "exp_avg_sq": parameter**2 + 1
                 }  # fmt: skip
-        begin_alike(learner, state, {"data.index": "a"})
+        sync_initial_state(learner, state, {"data.index": "a"})
         assert learner.version == {"generator": 0, "grm": 0, "policy": 7}
         assert state.round == 1 and list(state.pool) == ["who is 0"]
         assert state.pool["who is 0"].attempts == (Attempt("x", ("correct",)),)
-        learner.step("policy", *(([], []) if ranks.first else grouped()))
+        learner.step("policy", *(([], []) if ranks.is_rank_zero else grouped()))
         state.seconds += ranks.rank
-        prove_alike(learner, state)
+        assert_replicas_in_sync(learner, state)
         (folder / str(ranks.rank)).touch()
         if ranks.rank == 1 and spoil == "weight":
             weight = lora.parameters_of(learner.model, "grm")[0].data
@@ -160,7 +160,7 @@ def begin_as_rank(folder, spoil):
         elif ranks.rank == 1:
             state.pool = {}
         with pytest.raises(UserError, match=r"round 1: rank 1 no longer holds the weights and the state of rank 0"):
-            prove_alike(learner, state)
+            assert_replicas_in_sync(learner, state)
 
 
 @pytest.mark.parametrize("spoil", ["weight", "pool"])
@@ -170,10 +170,10 @@ def test_all_ranks_begin_as_the_first_and_a_difference_is_found(tmp_path, spoil)
 
 
 def other_inputs_as_rank(said):
-    with joined("aslfast train --resume run") as ranks:
+    with init_process_group("aslfast train --resume run") as ranks:
         inputs = {"model.path": "a", "data.index": "ab"[ranks.rank]}
         with pytest.raises(UserError) as error:
-            begin_alike(learner_of(LOSSES["token_mean"], ranks), LoopState(), inputs)
+            sync_initial_state(learner_of(LOSSES["token_mean"], ranks), TrainState(), inputs)
         (said / str(ranks.rank)).write_text(str(error.value))
 
 
@@ -184,19 +184,19 @@ def test_all_ranks_read_the_same_inputs(tmp_path):
 
 def exchange_as_rank(folder):
     """Texts, numbers and groups of each rank; the first rank's word; a wait."""
-    with joined("aslfast train --resume run") as ranks:
+    with init_process_group("aslfast train --resume run") as ranks:
         t = replace(trajectory(9, ranks.rank), logprobs=tuple(-0.1 * i for i in range(9)))
         groups = [Group((t,), (Reward({"judge": 1 / 3}),), (silent(4, 7),))] * ranks.rank
-        assert exchanged(ranks, groups, list[Group]) == [
+        assert all_gather_objects(ranks, groups, list[Group]) == [
             [Group((replace(trajectory(9, r), logprobs=t.logprobs),), (Reward({"judge": 1 / 3}),), (silent(4, 7),))] * r
             for r in range(ranks.size)
         ]
-        assert ranks.gather(b"\0x" * ranks.rank) == [b"\0x" * r for r in range(ranks.size)]
-        assert ranks.from_first(f"of {ranks.rank}".encode()) == b"of 0" and ranks.from_first(b"") == b""
+        assert ranks.all_gather(b"\0x" * ranks.rank) == [b"\0x" * r for r in range(ranks.size)]
+        assert ranks.broadcast(f"of {ranks.rank}".encode()) == b"of 0" and ranks.broadcast(b"") == b""
         numbers = [torch.tensor([ranks.rank, 1.5]), torch.full((2, 2), 2.0)]
-        ranks.sum(numbers)
+        ranks.all_reduce_sum(numbers)
         assert numbers[0].tolist() == [3.0, 4.5] and numbers[1].tolist() == [[6.0, 6.0]] * 2
-        ranks.most(greatest := [torch.tensor([float(ranks.rank), -1.0])])
+        ranks.all_reduce_max(greatest := [torch.tensor([float(ranks.rank), -1.0])])
         assert greatest[0].tolist() == [2.0, -1.0]
         (folder / str(ranks.rank)).touch()
 
@@ -209,27 +209,27 @@ def test_what_travels_arrives_as_it_was(tmp_path):
 def test_tasks_are_shared_out_and_put_together():
     for n in (0, 1, 5, 6):
         for size in (1, 2, 3, 7):
-            ranks = [Ranks(rank, size) for rank in range(size)]
-            assert ranks[0].woven([r.share(list(range(n))) for r in ranks]) == list(range(n))
+            ranks = [ProcessGroup(rank, size) for rank in range(size)]
+            assert ranks[0].interleave([r.shard(list(range(n))) for r in ranks]) == list(range(n))
 
 
 def test_the_learners_parts_are_whole_and_of_like_size():
     trajectories, advantages = grouped()
     for size in (1, 2, 3, 20):
-        parts = [own_part(Ranks(rank, size), trajectories, advantages) for rank in range(size)]
+        parts = [own_part(ProcessGroup(rank, size), trajectories, advantages) for rank in range(size)]
         assert [t for part, _ in parts for t in part] == trajectories
         assert [a for _, part in parts for a in part] == advantages
         tokens = [sum(len(t.token_ids) for t in part) for part, _ in parts]
         longest = max(len(t.token_ids) for t in trajectories)
         assert max(tokens) - sum(tokens) / size <= longest
-    assert own_part(Ranks(0, 2), [], []) == ([], [])
+    assert own_part(ProcessGroup(0, 2), [], []) == ([], [])
 
 
 def test_without_torchrun_one_process_is_all_there_is():
-    with joined("") as ranks:
-        assert (ranks.rank, ranks.size, ranks.first) == (0, 1, True)
-        assert ranks.gather(b"x") == [b"x"] and ranks.from_first(b"y") == b"y"
-        ranks.sum([number := torch.ones(2)])
+    with init_process_group("") as ranks:
+        assert (ranks.rank, ranks.size, ranks.is_rank_zero) == (0, 1, True)
+        assert ranks.all_gather(b"x") == [b"x"] and ranks.broadcast(b"y") == b"y"
+        ranks.all_reduce_sum([number := torch.ones(2)])
         assert number.tolist() == [1.0, 1.0]
 
 
@@ -238,5 +238,5 @@ def test_ranks_that_do_not_meet_say_so(monkeypatch):
     for name, value in place.items():
         monkeypatch.setenv(name, value)
     said = r"ranks: they did not meet \(.*nothing.*\); start all of them with torchrun"
-    with pytest.raises(UserError, match=said), joined(""):
+    with pytest.raises(UserError, match=said), init_process_group(""):
         raise AssertionError

@@ -18,7 +18,7 @@ def problem(tokens, width, vocabulary):
     return hidden, weight, torch.randint(vocabulary, (tokens,), generator=g)
 
 
-class Watch(TorchDispatchMode):
+class Watchdog(TorchDispatchMode):
     """Counts the arithmetic of matrix products and the bytes of the largest result."""
 
     def __init__(self):
@@ -42,7 +42,7 @@ class Watch(TorchDispatchMode):
 
 def watched(monkeypatch):
     """Entered by every operator around its implementation: a mode around the call would see the operator as one."""
-    mode = Watch()
+    mode = Watchdog()
     monkeypatch.setattr(ops, "_plain", lambda tensor: mode)
     return mode
 

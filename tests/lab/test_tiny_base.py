@@ -133,7 +133,7 @@ def test_round_zero_is_the_base_itself(runs, tmp_path):
     place = datasets.lab_environment(config, tmp_path / "lab")
     model, tokenizer = lora.load_base(datasets.LAB_BASE)
     sampler = build.LocalSampler(model, tokenizer, max_rows=64, max_context=512)
-    rollout = build.make_rollout(config, sampler, tokenizer, build.search_tool(config, place.eval_index))
+    rollout = build.build_rollout(config, sampler, tokenizer, build.build_search_tool(config, place.eval_index))
     seed = stable_seed(config.seed, "evaluation")
     played = asyncio.run(evaluation.run_all(rollout, place.policy_evals, seed, 64, adapters=False))
     assert (

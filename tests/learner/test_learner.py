@@ -13,7 +13,7 @@ import torch
 
 from aslfast.core import ROLES
 from aslfast.errors import UserError
-from aslfast.learner.batch import live_places, make_batch
+from aslfast.learner.batch import loss_positions, make_batch
 from aslfast.learner.learner import Learner, LearnerConfig
 from aslfast.learner.loss import LossConfig
 from aslfast.models import lora
@@ -21,7 +21,7 @@ from aslfast.prompts import role_tasks
 from aslfast.prompts.chat_template import Chat
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
-from aslfast.rollout.tool_executor import ToolPool
+from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import SampleRequest
 from tests.support.tiny_models import stir, tiny_model
@@ -57,7 +57,7 @@ def naive_logprobs(model, trajectories, temperature=TEMPERATURE):
 
 def real_trajectories(tokenizer, model, index, role="policy", samples=4, sampler=None):
     sampler = sampler or LocalSampler(model, tokenizer, max_rows=4, max_context=512)
-    rollout = Rollout(sampler, ToolPool(SearchTool(index, 1)), Chat(tokenizer), Limits(3, 24, 512), TEMPERATURE)
+    rollout = Rollout(sampler, ToolExecutor(SearchTool(index, 1)), Chat(tokenizer), Limits(3, 24, 512), TEMPERATURE)
     task = role_tasks.policy_task("t", "Which river runs through Mira's birthplace?", "compact")
 
     async def run():
@@ -125,9 +125,9 @@ def test_on_policy_stats(tokenizer, model, index):
     stats = learner_of(model).step("policy", trajectories, [1.0, -1.0, 0.5, -0.5])
     assert 0 < stats.mismatch < 1e-4
     assert stats.clip_share == 0.0 and stats.ratio_max == pytest.approx(1.0, abs=1e-3)
-    assert stats.live_tokens == sum(t.n_sampled for t in trajectories)
+    assert stats.loss_tokens == sum(t.n_sampled for t in trajectories)
     weighted = sum(a * t.n_sampled for a, t in zip([1.0, -1.0, 0.5, -0.5], trajectories, strict=True))
-    assert stats.loss == pytest.approx(-weighted / stats.live_tokens, abs=1e-4)  # ratios of 1: minus the mean advantage
+    assert stats.loss == pytest.approx(-weighted / stats.loss_tokens, abs=1e-4)  # ratios of 1: minus the mean advantage
 
 
 def test_kl_of_a_fresh_adapter_is_zero_and_then_grows(tokenizer, index):
@@ -172,9 +172,9 @@ def naive_gradients(model, trajectories, advantage):
     """(loss, the gradient of every weight of the policy's adapter, by name): token by token PPO, one trajectory at a
     time through the whole model, without packing, padding or a fused head."""
     model.set_adapter("policy")
-    total, live = 0.0, sum(len(live_places(t)) for t in trajectories)
+    total, live = 0.0, sum(len(loss_positions(t)) for t in trajectories)
     for t, a in zip(trajectories, advantage, strict=True):
-        at = torch.from_numpy(live_places(t))
+        at = torch.from_numpy(loss_positions(t))
         if not len(at):
             continue
         ids, old = torch.tensor(t.token_ids), torch.tensor(t.logprobs)[at]
@@ -199,7 +199,7 @@ def collected(model, role="policy"):
 def gradients(model, trajectories, advantage, loss=LossConfig(), with_kl=False, **options):  # noqa: B008
     learner = learner_of(model, loss, **options)
     model.set_adapter("policy")
-    normalizer = float(sum(len(live_places(t)) for t in trajectories))
+    normalizer = float(sum(len(loss_positions(t)) for t in trajectories))
     sums = learner.accumulate(trajectories, advantage, normalizer, with_kl)
     return sums.loss, collected(model)
 
@@ -431,7 +431,7 @@ def test_truncated_importance_sampling_is_its_formula(model):
     assert 0.2 < float((weight == cap).double().mean()) < 0.8
     start = 0
     for t, a in zip(trajectories, advantage, strict=True):
-        at = torch.from_numpy(live_places(t))
+        at = torch.from_numpy(loss_positions(t))
         if len(at):
             ids = torch.tensor(t.token_ids)
             logp = (model64(input_ids=ids[None]).logits[0] / TEMPERATURE).log_softmax(-1)[at - 1, ids[at]]

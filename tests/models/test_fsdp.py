@@ -12,14 +12,14 @@ from torch.distributed.tensor import DTensor
 
 from aslfast.config.load import load_recipe, to_toml
 from aslfast.core import ROLES
-from aslfast.distributed.process_group import ALONE, Ranks, joined
+from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup, init_process_group
 from aslfast.distributed.watchdog import GRACE_S
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner, LearnerConfig
 from aslfast.learner.loss import LossConfig
 from aslfast.models import lora
-from aslfast.models.fsdp import check_splittable, form_cells, hold_part
-from aslfast.models.weight_files import load_skeleton
+from aslfast.models.fsdp import check_shardable, form_model_parallel_groups, shard_base_model
+from aslfast.models.weight_files import load_without_weights
 from aslfast.sampler.sglang.engine_client import _alive as alive
 from tests.support.killed_runs import lab_config, untimed
 from tests.support.rank_processes import command, ended, ranks_of, said, same_run
@@ -42,12 +42,12 @@ def folder(tmp_path_factory):
     return path
 
 
-def learner_of(folder, checkpointing, ranks=ALONE):
-    load = load_skeleton if ranks.cell > 1 else lora.load_weights
+def learner_of(folder, checkpointing, ranks=SINGLE_PROCESS):
+    load = load_without_weights if ranks.model_parallel_size > 1 else lora.load_weights
     model = lora.add_adapters(lora.load_base(folder, torch.float32, "cpu", load)[0], 4, 8.0, seed=0)
     stir(model)
-    if ranks.cell > 1:
-        hold_part(model, folder, ranks)
+    if ranks.model_parallel_size > 1:
+        shard_base_model(model, folder, ranks)
     options = LearnerConfig(learning_rate=1e-3, micro_batch_tokens=60, kl_every=2, checkpointing=checkpointing)
     return Learner(model, options, LOSS, 0.7, ROLES, ranks)
 
@@ -61,8 +61,8 @@ def steps_of(learner, part):
 
 def learn_in_cells(folder, out, checkpointing):
     torch.set_num_threads(1)
-    with joined("aslfast train --resume run") as ranks:
-        form_cells(ranks, load_recipe("tiny", SHARDED))
+    with init_process_group("aslfast train --resume run") as ranks:
+        form_model_parallel_groups(ranks, load_recipe("tiny", SHARDED))
         learner = learner_of(folder, checkpointing, ranks)
         weights, stats = steps_of(learner, PARTS[ranks.size][ranks.rank])
         save_file(weights, out / f"{ranks.rank}.safetensors")
@@ -169,7 +169,7 @@ def engines_of(pid):
 def test_cells_that_cannot_be_are_refused(monkeypatch, size, local, settings, words):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
     with pytest.raises(UserError, match=words):
-        form_cells(Ranks(0, size), load_recipe("tiny", settings))
+        form_model_parallel_groups(ProcessGroup(0, size), load_recipe("tiny", settings))
 
 
 def test_the_local_sampler_needs_the_whole_base():
@@ -181,17 +181,17 @@ def test_a_base_of_unknown_parts_is_refused(folder, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
     with pytest.raises(UserError, match="gpt2"):
-        check_splittable(tmp_path, 2)
+        check_shardable(tmp_path, 2)
     with pytest.raises(UserError, match="the model has 4 attention heads"):
-        check_splittable(folder, 3)
-    check_splittable(folder, 4)
+        check_shardable(folder, 3)
+    check_shardable(folder, 4)
 
 
 def test_who_samples_in_cells():
     """Two cells of two: the first of each plays every other task, the seconds none."""
-    cells = [Ranks(rank, 4) for rank in range(4)]
+    cells = [ProcessGroup(rank, 4) for rank in range(4)]
     for rank in cells:
-        rank.cell = 2
-    parts = [rank.share("abcde") for rank in cells]
+        rank.model_parallel_size = 2
+    parts = [rank.shard("abcde") for rank in cells]
     assert [list(part) for part in parts] == [["a", "c", "e"], [], ["b", "d"], []]
-    assert cells[3].woven(parts) == list("abcde")
+    assert cells[3].interleave(parts) == list("abcde")

@@ -14,7 +14,7 @@ from aslfast.index.bm25 import BM25Index
 from aslfast.metrics.health import round_figures
 from aslfast.models import lora
 from aslfast.trainer import train
-from aslfast.trainer.session import open_checkpoint, read_run_config
+from aslfast.trainer.session import open_session, read_run_config
 from tests.support.tiny_models import tiny_model
 
 SHORT = [
@@ -65,7 +65,7 @@ def test_the_run_keeps_what_it_started_from(first, second):
         assert getattr(config.roles, role).init_adapter == str(start)
         kept, given = (load_file(f / lora.WEIGHTS) for f in (second[0] / "adapters" / role / "v0000", start))
         assert kept.keys() == given.keys() and all(torch.equal(kept[name], given[name]) for name in given)
-        opened = open_checkpoint(str(second[0]), config, index, role)
+        opened = open_session(str(second[0]), config, index, role)
         assert (opened.adapter_name, opened.version) == (role, 0)
 
 

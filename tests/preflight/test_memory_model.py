@@ -22,7 +22,7 @@ from aslfast.preflight import memory_model
 from aslfast.preflight.architectures import DENSE, read_shape
 from aslfast.preflight.memory_fit import CARDS, Card, card_of, make_plan, with_settings
 from aslfast.preflight.memory_suggestions import remedies
-from aslfast.sampler.local.kv_cache import RowCache
+from aslfast.sampler.local.kv_cache import KVCache
 from aslfast.trainer.datasets import LAB_BASE
 from bench.shared.live_memory import LiveMemory
 
@@ -112,7 +112,7 @@ def test_keys_and_values_of_a_token(kind, dtype, tmp_path):
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert held == 11 * memory_model.kv_bytes(shape, config)
     local = with_settings(config, {"sampler.kind": "local"})
-    rows = RowCache(shape.layers, shape.kv_heads, shape.head_dim, torch.zeros(1, dtype=DTYPES[dtype]))
+    rows = KVCache(shape.layers, shape.kv_heads, shape.head_dim, torch.zeros(1, dtype=DTYPES[dtype]))
     rows.reserve(7, 256, 7, 256)
     assert rows.kv_L2RSHD.nbytes * memory_model.LOCAL_GROWTH == 8 * 256 * memory_model.kv_bytes(shape, local)
 

@@ -23,7 +23,7 @@ from aslfast.retrieval.client import RemoteIndex
 from aslfast.retrieval.retriever import open_index, retrieve
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
-from aslfast.trainer.build import search_tool
+from aslfast.trainer.build import build_search_tool
 from aslfast.trainer.datasets import file_environment
 from tests.support.retrieval_server import Serving
 from tests.support.scripted_sampler import ScriptedSampler
@@ -151,7 +151,7 @@ def test_a_trajectory_of_the_tiny_recipe_is_the_same_by_path_and_by_url(served, 
         assert environment.eval_index is environment.index
         text = '<think>x</think><tool_call>{"name": "search", "arguments": {"query": "Raze Lankim author"}}</tool_call>'
         sampler = ScriptedSampler(tokenizer, [text, "<think>y</think><answer>Zulo Nirbir</answer>"])
-        tool = search_tool(config, environment.index)
+        tool = build_search_tool(config, environment.index)
         rollout = Rollout(sampler, tool, Chat(tokenizer), Limits(3, 200, 4000), 1.0)
         return asyncio.run(rollout.run(policy_task("t", "Who?", "compact"), 0, seed=1, adapter="policy"))
 

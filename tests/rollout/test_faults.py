@@ -25,7 +25,7 @@ from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.role_tasks import policy_task
 from aslfast.rollout.multi_turn import Limits, Rollout, bounded
 from aslfast.rollout.search_tool import SearchTool
-from aslfast.rollout.tool_executor import ToolPool
+from aslfast.rollout.tool_executor import ToolExecutor
 from tests.support.tiny_models import lab_sampler, lab_with_adapters
 
 COUNT, SAMPLES = 250, 4  # questions, samples of each
@@ -88,7 +88,7 @@ def played(lab_index):
     model, tokenizer = lab_with_adapters()
     sampler = lab_sampler(model, tokenizer, engine_timeout_s=8.0, engine_restarts=3)
     tool, chat, memory = Unreliable(lab_index), Spoiling(Chat(tokenizer)), {}
-    pool = ToolPool(SearchTool(tool, config.tool.top_k), threaded=True, deadline_s=DEADLINE_S)
+    pool = ToolExecutor(SearchTool(tool, config.tool.top_k), threaded=True, deadline_s=DEADLINE_S)
     limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
     rollout = Rollout(sampler, pool, chat, limits, config.sampler.temperature)
     questions = World.make(0, "train").questions(random.Random(0), COUNT)

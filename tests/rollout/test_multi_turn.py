@@ -15,7 +15,7 @@ from aslfast.prompts import role_tasks
 from aslfast.prompts.chat_template import Chat
 from aslfast.rollout.multi_turn import Limits, Rollout, bounded, stable_seed
 from aslfast.rollout.search_tool import NOTHING_FOUND, SearchTool
-from aslfast.rollout.tool_executor import ToolPool
+from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.local.sampler import LocalSampler
 from tests.support.scripted_sampler import ScriptedSampler
 
@@ -35,7 +35,7 @@ TASKS = {
 
 def play(tokenizer, index, script, role="policy", limits=LIMITS, system=""):
     sampler = ScriptedSampler(tokenizer, script)
-    rollout = Rollout(sampler, ToolPool(SearchTool(index, top_k=1)), Chat(tokenizer), limits, 1.0, system)
+    rollout = Rollout(sampler, ToolExecutor(SearchTool(index, top_k=1)), Chat(tokenizer), limits, 1.0, system)
     trajectory = asyncio.run(rollout.run(TASKS[role], 0, seed=1, adapter=role, version=7))
     return trajectory, sampler
 
@@ -216,7 +216,9 @@ def test_sampled_tokens_are_never_tokenised_again(tokenizer, index):
                 return sample
             return dataclasses.replace(sample, token_ids=tuple(letters), logprobs=(-1.0,) * len(letters))
 
-    rollout = Rollout(Spelling(tokenizer, [search(), GOOD]), ToolPool(SearchTool(index)), Chat(tokenizer), LIMITS, 1.0)
+    rollout = Rollout(
+        Spelling(tokenizer, [search(), GOOD]), ToolExecutor(SearchTool(index)), Chat(tokenizer), LIMITS, 1.0
+    )
     trajectory = asyncio.run(rollout.run(TASKS["policy"], 0, 1, "policy"))
     span = trajectory.turns[1]
     assert trajectory.token_ids[span.start : span.end] == tuple(letters)
@@ -241,7 +243,7 @@ def test_several_queries_in_one_call(tokenizer, index):
 
 def test_a_session_is_released_when_the_sampler_fails(tokenizer, index):
     sampler = ScriptedSampler(tokenizer, [])
-    rollout = Rollout(sampler, ToolPool(SearchTool(index)), Chat(tokenizer), LIMITS, 1.0)
+    rollout = Rollout(sampler, ToolExecutor(SearchTool(index)), Chat(tokenizer), LIMITS, 1.0)
     with pytest.raises(IndexError):
         asyncio.run(rollout.run(TASKS["policy"], 0, 1, "policy"))
     assert sampler.released == [sampler.requests[0].session]
@@ -249,7 +251,7 @@ def test_a_session_is_released_when_the_sampler_fails(tokenizer, index):
 
 def real_rollout(tokenizer, model, index):
     sampler = LocalSampler(model, tokenizer, max_rows=8, max_context=512)
-    return Rollout(sampler, ToolPool(SearchTool(index)), Chat(tokenizer), Limits(2, 24, 512), 1.0)
+    return Rollout(sampler, ToolExecutor(SearchTool(index)), Chat(tokenizer), Limits(2, 24, 512), 1.0)
 
 
 def test_same_seed_same_trajectory(tokenizer, model, index):

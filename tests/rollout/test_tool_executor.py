@@ -16,7 +16,7 @@ from aslfast.prompts.role_tasks import Call, policy_task
 from aslfast.retrieval.client import RemoteIndex
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
-from aslfast.rollout.tool_executor import WORKERS, ToolPool
+from aslfast.rollout.tool_executor import WORKERS, ToolExecutor
 from tests.support.scripted_sampler import ScriptedSampler
 
 QUERIES = ["birthplace of Mira", "river in Oslo", "zzz", "Aker short"]
@@ -59,7 +59,7 @@ def retrieval(behave):
 
 
 def pool_at(url, timeout_s=0.3, retries=0, deadline_s=5.0, gone_after_s=60.0):
-    return ToolPool(SearchTool(RemoteIndex(url, timeout_s, retries)), True, deadline_s, gone_after_s)
+    return ToolExecutor(SearchTool(RemoteIndex(url, timeout_s, retries)), True, deadline_s, gone_after_s)
 
 
 async def ask(pool, calls):
@@ -69,7 +69,7 @@ async def ask(pool, calls):
 @pytest.mark.parametrize("threaded", [False, True])
 def test_every_call_gets_its_own_observation(index, threaded):
     tool = SearchTool(index, top_k=1)
-    found = asyncio.run(ask(ToolPool(tool, threaded), CALLS * 100))
+    found = asyncio.run(ask(ToolExecutor(tool, threaded), CALLS * 100))
     assert found == tool.answer(CALLS) * 100 and len(set(found)) == 4
 
 
@@ -207,4 +207,4 @@ def test_a_cancelled_caller_leaves_the_others_their_answers(index):
 
     tool = SearchTool(index, top_k=1)
     for threaded in (False, True):
-        assert asyncio.run(play(ToolPool(tool, threaded))) == tool.answer(CALLS[1:2])[0]
+        assert asyncio.run(play(ToolExecutor(tool, threaded))) == tool.answer(CALLS[1:2])[0]

@@ -19,9 +19,9 @@ from aslfast.prompts import role_tasks
 from aslfast.retrieval.client import RemoteIndex
 from aslfast.retrieval.retriever import retrieve
 from aslfast.rollout.judge import Judging
-from aslfast.rollout.priority_semaphore import Gate
+from aslfast.rollout.priority_semaphore import PrioritySemaphore
 from aslfast.rollout.search_tool import SearchTool
-from aslfast.rollout.tool_executor import ToolPool
+from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.rounds.context import trajectories_at_once
 from aslfast.rounds.generator_phase import question_group
 from aslfast.rounds.policy_phase import answer_group
@@ -50,7 +50,7 @@ def enter_all(at_once, depths, cancel=()):
                 inside -= 1
 
     async def run():
-        gate = Gate(at_once)
+        gate = PrioritySemaphore(at_once)
         tasks = [asyncio.ensure_future(one(gate, i, depth)) for i, depth in enumerate(depths)]
         await asyncio.sleep(0)
         for i in cancel:
@@ -72,7 +72,7 @@ def test_at_most_so_many_inside():
 
 def test_whoever_is_cancelled_takes_no_place():
     assert enter_all(1, [0, 0, 0, 0], cancel=[0, 2]) == ([0, 1, 3], 1)
-    gate = Gate(1)
+    gate = PrioritySemaphore(1)
 
     async def cancelled_just_when_its_turn_comes():
         async with gate.inside(0):
@@ -88,7 +88,7 @@ def test_whoever_is_cancelled_takes_no_place():
 def test_a_round_through_a_gate_for_one(make_loop):
     """Parents and children share one place without a deadlock, and every metric is that of an open gate."""
     narrow, wide = make_loop("narrow", actors()), make_loop("wide", actors())
-    narrow.gate = Gate(1)
+    narrow.gate = PrioritySemaphore(1)
     timing = {"seconds", "tokens_per_s", "reuse"}
     lines = [[{k: v for k, v in line.items() if k not in timing} for line in play(loop)] for loop in (narrow, wide)]
     assert lines[0] == lines[1] and len(lines[0]) == 6
@@ -247,7 +247,7 @@ class Flaky(RemoteIndex):
 def with_tool(loop, index, share):
     """The calls one at a time, so that a failure is one trajectory's."""
     flaky = Flaky(index, share)
-    pool = ToolPool(SearchTool(flaky, 1), threaded=True, deadline_s=5)
+    pool = ToolExecutor(SearchTool(flaky, 1), threaded=True, deadline_s=5)
     loop.rollout = dataclasses.replace(loop.rollout, tool=pool)
     return flaky
 
@@ -255,7 +255,7 @@ def with_tool(loop, index, share):
 def test_a_round_with_a_tool_that_fails_now_and_then(make_loop, world_index):
     """Every trajectory is either rewarded or lost; the lost ones are written, counted and learnt from by nobody."""
     loop = make_loop(script=actors(), overrides=["policy.steps=4", "policy.samples=8"])
-    loop.gate = Gate(1)
+    loop.gate = PrioritySemaphore(1)
     flaky = with_tool(loop, world_index, 0.1)
     lines = play(loop)
     sizes = {"generator": 9, "grm": 9, "policy": 32}

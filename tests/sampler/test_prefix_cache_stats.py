@@ -7,7 +7,7 @@ import pytest
 
 from aslfast.prompts import role_tasks
 from aslfast.sampler.local.sampler import LocalSampler
-from aslfast.sampler.prefix_cache_stats import Prefixes, Reuse, ReuseMeter
+from aslfast.sampler.prefix_cache_stats import PrefixCacheMeter, Prefixes, Reuse
 from aslfast.sampler.protocol import Sample, SampleRequest
 
 
@@ -35,7 +35,7 @@ def ask(meter, session, ids, adapter="policy"):
 
 def play(*requests, version=None, cached=0):
     """The totals after each request, one at a time."""
-    meter = ReuseMeter(Echo(cached=cached), version or {})
+    meter = PrefixCacheMeter(Echo(cached=cached), version or {})
 
     async def all_of_them():
         found = []
@@ -68,7 +68,7 @@ def test_nothing_is_reusable_across_adapters_or_versions():
     _, other = play(("a", [1, 2, 3]), ("b", [1, 2, 3], "grm"))
     assert other["grm"].reusable == 0
     version = {"policy": 0}
-    meter = ReuseMeter(Echo(), version)
+    meter = PrefixCacheMeter(Echo(), version)
 
     async def after_a_step():
         await ask(meter, "a", [1, 2, 3])
@@ -85,7 +85,7 @@ def test_a_request_under_way_gives_nothing_yet():
 
     async def side_by_side():
         sampler.slow["a"] = asyncio.Event()
-        meter = ReuseMeter(sampler)
+        meter = PrefixCacheMeter(sampler)
         first = asyncio.ensure_future(ask(meter, "a", [1, 2, 3]))
         await asyncio.sleep(0)
         await ask(meter, "b", [1, 2, 3])
@@ -124,7 +124,7 @@ def test_memory_is_bounded_and_the_oldest_go_first():
 
 @pytest.mark.parametrize("rows, all_of_it", [(4, True), (2, False)])
 def test_the_local_sampler_reuses_a_sessions_turns_while_it_has_rows(model, tokenizer, rows, all_of_it):
-    meter = ReuseMeter(LocalSampler(model, tokenizer, max_rows=rows, max_context=256))
+    meter = PrefixCacheMeter(LocalSampler(model, tokenizer, max_rows=rows, max_context=256))
 
     async def converse(session):
         ids = [3 + ord(session)] * 9

@@ -23,11 +23,11 @@ from aslfast.core import ROLES
 from aslfast.learner.learner import Learner, LearnerConfig
 from aslfast.learner.loss import LossConfig
 from aslfast.models import lora
-from aslfast.models.weight_files import FrozenBase, WeightFiles, load_skeleton, why_two_copies
-from aslfast.sampler.sglang.engine_client import EngineLost
+from aslfast.models.weight_files import BaseWeights, WeightFiles, load_without_weights, reason_not_shared
+from aslfast.sampler.sglang.engine_client import EngineDied
 from aslfast.sampler.sglang.shared_weights import CannotShare, views_of
 from aslfast.sampler.sglang.sync_check import logprobs
-from aslfast.trainer.build import make_sampler, open_base
+from aslfast.trainer.build import build_sampler, load_base_model
 from tests.support.tiny_models import stir, tiny_model
 from tests.support.token_streams import ragged
 
@@ -76,11 +76,11 @@ def opened(folder, **sampler):
     config = RunConfig(
         threads=1, model=ModelConfig(path=str(folder), device="cpu"), sampler=settings, lora=LoraConfig(4, 8.0)
     )
-    model, tokenizer = open_base(config)
+    model, tokenizer = load_base_model(config)
     model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
     stir(model)
     notices: list[str] = []
-    return Opened(config, model, make_sampler(config, model, tokenizer, notice=notices.append), notices)
+    return Opened(config, model, build_sampler(config, model, tokenizer, notice=notices.append), notices)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def equals_files(model, folder):
 
 def test_a_skeleton_has_no_weights_but_all_else(big):
     before = pss(os.getpid())
-    skeleton, found = load_skeleton(big, torch.float32, "cpu")
+    skeleton, found = load_without_weights(big, torch.float32, "cpu")
     assert pss(os.getpid()) - before < n_bytes(big) / 10
     assert not found["missing_keys"] and all(weight.isnan().all() for weight in skeleton.parameters())
     loaded, _ = lora.load_base(big)
@@ -187,8 +187,8 @@ def test_one_copy_in_memory_and_two_where_the_values_differ(shared, big, tmp_pat
     shared.logprobs()  # every page is mapped by both
     gc.collect()
     one_copy, notices = pss(*pids), []
-    skeleton, _ = load_skeleton(other, torch.float32, "cpu")
-    FrozenBase(skeleton, other, notices.append).bind(shared.sampler.start())
+    skeleton, _ = load_without_weights(other, torch.float32, "cpu")
+    BaseWeights(skeleton, other, notices.append).bind(shared.sampler.start())
     gc.collect()
     two_copies = pss(*pids)
     assert notices == [f"base: two copies ({name}: the engine's values are not the file's)"]
@@ -202,7 +202,7 @@ def test_after_a_kill_the_base_is_bound_again(shared, big):
     shared.notices.clear()
     engine = shared.sampler.start()
     os.kill(engine_pids(shared.sampler)[-1], signal.SIGKILL)
-    with pytest.raises(EngineLost):
+    with pytest.raises(EngineDied):
         while True:
             engine.call("stats")
     assert all(torch.equal(shared.logprobs(role), before[role]) for role in before)  # the memory outlives the engine
@@ -233,17 +233,17 @@ def test_other_architectures(tokenizer, tmp_path, architecture):
 
 def test_bases_that_are_not_shared(tokenizer, tmp_path):
     """Each for its reason; the run says which, and the trainer's weights are loaded."""
-    assert why_two_copies(tmp_path, True) == "its config.json cannot be read"
+    assert reason_not_shared(tmp_path, True) == "its config.json cannot be read"
     tiny_model(tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    assert why_two_copies(tmp_path, True) is None
+    assert reason_not_shared(tmp_path, True) is None
     it = opened(tmp_path, share_base=False)
     it.sampler.close()
     assert it.notices == ["base: two copies (sampler.share_base is false)"] and not it.sampler.settings.share_base
     assert equals_files(it.model, tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"qwen2"', '"gemma3"'))
-    assert why_two_copies(tmp_path, True) == "its model_type gemma3 is none of llama, qwen2, qwen3"
+    assert reason_not_shared(tmp_path, True) == "its model_type gemma3 is none of llama, qwen2, qwen3"
 
 
 def test_what_has_no_place_is_named():

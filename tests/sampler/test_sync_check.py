@@ -9,7 +9,7 @@ from aslfast.core import ROLES
 from aslfast.errors import UserError
 from aslfast.models.lora import parameters_of
 from aslfast.prompts.chat_template import Chat
-from aslfast.sampler.sglang.engine_client import EngineLost
+from aslfast.sampler.sglang.engine_client import EngineDied
 from aslfast.sampler.sglang.sampler import adapter_state
 from aslfast.sampler.sglang.sync_check import TOLERANCE, Answer, Probe, check, probe_prompts, score
 
@@ -63,7 +63,7 @@ def test_a_lost_engine_is_asked_again():
         def score(self, token_ids, adapter):
             self.lives -= 1
             if self.lives:
-                raise EngineLost("its process has ended")
+                raise EngineDied("its process has ended")
             return [-1.0]
 
         def version(self, role):

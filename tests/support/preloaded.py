@@ -8,4 +8,4 @@ from aslfast.models import lora
 from aslfast.trainer import build, train  # noqa: F401
 
 torch.set_num_threads(1)  # a thread pool does not survive a fork
-lora.add_adapters(build.open_base(load_recipe("tiny"))[0], 1, 1.0, 0)
+lora.add_adapters(build.load_base_model(load_recipe("tiny"))[0], 1, 1.0, 0)

@@ -11,8 +11,8 @@ import httpx
 SERVE = """
 import json, sys
 from pathlib import Path
-from aslfast.serve_request import Limits
-from aslfast.serve_run import serve
+from aslfast.retrieval.protocol import Limits
+from aslfast.retrieval.server import serve
 folder, port, limits = sys.argv[1:]
 serve(Path(folder), "127.0.0.1", int(port), 1, False, True, Limits(**json.loads(limits)))
 """

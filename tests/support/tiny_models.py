@@ -11,7 +11,7 @@ import transformers
 from aslfast.config.load import load_recipe
 from aslfast.data.corpus import Passage
 from aslfast.models import lora
-from aslfast.trainer.build import make_sampler
+from aslfast.trainer.build import build_sampler
 from aslfast.trainer.datasets import LAB_BASE
 
 CHATML = (
@@ -79,4 +79,4 @@ def lab_sampler(peft_model, own_tokenizer, notice=lambda _: None, **sampler):
     """An SGLang sampler as a run of the tiny recipe has it; `sampler` are its keys in the recipe."""
     config = load_recipe("tiny")
     settings = replace(config.sampler, kind="sglang", share_base=False, **{"max_rows": 64, **sampler})
-    return make_sampler(replace(config, sampler=settings), peft_model, own_tokenizer, notice=notice)
+    return build_sampler(replace(config, sampler=settings), peft_model, own_tokenizer, notice=notice)

@@ -13,7 +13,7 @@ FIRST_COLUMNS = 256
 ATTENTION = "aslfast_grouped"
 
 
-class RowCache(Cache):
+class KVCache(Cache):
     """Keys and values of all layers in one tensor kv_L2RSHD: [layers, 2, rows, columns, kv heads, head dim].
 
     A forward pass covers the consecutive rows `rows`, so that attention reads a view and nothing is gathered.
@@ -58,7 +58,9 @@ class RowCache(Cache):
             self.kv_L2RSHD[:, :, row, :n_columns] = self.kv_L2RSHD[:, :, other, :n_columns]
             self.kv_L2RSHD[:, :, other, :n_columns] = kept
 
-    def aim(self, first_row: int, position_BT: torch.Tensor, n_columns: int, padded_BT: torch.Tensor | None) -> None:
+    def set_write_positions(
+        self, first_row: int, position_BT: torch.Tensor, n_columns: int, padded_BT: torch.Tensor | None
+    ) -> None:
         """Say what the next forward pass writes (position_BT of rows first_row...) and reads (n_columns)."""
         n_rows = position_BT.shape[0]
         row_B1 = torch.arange(first_row, first_row + n_rows, device=position_BT.device)[:, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from aslfast.sampler.local.kv_cache import RowCache
+from aslfast.sampler.local.kv_cache import KVCache
 
 
 @dataclass(eq=False)
@@ -24,7 +24,7 @@ class Rows:
     Rows under way are kept together by exchanging two rows when one starts or ends, so that each step reads a slice.
     """
 
-    def __init__(self, cache: RowCache, max_rows: int, max_columns: int) -> None:
+    def __init__(self, cache: KVCache, max_rows: int, max_columns: int) -> None:
         self.cache, self.max_rows, self.max_columns = cache, max_rows, max_columns
         self.n_active = 0
         self._slots: list[Slot] = []

@@ -25,7 +25,7 @@ from aslfast.errors import UserError
 Key = tuple[tuple[str, int, float], ...]  # (adapter, rank, scaling) of a layer; most models have one key for all layers
 
 
-class SideBySideLora:
+class MultiLora:
     """The adapters of a model, ready to be applied row by row. `refresh` after weights change."""
 
     def __init__(self, model: nn.Module) -> None:

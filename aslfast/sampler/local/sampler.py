@@ -19,9 +19,9 @@ import torch
 from torch import nn
 
 from aslfast.errors import UserError
-from aslfast.sampler.local.kv_cache import ATTENTION, RowCache, causal_mask
+from aslfast.sampler.local.kv_cache import ATTENTION, KVCache, causal_mask
 from aslfast.sampler.local.kv_slots import Rows
-from aslfast.sampler.local.multi_lora import SideBySideLora
+from aslfast.sampler.local.multi_lora import MultiLora
 from aslfast.sampler.local.sampling import draw_tokens
 from aslfast.sampler.protocol import Sample, SampleRequest
 from aslfast.sampler.stop_strings import Pieces, StopFinder
@@ -58,7 +58,7 @@ class LocalSampler:
     def __init__(self, model: Any, tokenizer: Any, *, max_rows: int = 128, max_context: int = 2048) -> None:
         if max_rows < 1 or max_context < 2:
             raise ValueError(f"LocalSampler: max_rows {max_rows} must be >= 1 and max_context {max_context} >= 2")
-        self._lora = SideBySideLora(model)
+        self._lora = MultiLora(model)
         # PEFT replaces layers in place: underneath is the same model without the wrapper's overhead.
         self._model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._modules = list(self._model.modules())
@@ -68,7 +68,7 @@ class LocalSampler:
         weight = self._model.get_input_embeddings().weight
         self._n_vocab, self._device, self._dtype = weight.shape[0], weight.device, weight.dtype
         self.max_context = min(max_context, getattr(self._config, "max_position_embeddings", None) or max_context)
-        cache = RowCache(self._config.num_hidden_layers, n_kv_heads, head_dim, weight.detach())
+        cache = KVCache(self._config.num_hidden_layers, n_kv_heads, head_dim, weight.detach())
         self._rows = Rows(cache, max_rows, self.max_context)
         self._pieces = Pieces(tokenizer)
         self._eos = eos_ids(self._model, tokenizer)
@@ -218,7 +218,7 @@ class LocalSampler:
         if n_tokens > 1:
             padded_BT = position_BT < torch.tensor([[run.n_kv] for run in runs], device=self._device)
             position_BT = position_BT.clamp_(min=0)  # padding must see something: a row of -inf alone gives NaN
-        self._rows.cache.aim(low, position_BT, n_columns, padded_BT)
+        self._rows.cache.set_write_positions(low, position_BT, n_columns, padded_BT)
         self._lora.enter([run.request.adapter for run in runs])
         try:
             return self._model(

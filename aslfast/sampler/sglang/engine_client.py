@@ -34,7 +34,7 @@ TORCHRUN = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCA
             "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # fmt: skip
 
 
-class EngineLost(Exception):
+class EngineDied(Exception):
     """The engine has ended or hangs; the text says which. Whoever waited for it is told by this."""
 
 
@@ -52,7 +52,7 @@ class Engine:
         self._lock = threading.Lock()  # of _waiting and lost
         self._numbers = itertools.count()
         self._outbox: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self.lost: EngineLost | None = None
+        self.lost: EngineDied | None = None
         self._link, process = _spawn(log, settings)
         self.pids = [process.pid]
         self._end = weakref.finalize(self, _kill, process, self.pids, self._link)  # also when the trainer ends
@@ -92,7 +92,7 @@ class Engine:
         with self._lock:
             if self.lost:
                 return
-            self.lost = EngineLost(why)
+            self.lost = EngineDied(why)
             waiting, self._waiting = self._waiting, {}
         self._end()
         self._outbox.put(None)
@@ -188,7 +188,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def last_words(log: Path) -> str:
+def log_tail(log: Path) -> str:
     """The end of an engine's log, on one line."""
     try:
         text = log.read_text(encoding="utf-8", errors="replace")[-LOG_TAIL:]

@@ -24,7 +24,7 @@ import msgspec
 from aslfast.sampler.sglang import scheduler_patches, wire
 from aslfast.sampler.sglang.server_args import EXPORT, EngineSettings, engine_arguments
 
-BEAT_S = 0.25  # how often progress is told
+HEARTBEAT_S = 0.25  # how often progress is told
 TOKENS_A_BEAT = 10  # a request's tokens between two signs of life from the scheduler
 
 
@@ -116,7 +116,7 @@ class Host:
         """Tell the trainer when the scheduler has given any sign of life."""
         seen = 0.0
         while True:
-            await asyncio.sleep(BEAT_S)
+            await asyncio.sleep(HEARTBEAT_S)
             if self.manager.last_receive_tstamp != seen:
                 seen = self.manager.last_receive_tstamp
                 self._send({"op": "beat"})

@@ -26,7 +26,7 @@ from safetensors.torch import save
 from aslfast.errors import UserError
 from aslfast.models.lora import parameters_of
 from aslfast.sampler.protocol import Sample, SampleRequest
-from aslfast.sampler.sglang.engine_client import Engine, EngineLost, RequestRefused, last_words
+from aslfast.sampler.sglang.engine_client import Engine, EngineDied, RequestRefused, log_tail
 from aslfast.sampler.sglang.server_args import EngineSettings
 
 
@@ -49,7 +49,7 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Supervision:
+class RestartPolicy:
     """How the engine is watched, and who is told."""
 
     timeout_s: float = 120.0  # without progress while requests run: a hang
@@ -69,7 +69,7 @@ class SGLangSampler:
     """
 
     def __init__(
-        self, settings: EngineSettings, eos: frozenset[int], n_vocab: int, supervision: Supervision | None = None
+        self, settings: EngineSettings, eos: frozenset[int], n_vocab: int, supervision: RestartPolicy | None = None
     ) -> None:
         if find_spec("sglang") is None:
             remedy = "make setup-sglang (CPU) or pip install 'aslfast[sglang]' (GPU)"
@@ -77,7 +77,7 @@ class SGLangSampler:
         if settings.deterministic and settings.device == "cpu":
             raise UserError("sampler.deterministic is true, but SGLang offers it on a GPU alone; set it to false")
         self.settings, self._eos, self._n_vocab = settings, sorted(eos), n_vocab
-        self._supervision = supervision or Supervision()
+        self._supervision = supervision or RestartPolicy()
         self.log = self._supervision.log or Path(tempfile.mkstemp(prefix="aslfast-engine-", suffix=".log")[1])
         self.restarts = 0  # so far
         self._engine: Engine | None = None
@@ -112,10 +112,10 @@ class SGLangSampler:
         self._supervision.before_start()
         try:
             engine = Engine(self.settings, self.log, self._supervision.timeout_s)
-        except EngineLost as lost:
-            raise UserError(f"the SGLang engine does not start ({lost}): {self._last_words()}") from lost
+        except EngineDied as lost:
+            raise UserError(f"the SGLang engine does not start ({lost}): {self._log_tail()}") from lost
         weakref.finalize(self, engine.close)
-        with suppress(EngineLost):
+        with suppress(EngineDied):
             self._supervision.after_start(engine)
             for served in self._served.values():
                 push(engine, served)
@@ -124,12 +124,12 @@ class SGLangSampler:
     def _count_restart(self, last: Engine) -> None:
         why = f"the SGLang engine was lost ({last.lost})"
         if self.restarts == self._supervision.restarts:
-            raise UserError(f"{why} after {self.restarts} restarts: {self._last_words()}")
+            raise UserError(f"{why} after {self.restarts} restarts: {self._log_tail()}")
         self.restarts += 1
         self._supervision.notice(f"{why}; restart {self.restarts} of {self._supervision.restarts}")
 
-    def _last_words(self) -> str:
-        return f"its last words: {last_words(self.log)}; all of them: {self.log}"
+    def _log_tail(self) -> str:
+        return f"its log ends: {log_tail(self.log)}; whole log: {self.log}"
 
     async def _running(self) -> Engine:
         if self._engine is not None and not self._engine.lost:
@@ -172,7 +172,7 @@ class SGLangSampler:
                 return  # the start pushes it
             try:
                 push(self._engine, self._served[role])
-            except EngineLost:
+            except EngineDied:
                 self.start()
                 return
             if old:
@@ -197,7 +197,7 @@ class SGLangSampler:
                 engine = await self._running()
                 try:
                     return self._sample(request, await asyncio.wrap_future(self._submit(engine, run, request)))
-                except EngineLost:
+                except EngineDied:
                     continue
                 except RequestRefused as refused:
                     raise UserError(f"session {request.session}: the engine refuses the request ({refused})") from None

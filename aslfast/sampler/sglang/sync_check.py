@@ -19,7 +19,7 @@ from aslfast.core import role_of
 from aslfast.errors import UserError
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.role_tasks import prompt_text
-from aslfast.sampler.sglang.engine_client import EngineLost
+from aslfast.sampler.sglang.engine_client import EngineDied
 
 PROBE_TOKENS = 48
 # The largest |log-prob difference| between two right computations, on text that a model knows (on other text float32
@@ -123,7 +123,7 @@ def score(sampler: Engine, token_ids: Sequence[int], adapter: str | None) -> lis
     while True:
         try:
             return sampler.score(token_ids, adapter)
-        except EngineLost:
+        except EngineDied:
             continue
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from aslfast.distributed.process_group import Ranks
+from aslfast.distributed.process_group import ProcessGroup
 from aslfast.sampler.protocol import Sample, SampleRequest
 from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.sampler.sglang.sync_check import score
@@ -15,7 +15,7 @@ from aslfast.sampler.sglang.sync_check import score
 T = TypeVar("T")
 
 
-class NoSampler:
+class FollowerSampler:
     """What a rank has that leaves sampling to the first of its cell."""
 
     async def generate(self, request: SampleRequest) -> Sample:
@@ -30,10 +30,10 @@ class NoSampler:
     def close(self) -> None: ...
 
 
-class CellScores:
+class GroupScores:
     """What the probe asks of an engine, on every rank of a cell: each of them runs the trainer's half beside it."""
 
-    def __init__(self, sampler: SGLangSampler | NoSampler, ranks: Ranks) -> None:
+    def __init__(self, sampler: SGLangSampler | FollowerSampler, ranks: ProcessGroup) -> None:
         self._engine, self._ranks = sampler if isinstance(sampler, SGLangSampler) else None, ranks
 
     def score(self, token_ids: Sequence[int], adapter: str | None) -> list[float]:
@@ -45,4 +45,4 @@ class CellScores:
     def _told(self, ask: Callable[[SGLangSampler], T], kind: type[T]) -> T:
         """What the first of the cell has from its engine."""
         own = msgspec.json.encode(ask(self._engine)) if self._engine else b""
-        return msgspec.json.decode(self._ranks.in_cell(own)[0], type=kind)
+        return msgspec.json.decode(self._ranks.gather_in_group(own)[0], type=kind)
