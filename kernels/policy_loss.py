@@ -79,7 +79,7 @@ def policy_loss(
         sequence_ids_T, ref_logp_T, kl_coef, ratio_level, sampler_logp_T, tis_cap, aggregate, normalizer, logp_T
     )
     number, tensor = (None, normalizer) if isinstance(normalizer, Tensor) else (normalizer, None)
-    loss, _, _, metrics_M, live_tokens = operator(
+    loss, _, _, metrics_M, loss_tokens = operator(
         logp_T,
         old_logp_T,
         advantage,
@@ -100,8 +100,8 @@ def policy_loss(
         level,
         impl,
     )
-    clip_share, approx_kl, ratio_min, ratio_max, kl_ref = metrics_M.unbind()
-    return loss, PolicyMetrics(clip_share, approx_kl, ratio_min, ratio_max, kl_ref, live_tokens)
+    clip_fraction, approx_kl, ratio_min, ratio_max, kl_ref = metrics_M.unbind()
+    return loss, PolicyMetrics(clip_fraction, approx_kl, ratio_min, ratio_max, kl_ref, loss_tokens)
 
 
 def _check_advantage(advantage: Tensor, level: str | None, sequence_ids_T: Tensor | None, logp_T: Tensor) -> str:

@@ -192,7 +192,7 @@ def policy_loss(
     gradient_T = torch.empty(tokens, dtype=torch.float32, device=device)
     loss, divisor = (torch.empty((), dtype=torch.float32, device=device) for _ in range(2))
     metrics_M = torch.empty(5, dtype=torch.float32, device=device)
-    live_tokens = torch.empty((), dtype=torch.int64, device=device)
+    loss_tokens = torch.empty((), dtype=torch.int64, device=device)
 
     def column(needed: bool, dtype: torch.dtype) -> Tensor | None:
         return torch.empty(n_slots, dtype=dtype, device=device) if needed else None
@@ -205,7 +205,7 @@ def policy_loss(
         flat(logp_T), flat(old_logp_T), flat(advantage), flat(ref_logp_T), flat(sampler_logp_T), flat(sequence_ids_T),
         None if mask_T is None else mask_T.contiguous().view(torch.uint8),
         normalizer if isinstance(normalizer, Tensor) else None,
-        gradient_T, loss, divisor, metrics_M, live_tokens,
+        gradient_T, loss, divisor, metrics_M, loss_tokens,
         column(ratios or means, torch.int32), column(ratios, torch.int64),
         column(coupled, torch.int32), column(coupled, torch.int64),
         torch.empty((programs, PARTIALS), dtype=torch.float64, device=device), counters(device),
@@ -215,7 +215,7 @@ def policy_loss(
         BLOCK=BLOCK, PARTIALS=PARTIALS, MAX_PROGRAMS=MAX_PROGRAMS,
         num_warps=WARPS, launch_cooperative_grid=ratios or means,
     )  # fmt: skip
-    return PolicyResult(loss, gradient_T, divisor, metrics_M, live_tokens)
+    return PolicyResult(loss, gradient_T, divisor, metrics_M, loss_tokens)
 
 
 def policy_loss_backward(gradient_T: Tensor, normalizer: Tensor, upstream: Tensor, dtype: torch.dtype) -> Tensor:

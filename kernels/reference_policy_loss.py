@@ -16,7 +16,7 @@ MAX_LOG_RATIO = 20.0
 class PolicyMetrics(NamedTuple):
     """Detached 0-d tensors over the live tokens of one call (0 live tokens: zeros, and ratios of 1)."""
 
-    clip_share: Tensor  # share of tokens whose ratio the clipping replaced (for cispo: outside the range)
+    clip_fraction: Tensor  # share of tokens whose ratio the clipping replaced (for cispo: outside the range)
     approx_kl: Tensor  # nats per token: mean of r - 1 - log r with token ratios r = new / old, estimates KL(old || new)
     ratio_min: Tensor  # of the ratios used (token or sequence level)
     ratio_max: Tensor
@@ -145,5 +145,5 @@ def _shares(loss_L: Tensor, ids_L: Tensor | None, aggregate: str) -> tuple[Tenso
 def _metrics(was_clipped_L: Tensor, diff_L: Tensor, ratio_L: Tensor, kl_L: Tensor) -> Tensor:
     if not diff_L.numel():
         return diff_L.new_tensor([0.0, 0.0, 1.0, 1.0, 0.0])
-    clip_share = was_clipped_L.to(diff_L.dtype).mean()
-    return torch.stack([clip_share, _k3(diff_L).mean(), ratio_L.amin(), ratio_L.amax(), kl_L.mean()])
+    clip_fraction = was_clipped_L.to(diff_L.dtype).mean()
+    return torch.stack([clip_fraction, _k3(diff_L).mean(), ratio_L.amin(), ratio_L.amax(), kl_L.mean()])

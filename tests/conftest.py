@@ -98,7 +98,7 @@ def make_loop(tokenizer, world_index, tmp_path):
         if script:
             sampler, flush = ScriptedSampler(tokenizer, script), lambda: None
         else:
-            sampler = LocalSampler(model, tokenizer, max_rows=16, max_context=512)
+            sampler = LocalSampler(model, tokenizer, max_running_requests=16, max_context=512)
             flush = sampler.flush
         limits = Limits(3, 400 if script else 24, 2000 if script else 512)
         rollout = Rollout(sampler, ToolExecutor(SearchTool(world_index, 1)), Chat(tokenizer), limits, 0.7)

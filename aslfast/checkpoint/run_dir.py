@@ -12,7 +12,7 @@ from typing import Any
 from aslfast.checkpoint.ledger import Commit, CommittedState, Ledger
 from aslfast.checkpoint.recovery import STEPS, recover
 from aslfast.checkpoint.state import TrainState, changes, of_data, restore, snapshot
-from aslfast.config.load import RunConfig, from_tree, to_toml, tomllib
+from aslfast.config import RunConfig, from_tree, to_toml, toml
 from aslfast.errors import UserError
 from aslfast.files import lock
 from aslfast.files.checksum import store
@@ -154,9 +154,9 @@ def read_run_config(run: Path) -> RunConfig:
     """The configuration that a run was started with. Raises UserError."""
     file = run / CONFIG
     try:
-        tree = tomllib.loads(file.read_text(encoding="utf-8"))
+        tree = toml.parse(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; name the folder of a run") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not valid TOML ({error}); the run's configuration is damaged") from error
     return from_tree(tree, str(file))

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from aslfast.cli.options import print_json
 from aslfast.cli.progress import quiet_libraries, stdout
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.errors import UserError
 from aslfast.preflight.architectures import read_shape
 from aslfast.preflight.memory_fit import MemoryPlan, card_of, make_plan, typical_tokens
@@ -50,7 +50,7 @@ def as_json(plan: MemoryPlan, config: RunConfig) -> dict[str, Any]:
 def print_plan(plan: MemoryPlan, config: RunConfig) -> None:
     """The parts, what is left for trajectories, and the settings as they can be copied."""
     shape = plan.shape
-    n = config.ranks.shard
+    n = config.distributed.model_parallel_size
     cards = "one GPU" if n == 1 else f"each of {n} GPUs"
     print(
         f"{config.recipe} on {cards} of {plan.card.n_bytes / GB:.1f} GB ({plan.card.name}), "

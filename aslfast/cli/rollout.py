@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aslfast.cli.progress import Meter, printable, quiet_libraries
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.core import ROLES, Role, Task, Trajectory
 from aslfast.data.qa_dataset import Question, read_questions
 from aslfast.data.trajectories import Record, conversation, write_trajectories

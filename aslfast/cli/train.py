@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aslfast.cli.progress import Meter, quiet_libraries, stdout
-from aslfast.config.load import RunConfig, to_toml
+from aslfast.config import RunConfig, to_toml
 from aslfast.metrics.alarm_tables import alarm_lines, monitor_tables
 from aslfast.metrics.tables import RunLog, reuse_table, table
 from aslfast.preflight import dry_run

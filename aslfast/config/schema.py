@@ -1,84 +1,62 @@
-"""The tables of a configuration: frozen dataclasses with their defaults, each key with what it means."""
+"""The tables of a configuration: frozen dataclasses with their defaults; each key with its meaning and its bounds."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
+from aslfast.config.bounds import fraction, named, number, positive
 from aslfast.core import ROLES, SECOND_JUDGE
-from aslfast.learner.learner import LearnerConfig
-from aslfast.learner.loss import LossConfig
-from aslfast.metrics.alarms import MonitorConfig
 from aslfast.rewards import GENERATOR_REWARDS, GRM_REWARDS, LABELS, POLICY_REWARDS, REFERENCES
 
-# what the values of a key may be; of a list, each of its entries
-CHOICES = {
-    "model.device": ("auto", "cpu", "cuda"),
-    "model.dtype": ("float32", "bfloat16", "float16"),
-    "model.prompts": ("compact", "full"),
-    "sampler.kind": ("local", "sglang"),
-    "learner.attention": ("auto", "flash", "flex", "sdpa"),
-    "learner.share_prefix": ("auto", "always", "never"),
-    "learner.checkpointing": ("none", "layers", "selective"),
-    "loss.kind": ("ppo", "cispo"),
-    "loss.ratio_level": ("token", "sequence"),
-    "loss.kl_estimator": ("k3", "k2"),
-    "loss.aggregate": ("token_mean", "sequence_mean", "constant"),
-    "advantage.baseline": ("mean", "leave_one_out", "none"),
-    "advantage.scale": ("group", "batch", "whitened", "none"),
-    "phases": ROLES,
-    "generator.source": ("topic", "width", "depth"),
-    "generator.reference": tuple(REFERENCES),
-    "generator.reward": tuple(GENERATOR_REWARDS),
-    "grm.label": tuple(LABELS),
-    "grm.variant": tuple(GRM_REWARDS),
-    "policy.reward": tuple(POLICY_REWARDS),
-    "policy.questions": ("pool", "labelled"),
-}
+MOST_TOKENS = 2**24  # of one trajectory or one forward pass
+MOST_SECONDS = 86_400.0
+MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     path: str = ""  # model folder; "lab": the tiny base that ships with aslfast
-    dtype: str = "float32"
-    device: str = "auto"  # "auto": the GPU where there is one, else the CPU
-    prompts: str = "full"  # prompt set
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": the GPU where there is one, else the CPU
+    prompts: Literal["compact", "full"] = "full"  # prompt set
 
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
-    """What to learn in and to measure on. With `lab` true both come from the lab and the paths stay empty."""
+    """What to learn in and to evaluate on. With `lab` true both come from the lab and the paths stay empty."""
 
     lab: bool = False
     index: str = ""  # a folder, or http://host:port of a server (aslfast index serve)
     topics: str = ""  # text file, a topic a line; "general": the 73 that ship with aslfast
     eval_questions: str = ""  # Parquet or JSONL
     eval_index: str = ""  # empty: the same as index
-    eval_count: int = 300
+    eval_count: int = positive(300)
     labelled: str = ""  # Parquet or JSONL: real questions with answers to learn from, where a recipe uses any
-    labelled_count: int = 300
+    labelled_count: int = positive(300)
 
 
 @dataclass(frozen=True, slots=True)
 class ToolConfig:
-    top_k: int = 3
-    max_passage_chars: int = 2000
-    timeout_s: float = 30.0  # of one attempt to reach an index by URL
-    retries: int = 5  # attempts after the first
-    gone_after_s: float = 60.0  # of nothing but failed calls: the run stops
+    top_k: int = positive(3, 1000)
+    max_passage_chars: int = positive(2000, 10_000_000)
+    timeout_s: float = positive(30.0, MOST_SECONDS)  # of one attempt to reach an index by URL
+    retries: int = number(5, 0, 1000)  # attempts after the first
+    give_up_after_s: float = positive(60.0, MOST_SECONDS)  # of nothing but failed calls: the run stops
 
 
 @dataclass(frozen=True, slots=True)
 class SamplerConfig:
-    kind: str = "local"
-    temperature: float = 1.0  # of sampling; the learner scales its log-probs by it too
-    max_rows: int = 128  # requests in one batch
-    max_turns: int = 9
-    max_new_tokens: int = 2048  # a turn
-    max_context: int = 10240  # tokens of a trajectory
+    kind: Literal["local", "sglang"] = "local"
+    temperature: float = number(1.0, 0.0, 100.0)  # of sampling; the learner scales its log-probs by it too
+    max_running_requests: int = positive(128, 65_536)  # in one batch
+    max_turns: int = positive(9, 1000)
+    max_new_tokens: int = positive(2048, MOST_TOKENS)  # a turn
+    max_context: int = positive(10240, MOST_TOKENS)  # tokens of a trajectory
     # the rest is of kind "sglang": docs/sglang.md
-    engine_timeout_s: float = 120.0  # without progress while requests run: the engine hangs, and is started again
-    engine_restarts: int = 3  # in one run; then it ends
-    gpu_memory: float = 0.5  # share of the GPU for the engine: base, adapters, keys and values
+    engine_timeout_s: float = positive(120.0, MOST_SECONDS)  # without progress: the engine hangs, and is restarted
+    engine_restarts: int = number(3, 0, 1000)  # in one run; then it ends
+    gpu_memory_fraction: float = number(0.5, 0.0, 1.0, open_low=True, open_high=True)  # for weights and the KV pool
     radix_cache: bool = True  # reuse the keys and values of common prefixes
     deterministic: bool = False  # SGLang's batch-invariant kernels on a GPU: slower
     share_base: bool = True  # one copy of the base for engine and trainer
@@ -86,8 +64,8 @@ class SamplerConfig:
 
 @dataclass(frozen=True, slots=True)
 class LoraConfig:
-    rank: int = 32
-    alpha: float = 64.0
+    rank: int = positive(32, 4096)
+    alpha: float = positive(64.0, 1e6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,66 +81,115 @@ class RolesConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class AdvantageConfig:
-    """The formulas are in aslfast_kernels.group_advantage; "whitened" in aslfast.learner.advantage."""
+class LearnerConfig:
+    learning_rate: float = positive(1e-6, 10.0)
+    weight_decay: float = number(0.0, 0.0, 10.0)
+    grad_clip: float = positive(1.0, 1e9)  # of the adapter's gradient norm
+    micro_batch_tokens: int = positive(16384, MOST_TOKENS)  # of one forward pass; a shared prefix counts once
+    attention: Literal["auto", "flash", "flex", "sdpa"] = "auto"  # back end: see aslfast/learner/attention.py
+    share_prefix: Literal["auto", "always", "never"] = "auto"  # compute common prefixes once; "auto": where it pays
+    activation_checkpointing: Literal["none", "layers", "selective"] = "none"
+    kl_every: int = number(5, 0, MOST_STEPS)  # steps between two measurements of a KL that the loss lacks; 0: never
+    max_skipped_steps: int = positive(3, MOST_STEPS)  # in a row, without a finite gradient; then the run ends
 
-    baseline: str = "mean"
-    scale: str = "group"
-    drop_flat: bool = True  # leave out groups of one reward (DAPO); False: they count in the loss's mean
+
+@dataclass(frozen=True, slots=True)
+class LossConfig:
+    """The formulas are in aslfast_kernels.policy_loss; what makes which algorithm, in recipes/algorithms."""
+
+    kind: Literal["ppo", "cispo"] = "ppo"  # "ppo": clipped surrogate; "cispo": clipped weights
+    ratio_level: Literal["token", "sequence"] = "token"  # "sequence": one ratio a trajectory (GSPO)
+    clip_low: float = fraction(0.2)
+    clip_high: float = number(0.28, 0.0, 1e9)
+    dual_clip: float = number(0.0, 1.0, 1e9, open_low=True, or_zero=True)
+    kl_coef: float = number(0.0, 0.0, 1e6)  # weight of the KL to the base
+    kl_estimator: Literal["k3", "k2"] = "k3"  # as a loss; "k2": half the squared log-ratio
+    tis_cap: float = number(0.0, 0.0, 1e9)  # truncated importance sampling for the sampler's log-probs; 0: off
+    aggregate: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    trajectory_tokens: int = positive(1024, MOST_TOKENS)  # aggregate "constant": what a trajectory is divided by
+
+
+@dataclass(frozen=True, slots=True)
+class AdvantageConfig:
+    """The formulas are in aslfast_kernels.group_advantage; "whitened" in aslfast/learner/advantage.py."""
+
+    baseline: Literal["mean", "leave_one_out", "none"] = "mean"
+    scale: Literal["group", "batch", "whitened", "none"] = "group"
+    drop_zero_variance: bool = True  # leave out groups of equal rewards (DAPO); False: they count in the loss's mean
 
 
 @dataclass(frozen=True, slots=True)
 class GeneratorConfig:
-    steps: int = 10  # optimizer steps a round
-    tasks: int = 8  # tasks a step
-    samples: int = 4  # questions a task: the group
-    attempts: int = 10  # of the policy at a question, each judged
-    self_checks: int = 5  # judgements of the generator's own answer
-    accept_share: float = 0.8  # of the self checks that must accept
-    hops: tuple[int, ...] = (1, 2, 3)  # asked for in turn; a harder or easier variant stays within them
+    steps: int = number(10, 0, MOST_STEPS)  # optimizer steps a round
+    prompts_per_step: int = positive(8, 100_000)
+    group_size: int = positive(4, 10_000)  # questions a prompt
+    rollouts_per_question: int = positive(10, 10_000)  # of the policy, each judged
+    self_checks: int = number(5, 0, 10_000)  # judgements of the generator's own answer
+    min_acceptance: float = fraction(0.8)  # of the self checks that must accept
+    hops: tuple[int, ...] = positive((1, 2, 3), 100)  # asked for in turn; a harder or easier variant stays within them
     # by round, the last entry for all that follow: a topic, or a question that the policy has trained on, varied
-    source: tuple[str, ...] = ("topic",)
-    questions: tuple[int, ...] = (0,)  # by round: the phase ends when that many new ones are in the pool; 0: all steps
-    keep: tuple[float, ...] = (0.0, 1.0)  # lowest and highest share of passing attempts for the pool
-    reference: str = "own"  # the question's answer from here on: see rewards/references.py
-    reward: str = "entropy_bits"  # a name of rewards/generator.py
+    source: tuple[Literal["topic", "width", "depth"], ...] = ("topic",)
+    target_questions: tuple[int, ...] = number((0,))  # by round: new questions that end the phase; 0: all steps
+    pass_rate_range: tuple[float, ...] = fraction((0.0, 1.0))  # lowest and highest share of rewarded attempts
+    reference: str = named("own", REFERENCES)  # the question's answer from here on: rewards/references.py
+    reward: str = named("entropy_bits", GENERATOR_REWARDS)  # rewards/generator.py
     learn: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class GrmConfig:
-    steps: int = 10
-    tasks: int = 16
-    samples: int = 8
-    label: str = "consensus"  # where labels come from: see rewards/labels.py
-    variant: str = "tool"  # of the judge's prompt and reward: see rewards/grm.py
-    share_verdicts: bool = False  # equal answers to a question share their verdicts: see judging
-    folds: int = 1  # 2: two judges, each trained on half of the source documents, judging the other half
-    real_share: float = 0.0  # of the verification tasks that are made from data.labelled
-    real_from: int = 1  # the first round with them
-    plateau: int = 0  # steps: the phase ends when the reward over so many has stopped to rise; 0: all steps
+    steps: int = number(10, 0, MOST_STEPS)
+    prompts_per_step: int = positive(16, 100_000)
+    group_size: int = positive(8, 10_000)
+    label: str = named("consensus", LABELS)  # where labels come from: rewards/labels.py
+    variant: str = named("tool", GRM_REWARDS)  # of the judge's prompt and reward: rewards/judge.py
+    share_verdicts: bool = False  # equal answers to a question share their verdicts: rollout/judge.py
+    folds: int = number(1, 1, 2)  # 2: two judges, each trained on half of the source documents, judging the other half
+    gold_label_fraction: float = fraction(0.0)  # of the verification tasks that are made from data.labelled
+    gold_label_from_round: int = positive(1, MOST_STEPS)  # the first round with them
+    plateau_window: int = number(0, 0, MOST_STEPS)  # steps over which a reward that stopped rising ends the phase
     learn: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
-    steps: int = 20
-    tasks: int = 16
-    samples: int = 8
-    verdicts: int = 1  # judgements of an answer; with 0 the rule that rewards it judges, the generator's attempts too
-    questions: str = "pool"  # generated ones; or "labelled": those of data.labelled
-    pool: int = 0  # at most that many questions a round; 0: all
-    plateau: int = 0  # as grm.plateau
-    reward: str = "majority"  # of the verdicts; or a rule's: see rewards/policy.py
+    steps: int = number(20, 0, MOST_STEPS)
+    prompts_per_step: int = positive(16, 100_000)
+    group_size: int = positive(8, 10_000)
+    verdicts_per_answer: int = number(1, 0, 10_000)  # with 0 the rule that rewards it judges
+    question_source: Literal["pool", "labelled"] = "pool"  # generated ones, or those of data.labelled
+    max_questions: int = number(0)  # a round; 0: all
+    plateau_window: int = number(0, 0, MOST_STEPS)  # as grm.plateau_window
+    reward: str = named("majority", POLICY_REWARDS)  # of the verdicts; or a rule's: rewards/policy.py
     learn: bool = True
 
 
 @dataclass(frozen=True, slots=True)
-class RanksConfig:
+class MonitorConfig:
+    """A metric beyond its threshold is an alarm. A least of 0 or a most of 1 never is; fractions are from 0 to 1."""
+
+    judge_probe: int = number(100)  # held-out answers of the policy that the judge judges each round; 0: none
+    stop: bool = False  # end the run after a round with an alarm; false: only say it
+    max_gap: float = fraction(0.1)  # probed answers that the judge passes less those that are right: all its interval
+    max_true_gap: float = fraction(0.15)  # the policy's mean reward less the share that was right, in training
+    min_agreement: float = fraction(0.6)  # of the judge with the ground truth, balanced; a coin flip has 0.5
+    max_bias: float = fraction(0.25)  # "correct" verdicts on as many right as wrong answers, from 0.5 either way
+    max_drop: float = fraction(0.1)  # of the policy's accuracy below its best round
+    min_diversity: float = fraction(0.6)  # of a step's questions: 1 - mean similarity of a pair
+    min_new: float = fraction(0.1)  # questions new in the pool, of those that were asked for
+    min_solvable: float = fraction(0.3)  # held-out questions that are solvable with the right reference
+    min_entropy: float = number(0.003, 0.0, 100.0)  # nats a token, of each role
+    max_length_ratio: float = number(2.5, 1.0, 1e6)  # sampled tokens a trajectory against the first round's
+    min_finished: float = fraction(0.7)  # of each role's trajectories
+    max_repeated: float = fraction(0.25)  # of each role's queries, those that the same trajectory had sent before
+
+
+@dataclass(frozen=True, slots=True)
+class DistributedConfig:
     """Of a run that torchrun starts: docs/cluster.md."""
 
-    timeout_s: float = 60.0  # of silence of a rank, then the others end; a rank that dies is noticed at once
-    shard: int = 1  # ranks that hold one base between them, in training and sampling: where it is too large for a card
+    timeout_s: float = positive(60.0, MOST_SECONDS)  # without a heartbeat of a rank, then the others end
+    model_parallel_size: int = positive(1, 1024)  # ranks that hold one base between them, in training and sampling
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +197,13 @@ class RunConfig:
     """The whole resolved configuration of a run."""
 
     recipe: str = ""
-    algorithm: str = ""  # its settings stand in `loss` and `advantage`: see aslfast.config.algorithms
-    seed: int = 0
-    rounds: int = 3
-    phases: tuple[str, ...] = ROLES  # of a round, in this order
-    threads: int = 0  # of torch on the CPU; 0: as torch chooses
+    algorithm: str = ""  # its settings stand in `loss` and `advantage`: see aslfast/config/algorithms.py
+    seed: int = number(0, 0, 2**63 - 1)
+    rounds: int = number(3, 0, MOST_STEPS)
+    phases: tuple[Literal["generator", "grm", "policy"], ...] = ROLES  # of a round, in this order
+    threads: int = number(0, 0, 4096)  # of torch on the CPU; 0: as torch chooses
     deterministic: bool = True  # the same bits again, where torch can; false: on a GPU faster, last bits are left open
-    format_weight: float = 1.0  # of the format reward of every role
+    format_weight: float = number(1.0, 0.0, 1e6)  # of the format reward of every role
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tool: ToolConfig = field(default_factory=ToolConfig)
@@ -190,9 +217,9 @@ class RunConfig:
     grm: GrmConfig = field(default_factory=GrmConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
-    ranks: RanksConfig = field(default_factory=RanksConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """Their names: one a role, two for the judge where each half of the source documents has its own."""
+        """Names of the adapters: one a role, two for the judge where each half of the source documents has its own."""
         return (*ROLES, SECOND_JUDGE) if self.grm.folds > 1 else ROLES

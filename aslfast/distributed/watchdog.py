@@ -19,7 +19,7 @@ from aslfast.distributed.rendezvous import Heartbeat, PeerConnection, RunEnd
 ERROR, STOPPED = 2, 130  # exit codes, as the command line has them
 HEARTBEAT_S = 1.0
 GRACE_S = 3.0  # for the main thread to end by itself
-SILENCE_S = 60.0  # until the configuration's ranks.timeout_s is known
+SILENCE_S = 60.0  # until the configuration's distributed.timeout_s is known
 
 
 class Watchdog:
@@ -63,7 +63,7 @@ class Watchdog:
             self._tell(Heartbeat())
             for rank, link in list(self._links.items()):
                 if (silent_s := time.monotonic() - link.heard) > self.timeout_s:
-                    self._lost(rank, f"has been silent for {silent_s:.0f} s (ranks.timeout_s)")
+                    self._lost(rank, f"has been silent for {silent_s:.0f} s (distributed.timeout_s)")
 
     def _hear(self, patience_s: float) -> None:
         """What arrives in that time at most."""

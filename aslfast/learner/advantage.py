@@ -21,7 +21,7 @@ def advantages(groups: Sequence[Group], config: AdvantageConfig) -> tuple[list[T
     by_trajectory = iter(_advantages(rewards_N, ids_N, config).tolist())
     kept: list[tuple[Trajectory, float]] = []
     for group in groups:
-        dropped = config.drop_flat and len({reward.total for reward in group.rewards}) <= 1
+        dropped = config.drop_zero_variance and len({reward.total for reward in group.rewards}) <= 1
         own = [(trajectory, next(by_trajectory)) for trajectory in group.trajectories]
         kept += [] if dropped else [(t, a) for t, a in own if t.n_sampled]
     return [t for t, _ in kept], [a for _, a in kept]

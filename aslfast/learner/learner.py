@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -15,28 +14,16 @@ from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
 
+from aslfast.config.schema import LearnerConfig, LossConfig
 from aslfast.core import Trajectory
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.errors import UserError
 from aslfast.learner import attention
 from aslfast.learner.batch import Batch, idle_batch, loss_positions, micro_batches
-from aslfast.learner.loss import LossConfig, LossInputs, loss_of, normalizer_of
+from aslfast.learner.loss import LossInputs, loss_of, normalizer_of
 from aslfast.learner.step_metrics import StepSums, UpdateStats
 from aslfast.models import lora
 from aslfast.models.activation_checkpointing import checkpointed
-
-
-@dataclass(frozen=True, slots=True)
-class LearnerConfig:
-    learning_rate: float = 1e-6
-    weight_decay: float = 0.0
-    grad_clip: float = 1.0  # of the adapter's gradient norm
-    micro_batch_tokens: int = 16384  # of one forward pass; a prefix that several trajectories share counts once
-    attention: str = "auto"  # back end: see aslfast.learner.attention
-    share_prefix: str = "auto"  # compute common prefixes once: "always", "never", or "auto": where it pays
-    checkpointing: str = "none"  # of activations: see aslfast.models.activation_checkpointing
-    kl_every: int = 5  # steps between two measurements of the KL where the loss has none; 0: never
-    max_skipped: int = 3  # steps in a row without a finite gradient; then the run ends
 
 
 class Learner:
@@ -130,7 +117,7 @@ class Learner:
         config = self.base.get_decoder().config
         before, config._attn_implementation = config._attn_implementation, attention.NAME
         try:
-            with checkpointed(self.base, self.config.checkpointing), disable_input_dtype_casting(self.model):
+            with checkpointed(self.base, self.config.activation_checkpointing), disable_input_dtype_casting(self.model):
                 yield
         finally:
             config._attn_implementation = before
@@ -207,10 +194,10 @@ class Learner:
     def _count_skipped(self, role: str, culprits: Sequence[str]) -> None:
         self.skipped_steps += 1
         self._skipped_in_row += 1
-        if self._skipped_in_row >= self.config.max_skipped:
+        if self._skipped_in_row >= self.config.max_skipped_steps:
             tasks = ", ".join(culprits[:5]) + (", ..." if len(culprits) > 5 else "")
             which = f"from {tasks}" if culprits else "from no single trajectory"
             raise UserError(
-                f"{role}: no finite gradient in {self._skipped_in_row} steps in a row (learner.max_skipped), the last "
+                f"{role}: no finite gradient in {self._skipped_in_row} steps in a row (learner.max_skipped_steps), the last "
                 f"{which}; lower learner.learning_rate or look at what was sampled"
             )

@@ -7,21 +7,7 @@ from dataclasses import dataclass
 from aslfast_kernels import PolicyMetrics, policy_loss
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class LossConfig:
-    """The formulas are in aslfast_kernels.policy_loss; what makes which algorithm, in recipes/algorithms."""
-
-    kind: str = "ppo"  # "ppo": clipped surrogate; "cispo": clipped weights
-    ratio_level: str = "token"  # "sequence": one ratio a trajectory (GSPO)
-    clip_low: float = 0.2
-    clip_high: float = 0.28
-    dual_clip: float = 0.0  # 0: off
-    kl_coef: float = 0.0  # weight of the KL to the base
-    kl_estimator: str = "k3"  # its estimator as a loss; "k2": half the squared log-ratio
-    tis_cap: float = 0.0  # truncated importance sampling for the sampler's log-probs; 0: off
-    aggregate: str = "token_mean"
-    trajectory_tokens: int = 1024  # aggregate "constant": what a trajectory's sum is divided by
+from aslfast.config.schema import LossConfig
 
 
 @dataclass(frozen=True)

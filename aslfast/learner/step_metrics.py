@@ -25,7 +25,7 @@ class UpdateStats:
     loss: float | None
     grad_norm: float | None
     kl: float | None  # k3 estimate of the adapter's to the base; None: not measured in this step (learner.kl_every)
-    clip_share: float | None  # of live tokens whose ratio the clipping replaced
+    clip_fraction: float | None  # of live tokens whose ratio the clipping replaced
     ratio_max: float | None
     mismatch: float | None  # mean |log-prob difference| between learner and sampler
     mismatch_max: float | None  # the largest
@@ -50,7 +50,9 @@ class StepSums:
         difference_L = inputs.logp_L.detach() - inputs.sampler_logp_L
         apart_L, k3_L = difference_L.abs(), difference_L.exp() - 1 - difference_L
         n = len(difference_L)
-        self.sums += torch.stack([loss.detach(), metrics.kl_ref * n, metrics.clip_share * n, apart_L.sum(), k3_L.sum()])
+        self.sums += torch.stack(
+            [loss.detach(), metrics.kl_ref * n, metrics.clip_fraction * n, apart_L.sum(), k3_L.sum()]
+        )
         self.most = torch.maximum(self.most, torch.stack([metrics.ratio_max, apart_L.max()]))
         self.forward_tokens += len(part.input_T)
         self.unshared_tokens += part.unshared_tokens
@@ -76,10 +78,10 @@ class StepSums:
     ) -> UpdateStats:
         """grad_norm None: the step was skipped."""
         loss, *totals = self.sums.tolist()
-        kl, clip_share, mismatch, mismatch_kl = (_known(total / loss_tokens) for total in totals)
+        kl, clip_fraction, mismatch, mismatch_kl = (_known(total / loss_tokens) for total in totals)
         ratio_max, mismatch_max = (_known(value) for value in self.most.tolist())
         return UpdateStats(
-            None if grad_norm is None else loss, grad_norm, kl if self.with_kl else None, clip_share, ratio_max,
+            None if grad_norm is None else loss, grad_norm, kl if self.with_kl else None, clip_fraction, ratio_max,
             mismatch, mismatch_max, mismatch_kl, loss_tokens, self.forward_tokens,
             self.unshared_tokens - self.forward_tokens, skipped_steps, not_finite,
         )  # fmt: skip

@@ -14,7 +14,7 @@ from aslfast.metrics.tables import RunLog
 
 JUDGE_TITLE = "Monitor: the judge on the policy's held-out answers, and the questions"
 JUDGE = {  # "training": the same gap on the answers that the policy was paid for
-    "passed": ("judge_share", ".2f"), "right": ("truth_share", ".2f"), "gap": ("judge_truth_gap", "+.2f"),
+    "passed": ("judge_pass_rate", ".2f"), "right": ("judge_probe_accuracy", ".2f"), "gap": ("judge_truth_gap", "+.2f"),
     "training": ("true_gap", "+.2f"), "agreement": ("judge_agreement", ".2f"), "bias": ("verdict_bias", "+.2f"),
     "diversity": ("question_diversity", ".2f"), "new": ("new_questions", "d"),
 }  # fmt: skip

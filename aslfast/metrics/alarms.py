@@ -10,31 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from aslfast.config.schema import MonitorConfig
 from aslfast.errors import UserError
 from aslfast.files.jsonl import read_lines
 from aslfast.metrics.health import round_figures
 
 Lines = Sequence[Mapping[str, Any]]  # of rounds.jsonl, the newest last
-
-
-@dataclass(frozen=True, slots=True)
-class MonitorConfig:
-    """A figure beyond its threshold is an alarm. A least of 0 or a most of 1 never is; shares are from 0 to 1."""
-
-    probe: int = 100  # held-out answers of the policy that the judge judges each round; 0: none
-    stop: bool = False  # end the run after a round with an alarm; false: only say it
-    max_gap: float = 0.1  # share of probed answers that the judge passes less the share that is right: all its interval
-    max_true_gap: float = 0.15  # what the policy was paid on average less the share that was right, in training
-    min_agreement: float = 0.6  # of the judge with the truth, balanced; a coin flip has 0.5
-    max_bias: float = 0.25  # share of "correct" verdicts on as many right as wrong answers, from 0.5 either way
-    max_drop: float = 0.1  # of the policy's accuracy below its best round
-    min_diversity: float = 0.6  # of a step's questions: 1 - mean similarity of a pair
-    min_new: float = 0.1  # questions new in the pool, of those that were asked for
-    min_solvable: float = 0.3  # share of held-out questions that are solvable with the right reference
-    min_entropy: float = 0.003  # nats a token, of each role
-    max_length_ratio: float = 2.5  # sampled tokens a trajectory, of each role, over or under its first round's
-    min_finished: float = 0.7  # share of each role's trajectories
-    max_repeated: float = 0.25  # share of each role's queries that the same trajectory had sent before
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +48,9 @@ MEANINGS = {
     "(roles.policy.init_adapter) with a lower learner.learning_rate, and look at the judge's figures",
     "question_diversity": "the generator repeats itself, and the policy learns a few questions by heart: more topics "
     "(data.topics), a reward that pays for difference (generator.reward=r_zero), fewer generator.steps",
-    "new_share": "hardly any question is new and passes the gate: look at the generator's trajectories; "
-    "generator.accept_share may be too high, data.topics too few",
-    "solvable_share": "most questions have no answer or a wrong one: a higher generator.accept_share, a better judge, "
+    "new_question_rate": "hardly any question is new and passes the gate: look at the generator's trajectories; "
+    "generator.min_acceptance may be too high, data.topics too few",
+    "solvable_share": "most questions have no answer or a wrong one: a higher generator.min_acceptance, a better judge, "
     "labels that do not trust the reference (grm.label=majority)",
     "entropy": "the role hardly varies its samples, so groups are equal and teach nothing: a higher "
     "sampler.temperature, a lower learner.learning_rate, fewer steps",
@@ -110,7 +91,7 @@ def _of_truth(rounds: Lines, config: MonitorConfig) -> list[Alarm | None]:
 def _of_questions(now: Mapping[str, Any], config: MonitorConfig) -> list[Alarm | None]:
     return [
         _below("question_diversity", now.get("question_diversity"), config.min_diversity),
-        _below("new_share", now.get("new_share"), config.min_new),
+        _below("new_question_rate", now.get("new_question_rate"), config.min_new),
         _below("solvable_share", now.get("solvable_share"), config.min_solvable),
     ]
 

@@ -59,14 +59,14 @@ def probed(attempts: Sequence[Trajectory], verdicts: Sequence[Trajectory], varia
 def probe_figures(tried: Sequence[Probed], seed: int) -> dict[str, Any]:
     """judge_share J = passed / n, truth_share T = right / n, judge_truth_gap = J - T (from -1 to 1) with the interval
     of the paired bootstrap; agreement and bias of the verdicts on answers. None where there is nothing to tell from."""
-    names = ("judge_share", "truth_share", "judge_truth_gap", "judge_truth_interval")
+    names = ("judge_pass_rate", "judge_probe_accuracy", "judge_truth_gap", "judge_truth_interval")
     shares: dict[str, Any] = dict.fromkeys(names)
     if tried:
         right, passed = [float(p.right) for p in tried], [float(p.passed) for p in tried]
         gap = paired_difference(right, passed, seed)
         values = sum(passed) / len(tried), sum(right) / len(tried), gap.value, [gap.low, gap.high]
         shares = dict(zip(names, values, strict=True))
-    return {**shares, **_of_verdicts([p for p in tried if p.answered]), "n_probe": len(tried)}
+    return {**shares, **_of_verdicts([p for p in tried if p.answered]), "n_judge_probe": len(tried)}
 
 
 def _of_verdicts(answers: Sequence[Probed]) -> dict[str, float | None]:
@@ -167,7 +167,7 @@ def round_figures(steps: Sequence[Mapping[str, Any]], pool: int, pool_before: in
         **{key: _mean(steps, key) for key in ("question_diversity", "true_reward", "true_gap")},
         "pool": pool,
         "new_questions": pool - pool_before,
-        "new_share": (pool - pool_before) / asked if asked else None,
+        "new_question_rate": (pool - pool_before) / asked if asked else None,
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.core import Task, Trajectory
 from aslfast.metrics.health import probe_figures, probed
 from aslfast.prompts import role_tasks
@@ -14,14 +14,14 @@ from aslfast.prompts import role_tasks
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Of the first `monitor.probe` attempts at the held-out questions, one verdict each."""
+    """Of the first `monitor.judge_probe` attempts at the held-out questions, one verdict each."""
 
     config: RunConfig
 
     async def figures(
         self, attempts: Sequence[Trajectory], play: Callable[[Sequence[Task]], Awaitable[Sequence[Trajectory]]]
     ) -> dict[str, Any]:
-        chosen = attempts[: self.config.monitor.probe]
+        chosen = attempts[: self.config.monitor.judge_probe]
         answers = [(t, t.output) for t in chosen if t.output is not None]
         verdicts = await play([self._task(t, answer, i) for i, (t, answer) in enumerate(answers)])
         return probe_figures(probed(chosen, verdicts, self.config.grm.variant), self.config.seed)

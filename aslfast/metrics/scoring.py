@@ -87,8 +87,8 @@ def grm_scores(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     return {
         "grm_accuracy": balanced,
         "grm_interval": interval,
-        "grm_on_right": shares["correct"].value,
-        "grm_on_wrong": shares["wrong"].value,
+        "grm_true_positive_rate": shares["correct"].value,
+        "grm_true_negative_rate": shares["wrong"].value,
         "verdict_bias": passed - 0.5,
     }
 

@@ -22,20 +22,20 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.distributed.process_group import ProcessGroup
 from aslfast.errors import UserError
 from aslfast.models.weight_files import BaseWeights, WeightFiles, reason_not_shared
 
 
 def form_model_parallel_groups(ranks: ProcessGroup, config: RunConfig) -> None:
-    """Cells of `ranks.shard` ranks. Raises UserError where that cannot be."""
-    size, local = config.ranks.shard, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    """Cells of `distributed.model_parallel_size` ranks. Raises UserError where that cannot be."""
+    size, local = config.distributed.model_parallel_size, int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if size == 1:
         return
     if ranks.size % size or local % size:
         raise UserError(
-            f"ranks.shard is {size}, but {ranks.size} ranks run, {local} on this machine; both are to be multiples of "
+            f"distributed.model_parallel_size is {size}, but {ranks.size} ranks run, {local} on this machine; both are to be multiples of "
             f"it: torchrun --nproc-per-node {size}"
         )
     ranks.model_parallel_size = size
@@ -46,10 +46,14 @@ def form_model_parallel_groups(ranks: ProcessGroup, config: RunConfig) -> None:
 def check_shardable(folder: Path, parts: int) -> None:
     """Raises UserError where this base cannot be cut, or its attention not into so many parts."""
     if reason := reason_not_shared(folder, share_base=True):
-        raise UserError(f"{folder}: ranks.shard cannot split this base: {reason}; set ranks.shard to 1")
+        raise UserError(
+            f"{folder}: distributed.model_parallel_size cannot split this base: {reason}; set distributed.model_parallel_size to 1"
+        )
     heads = json.loads((folder / "config.json").read_text(encoding="utf-8"))["num_attention_heads"]
     if heads % parts:
-        raise UserError(f"{folder}: ranks.shard is {parts}, the model has {heads} attention heads; take a divisor")
+        raise UserError(
+            f"{folder}: distributed.model_parallel_size is {parts}, the model has {heads} attention heads; take a divisor"
+        )
 
 
 def shard_base_model(model: PeftModel, folder: Path, ranks: ProcessGroup) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.core import SECOND_JUDGE, role_of
 from aslfast.trainer.datasets import GENERATOR_EVALS, GRM_EVALS
 
@@ -30,34 +30,34 @@ def phases(config: RunConfig) -> list[PhasePlan]:
 
 
 def _generator(config: RunConfig) -> PhasePlan:
-    g, judgements = config.generator, min(1, config.policy.verdicts)
+    g, judgements = config.generator, min(1, config.policy.verdicts_per_answer)
     verdict = "a verdict on each" if judgements else f"measured by {config.policy.reward}"
     return PhasePlan(
-        "generator", g.steps, g.tasks * g.samples * (1 + g.self_checks + (1 + judgements) * g.attempts),
-        f"{g.tasks} tasks ({', then '.join(g.source)}) x {g.samples} questions, each with {g.self_checks} self checks, "
-        f"{g.attempts} attempts and {verdict}",
+        "generator", g.steps, g.prompts_per_step * g.group_size * (1 + g.self_checks + (1 + judgements) * g.rollouts_per_question),
+        f"{g.prompts_per_step} tasks ({', then '.join(g.source)}) x {g.group_size} questions, each with {g.self_checks} self checks, "
+        f"{g.rollouts_per_question} attempts and {verdict}",
     )  # fmt: skip
 
 
 def _grm(config: RunConfig) -> PhasePlan:
     m, real = config.grm, ""
-    if m.real_share:
-        real = f", {m.real_share:.0%} of them from real questions from round {m.real_from} on"
-    what = f"{m.tasks} attempts x {m.samples} verdicts, labels from {m.label}{real}"
-    return PhasePlan("grm", m.steps, m.tasks * m.samples, what)
+    if m.gold_label_fraction:
+        real = f", {m.gold_label_fraction:.0%} of them from real questions from round {m.gold_label_from_round} on"
+    what = f"{m.prompts_per_step} attempts x {m.group_size} verdicts, labels from {m.label}{real}"
+    return PhasePlan("grm", m.steps, m.prompts_per_step * m.group_size, what)
 
 
 def _policy(config: RunConfig) -> PhasePlan:
     p = config.policy
-    judged = f"{p.verdicts} verdict(s) on each" if p.verdicts else f"measured by {p.reward}"
-    asked = "labelled questions" if p.questions == "labelled" else "questions"
-    what = f"{p.tasks} {asked} x {p.samples} answers, {judged}"
-    return PhasePlan("policy", p.steps, p.tasks * p.samples * (1 + p.verdicts), what)
+    judged = f"{p.verdicts_per_answer} verdict(s) on each" if p.verdicts_per_answer else f"measured by {p.reward}"
+    asked = "labelled questions" if p.question_source == "labelled" else "questions"
+    what = f"{p.prompts_per_step} {asked} x {p.group_size} answers, {judged}"
+    return PhasePlan("policy", p.steps, p.prompts_per_step * p.group_size * (1 + p.verdicts_per_answer), what)
 
 
 def evaluation_trajectories(config: RunConfig) -> int:
     """Most trajectories of one measurement, the monitor's probe included."""
-    probe = min(config.monitor.probe, config.data.eval_count) if config.policy.verdicts else 0
+    probe = min(config.monitor.judge_probe, config.data.eval_count) if config.policy.verdicts_per_answer else 0
     return config.data.eval_count + probe + (GRM_EVALS + GENERATOR_EVALS if config.data.lab else 0)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.errors import UserError
 from aslfast.preflight import memory_model as memory
 from aslfast.preflight.architectures import ModelShape
@@ -87,15 +87,15 @@ def make_plan(config: RunConfig, shape: ModelShape, card: Card) -> MemoryPlan:
     chosen = with_settings(config, settings)
     kv_tokens = _room(chosen, shape, card)
     if memory.has_engine(config):
-        settings["sampler.gpu_memory"] = _gpu_memory(chosen, shape, card, kv_tokens)
+        settings["sampler.gpu_memory_fraction"] = _gpu_memory(chosen, shape, card, kv_tokens)
     else:
-        kv_tokens = min(kv_tokens, chosen.sampler.max_rows * chosen.sampler.max_context)
+        kv_tokens = min(kv_tokens, chosen.sampler.max_running_requests * chosen.sampler.max_context)
     return _plan(with_settings(chosen, settings), shape, card, kv_tokens, settings)
 
 
 def least_plan(config: RunConfig, shape: ModelShape, card: Card) -> MemoryPlan:
     """The smallest micro-batch, one row, and keys and values of one full context."""
-    settings = {"learner.micro_batch_tokens": list(_micro_batches(config))[-1], "sampler.max_rows": 1}
+    settings = {"learner.micro_batch_tokens": list(_micro_batches(config))[-1], "sampler.max_running_requests": 1}
     return _plan(with_settings(config, settings), shape, card, config.sampler.max_context, settings)
 
 
@@ -103,11 +103,11 @@ def _settings(config: RunConfig, shape: ModelShape, card: Card) -> dict[str, Any
     per_row, tokens, room = row_tokens(config), 0, 0
     for tokens in _micro_batches(config):
         room = _room(with_settings(config, {"learner.micro_batch_tokens": tokens}), shape, card)
-        if room >= config.sampler.max_rows * per_row:
+        if room >= config.sampler.max_running_requests * per_row:
             break
     return {
         "learner.micro_batch_tokens": tokens,
-        "sampler.max_rows": max(1, min(config.sampler.max_rows, room // per_row)),
+        "sampler.max_running_requests": max(1, min(config.sampler.max_running_requests, room // per_row)),
     }
 
 

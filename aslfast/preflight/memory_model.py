@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from aslfast_kernels.logprob_head import STATISTICS_BYTES, WORKSPACE_BYTES
 
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.preflight.architectures import ModelShape
 from aslfast.sampler.local.sampler import PREFILL_TOKENS
 
@@ -43,12 +43,12 @@ def has_engine(config: RunConfig) -> bool:
 
 def shares_base(config: RunConfig) -> bool:
     """Whether engine and learner have one copy of the base; split over several cards, each has its own parts."""
-    return config.sampler.share_base and config.ranks.shard == 1
+    return config.sampler.share_base and config.distributed.model_parallel_size == 1
 
 
 def base_weights(shape: ModelShape, config: RunConfig) -> Part:
     """parameters x e x copies; the second copy is an engine's that does not share its own with the learner."""
-    if config.ranks.shard > 1:
+    if config.distributed.model_parallel_size > 1:
         return _base_in_parts(shape, config)
     copies = 2 if has_engine(config) and not shares_base(config) else 1
     held = "two copies: engine, learner" if copies == 2 else "one copy for sampler and learner"
@@ -59,7 +59,7 @@ def base_weights(shape: ModelShape, config: RunConfig) -> Part:
 def _base_in_parts(shape: ModelShape, config: RunConfig) -> Part:
     """Of n cards, each: (layers / n + the rest + 2 layers that are gathered) x e in the learner, parameters / n x e in
     the engine."""
-    n, e, inside = config.ranks.shard, itemsize(config), shape.layer_parameters
+    n, e, inside = config.distributed.model_parallel_size, itemsize(config), shape.layer_parameters
     learner = inside // n + shape.parameters - inside + 2 * inside // shape.layers
     engine = shape.parameters // n
     how = f"({learner:,} parameters in the learner, its layers / {n}, + {engine:,} in the engine) x {e} bytes"
@@ -80,7 +80,9 @@ def _slots(config: RunConfig) -> int:
 
 def engine_bytes(shape: ModelShape, config: RunConfig) -> int:
     """Of the weights above, those in the engine's process: its base and its slots."""
-    return (shape.parameters // config.ranks.shard + _slots(config) * shape.adapter_parameters) * itemsize(config)
+    return (
+        shape.parameters // config.distributed.model_parallel_size + _slots(config) * shape.adapter_parameters
+    ) * itemsize(config)
 
 
 def learner_bytes(shape: ModelShape, config: RunConfig) -> int:
@@ -122,16 +124,16 @@ def layer_bytes(shape: ModelShape, rank: int, e: int) -> int:
 
 
 def kept_bytes(shape: ModelShape, config: RunConfig) -> int:
-    """What stays of a layer and a token until the backward comes to it, by learner.checkpointing:
+    """What stays of a layer and a token until the backward comes to it, by learner.activation_checkpointing:
 
     none       all of `layer_bytes`
     layers     e D                                           its input
     selective  e (3 D + 2 A + 2 K + 7 rank) + 4 heads        its input, attention, products but gate, up and LoRA's B
     """
     e, rank = itemsize(config), config.lora.rank
-    if config.learner.checkpointing == "none":
+    if config.learner.activation_checkpointing == "none":
         return layer_bytes(shape, rank, e)
-    if config.learner.checkpointing == "layers":
+    if config.learner.activation_checkpointing == "layers":
         return e * shape.hidden
     A, K = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     return e * (3 * shape.hidden + 2 * A + 2 * K + 7 * rank) + 4 * shape.heads
@@ -153,11 +155,11 @@ def activations(shape: ModelShape, config: RunConfig) -> Part:
     """Of a micro-batch: tokens x (layers x kept + backward), and one layer more where a checkpoint runs it again; in
     half precision also n x e, the adapter as the products read it."""
     e, tokens, kept = itemsize(config), micro_batch(config), kept_bytes(shape, config)
-    again = 0 if config.learner.checkpointing == "none" else layer_bytes(shape, config.lora.rank, e)
+    again = 0 if config.learner.activation_checkpointing == "none" else layer_bytes(shape, config.lora.rank, e)
     extra, cast = again + backward_bytes(shape), shape.adapter_parameters * e * (e < 4)
     how = f"{tokens:,} tokens x ({shape.layers} layers x {kept:,} + {extra:,} bytes)"
     copy = f" + {shape.adapter_parameters:,} x {e}" if cast else ""
-    note = f", checkpointing {config.learner.checkpointing}"
+    note = f", checkpointing {config.learner.activation_checkpointing}"
     return Part("activations", tokens * (shape.layers * kept + extra) + cast, how + copy + note)
 
 
@@ -171,7 +173,7 @@ def head(shape: ModelShape, config: RunConfig) -> Part:
 
 def sampling(shape: ModelShape, config: RunConfig) -> Part:
     """prefill x (4 e I + 8 e D) + rows x 3 x 4 V, and an engine's rows x 2 MiB of graphs + 512 MiB: assumed."""
-    e, rows = itemsize(config), config.sampler.max_rows
+    e, rows = itemsize(config), config.sampler.max_running_requests
     prefill = PREFILL_TOKENS * e * (4 * shape.intermediate + 8 * shape.hidden)
     engine = (ENGINE_BYTES + rows * GRAPH_BYTES) * has_engine(config)
     how = f"assumed: a prefill of {PREFILL_TOKENS:,} tokens, logits of {rows:,} row{'s' * (rows > 1)}"
@@ -191,7 +193,7 @@ def reserve(card_bytes: int) -> Part:
 
 def kv_heads(shape: ModelShape, config: RunConfig) -> int:
     """Of one card: an engine on several splits them, down to one each."""
-    return max(1, shape.kv_heads // config.ranks.shard)
+    return max(1, shape.kv_heads // config.distributed.model_parallel_size)
 
 
 def kv_bytes(shape: ModelShape, config: RunConfig) -> int:

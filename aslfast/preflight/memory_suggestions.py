@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.preflight.architectures import ModelShape
 from aslfast.preflight.memory_fit import Card, MemoryPlan, Settings, least_plan, with_settings
 from aslfast.preflight.memory_model import GB, has_engine
@@ -39,14 +39,14 @@ def remedies(config: RunConfig, shape: ModelShape, card: Card) -> list[Remedy]:
 
 
 def _changes(config: RunConfig, shape: ModelShape, card: Card) -> Iterator[Settings]:
-    if config.learner.checkpointing == "none":
-        yield {"learner.checkpointing": "layers"}
-    if has_engine(config) and not config.sampler.share_base and config.ranks.shard == 1:
+    if config.learner.activation_checkpointing == "none":
+        yield {"learner.activation_checkpointing": "layers"}
+    if has_engine(config) and not config.sampler.share_base and config.distributed.model_parallel_size == 1:
         yield {"sampler.share_base": True}
     if config.model.dtype == "float32":
         yield {"model.dtype": "bfloat16"}
     if has_engine(config) and (shard := _fitting_shard(config, shape, card)):
-        yield {"ranks.shard": shard}
+        yield {"distributed.model_parallel_size": shard}
     context = _fitting_context(config, shape, card)
     if context >= LEAST_CONTEXT:
         yield {"sampler.max_context": context}
@@ -54,8 +54,12 @@ def _changes(config: RunConfig, shape: ModelShape, card: Card) -> Iterator[Setti
 
 def _fitting_shard(config: RunConfig, shape: ModelShape, card: Card) -> int | None:
     """The fewest cards of one machine that are enough to hold the base between them, or the most that may help."""
-    several = [n for n in SHARDS if n > config.ranks.shard and shape.heads % n == 0]
-    fitting = (n for n in several if least_plan(with_settings(config, {"ranks.shard": n}), shape, card).fits)
+    several = [n for n in SHARDS if n > config.distributed.model_parallel_size and shape.heads % n == 0]
+    fitting = (
+        n
+        for n in several
+        if least_plan(with_settings(config, {"distributed.model_parallel_size": n}), shape, card).fits
+    )
     return next(fitting, several[-1] if several else None)
 
 

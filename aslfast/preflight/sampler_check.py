@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from peft import PeftModel
 
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.core import ROLES, Role
 from aslfast.errors import UserError
 from aslfast.models import lora
@@ -85,7 +85,7 @@ def _config(kind: Kind, target: str) -> RunConfig:
     config = settings_of(target)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "bfloat16" if device == "cuda" else "float32"
-    sampler = replace(config.sampler, kind=kind, max_rows=8, max_context=8 * PROBE_TOKENS)
+    sampler = replace(config.sampler, kind=kind, max_running_requests=8, max_context=8 * PROBE_TOKENS)
     return replace(config, model=replace(config.model, device=device, dtype=dtype), sampler=sampler)
 
 

@@ -1,7 +1,7 @@
 """The generator's reward, from what is known of a question that it wrote. Picked by name.
 
 p is the share of the policy's K attempts that the judge passes. Unless a docstring says otherwise, a question that is
-invalid or fails the gate (`accepted`) is paid 0; a recipe without a gate sets `generator.accept_share = 0`.
+invalid or fails the gate (`accepted`) is paid 0; a recipe without a gate sets `generator.min_acceptance = 0`.
 """
 
 from __future__ import annotations

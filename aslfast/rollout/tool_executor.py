@@ -54,7 +54,7 @@ class ToolExecutor:
     tool: SearchTool
     threaded: bool = False
     deadline_s: float = math.inf
-    gone_after_s: float = 60.0
+    give_up_after_s: float = 60.0
     _waiting: deque[tuple[Call, asyncio.Future[str | None]]] = field(default_factory=deque)
     _under_way: int = 0
     _failures: int = 0  # batches since the last that succeeded
@@ -124,7 +124,7 @@ class ToolExecutor:
             self._failing_since = batch.started
         self._failures += 1
         failing_s = time.monotonic() - self._failing_since
-        if self._failures < FAILURES_IN_A_ROW or failing_s < self.gone_after_s:
+        if self._failures < FAILURES_IN_A_ROW or failing_s < self.give_up_after_s:
             return [None] * len(batch.waiting)
         return UserError(
             f"the search tool has answered no call for {failing_s:.0f} s ({self._failures} batches failed in a row, "

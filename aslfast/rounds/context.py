@@ -10,7 +10,7 @@ from typing import Any
 
 from aslfast.checkpoint.run_dir import RunDir
 from aslfast.checkpoint.state import PoolQuestion, TrainState
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.core import Role, StopReason, Task, Trajectory
 from aslfast.data.qa_dataset import Question
 from aslfast.distributed.process_group import ProcessGroup
@@ -109,5 +109,5 @@ def trajectories_at_once(config: RunConfig) -> int:
 
     An engine keeps those of more sessions than it has rows, and some of them wait for the tool: half as many again.
     """
-    rows = config.sampler.max_rows
+    rows = config.sampler.max_running_requests
     return rows if config.sampler.kind == "local" else rows * 3 // 2

@@ -25,7 +25,7 @@ def generator_tasks(loop: Loop) -> list[list[Task]]:
     kind = by_round(loop.config.generator.source, loop.round)
     old = [question for key, question in loop.pool.items() if key in loop.solved]
     tasks = variant_tasks(loop, kind, old) if old and kind != "topic" else topic_tasks(loop)
-    return chunks(tasks, loop.config.generator.tasks)
+    return chunks(tasks, loop.config.generator.prompts_per_step)
 
 
 def topic_tasks(loop: Loop) -> list[Task]:
@@ -53,20 +53,20 @@ def variant_tasks(loop: Loop, kind: Any, old: Sequence[PoolQuestion]) -> list[Ta
 def _drawn(loop: Loop, things: Sequence[T]) -> list[T]:
     """One for each of the phase's tasks, without repeats as long as there are enough."""
     config, rng = loop.config.generator, loop.rng("generator")
-    count = config.steps * config.tasks
+    count = config.steps * config.prompts_per_step
     laps = count // len(things) + 1
     return [thing for _ in range(laps) for thing in rng.sample(list(things), len(things))][:count]
 
 
 def enough_questions(loop: Loop) -> bool:
     """Whether the pool has as many new questions as the recipe wants of this round (ASL: 2000 to 30000)."""
-    wanted = by_round(loop.config.generator.questions, loop.round)
+    wanted = by_round(loop.config.generator.target_questions, loop.round)
     return wanted > 0 and sum(q.of_round(loop.round) for q in loop.pool.values()) >= wanted
 
 
 async def question_group(loop: Loop, task: Task) -> Group:
     """Several questions for one task. Those that pass the gate enter the pool."""
-    grown = await asyncio.gather(*(grow(loop, task, i) for i in range(loop.config.generator.samples)))
+    grown = await asyncio.gather(*(grow(loop, task, i) for i in range(loop.config.generator.group_size)))
     for _, question, _ in grown:
         if question is not None:
             loop.offer(task, question)
@@ -102,8 +102,8 @@ async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQue
         return written, None, None
     reference = rewards.REFERENCES[config.reference]([a.answer for a in attempts], written.output_answer)
     verdicts = [_verdict(loop, attempt, reference) for attempt in attempts]
-    evidence = rewards.question_evidence(written, verdicts, self_verdicts, config.accept_share)
-    lowest, highest = config.keep
+    evidence = rewards.question_evidence(written, verdicts, self_verdicts, config.min_acceptance)
+    lowest, highest = config.pass_rate_range
     if not evidence.accepted or not lowest <= rewards.accuracy(verdicts) <= highest:
         return written, None, evidence
     tried = tuple(Attempt(a.answer, a.verdicts) for a in attempts if a.answer is not None)
@@ -126,14 +126,14 @@ async def _tried(loop: Loop, written: Trajectory, name: str) -> tuple[list[_Trie
     fold = source_fold(written, loop.config.grm.folds)
     ask = role_tasks.policy_task(f"{name}-p", question, loop.config.model.prompts, (own,), written.task.hops, fold)
     check = loop.judging.task(f"{name}-c", question, own, own, fold=other_fold(fold))
-    judgements = min(1, loop.config.policy.verdicts)
+    judgements = min(1, loop.config.policy.verdicts_per_answer)
 
     async def outcome(number: int) -> _Tried | None:
         trajectory, verdicts = await attempt(loop, ask, number, judgements)
         return None if verdicts is None else _Tried(trajectory.output, verdicts)
 
     attempts, checks = await asyncio.gather(
-        asyncio.gather(*(outcome(i) for i in range(config.attempts))),
+        asyncio.gather(*(outcome(i) for i in range(config.rollouts_per_question))),
         asyncio.gather(*(loop.sample(check, i) for i in range(config.self_checks))),
     )
     return [a for a in attempts if a], loop.judging.opinions(checks)

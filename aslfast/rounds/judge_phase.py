@@ -17,7 +17,7 @@ from aslfast.rounds.schedule import chunks, cycled
 def verification_tasks(loop: Loop, fold: int = 0) -> list[list[Task]]:
     """This round's labelled attempts, as many right as wrong for each question, in random order, repeated as needed.
 
-    From `grm.real_from` on a share of them is made from real questions instead (ASL's late injection).
+    From `grm.gold_label_from_round` on a share of them is made from real questions instead (ASL's late injection).
     fold: of the judge that learns, on the questions of its half of the source documents; 0: there is one judge.
     """
     config, rng = loop.config.grm, loop.rng(f"grm{fold}" if fold else "grm")
@@ -32,14 +32,18 @@ def verification_tasks(loop: Loop, fold: int = 0) -> list[list[Task]]:
                     )
                 )
     rng.shuffle(tasks)
-    wanted = config.steps * config.tasks
-    real = real_tasks(loop, round(config.real_share * wanted), fold, rng) if loop.round >= config.real_from else []
-    own = cycled(tasks, config.steps, config.tasks)
+    wanted = config.steps * config.prompts_per_step
+    real = (
+        real_tasks(loop, round(config.gold_label_fraction * wanted), fold, rng)
+        if loop.round >= config.gold_label_from_round
+        else []
+    )
+    own = cycled(tasks, config.steps, config.prompts_per_step)
     if not real:
         return own
     mixed = real + [task for step in own for task in step][: wanted - len(real)]
     rng.shuffle(mixed)
-    return chunks(mixed, config.tasks)
+    return chunks(mixed, config.prompts_per_step)
 
 
 def real_tasks(loop: Loop, count: int, fold: int, rng: random.Random) -> list[Task]:
@@ -70,7 +74,7 @@ def labelled_attempts(question: PoolQuestion, source: str) -> dict[str, str]:
 
 
 async def verdict_group(loop: Loop, task: Task) -> Group:
-    judged = await asyncio.gather(*(loop.sample(task, i) for i in range(loop.config.grm.samples)))
+    judged = await asyncio.gather(*(loop.sample(task, i) for i in range(loop.config.grm.group_size)))
     label, weight, variant = task.references[0], loop.config.format_weight, loop.config.grm.variant
     given = [rewards.grm_reward(t, label, weight, variant) if loop.judging.opinions([t]) else None for t in judged]
     return Group.of(list(zip(judged, given, strict=True)))

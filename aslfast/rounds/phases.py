@@ -49,7 +49,7 @@ def _generator(config: RunConfig) -> list[Phase]:
 
 
 def _grm(config: RunConfig) -> list[Phase]:
-    own, over = config.grm, partial(_plateau, window=config.grm.plateau)
+    own, over = config.grm, partial(_plateau, window=config.grm.plateau_window)
     names = ("grm", SECOND_JUDGE)[: own.folds]
     return [
         Phase(name, "grm", own, partial(verification_tasks, fold=fold if own.folds > 1 else 0), verdict_group, over)
@@ -58,7 +58,7 @@ def _grm(config: RunConfig) -> list[Phase]:
 
 
 def _policy(config: RunConfig) -> list[Phase]:
-    own, over = config.policy, partial(_plateau, window=config.policy.plateau)
+    own, over = config.policy, partial(_plateau, window=config.policy.plateau_window)
     return [Phase("policy", "policy", own, policy_tasks, answer_group, over, note_solved)]
 
 

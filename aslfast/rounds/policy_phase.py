@@ -19,8 +19,8 @@ Verdicts: TypeAlias = tuple[str | None, ...]
 def policy_tasks(loop: Loop) -> list[list[Task]]:
     """From the pool or from the labelled questions, as the recipe says; repeated as needed."""
     config, prompts = loop.config.policy, loop.config.model.prompts
-    if config.questions == "labelled":
-        drawn = loop.rng("policy").sample(list(loop.labelled), len(loop.labelled))[: config.pool or None]
+    if config.question_source == "labelled":
+        drawn = loop.rng("policy").sample(list(loop.labelled), len(loop.labelled))[: config.max_questions or None]
         asked = [(q.id, q.question, q.answers, q.hops, 0) for q in drawn]
     else:
         asked = [(q.id, q.question, (q.reference,), q.hops, q.fold) for q in pool_questions(loop)]
@@ -28,12 +28,12 @@ def policy_tasks(loop: Loop) -> list[list[Task]]:
         role_tasks.policy_task(f"p{loop.round}-{i}-{name}", question, prompts, references, hops, fold)
         for i, (name, question, references, hops, fold) in enumerate(asked)
     ]
-    return cycled(tasks, config.steps, config.tasks)
+    return cycled(tasks, config.steps, config.prompts_per_step)
 
 
 def pool_questions(loop: Loop) -> list[PoolQuestion]:
     """Questions of the pool, the numbers of hops in turn, the newest rounds first where there are more than needed."""
-    rng, most = loop.rng("policy"), loop.config.policy.pool
+    rng, most = loop.rng("policy"), loop.config.policy.max_questions
     newest = sorted(loop.pool.values(), key=lambda q: (not q.of_round(loop.round), rng.random()))
     by_hops: dict[int, list[PoolQuestion]] = {}
     for question in newest:
@@ -47,7 +47,9 @@ def pool_questions(loop: Loop) -> list[PoolQuestion]:
 
 async def answer_group(loop: Loop, task: Task) -> Group:
     config = loop.config.policy
-    tried = await asyncio.gather(*(attempt(loop, task, i, config.verdicts) for i in range(config.samples)))
+    tried = await asyncio.gather(
+        *(attempt(loop, task, i, config.verdicts_per_answer) for i in range(config.group_size))
+    )
     weight = loop.config.format_weight
     given = [None if v is None else rewards.policy_reward(t, v, weight, config.reward) for t, v in tried]
     return Group.of([(t, r) for (t, _), r in zip(tried, given, strict=True)])

@@ -21,7 +21,7 @@ import torch
 
 from aslfast.checkpoint.run_dir import RunDir
 from aslfast.checkpoint.state import PoolQuestion, TrainState, of_data, restore, snapshot
-from aslfast.config.load import RunConfig, from_tree, to_toml, tomllib
+from aslfast.config import RunConfig, from_tree, to_toml, toml
 from aslfast.core import Group, Task, Trajectory
 from aslfast.distributed.process_group import ProcessGroup
 from aslfast.errors import UserError
@@ -118,9 +118,9 @@ def broadcast_config(ranks: ProcessGroup, config: Callable[[], RunConfig]) -> Ru
     """Rank 0's configuration, on every rank; a rank's silence is measured by it from now on, and cells are formed."""
     text = to_toml(config()) if ranks.is_rank_zero else ""
     text = ranks.broadcast(text.encode()).decode()
-    config_of_all = from_tree(tomllib.loads(text), "rank 0's configuration")
+    config_of_all = from_tree(toml.parse(text), "rank 0's configuration")
     if ranks.watch:
-        ranks.watch.timeout_s = config_of_all.ranks.timeout_s
+        ranks.watch.timeout_s = config_of_all.distributed.timeout_s
     form_model_parallel_groups(ranks, config_of_all)
     return config_of_all
 

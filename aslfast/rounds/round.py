@@ -101,7 +101,7 @@ def summary(groups: Sequence[Group]) -> dict[str, Any]:
         "reward_parts": {name: sum(r.parts[name] for r in given) / len(given) for name in given[0].parts},
         "entropy": -sum(sum(t.logprobs) for t in trajectories) / max(1, sum(t.n_sampled for t in trajectories)),
         "finished": sum(t.output is not None for t in trajectories) / len(trajectories),
-        "flat_groups": sum(len({r.total for r in g.rewards}) <= 1 for g in groups) / len(groups),
+        "zero_variance_groups": sum(len({r.total for r in g.rewards}) <= 1 for g in groups) / len(groups),
         "trajectories": len(trajectories),
         "lost": sum(len(g.lost) for g in groups),
     }  # fmt: skip

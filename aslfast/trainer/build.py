@@ -73,7 +73,9 @@ def build_sampler(
     """
     wanted = config.sampler
     if wanted.kind == "local":
-        return LocalSampler(model, tokenizer, max_rows=wanted.max_rows, max_context=wanted.max_context)
+        return LocalSampler(
+            model, tokenizer, max_running_requests=wanted.max_running_requests, max_context=wanted.max_context
+        )
     supervision = RestartPolicy(wanted.engine_timeout_s, wanted.engine_restarts, log, notice)
     folder = model_folder(config.model.path)
     if ranks.model_parallel_size > 1:
@@ -95,11 +97,11 @@ def engine_settings(config: RunConfig, model: Any, ranks: ProcessGroup = SINGLE_
     wanted, adapters = config.sampler, len(model.peft_config) if isinstance(model, PeftModel) else 0
     return EngineSettings(
         folder=str(model_folder(config.model.path)), device=model.device.type, dtype=config.model.dtype,
-        max_rows=wanted.max_rows, max_context=wanted.max_context, max_adapters=adapters,
+        max_running_requests=wanted.max_running_requests, max_context=wanted.max_context, max_adapters=adapters,
         lora_rank=config.lora.rank if adapters else 0,
         lora_targets=tuple(lora.targets_of(model)) if adapters else (), radix_cache=wanted.radix_cache,
         deterministic=wanted.deterministic, share_base=wanted.share_base and ranks.model_parallel_size == 1,
-        gpu_memory=wanted.gpu_memory, tensor_parallel=ranks.model_parallel_size, gpus=ranks.gpus,
+        gpu_memory=wanted.gpu_memory_fraction, tensor_parallel=ranks.model_parallel_size, gpus=ranks.gpus,
     )  # fmt: skip
 
 
@@ -118,7 +120,7 @@ def build_search_tool(config: RunConfig, index: AnyIndex) -> ToolExecutor:
     tool = SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
     threaded = isinstance(index, RemoteIndex) or config.sampler.kind != "local"
     deadline_s = longest_s(config.tool.timeout_s, config.tool.retries)
-    return ToolExecutor(tool, threaded, deadline_s, config.tool.gone_after_s)
+    return ToolExecutor(tool, threaded, deadline_s, config.tool.give_up_after_s)
 
 
 def build_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: ToolExecutor) -> Rollout:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.core import Task
 from aslfast.data.qa_dataset import Question, read_questions, write_questions
 from aslfast.errors import UserError
@@ -62,14 +62,18 @@ def file_environment(config: RunConfig) -> Environment:
 
 
 def uses_labelled(config: RunConfig) -> bool:
-    return config.policy.questions == "labelled" or config.grm.real_share > 0
+    return config.policy.question_source == "labelled" or config.grm.gold_label_fraction > 0
 
 
 def labelled_questions(config: RunConfig) -> list[Question]:
     if not uses_labelled(config):
         return []
     if not config.data.labelled:
-        why = "policy.questions is labelled" if config.policy.questions == "labelled" else "grm.real_share is above 0"
+        why = (
+            "policy.question_source is labelled"
+            if config.policy.question_source == "labelled"
+            else "grm.gold_label_fraction is above 0"
+        )
         raise UserError(f"data.labelled is not set, and {why}; name a question file with --set data.labelled=PATH")
     return read_questions(config.data.labelled, config.data.labelled_count)
 

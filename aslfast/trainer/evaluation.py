@@ -21,9 +21,9 @@ async def measure(loop: Loop, environment: Environment, done: Callable[[Trajecto
     config = loop.config
     loop.flush()
     rollout = replace(loop.rollout, tool=build_search_tool(config, environment.eval_index))
-    seed, at_once = stable_seed(config.seed, "evaluation"), 2 * config.sampler.max_rows
-    judged = config.policy.verdicts > 0  # else no judge pays anyone
-    probe = judge_probe.Probe(config) if judged and config.monitor.probe else None
+    seed, at_once = stable_seed(config.seed, "evaluation"), 2 * config.sampler.max_running_requests
+    judged = config.policy.verdicts_per_answer > 0  # else no judge pays anyone
+    probe = judge_probe.Probe(config) if judged and config.monitor.judge_probe else None
     return await ground_truth_scores(rollout, environment, seed, at_once, done=done, probe=probe, ranks=loop.ranks)
 
 

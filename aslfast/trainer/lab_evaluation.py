@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from aslfast.config.load import load_recipe
+from aslfast.config import load_recipe
 from aslfast.models import lora
 from aslfast.rollout.multi_turn import stable_seed
 from aslfast.trainer.build import build_rollout, build_sampler, build_search_tool, prepare_torch
@@ -29,6 +29,6 @@ def _measure_world(model_path: str, seed: int) -> dict[str, Any]:
         environment = lab_environment(config, Path(folder))
         sampler = build_sampler(config, model, tokenizer)
         rollout = build_rollout(config, sampler, tokenizer, build_search_tool(config, environment.eval_index))
-        seed_of_samples, at_once = stable_seed(seed, "measure"), 2 * config.sampler.max_rows
+        seed_of_samples, at_once = stable_seed(seed, "measure"), 2 * config.sampler.max_running_requests
         scores = asyncio.run(ground_truth_scores(rollout, environment, seed_of_samples, at_once, adapters=False))
     return {"world": seed, **scores}

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from aslfast import __version__
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.errors import UserError
 from aslfast.trainer.datasets import model_folder
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aslfast.checkpoint.run_dir import read_run_config
-from aslfast.config.load import load_recipe
+from aslfast.config import load_recipe
 from aslfast.config.schema import ModelConfig, RunConfig, SamplerConfig
 from aslfast.core import Role, Task, Trajectory
 from aslfast.errors import UserError
@@ -34,7 +34,7 @@ class Session:
 
     def play(self, tasks: Sequence[Task], done: Callable[[Trajectory], None] | None = None) -> list[Trajectory]:
         """One trajectory a task, with the seeds that the evaluation of a run uses."""
-        seed, at_once = stable_seed(self.config.seed, "evaluation"), 2 * self.config.sampler.max_rows
+        seed, at_once = stable_seed(self.config.seed, "evaluation"), 2 * self.config.sampler.max_running_requests
         adapters = self.adapter_name is not None
         return asyncio.run(run_all(self._fitting(tasks), tasks, seed, at_once, adapters, done, self.version))
 
@@ -72,7 +72,7 @@ def _defaults() -> RunConfig:
     """Modest bounds: a model that never stops must not take an hour over a handful of questions."""
     return RunConfig(
         model=ModelConfig(prompts="full"),
-        sampler=SamplerConfig(max_rows=64, max_turns=5, max_new_tokens=512, max_context=4096),
+        sampler=SamplerConfig(max_running_requests=64, max_turns=5, max_new_tokens=512, max_context=4096),
     )
 
 

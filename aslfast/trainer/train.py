@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aslfast.checkpoint.run_dir import LEDGER, RunDir, check_new_run_dir, read_run_config, resume_command
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.distributed.process_group import ProcessGroup, init_process_group
 from aslfast.learner.learner import Learner
 from aslfast.metrics import alarms

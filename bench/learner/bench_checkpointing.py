@@ -18,9 +18,9 @@ from typing import Any
 import torch
 import transformers
 
+from aslfast.config.schema import LearnerConfig, LossConfig
 from aslfast.core import Trajectory
-from aslfast.learner.learner import Learner, LearnerConfig
-from aslfast.learner.loss import LossConfig
+from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from bench.learner.trajectory_lengths import trajectories
 from bench.learner.variants import ROLE, Clock, Side
@@ -41,7 +41,7 @@ def sides(tokens: int) -> dict[str, Side]:
     model = lora.add_adapters(base, 16, 32.0, 0, (ROLE,))
 
     def learner(kind: str) -> Learner:
-        config = LearnerConfig(learning_rate=1e-12, micro_batch_tokens=tokens, checkpointing=kind)
+        config = LearnerConfig(learning_rate=1e-12, micro_batch_tokens=tokens, activation_checkpointing=kind)
         return Learner(model, config, LossConfig(), 1.0, (ROLE,))
 
     return {kind: Side(learner(kind)) for kind in KINDS}

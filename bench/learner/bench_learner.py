@@ -25,10 +25,10 @@ import peft
 import torch
 import transformers
 
+from aslfast.config.schema import LearnerConfig, LossConfig
 from aslfast.core import Trajectory
 from aslfast.learner.batch import make_batch, micro_batches
-from aslfast.learner.learner import Learner, LearnerConfig
-from aslfast.learner.loss import LossConfig
+from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.trainer.datasets import LAB_BASE
 from bench.learner.flops import step_flops
@@ -87,7 +87,7 @@ def sides_of(setup: Setup, model: Any) -> dict[str, Side]:
         # a learning rate that leaves the weights where they are: every repeat is the same step
         config = LearnerConfig(
             learning_rate=1e-12, micro_batch_tokens=setup.micro_batch_tokens, share_prefix=share,
-            checkpointing=setup.checkpointing,
+            activation_checkpointing=setup.checkpointing,
         )  # fmt: skip
         return Learner(model, config, LOSS, TEMPERATURE, (ROLE,))
 
@@ -157,7 +157,7 @@ def measure(args: argparse.Namespace, setup: Setup, device: str) -> dict[str, An
             "side": name, "seconds": quantiles(seconds[name]), "peak_mib": round(peak, 1), **rounded(work),
             **rounded(figures), "parts_s": rounded(parts),
         })  # fmt: skip
-    counts = {"trajectories": len(made), "live_tokens": live, "all_tokens": whole, "lengths": origin}
+    counts = {"trajectories": len(made), "loss_tokens": live, "all_tokens": whole, "lengths": origin}
     return {"product_flops_per_s": float(f"{rate:.4g}"), "attention": sides["packed"].learner.attention, **counts,
             "largest_gradient_difference": differences(sides, made, advantages), "rows": rows}  # fmt: skip
 

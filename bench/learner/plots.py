@@ -42,7 +42,7 @@ def draw(results: Mapping[str, Result], file: Path) -> None:
 
 def _step(axes: Any, result: Result) -> None:
     """A bar a side, with p20 to p80."""
-    rows, live = result["rows"], result["live_tokens"]
+    rows, live = result["rows"], result["loss_tokens"]
     values = [row["live_tokens_per_s"] for row in rows]
     spread = [
         [value - live / row["seconds"]["p80"] for value, row in zip(values, rows, strict=True)],

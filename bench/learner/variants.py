@@ -53,7 +53,7 @@ class Side:
         if self.padded is None:
             self.learner.accumulate(trajectories, advantages, live, with_kl=False)
         else:
-            with checkpointed(self.learner.base, self.learner.config.checkpointing):
+            with checkpointed(self.learner.base, self.learner.config.activation_checkpointing):
                 self.padded.accumulate(trajectories, advantages, live)
 
     def update(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aslfast.config.load import RunConfig, load_recipe, tomllib
+from aslfast.config import RunConfig, load_recipe, toml
 from aslfast.errors import UserError
 
 FILE = Path(__file__).with_name("arms.toml")
@@ -81,7 +81,7 @@ class Claim:
 
 def read_claims(file: Path = FILE) -> dict[str, Claim]:
     """All claims by letter. Raises UserError for a claim or a check that names an arm which it has not."""
-    tree = tomllib.loads(file.read_text(encoding="utf-8"))
+    tree = toml.parse(file.read_text(encoding="utf-8"))
     arms = {
         key: Arm(key, arm["name"], arm["recipe"], (*tree["set"], *arm.get("set", ())))
         for key, arm in tree["arms"].items()

@@ -11,7 +11,7 @@ from typing import Any
 from aslfast.checkpoint.ledger import Commit, CommittedState, Ledger
 from aslfast.checkpoint.run_dir import CONFIG, LEDGER, read_run_config
 from aslfast.checkpoint.state import apply
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.core import ROLES
 from aslfast.errors import UserError
 from aslfast.metrics.tables import RunLog

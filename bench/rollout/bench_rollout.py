@@ -46,7 +46,7 @@ import torch
 
 from aslfast.checkpoint.run_dir import RunDir
 from aslfast.cli.progress import quiet_libraries
-from aslfast.config.load import RunConfig, load_recipe
+from aslfast.config import RunConfig, load_recipe
 from aslfast.core import ROLES, Role, Task
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab.world import World
@@ -64,10 +64,30 @@ from bench.shared.stamp import quantiles, stamp
 
 VARIANTS = ("barriers", "radix off", "engine per role", "merged weights")
 SETTINGS = {  # questions = tasks x samples, and what follows from each
-    "full": ["generator.tasks=6", "generator.samples=2", "generator.attempts=5", "generator.self_checks=3"],
-    "small": ["generator.tasks=3", "generator.samples=2", "generator.attempts=3", "generator.self_checks=2"],
-    "rehearsal": ["generator.tasks=2", "generator.samples=1", "generator.attempts=2", "generator.self_checks=1"],
-    "7b": ["generator.tasks=16", "generator.samples=4", "generator.attempts=10", "generator.self_checks=5"],
+    "full": [
+        "generator.prompts_per_step=6",
+        "generator.group_size=2",
+        "generator.rollouts_per_question=5",
+        "generator.self_checks=3",
+    ],
+    "small": [
+        "generator.prompts_per_step=3",
+        "generator.group_size=2",
+        "generator.rollouts_per_question=3",
+        "generator.self_checks=2",
+    ],
+    "rehearsal": [
+        "generator.prompts_per_step=2",
+        "generator.group_size=1",
+        "generator.rollouts_per_question=2",
+        "generator.self_checks=1",
+    ],
+    "7b": [
+        "generator.prompts_per_step=16",
+        "generator.group_size=4",
+        "generator.rollouts_per_question=10",
+        "generator.self_checks=5",
+    ],
 }
 
 
@@ -95,7 +115,7 @@ class Bench:
         return Loop(self.config, rollout, learner, run, self.topics, lambda: None, lambda _: None)
 
     def tasks(self) -> list[Task]:
-        count = self.config.generator.tasks
+        count = self.config.generator.prompts_per_step
         return [role_tasks.generator_task(f"g{i}", self.topics[i], i % 3 + 1, "compact") for i in range(count)]
 
 
@@ -110,7 +130,7 @@ class Variant:
 
 
 def variants(bench: Bench, name: str, ours: Watched) -> Variant:
-    rows, makers = bench.config.sampler.max_rows, bench.makers
+    rows, makers = bench.config.sampler.max_running_requests, bench.makers
     if name == "ours":
         return Variant(ours, [ours], as_graph)
     if name == "barriers":
@@ -177,7 +197,7 @@ def fresh(engine: Watched) -> None:
 
 def measure(bench: Bench, names: Sequence[str], repeats: int, pin: bool) -> dict[str, Any]:
     """Every variant in turns with ours. A ratio is of two neighbours in time."""
-    rows = bench.config.sampler.max_rows
+    rows = bench.config.sampler.max_running_requests
     ours = bench.makers.shared(rows)
     runs: dict[str, list[dict[str, float]]] = {"ours": []}
     ratios: dict[str, list[float]] = {}
@@ -219,10 +239,10 @@ def pin_engines(engines: Sequence[Watched]) -> None:
 
 
 def prepared(args: argparse.Namespace, work: Path) -> Bench:
-    sampler = [f"sampler.kind={args.sampler}", f"sampler.max_rows={args.rows}", "sampler.max_context=1024"]
+    sampler = [f"sampler.kind={args.sampler}", f"sampler.max_running_requests={args.rows}", "sampler.max_context=1024"]
     model = [f"model.dtype={args.dtype}", f"model.device={args.device}", "sampler.share_base=false",
-             f"sampler.gpu_memory={args.gpu_memory}"]  # fmt: skip
-    config = load_recipe("tiny", [*SETTINGS[args.size], *sampler, *model, "tool.top_k=1", "generator.accept_share=0"])
+             f"sampler.gpu_memory_fraction={args.gpu_memory}"]  # fmt: skip
+    config = load_recipe("tiny", [*SETTINGS[args.size], *sampler, *model, "tool.top_k=1", "generator.min_acceptance=0"])
     folder = endless_base(args.model, args.dtype, args.device, work / "base")
     config = replace(config, model=replace(config.model, path=str(folder)), threads=1)
     torch.set_num_threads(1)

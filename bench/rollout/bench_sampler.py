@@ -72,7 +72,7 @@ def generate_run(model: Any, prompts: list[list[int]], n_new: int) -> None:
 def sides(args: argparse.Namespace) -> dict[str, Callable[[], None]]:
     """Every side, by name. All three adapters are loaded; `generate` serves one at a time, so it has no `mixed`."""
     model, rng = build(args), random.Random(args.seed)
-    sampler = LocalSampler(model, tokenizer_of(args.vocab), max_rows=args.rows)
+    sampler = LocalSampler(model, tokenizer_of(args.vocab), max_running_requests=args.rows)
     span = range(args.prompt - args.prompt // 8, args.prompt + args.prompt // 8 + 1)
     prompts = [[rng.randrange(args.vocab) for _ in range(rng.choice(span))] for _ in range(args.rows)]
     mixed = [ROLES[i % len(ROLES)] for i in range(args.rows)]

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import transformers
 
-from aslfast.config.load import RunConfig
+from aslfast.config import RunConfig
 from aslfast.core import ROLES
 from aslfast.models import lora
 from aslfast.sampler.local.sampler import LocalSampler
@@ -134,7 +134,9 @@ class Makers:
 
     def shared(self, rows: int, radix: bool = True) -> Watched:
         """One engine, three adapters."""
-        config = replace(self.config, sampler=replace(self.config.sampler, max_rows=rows, radix_cache=radix))
+        config = replace(
+            self.config, sampler=replace(self.config.sampler, max_running_requests=rows, radix_cache=radix)
+        )
         sampler = self._started(config, self.model)
         kind = Forgetful if config.sampler.kind == "local" and not radix else Watched
         return kind(sampler, rows)
@@ -149,7 +151,7 @@ class Makers:
             shutil.copy(base / "config.json", folder / "config.json")
         config = replace(
             self.config, model=replace(self.config.model, path=str(folder)),
-            sampler=replace(self.config.sampler, max_rows=rows),
+            sampler=replace(self.config.sampler, max_running_requests=rows),
         )  # fmt: skip
         model, _ = lora.load_base(folder, getattr(torch, config.model.dtype), config.model.device)
         return Watched(self._started(config, model), rows)

@@ -169,13 +169,13 @@ Stage = Callable[[Sequence[tuple[Task, int]]], Coroutine[Any, Any, list[Trajecto
 async def _stages(loop: Loop, tasks: Sequence[Task], stage: Stage) -> None:
     """The trajectories of `question_group`, by the same names and so of the same lengths, in three stages."""
     config, prompts = loop.config.generator, loop.config.model.prompts
-    jobs = [(task, i) for task in tasks for i in range(config.samples)]
+    jobs = [(task, i) for task in tasks for i in range(config.group_size)]
     asks, checks = [], []
     for (task, number), written in zip(jobs, await stage(jobs), strict=True):
         question, answer, name = written.output or "", written.output_answer or "", f"{task.id}-{number}"
         asks.append(role_tasks.policy_task(f"{name}-p", question, prompts, (answer,), task.hops))
         checks.append(role_tasks.grm_task(f"{name}-c", question, answer, prompts))
-    attempts = [(ask, i) for ask in asks for i in range(config.attempts)]
+    attempts = [(ask, i) for ask in asks for i in range(config.rollouts_per_question)]
     judged = [(check, i) for check in checks for i in range(config.self_checks)]
     for (ask, number), tried in zip(attempts, await stage(attempts), strict=True):
         judged.append((role_tasks.grm_task(f"{ask.id}{number}-v", ask.question, tried.output or "", prompts), 0))

@@ -48,7 +48,7 @@ import transformers
 
 from aslfast.checkpoint.run_dir import RunDir
 from aslfast.cli.progress import quiet_libraries
-from aslfast.config.load import RunConfig, load_recipe
+from aslfast.config import RunConfig, load_recipe
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.rounds import commit
@@ -88,16 +88,16 @@ class Setup:
 
 
 FEW = (
-    "generator.steps=1", "generator.tasks=4", "generator.samples=3", "generator.attempts=2", "generator.self_checks=1",
-    "generator.accept_share=0", "generator.hops=[1]", "grm.steps=1", "grm.tasks=2", "grm.samples=3",
-    "grm.label=reference", "policy.steps=1", "policy.tasks=2", "policy.samples=3",
+    "generator.steps=1", "generator.prompts_per_step=4", "generator.group_size=3", "generator.rollouts_per_question=2", "generator.self_checks=1",
+    "generator.min_acceptance=0", "generator.hops=[1]", "grm.steps=1", "grm.prompts_per_step=2", "grm.group_size=3",
+    "grm.label=reference", "policy.steps=1", "policy.prompts_per_step=2", "policy.group_size=3",
 )  # fmt: skip
 ON_A_GPU = (
-    "generator.steps=1", "generator.tasks=16", "generator.samples=4", "generator.attempts=10",
-    "generator.self_checks=5", "generator.accept_share=0", "grm.steps=2", "grm.tasks=32", "grm.samples=4",
-    "policy.steps=2", "policy.tasks=32", "policy.samples=4", "model.device=cuda", "model.dtype=bfloat16",
-    "sampler.kind=sglang", "sampler.max_rows=128", "sampler.max_context=8192", "lora.rank=32", "lora.alpha=64.0",
-    "learner.micro_batch_tokens=16384", "learner.checkpointing=layers", "learner.learning_rate=3e-5", "tool.top_k=1",
+    "generator.steps=1", "generator.prompts_per_step=16", "generator.group_size=4", "generator.rollouts_per_question=10",
+    "generator.self_checks=5", "generator.min_acceptance=0", "grm.steps=2", "grm.prompts_per_step=32", "grm.group_size=4",
+    "policy.steps=2", "policy.prompts_per_step=32", "policy.group_size=4", "model.device=cuda", "model.dtype=bfloat16",
+    "sampler.kind=sglang", "sampler.max_running_requests=128", "sampler.max_context=8192", "lora.rank=32", "lora.alpha=64.0",
+    "learner.micro_batch_tokens=16384", "learner.activation_checkpointing=layers", "learner.learning_rate=3e-5", "tool.top_k=1",
 )  # fmt: skip
 SETUPS = {
     "tiny": Setup(("threads=1",)),
@@ -180,7 +180,7 @@ def phase_row(loop: Loop, name: str, record: PhaseRecord, rate: float) -> dict[s
         "learn_parts": {part: split(seconds) for part, seconds in record.learn_parts().items()},
         "tool_overlapped_s": round(record.tool_overlapped_s, 4), "rollouts": record.rollouts,
         "trajectories": sum(line["trajectories"] for line in record.lines), "sampled_tokens": sampled,
-        "forward_tokens": record.forward_tokens, "live_tokens": record.loss_tokens, "learn_flops": flops,
+        "forward_tokens": record.forward_tokens, "loss_tokens": record.loss_tokens, "learn_flops": flops,
         "sampled_tokens_per_s": per(sampled, sampling_s), "live_tokens_per_s": per(record.loss_tokens, learning_s),
         "share_of_product_rate": per(flops / rate, learning_s),
     }  # fmt: skip

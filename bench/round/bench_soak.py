@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from aslfast.cli.progress import quiet_libraries
-from aslfast.config.load import RunConfig, load_recipe
+from aslfast.config import RunConfig, load_recipe
 from aslfast.preflight import dry_run
 from aslfast.trainer.train import train
 from bench.shared.peak_memory import status_bytes

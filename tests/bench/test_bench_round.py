@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aslfast import rewards
-from aslfast.config.load import load_recipe
+from aslfast.config import load_recipe
 from aslfast.core import ROLES
 from aslfast.rollout.judge import Judging
 from aslfast.rounds import commit, replicas, round
@@ -164,7 +164,7 @@ def test_the_work_is_what_the_metrics_say(measured):
     for line in lines:
         record = phases[line["phase"]]
         assert record.forward_tokens == line.get("forward_tokens", 0)
-        assert record.loss_tokens == line.get("live_tokens", 0)
+        assert record.loss_tokens == line.get("loss_tokens", 0)
         assert line["trajectories"] <= record.rollouts <= sum(reuse["requests"] for reuse in line["reuse"].values())
         assert record.pairs >= record.forward_tokens
     assert phases["grm"].rollouts == 2 * 3  # its own alone: nobody judges a verdict

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aslfast.config.load import to_toml
+from aslfast.config import to_toml
 from bench.round.bench_soak import Row, configured, limits
 from tests.support.killed_runs import N_STEPS, lab_config
 

@@ -24,7 +24,7 @@ def small_step():
     sides = (("packed, shared", 0.5), ("packed", 1.0), ("padded by length", 1.25), ("padded", 2.0))
     return {
         **STAMP, "shape": "tiny", "rank": 16, "attention": "sdpa", "checkpointing": "none", "micro_batch_tokens": 4096,
-        "padded_rows": 8, "trajectories": 12, "all_tokens": 300, "live_tokens": 100, "n": 5, "product_flops_per_s": 1e9,
+        "padded_rows": 8, "trajectories": 12, "all_tokens": 300, "loss_tokens": 100, "n": 5, "product_flops_per_s": 1e9,
         "largest_gradient_difference": {"packed, shared": 1e-5, "padded": 2e-5},
         "versions": {"torch": "2.13.0"}, "rows": [row(*side) for side in sides],
     }  # fmt: skip
@@ -41,7 +41,7 @@ def small_round(rates_of="processor"):
         return {
             "phase": name, "steps": 2, **both(seconds), "learn_parts": learn,
             "parts": {part: both(share * seconds) for part, share in shares.items()}, "tool_overlapped_s": 0.25,
-            "rollouts": 40, "trajectories": 12, "sampled_tokens": 1000, "live_tokens": 500,
+            "rollouts": 40, "trajectories": 12, "sampled_tokens": 1000, "loss_tokens": 500,
             "sampled_tokens_per_s": 2000 / seconds, "live_tokens_per_s": None, "share_of_product_rate": None,
         }  # fmt: skip
 

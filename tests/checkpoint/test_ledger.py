@@ -11,7 +11,7 @@ from aslfast.checkpoint.ledger import Commit, CommittedState, Ledger
 from aslfast.checkpoint.recovery import recover
 from aslfast.checkpoint.run_dir import RunDir
 from aslfast.checkpoint.state import Attempt, PoolQuestion, TrainState, changes, of_data, restore, snapshot
-from aslfast.config.load import load_recipe
+from aslfast.config import load_recipe
 from aslfast.core import ROLES, Task
 from aslfast.errors import UserError
 from aslfast.files.checksum import StoredFile, damage, store

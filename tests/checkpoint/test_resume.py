@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from aslfast.checkpoint.run_dir import RunDir
 from aslfast.cli.main import app
-from aslfast.config.load import load_recipe, to_toml
+from aslfast.config import load_recipe, to_toml
 from aslfast.errors import UserError
 from aslfast.files.checksum import damage
 from aslfast.trainer import train
@@ -97,8 +97,8 @@ def test_twenty_kills(config, whole, tmp_path):
 
 
 SCHEDULED = [
-    "rounds=2", 'generator.source=["topic", "depth"]', "generator.questions=[3, 2]", "policy.steps=6",
-    "policy.plateau=4", "grm.folds=2", "grm.real_share=0.5", "monitor.probe=4",
+    "rounds=2", 'generator.source=["topic", "depth"]', "generator.target_questions=[3, 2]", "policy.steps=6",
+    "policy.plateau_window=4", "grm.folds=2", "grm.gold_label_fraction=0.5", "monitor.judge_probe=4",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from aslfast.checkpoint.run_dir import RunDir
-from aslfast.config.load import load_recipe
+from aslfast.config import load_recipe
 from aslfast.core import Reward, StopReason, Task, Trajectory, Turn
 from aslfast.data.trajectories import Record, join_trajectories, write_trajectories
 from aslfast.errors import UserError

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from aslfast import __version__
 from aslfast.cli.main import app
-from aslfast.config.load import from_tree, load_recipe, tomllib
+from aslfast.config import from_tree, load_recipe, toml
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -125,15 +125,27 @@ def test_dry_run_prints_the_resolved_recipe_and_writes_nothing(recipe, tmp_path)
     out = tmp_path / "run"
     result = call("train", "--recipe", recipe, "--dry-run", "--out", out, "--set", "policy.steps=3", "--seed", "9")
     assert result.exit_code == 0 and not out.exists()
-    config = from_tree(tomllib.loads(result.stdout), "dry run")  # the summary stands in comments
+    config = from_tree(toml.parse(result.stdout), "dry run")  # the summary stands in comments
     assert config == load_recipe(recipe, ["policy.steps=3"], 9)
     assert "#   policy: 3 optimizer steps of" in result.stdout
 
 
 def test_dry_run_counts_the_trajectories():
-    sets = ["rounds=2", "data.eval_count=50", "generator.steps=1", "generator.tasks=2", "generator.samples=3"]
-    sets += ["generator.self_checks=4", "generator.attempts=5", "grm.steps=2", "grm.tasks=3", "grm.samples=4"]
-    sets += ["policy.steps=5", "policy.tasks=6", "policy.samples=7", "policy.verdicts=2"]
+    sets = [
+        "rounds=2",
+        "data.eval_count=50",
+        "generator.steps=1",
+        "generator.prompts_per_step=2",
+        "generator.group_size=3",
+    ]
+    sets += [
+        "generator.self_checks=4",
+        "generator.rollouts_per_question=5",
+        "grm.steps=2",
+        "grm.prompts_per_step=3",
+        "grm.group_size=4",
+    ]
+    sets += ["policy.steps=5", "policy.prompts_per_step=6", "policy.group_size=7", "policy.verdicts_per_answer=2"]
     result = call("train", "--dry-run", "--json", *(part for one in sets for part in ("--set", one)))
     plan = json.loads(result.stdout)
     assert [phase["per_step"] for phase in plan["phases"]] == [2 * 3 * (1 + 4 + 2 * 5), 3 * 4, 6 * 7 * (1 + 2)]
@@ -279,7 +291,7 @@ QUICK = [
     "rounds=1",
     "data.eval_count=4",
     "generator.steps=1",
-    "generator.tasks=2",
+    "generator.prompts_per_step=2",
     "threads=1",
 ]
 

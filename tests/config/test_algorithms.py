@@ -7,8 +7,8 @@ advantages, what is dropped and what the sum is divided by are part of it. Float
 import pytest
 import torch
 
+from aslfast.config import load_recipe
 from aslfast.config.algorithms import algorithm_names
-from aslfast.config.load import load_recipe
 from aslfast.core import Group, Reward
 from aslfast.learner.advantage import advantages
 from aslfast.learner.loss import LossInputs, loss_of, normalizer_of

@@ -6,7 +6,7 @@ from importlib.resources import files
 import pytest
 
 from aslfast import rewards
-from aslfast.config.load import load_recipe
+from aslfast.config import load_recipe
 from aslfast.core import StopReason, Task, Trajectory, Turn
 from aslfast.prompts import role_tasks
 from aslfast.rounds.early_stopping import plateaued
@@ -15,12 +15,12 @@ from aslfast.trainer.datasets import read_topics
 ASL = load_recipe("asl-qwen2.5-7b")
 TEXT = (files("aslfast.config") / "recipes" / "asl-qwen2.5-7b.toml").read_text(encoding="utf-8")
 NUMBERS = {
-    "generator.tasks": 32, "grm.tasks": 32, "policy.tasks": 32, "generator.samples": 4, "grm.samples": 4,
-    "policy.samples": 4, "loss.dual_clip": 3.0, "loss.kl_coef": 0.0, "sampler.max_turns": 9,
+    "generator.prompts_per_step": 32, "grm.prompts_per_step": 32, "policy.prompts_per_step": 32, "generator.group_size": 4, "grm.group_size": 4,
+    "policy.group_size": 4, "loss.dual_clip": 3.0, "loss.kl_coef": 0.0, "sampler.max_turns": 9,
     "sampler.max_new_tokens": 2048, "sampler.max_context": 10240, "sampler.temperature": 1.0, "tool.top_k": 3,
-    "generator.attempts": 10, "generator.self_checks": 5, "generator.accept_share": 0.8, "generator.reward": "entropy",
-    "generator.questions": (2000,), "grm.label": "self", "grm.plateau": 200, "policy.plateau": 400,
-    "policy.verdicts": 1, "policy.reward": "majority", "format_weight": 1.0, "phases": ("generator", "grm", "policy"),
+    "generator.rollouts_per_question": 10, "generator.self_checks": 5, "generator.min_acceptance": 0.8, "generator.reward": "entropy",
+    "generator.target_questions": (2000,), "grm.label": "self", "grm.plateau_window": 200, "policy.plateau_window": 400,
+    "policy.verdicts_per_answer": 1, "policy.reward": "majority", "format_weight": 1.0, "phases": ("generator", "grm", "policy"),
     "model.path": "Qwen2.5-7B-Instruct",
 }  # fmt: skip
 
@@ -65,8 +65,8 @@ def test_rewards_of_a_generator():
     made = rewards.QuestionEvidence("q?", "Oslo", True, True, ("correct", "wrong", "wrong"), ("in Oslo",))
     assert rewards.GENERATOR_REWARDS["entropy+tool"](made)["tool"] == pytest.approx(1 - math.log(2))
     assert rewards.GENERATOR_REWARDS["absolute_zero"](made) == {"difficulty": pytest.approx(2 / 3)}
-    assert rewards.accepted(["correct"] * 4 + ["wrong"], ASL.generator.accept_share)
-    assert not rewards.accepted(["correct"] * 3 + ["wrong"] * 2, ASL.generator.accept_share)
+    assert rewards.accepted(["correct"] * 4 + ["wrong"], ASL.generator.min_acceptance)
+    assert not rewards.accepted(["correct"] * 3 + ["wrong"] * 2, ASL.generator.min_acceptance)
 
 
 def test_format_reward_is_a_quarter_each():

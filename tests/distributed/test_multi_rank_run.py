@@ -12,8 +12,8 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from aslfast.config.load import to_toml
-from aslfast.config.schema import RanksConfig
+from aslfast.config import to_toml
+from aslfast.config.schema import DistributedConfig
 from aslfast.distributed.watchdog import GRACE_S
 from aslfast.trainer.datasets import LAB_BASE
 from tests.support.killed_runs import lab_config, untimed
@@ -34,7 +34,7 @@ def recipe(tmp_path_factory):
         generator=replace(config.generator, steps=1, tasks=3, samples=2, self_checks=1),
         policy=replace(config.policy, steps=1),
         advantage=replace(config.advantage, scale="whitened"),  # of all ranks' groups
-        ranks=RanksConfig(timeout_s=SILENT_S),
+        distributed=DistributedConfig(timeout_s=SILENT_S),
     )
     file = folder / "recipe.toml"
     file.write_text(to_toml(config))
@@ -121,7 +121,7 @@ def test_a_silent_rank_is_noticed_in_the_stated_time(recipe, tmp_path):
     ended(processes, 0)
     last = said(tmp_path, 0).splitlines()[-1]
     assert re.search(
-        r"error: rank 1 \(.*\) has been silent for \d+ s \(ranks.timeout_s\); go on, with any number", last
+        r"error: rank 1 \(.*\) has been silent for \d+ s \(distributed.timeout_s\); go on, with any number", last
     )
     assert said(tmp_path, 2) == ""  # rank 0 says it once
 

@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aslfast.checkpoint.state import PoolQuestion, TrainState
+from aslfast.config.schema import LearnerConfig, LossConfig
 from aslfast.core import ROLES, Group, Reward
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup, init_process_group
 from aslfast.errors import UserError
-from aslfast.learner.learner import Learner, LearnerConfig
-from aslfast.learner.loss import LossConfig
+from aslfast.learner.learner import Learner
 from aslfast.learner.optimizer_state import learner_bytes, put_learner
 from aslfast.models import lora
 from aslfast.rewards import Attempt
@@ -34,7 +34,7 @@ def learner_of(loss, ranks=SINGLE_PROCESS):
     tokenizer = byte_tokenizer(CHATML, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], [], "<|im_end|>")
     model = lora.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=0)
     stir(model)
-    options = LearnerConfig(learning_rate=1e-3, micro_batch_tokens=100, kl_every=2, max_skipped=2)
+    options = LearnerConfig(learning_rate=1e-3, micro_batch_tokens=100, kl_every=2, max_skipped_steps=2)
     return Learner(model, options, loss, 0.7, ROLES, ranks)
 
 
@@ -93,7 +93,7 @@ def test_ranks_take_the_step_of_one(alone, which, tmp_path):
             same = {key: value for key, value in wanted.items() if key not in {*packed, "not_finite"}}
             known = {key: value for key, value in same.items() if value is not None}
             assert {key: stats[key] for key in known} == pytest.approx(known, rel=1e-4, abs=1e-6)
-            assert known.keys() >= {"loss", "mismatch", "live_tokens"}
+            assert known.keys() >= {"loss", "mismatch", "loss_tokens"}
             assert all(stats[key] is None for key in same.keys() - known.keys())
 
 

@@ -33,7 +33,7 @@ def test_against_the_loop(case, aggregate, dtype):
     got_gradient = b["logp_T"].grad.double()
     torch.testing.assert_close(got_gradient, gradient, rtol=rounding, atol=rtol * float(gradient.abs().max()))
     assert [float(m) for m in metrics[:5]] == pytest.approx(want_metrics, rel=rtol, abs=rtol)
-    assert 0 < float(metrics.clip_share) < 1, "a case that clips nothing proves nothing"
+    assert 0 < float(metrics.clip_fraction) < 1, "a case that clips nothing proves nothing"
 
 
 @pytest.mark.parametrize("aggregate", ["token_mean", "sequence_mean"])
@@ -64,11 +64,11 @@ def test_micro_batches_add_up(case, aggregate, dtype):
         part_loss, part = call({k: v[start:stop] for k, v in parts.items()}, case, aggregate=aggregate, normalizer=9.0)
         part_loss.backward()
         total += part_loss.item()
-        clipped += float(part.clip_share * part.tokens)
+        clipped += float(part.clip_fraction * part.tokens)
     rounding = 16 * torch.finfo(dtype).eps  # sums in another order
     assert total == pytest.approx(loss.item(), rel=rounding, abs=rounding)
     torch.testing.assert_close(parts["logp_T"].grad, full["logp_T"].grad, rtol=rounding, atol=0)
-    assert clipped == pytest.approx(float(metrics.clip_share * metrics.tokens), abs=1e-4)
+    assert clipped == pytest.approx(float(metrics.clip_fraction * metrics.tokens), abs=1e-4)
 
 
 def test_float32_loss_whatever_the_normalizer():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from aslfast.config.load import load_recipe
+from aslfast.config import load_recipe
 from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab import demonstrations, pretrain
@@ -20,8 +20,8 @@ from aslfast.rollout.multi_turn import stable_seed
 from aslfast.trainer import build, datasets, evaluation, train
 
 SHORT = [
-    "rounds=1", "threads=1", "data.eval_count=30", "sampler.max_rows=64", "generator.steps=1", "generator.tasks=3",
-    "grm.steps=1", "grm.tasks=4", "policy.steps=1", "policy.tasks=4",
+    "rounds=1", "threads=1", "data.eval_count=30", "sampler.max_running_requests=64", "generator.steps=1", "generator.prompts_per_step=3",
+    "grm.steps=1", "grm.prompts_per_step=4", "policy.steps=1", "policy.prompts_per_step=4",
 ]  # fmt: skip
 
 
@@ -132,7 +132,7 @@ def test_round_zero_is_the_base_itself(runs, tmp_path):
     config = load_recipe("tiny", SHORT, seed=5)
     place = datasets.lab_environment(config, tmp_path / "lab")
     model, tokenizer = lora.load_base(datasets.LAB_BASE)
-    sampler = build.LocalSampler(model, tokenizer, max_rows=64, max_context=512)
+    sampler = build.LocalSampler(model, tokenizer, max_running_requests=64, max_context=512)
     rollout = build.build_rollout(config, sampler, tokenizer, build.build_search_tool(config, place.eval_index))
     seed = stable_seed(config.seed, "evaluation")
     played = asyncio.run(evaluation.run_all(rollout, place.policy_evals, seed, 64, adapters=False))

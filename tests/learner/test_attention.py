@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-from aslfast.config.load import load_recipe
+from aslfast.config import load_recipe
 from aslfast.errors import UserError
 from aslfast.learner import attention, attention_sdpa
 from aslfast.learner.attention import BACK_ENDS, FlashAttention, FlexAttention, choose

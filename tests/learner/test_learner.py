@@ -11,11 +11,11 @@ import dataclasses
 import pytest
 import torch
 
+from aslfast.config.schema import LearnerConfig, LossConfig
 from aslfast.core import ROLES
 from aslfast.errors import UserError
 from aslfast.learner.batch import loss_positions, make_batch
-from aslfast.learner.learner import Learner, LearnerConfig
-from aslfast.learner.loss import LossConfig
+from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.prompts import role_tasks
 from aslfast.prompts.chat_template import Chat
@@ -56,7 +56,7 @@ def naive_logprobs(model, trajectories, temperature=TEMPERATURE):
 
 
 def real_trajectories(tokenizer, model, index, role="policy", samples=4, sampler=None):
-    sampler = sampler or LocalSampler(model, tokenizer, max_rows=4, max_context=512)
+    sampler = sampler or LocalSampler(model, tokenizer, max_running_requests=4, max_context=512)
     rollout = Rollout(sampler, ToolExecutor(SearchTool(index, 1)), Chat(tokenizer), Limits(3, 24, 512), TEMPERATURE)
     task = role_tasks.policy_task("t", "Which river runs through Mira's birthplace?", "compact")
 
@@ -124,7 +124,7 @@ def test_on_policy_stats(tokenizer, model, index):
     trajectories = real_trajectories(tokenizer, model, index)
     stats = learner_of(model).step("policy", trajectories, [1.0, -1.0, 0.5, -0.5])
     assert 0 < stats.mismatch < 1e-4
-    assert stats.clip_share == 0.0 and stats.ratio_max == pytest.approx(1.0, abs=1e-3)
+    assert stats.clip_fraction == 0.0 and stats.ratio_max == pytest.approx(1.0, abs=1e-3)
     assert stats.loss_tokens == sum(t.n_sampled for t in trajectories)
     weighted = sum(a * t.n_sampled for a, t in zip([1.0, -1.0, 0.5, -0.5], trajectories, strict=True))
     assert stats.loss == pytest.approx(-weighted / stats.loss_tokens, abs=1e-4)  # ratios of 1: minus the mean advantage
@@ -219,9 +219,9 @@ WAYS = {
     "many packs": {"share_prefix": "never", "micro_batch_tokens": 60},
     "many packs, shared": {"share_prefix": "always", "micro_batch_tokens": 100},
     "one each": {"micro_batch_tokens": 1},
-    "layers again": {"checkpointing": "layers", "share_prefix": "always"},
-    "selective": {"checkpointing": "selective", "share_prefix": "always"},
-    "selective, many packs": {"checkpointing": "selective", "micro_batch_tokens": 60},
+    "layers again": {"activation_checkpointing": "layers", "share_prefix": "always"},
+    "selective": {"activation_checkpointing": "selective", "share_prefix": "always"},
+    "selective, many packs": {"activation_checkpointing": "selective", "micro_batch_tokens": 60},
 }
 
 
@@ -278,22 +278,22 @@ def test_checkpointing_keeps_less(model):
     model.set_adapter("policy")
     made, sizes = make_batch(*grouped()), {}
     for kind in ("none", "selective", "layers"):
-        learner = learner_of(model, checkpointing=kind)
+        learner = learner_of(model, activation_checkpointing=kind)
         with learner._learning_mode():
             sizes[kind] = saved_bytes(lambda learner=learner: learner._logprobs(made, learner._attend(made)))
     assert sizes["layers"] < 0.5 * sizes["none"]
     assert not any(getattr(m, "gradient_checkpointing", False) for m in model.modules())
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "layers", "selective"])
-def test_a_bfloat16_base_trains_float32_adapters(tokenizer, checkpointing):
+@pytest.mark.parametrize("activation_checkpointing", ["none", "layers", "selective"])
+def test_a_bfloat16_base_trains_float32_adapters(tokenizer, activation_checkpointing):
     """Weights, gradients and optimizer state stay float32; log-probs are as near to float64 as the plain forward pass
     in bfloat16 is, twice over; no layer's input is widened and kept."""
     model = lora.add_adapters(tiny_model(tokenizer).bfloat16(), 4, 8.0, seed=0)
     stir(model)
     wide = copy.deepcopy(model).double()
     trajectories, advantage = grouped()
-    learner = learner_of(model, checkpointing=checkpointing)
+    learner = learner_of(model, activation_checkpointing=activation_checkpointing)
     learner.model.set_adapter("policy")
     wide.set_adapter("policy")
     exact, own = naive_logprobs(wide, trajectories), naive_logprobs(model, trajectories)
@@ -370,14 +370,15 @@ def test_an_infinite_gradient_of_a_finite_loss_is_found(model):
 
 
 def test_the_run_ends_after_so_many_in_a_row(model):
-    learner = learner_of(model, max_skipped=2)
+    learner = learner_of(model, max_skipped_steps=2)
     learner.step("policy", *poisoned(spoken(grouped()[0])[0]))
     learner.step("policy", *grouped())  # a sound one between: the count starts anew
     learner.step("grm", *poisoned(spoken(grouped()[0])[0]))
     bad = spoken(grouped()[0])[2]
     name = grouped()[0][bad].task.id
     with pytest.raises(
-        UserError, match=rf"policy: no finite gradient in 2 steps in a row \(learner.max_skipped\), .* {name}; lower"
+        UserError,
+        match=rf"policy: no finite gradient in 2 steps in a row \(learner.max_skipped_steps\), .* {name}; lower",
     ):
         learner.step("policy", *poisoned(bad))
 
@@ -451,11 +452,14 @@ def greedy(sampler, tokenizer, adapter_name):
 
 
 def test_the_sampler_uses_the_new_weights(tokenizer, model):
-    sampler, learner = LocalSampler(model, tokenizer, max_rows=4, max_context=256), learner_of(model, learning_rate=0.1)
+    sampler, learner = (
+        LocalSampler(model, tokenizer, max_running_requests=4, max_context=256),
+        learner_of(model, learning_rate=0.1),
+    )
     old = {role: greedy(sampler, tokenizer, role) for role in ("policy", "grm")}
     learner.step("policy", *ragged())
     sampler.flush()
-    fresh = LocalSampler(model, tokenizer, max_rows=4, max_context=256)
+    fresh = LocalSampler(model, tokenizer, max_running_requests=4, max_context=256)
     assert greedy(sampler, tokenizer, "policy").logprobs == greedy(fresh, tokenizer, "policy").logprobs
     assert greedy(sampler, tokenizer, "policy").logprobs != old["policy"].logprobs
     assert greedy(sampler, tokenizer, "grm") == old["grm"]
@@ -463,7 +467,7 @@ def test_the_sampler_uses_the_new_weights(tokenizer, model):
 
 def test_sampler_and_learner_leave_the_shared_model_in_order(tokenizer, model, index):
     """Mode, active adapter and trainable weights after each, whatever came before."""
-    sampler, learner = LocalSampler(model, tokenizer, max_rows=4, max_context=512), learner_of(model)
+    sampler, learner = LocalSampler(model, tokenizer, max_running_requests=4, max_context=512), learner_of(model)
     model.set_adapter("grm")
     trajectories = real_trajectories(tokenizer, model, index, "policy", sampler=sampler)
     assert model.active_adapter == "grm" and not model.training

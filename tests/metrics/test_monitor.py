@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from aslfast.cli.main import app
-from aslfast.config.load import load_recipe, to_toml
+from aslfast.config import load_recipe, to_toml
 from aslfast.core import Group, Reward, StopReason, Task, Trajectory, Turn
 from aslfast.data.qa_dataset import Question
 from aslfast.errors import UserError
@@ -87,8 +87,8 @@ FLIP = {"correct": "wrong", "wrong": "correct"}
 def test_the_judge_against_the_truth(tried):
     found = figures.probe_figures(tried, 0)
     gap, (low, high) = found["judge_truth_gap"], found["judge_truth_interval"]
-    assert -1 <= low <= gap <= high <= 1 and found["n_probe"] == len(tried)
-    assert gap == pytest.approx(found["judge_share"] - found["truth_share"])
+    assert -1 <= low <= gap <= high <= 1 and found["n_judge_probe"] == len(tried)
+    assert gap == pytest.approx(found["judge_pass_rate"] - found["judge_probe_accuracy"])
     swapped = [Probed(p.passed, True, "correct" if p.right else "wrong") for p in tried]
     assert figures.probe_figures(swapped, 0)["judge_truth_gap"] == pytest.approx(-gap)
     other = figures.probe_figures([replace(p, side=FLIP[p.side]) for p in tried], 0)
@@ -113,7 +113,7 @@ def test_judges_of_one_mind():
     assert judged(lambda right: "correct") == (0.25, 0.5, 0.5)
     assert judged(lambda right: None) == (-0.75, 0.0, -0.5)
     empty = figures.probe_figures([], 0)
-    assert empty.pop("n_probe") == 0 and set(empty.values()) == {None}
+    assert empty.pop("n_judge_probe") == 0 and set(empty.values()) == {None}
 
 
 def test_who_takes_part_in_the_probe():
@@ -165,9 +165,9 @@ def test_a_rounds_figures_are_means_over_its_trajectories():
     found = figures.round_figures(steps, pool=12, pool_before=10)
     assert found["by_role"]["policy"] == {"tokens": 17.5, "entropy": 0.1, "finished": 1.0, "repeated_queries": None}
     assert list(found["by_role"]) == ["policy", "generator"] and found["true_gap"] == 0.4
-    assert (found["new_questions"], found["new_share"], found["question_diversity"]) == (2, 0.25, None)
+    assert (found["new_questions"], found["new_question_rate"], found["question_diversity"]) == (2, 0.25, None)
     none = figures.round_figures([], 10, 10)
-    assert none["by_role"] == {} and none["new_share"] is None is none["true_reward"]
+    assert none["by_role"] == {} and none["new_question_rate"] is None is none["true_reward"]
 
 
 # --- the thresholds ------------------------------------------------------------------------------------------------
@@ -175,8 +175,8 @@ def test_a_rounds_figures_are_means_over_its_trajectories():
 ROLE = {"tokens": 50.0, "entropy": 0.03, "finished": 0.97, "repeated_queries": 0.01}
 LINE = {
     "round": 2, "policy_accuracy": 0.6, "policy_interval": [0.55, 0.65], "grm_accuracy": 0.75, "solvable_share": 0.7,
-    "judge_share": 0.6, "truth_share": 0.6, "judge_truth_gap": 0.0, "judge_truth_interval": [-0.1, 0.1],
-    "judge_agreement": 0.75, "verdict_bias": 0.0, "true_gap": -0.1, "question_diversity": 0.85, "new_share": 0.5,
+    "judge_pass_rate": 0.6, "judge_probe_accuracy": 0.6, "judge_truth_gap": 0.0, "judge_truth_interval": [-0.1, 0.1],
+    "judge_agreement": 0.75, "verdict_bias": 0.0, "true_gap": -0.1, "question_diversity": 0.85, "new_question_rate": 0.5,
     "by_role": {"policy": ROLE},
 }  # fmt: skip
 
@@ -192,7 +192,7 @@ LINE = {
         ("verdict_bias", {"verdict_bias": -0.3}),
         ("accuracy_drop", {"policy_accuracy": 0.4, "policy_interval": [0.35, 0.45]}),
         ("question_diversity", {"question_diversity": 0.5}),
-        ("new_share", {"new_share": 0.05}),
+        ("new_question_rate", {"new_question_rate": 0.05}),
         ("solvable_share", {"solvable_share": 0.2}),
         ("entropy of the policy", {"by_role": {"policy": {**ROLE, "entropy": 0.002}}}),
         ("length of the policy", {"by_role": {"policy": {**ROLE, "tokens": 130.0}}}),
@@ -228,13 +228,13 @@ def test_no_threshold_is_reached_where_it_is_at_its_end():
     worst = {
         **LINE, "judge_truth_gap": 1.0, "judge_truth_interval": [1.0, 1.0], "true_gap": 1.0, "judge_agreement": 0.0,
         "grm_accuracy": 0.0, "verdict_bias": 0.5, "policy_accuracy": 0.0, "policy_interval": [0.0, 0.01],
-        "question_diversity": 0.0, "new_share": 0.0, "solvable_share": 0.0,
+        "question_diversity": 0.0, "new_question_rate": 0.0, "solvable_share": 0.0,
         "by_role": {"policy": {"tokens": 5000.0, "entropy": 0.0, "finished": 0.0, "repeated_queries": 0.99}},
     }  # fmt: skip
     assert len(alarms([LINE, worst], HEALTHY)) == 13 and alarms([LINE, worst], off) == ()
 
 
-@pytest.mark.parametrize("wrong", ["max_gap=1.1", "min_entropy=-1", "max_length_ratio=0.5", "probe=-1", "stop=1"])
+@pytest.mark.parametrize("wrong", ["max_gap=1.1", "min_entropy=-1", "max_length_ratio=0.5", "judge_probe=-1", "stop=1"])
 def test_thresholds_out_of_range_are_refused(wrong):
     with pytest.raises(UserError, match=f"monitor.{wrong.partition('=')[0]} is"):
         load_recipe("tiny", [f"monitor.{wrong}"])
@@ -247,7 +247,7 @@ def test_every_figure_and_threshold_is_documented():
     named += [f"by_role.*.{name}`" for name in OF_A_ROLE]
     assert [name for name in named if name not in page] == []
     for item in fields(MonitorConfig):
-        if item.name not in ("probe", "stop"):
+        if item.name not in ("judge_probe", "stop"):
             assert any(f"`{item.name}`" in row and row.endswith(f"| {item.default} |") for row in page.splitlines())
 
 
@@ -314,7 +314,7 @@ def test_hacking_is_seen_in_the_round_in_which_it_begins(make_loop, world_index)
 
     (before, after), notices = measured(loop, world_index, turn)
     assert after["policy_accuracy"] < before["policy_accuracy"] - 0.3
-    assert after["judge_share"] > before["judge_share"] and after["true_reward"] < before["true_reward"]
+    assert after["judge_pass_rate"] > before["judge_pass_rate"] and after["true_reward"] < before["true_reward"]
     assert names(before) == set() and {"judge_truth_gap", "true_gap", "accuracy_drop"} <= names(after)
     said = next(text for text in notices if "judge_truth_gap" in text)
     assert said.startswith("round 2: alarm: judge_truth_gap 0.") and "grm.label" in said
@@ -328,10 +328,10 @@ def test_a_judge_that_flips_a_coin_is_seen_before_anything_is_learnt(make_loop, 
 
 
 def test_a_generator_that_repeats_itself_is_seen(make_loop, world_index):
-    loop = make_loop(script=Script(repeat=True), overrides=["rounds=1", "generator.accept_share=0"])
+    loop = make_loop(script=Script(repeat=True), overrides=["rounds=1", "generator.min_acceptance=0"])
     (line,), _ = measured(loop, world_index)
     assert line["question_diversity"] == 0.0 and line["new_questions"] == 1
-    assert names(line) >= {"question_diversity", "new_share"}
+    assert names(line) >= {"question_diversity", "new_question_rate"}
 
 
 def test_no_reward_sees_the_oracle(make_loop, world_index):
@@ -359,13 +359,13 @@ def config(tmp_path_factory):
 def test_the_probe_moves_no_other_figure(config, tmp_path):
     lines = []
     for probe in (0, 3):
-        own = replace(config, rounds=0, monitor=replace(config.monitor, probe=probe))
+        own = replace(config, rounds=0, monitor=replace(config.monitor, judge_probe=probe))
         train.train(own, tmp_path / str(probe), lambda *_: None)
         lines += untimed(tmp_path / str(probe) / "rounds.jsonl")
     without, with_probe = lines
     added = set(with_probe) - set(without)
     assert {key: value for key, value in with_probe.items() if key not in added} == without
-    assert added == set(figures.probe_figures([], 0)) and with_probe["n_probe"] == 3
+    assert added == set(figures.probe_figures([], 0)) and with_probe["n_judge_probe"] == 3
 
 
 def test_an_alarm_may_end_the_run_which_can_be_resumed(config, tmp_path):
@@ -373,7 +373,7 @@ def test_an_alarm_may_end_the_run_which_can_be_resumed(config, tmp_path):
     sure = replace(
         config, rounds=2, monitor=replace(config.monitor, min_entropy=99.0, stop=True),
         grm=replace(config.grm, steps=0),
-        generator=replace(config.generator, steps=1, tasks=1), policy=replace(config.policy, steps=1, tasks=1),
+        generator=replace(config.generator, steps=1, prompts_per_step=1), policy=replace(config.policy, steps=1, prompts_per_step=1),
     )  # fmt: skip
     recipe, run = tmp_path / "recipe.toml", tmp_path / "run"
     recipe.write_text(to_toml(sure))

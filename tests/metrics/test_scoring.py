@@ -62,7 +62,7 @@ def test_grm_scores_are_balanced():
     """Three right answers of which two are passed, one wrong answer that is caught: (2/3 + 1) / 2, not 3/4."""
     judged = [ended(v, ("correct",), role="grm") for v in ("correct", "correct", "wrong")]
     scores = scoring.grm_scores([*judged, ended("wrong", ("wrong",), role="grm")])
-    assert scores["grm_on_right"] == pytest.approx(2 / 3) and scores["grm_on_wrong"] == 1.0
+    assert scores["grm_true_positive_rate"] == pytest.approx(2 / 3) and scores["grm_true_negative_rate"] == 1.0
     assert scores["grm_accuracy"] == pytest.approx((2 / 3 + 1) / 2)
     assert scores["grm_interval"][0] < scores["grm_accuracy"] < scores["grm_interval"][1]
     always = [ended("correct", (label,), role="grm") for label in ("correct", "wrong") * 20]

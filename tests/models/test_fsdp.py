@@ -10,13 +10,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
-from aslfast.config.load import load_recipe, to_toml
+from aslfast.config import load_recipe, to_toml
+from aslfast.config.schema import LearnerConfig, LossConfig
 from aslfast.core import ROLES
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup, init_process_group
 from aslfast.distributed.watchdog import GRACE_S
 from aslfast.errors import UserError
-from aslfast.learner.learner import Learner, LearnerConfig
-from aslfast.learner.loss import LossConfig
+from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.models.fsdp import check_shardable, form_model_parallel_groups, shard_base_model
 from aslfast.models.weight_files import load_without_weights
@@ -29,7 +29,7 @@ from tests.support.token_streams import grouped
 PATIENCE_S, RUN_S = 60, 300
 N = len(grouped()[0])
 LOSS = LossConfig(kl_coef=0.01)
-SHARDED = ("sampler.kind=sglang", "ranks.shard=2")
+SHARDED = ("sampler.kind=sglang", "distributed.model_parallel_size=2")
 PARTS = {2: [list(range(N)), []], 4: [[0], [], [1, 2], list(range(3, N))]}  # more and fewer packs, none at all
 
 
@@ -48,7 +48,9 @@ def learner_of(folder, checkpointing, ranks=SINGLE_PROCESS):
     stir(model)
     if ranks.model_parallel_size > 1:
         shard_base_model(model, folder, ranks)
-    options = LearnerConfig(learning_rate=1e-3, micro_batch_tokens=60, kl_every=2, checkpointing=checkpointing)
+    options = LearnerConfig(
+        learning_rate=1e-3, micro_batch_tokens=60, kl_every=2, activation_checkpointing=checkpointing
+    )
     return Learner(model, options, LOSS, 0.7, ROLES, ranks)
 
 
@@ -87,7 +89,7 @@ def test_a_base_in_parts_takes_the_step_of_a_whole_one(folder, tmp_path, size, c
             assert (weight - before[name]).abs().max() > 1e-4  # it moved
             assert (found[name] - weight).abs().max() <= 1e-6
         for here, there in zip(told["stats"], expected_stats, strict=True):
-            for key in ("loss", "grad_norm", "kl", "live_tokens", "mismatch"):
+            for key in ("loss", "grad_norm", "kl", "loss_tokens", "mismatch"):
                 assert here[key] == pytest.approx(there[key], rel=1e-4, abs=1e-6)
     assert held == layers * size // 2  # each cell holds the layers once
 
@@ -102,11 +104,11 @@ def recipe(tmp_path_factory):
     config = lab_config(folder)
     config = replace(
         config,
-        sampler=replace(config.sampler, kind="sglang", max_rows=8, temperature=0.9),
+        sampler=replace(config.sampler, kind="sglang", max_running_requests=8, temperature=0.9),
         generator=replace(config.generator, steps=1, tasks=3, hops=(2, 3)),
         grm=replace(config.grm, tasks=4, samples=4),
         policy=replace(config.policy, steps=1, tasks=3, samples=4),
-        monitor=replace(config.monitor, probe=0),
+        monitor=replace(config.monitor, judge_probe=0),
     )
     file = folder / "recipe.toml"
     file.write_text(to_toml(config))
@@ -115,7 +117,18 @@ def recipe(tmp_path_factory):
 
 def go(size, folder, recipe, run):
     folder.mkdir()
-    return ranks_of(size, command, folder, "train", "--recipe", recipe, "--set", f"ranks.shard={size}", "--out", run)
+    return ranks_of(
+        size,
+        command,
+        folder,
+        "train",
+        "--recipe",
+        recipe,
+        "--set",
+        f"distributed.model_parallel_size={size}",
+        "--out",
+        run,
+    )
 
 
 def test_a_run_of_two_halves_is_a_run_of_one_whole(recipe, tmp_path):
@@ -174,7 +187,7 @@ def test_cells_that_cannot_be_are_refused(monkeypatch, size, local, settings, wo
 
 def test_the_local_sampler_needs_the_whole_base():
     with pytest.raises(UserError, match=r"set sampler\.kind to sglang"):
-        load_recipe("tiny", ["ranks.shard=2"])
+        load_recipe("tiny", ["distributed.model_parallel_size=2"])
 
 
 def test_a_base_of_unknown_parts_is_refused(folder, tmp_path):

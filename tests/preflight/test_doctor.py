@@ -43,9 +43,7 @@ def test_this_machine_is_fit():
 
 def test_broken_parts_are_told_and_stop_nothing():
     """Neither torch nor the core can be imported: a process of its own, since this one has both."""
-    code = (
-        "import sys; sys.modules['torch'] = sys.modules['aslfast._bm25'] = None; from aslfast.cli import main; main()"
-    )
+    code = "import sys; sys.modules['torch'] = sys.modules['aslfast._bm25'] = None; from aslfast.cli.main import main; main()"
     command = [sys.executable, "-c", code, "doctor", "--sampler", "local", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     said = json.loads(done.stdout)
@@ -117,7 +115,7 @@ def test_a_sampler_with_other_adapters_fails(tokenizer):
     served, trained = (lora.add_adapters(tiny_model(tokenizer), 4, 8.0, seed=0) for _ in range(2))
     stir(served, seed=1)
     stir(trained, seed=2)
-    sampler = LocalSampler(served, tokenizer, max_rows=4, max_context=256)
+    sampler = LocalSampler(served, tokenizer, max_running_requests=4, max_context=256)
     lines, _ = prove("local", sampler, trained, probe_prompts(Chat(tokenizer), "full", ROLES), [])
     failed = [line for line in lines if not line.ok]
     assert [line.name for line in failed] == PROOFS[:3]

@@ -11,12 +11,11 @@ import transformers
 from typer.testing import CliRunner
 
 from aslfast.cli.main import app
-from aslfast.config.load import load_recipe
-from aslfast.config.schema import RunConfig
+from aslfast.config import load_recipe
+from aslfast.config.schema import LearnerConfig, LossConfig, RunConfig
 from aslfast.core import ROLES, StopReason, Task, Trajectory
 from aslfast.errors import UserError
-from aslfast.learner.learner import Learner, LearnerConfig
-from aslfast.learner.loss import LossConfig
+from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.preflight import memory_model
 from aslfast.preflight.architectures import DENSE, read_shape
@@ -52,13 +51,13 @@ def shape_of(config, folder):
 
 
 def learner_of(model, tokens, checkpointing="none"):
-    options = LearnerConfig(micro_batch_tokens=tokens, checkpointing=checkpointing)
+    options = LearnerConfig(micro_batch_tokens=tokens, activation_checkpointing=checkpointing)
     return Learner(model, options, LossConfig(), 1.0, ROLES)
 
 
 def planned(dtype, tokens, checkpointing="none"):
     sets = [f"model.dtype={dtype}", f"lora.rank={RANK}", f"learner.micro_batch_tokens={tokens}"]
-    sets += [f"sampler.max_context={tokens}", f"learner.checkpointing={checkpointing}"]
+    sets += [f"sampler.max_context={tokens}", f"learner.activation_checkpointing={checkpointing}"]
     return load_recipe("tiny", sets)
 
 
@@ -185,9 +184,9 @@ known_shape = functools.cache(read_shape)
 CASES = [
     ("80GB", ENGINE),
     ("48GB", ENGINE),
-    ("h200", (*ENGINE, "learner.checkpointing=none")),
-    ("141GB", ("learner.checkpointing=none",)),
-    ("h200", (*ENGINE, "learner.checkpointing=selective", "sampler.max_context=4096")),
+    ("h200", (*ENGINE, "learner.activation_checkpointing=none")),
+    ("141GB", ("learner.activation_checkpointing=none",)),
+    ("h200", (*ENGINE, "learner.activation_checkpointing=selective", "sampler.max_context=4096")),
     ("h100", (*ENGINE, "sampler.share_base=false")),
     ("4090", ("model.path=qwen3-0.6b",)),
     ("24GB", ("model.path=llama-3.2-1b", *ENGINE, "sampler.max_context=4096", "learner.micro_batch_tokens=2048")),
@@ -200,13 +199,13 @@ def test_the_settings_are_accepted_and_fit(gpu, sets):
     config, plan = plan_of(*sets, gpu=gpu)
     assert plan.fits and plan.n_bytes <= plan.card.n_bytes
     copied = [f"{key}={value}" for key, value in plan.settings.items()]
-    assert set(plan.settings) == {"learner.micro_batch_tokens", "sampler.max_rows"} | (
-        {"sampler.gpu_memory"} if config.sampler.kind == "sglang" else set()
+    assert set(plan.settings) == {"learner.micro_batch_tokens", "sampler.max_running_requests"} | (
+        {"sampler.gpu_memory_fraction"} if config.sampler.kind == "sglang" else set()
     )
     again, second = plan_of(*sets, *copied, gpu=gpu)
     assert again == plan.config
     assert second.settings["learner.micro_batch_tokens"] == plan.settings["learner.micro_batch_tokens"]
-    assert second.settings["sampler.max_rows"] == plan.settings["sampler.max_rows"]
+    assert second.settings["sampler.max_running_requests"] == plan.settings["sampler.max_running_requests"]
 
 
 def test_the_pool_gets_what_is_left_and_rows_fit_into_it():
@@ -219,22 +218,22 @@ def test_the_pool_gets_what_is_left_and_rows_fit_into_it():
     token = 2 * 28 * 4 * 128 * 2
     assert 0 <= plan.card.n_bytes - plan.n_bytes < token
     assert plan.parts[-1].n_bytes == plan.kv_tokens * token
-    assert plan.rows(2560) >= plan.config.sampler.max_rows == config.sampler.max_rows
+    assert plan.rows(2560) >= plan.config.sampler.max_running_requests == config.sampler.max_running_requests
     # SGLang's own sum: free memory x share = base + slots for adapters + pool
     free = plan.card.n_bytes - 2 * memory_model.CONTEXT_BYTES
     engine = 2 * (7_615_616_512 + 4 * plan.shape.adapter_parameters) + plan.kv_tokens * token
-    assert 0 <= engine - plan.config.sampler.gpu_memory * free < free / 1000
+    assert 0 <= engine - plan.config.sampler.gpu_memory_fraction * free < free / 1000
 
 
 def test_micro_batch_and_rows_shrink_with_the_card():
     """Never more of anything on less memory; and a micro-batch always holds one full trajectory."""
     plans = [plan_of(*ENGINE, gpu=f"{gb}GB")[1] for gb in range(36, 120, 6)]
     for less, more in itertools.pairwise(plans):
-        for key in ("learner.micro_batch_tokens", "sampler.max_rows"):
+        for key in ("learner.micro_batch_tokens", "sampler.max_running_requests"):
             assert less.settings[key] <= more.settings[key]
     sizes = {plan.settings["learner.micro_batch_tokens"] for plan in plans}
     assert sizes == {10240, 20480}
-    assert min(plan.settings["sampler.max_rows"] for plan in plans) < 128
+    assert min(plan.settings["sampler.max_running_requests"] for plan in plans) < 128
 
 
 def test_two_copies_take_one_base_more():
@@ -245,15 +244,15 @@ def test_two_copies_take_one_base_more():
 
 def test_local_rows_are_whole():
     config, plan = plan_of(gpu="48GB")
-    assert plan.kv_tokens == plan.config.sampler.max_rows * config.sampler.max_context
+    assert plan.kv_tokens == plan.config.sampler.max_running_requests * config.sampler.max_context
 
 
 # --- what cannot fit -------------------------------------------------------------------------------------------
 
 TOO_LARGE = [
-    ("80GB", ("learner.checkpointing=none",)),
-    ("24GB", (*ENGINE, "learner.checkpointing=none", "model.dtype=float32", "sampler.share_base=false")),
-    ("h200", ("model.path=qwen2.5-32b", *ENGINE, "learner.checkpointing=none")),
+    ("80GB", ("learner.activation_checkpointing=none",)),
+    ("24GB", (*ENGINE, "learner.activation_checkpointing=none", "model.dtype=float32", "sampler.share_base=false")),
+    ("h200", ("model.path=qwen2.5-32b", *ENGINE, "learner.activation_checkpointing=none")),
     ("24GB", ()),
     ("h200", ("model.path=qwen2.5-72b", *ENGINE)),  # several cards are enough
     ("h100", ("model.path=qwen2.5-72b", *ENGINE)),  # several cards and a shorter context
@@ -278,7 +277,7 @@ def test_a_remedy_does_what_it_says(gpu, sets):
 def test_a_base_on_several_cards():
     """Each holds a part of engine, layers and keys and values; two layers whole; and what is not split."""
     _, one = plan_of("model.path=qwen2.5-72b", *ENGINE, gpu="h200")
-    four = plan_of("model.path=qwen2.5-72b", *ENGINE, "ranks.shard=4", gpu="h200")[1]
+    four = plan_of("model.path=qwen2.5-72b", *ENGINE, "distributed.model_parallel_size=4", gpu="h200")[1]
     shape, parts = one.shape, {part.name: part.n_bytes for part in four.parts}
     whole = shape.parameters - shape.layer_parameters
     layer = shape.layer_parameters // shape.layers
@@ -290,11 +289,11 @@ def test_a_base_on_several_cards():
 
 
 def test_the_context_that_fits_is_the_longest():
-    config, plan = plan_of("learner.checkpointing=none")
+    config, plan = plan_of("learner.activation_checkpointing=none")
     change = next(r.change for r in remedies(config, plan.shape, plan.card) if "max_context" in r.change)
     context = int(change.rsplit("=", 1)[1])
-    assert plan_of("learner.checkpointing=none", f"sampler.max_context={context}")[1].fits
-    assert not plan_of("learner.checkpointing=none", f"sampler.max_context={context + 256}")[1].fits
+    assert plan_of("learner.activation_checkpointing=none", f"sampler.max_context={context}")[1].fits
+    assert not plan_of("learner.activation_checkpointing=none", f"sampler.max_context={context + 256}")[1].fits
 
 
 # --- the command -----------------------------------------------------------------------------------------------
@@ -322,14 +321,16 @@ def test_json_is_the_same_plan():
 
 
 def test_what_cannot_fit_ends_with_2_and_a_remedy():
-    result = call("--recipe", "asl-qwen2.5-7b", "--gpu", "80GB", "--set", "learner.checkpointing=none")
+    result = call("--recipe", "asl-qwen2.5-7b", "--gpu", "80GB", "--set", "learner.activation_checkpointing=none")
     assert result.exit_code == 2
     assert re.fullmatch(
         r"aslfast: error: asl-qwen2.5-7b does not fit 80GB: it takes at least 9\d\.\d GB of 80.0; "
-        r"--set learner.checkpointing=layers frees \d+\.\d GB, then it fits; or .*\n", result.stderr,
+        r"--set learner.activation_checkpointing=layers frees \d+\.\d GB, then it fits; or .*\n", result.stderr,
     )  # fmt: skip
     assert "at least" in result.stdout
-    as_json = call("--recipe", "asl-qwen2.5-7b", "--gpu", "80GB", "--set", "learner.checkpointing=none", "--json")
+    as_json = call(
+        "--recipe", "asl-qwen2.5-7b", "--gpu", "80GB", "--set", "learner.activation_checkpointing=none", "--json"
+    )
     told = json.loads(as_json.stdout)
     assert as_json.exit_code == 2 and not told["fits"] and told["settings"] == {}
     assert any(remedy["fits"] for remedy in told["remedies"])

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from aslfast.config.load import load_recipe
+from aslfast.config import load_recipe
 from aslfast.data.corpus import Passage
 from aslfast.data.qa_dataset import Question, write_questions
 from aslfast.errors import UserError

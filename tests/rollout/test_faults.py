@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from aslfast.config.load import load_recipe
+from aslfast.config import load_recipe
 from aslfast.core import StopReason
 from aslfast.lab.world import World
 from aslfast.prompts.chat_template import Chat

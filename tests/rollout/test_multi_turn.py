@@ -250,7 +250,7 @@ def test_a_session_is_released_when_the_sampler_fails(tokenizer, index):
 
 
 def real_rollout(tokenizer, model, index):
-    sampler = LocalSampler(model, tokenizer, max_rows=8, max_context=512)
+    sampler = LocalSampler(model, tokenizer, max_running_requests=8, max_context=512)
     return Rollout(sampler, ToolExecutor(SearchTool(index)), Chat(tokenizer), Limits(2, 24, 512), 1.0)
 
 

@@ -58,8 +58,8 @@ def retrieval(behave):
         server.server_close()
 
 
-def pool_at(url, timeout_s=0.3, retries=0, deadline_s=5.0, gone_after_s=60.0):
-    return ToolExecutor(SearchTool(RemoteIndex(url, timeout_s, retries)), True, deadline_s, gone_after_s)
+def pool_at(url, timeout_s=0.3, retries=0, deadline_s=5.0, give_up_after_s=60.0):
+    return ToolExecutor(SearchTool(RemoteIndex(url, timeout_s, retries)), True, deadline_s, give_up_after_s)
 
 
 async def ask(pool, calls):
@@ -169,7 +169,7 @@ def test_a_tool_that_is_gone_stops_the_run_in_time():
         except UserError as error:
             return lost, time.monotonic() - started, str(error)
 
-    pool = pool_at("http://127.0.0.1:9", gone_after_s=0.3)
+    pool = pool_at("http://127.0.0.1:9", give_up_after_s=0.3)
     lost, seconds, message = asyncio.run(play(pool))
     assert lost >= 2 and 0.3 <= seconds < 1.5
     assert "has answered no call" in message and "http://127.0.0.1:9/retrieve: no answer in 1 attempts" in message
@@ -187,7 +187,7 @@ def test_one_success_says_that_the_tool_is_there():
         return found
 
     with retrieval(lambda queries: None if next(failing) else queries) as (url, _):
-        found = asyncio.run(play(pool_at(url, gone_after_s=0.0)))
+        found = asyncio.run(play(pool_at(url, give_up_after_s=0.0)))
     assert found == [None, None, QUERIES[0]] * 4
 
 

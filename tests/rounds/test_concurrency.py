@@ -10,7 +10,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 
-from aslfast.config.load import load_recipe
+from aslfast.config import load_recipe
 from aslfast.config.schema import AdvantageConfig
 from aslfast.core import Group, Reward, StopReason, Task, Trajectory
 from aslfast.errors import UserError
@@ -95,8 +95,8 @@ def test_a_round_through_a_gate_for_one(make_loop):
 
 
 def test_how_many_at_once():
-    assert trajectories_at_once(load_recipe("tiny", ["sampler.max_rows=10"])) == 10
-    assert trajectories_at_once(load_recipe("tiny", ["sampler.max_rows=10", "sampler.kind=sglang"])) == 15
+    assert trajectories_at_once(load_recipe("tiny", ["sampler.max_running_requests=10"])) == 10
+    assert trajectories_at_once(load_recipe("tiny", ["sampler.max_running_requests=10", "sampler.kind=sglang"])) == 15
 
 
 # --- no barrier ------------------------------------------------------------------------------------------------
@@ -104,7 +104,7 @@ def test_how_many_at_once():
 
 def test_a_slow_trajectory_holds_up_nobody(make_loop):
     """One question, then one attempt, is stuck: all that does not depend on it is finished meanwhile."""
-    loop = make_loop(script=actors(), overrides=["generator.samples=4", "generator.attempts=4"])
+    loop = make_loop(script=actors(), overrides=["generator.group_size=4", "generator.rollouts_per_question=4"])
     finished = Counter()
     release = asyncio.Event()
     inner = loop.meter.sampler
@@ -143,11 +143,11 @@ def test_shared_verdicts_change_nothing_with_a_judge_that_is_sure(make_loop):
     """The judge is deterministic (fair=1), so sharing saves requests and nothing else."""
 
     def lines(name, share):
-        loop = make_loop(name, actors(fair=1.0), [f"grm.share_verdicts={share}", "policy.verdicts=3"])
+        loop = make_loop(name, actors(fair=1.0), [f"grm.share_verdicts={share}", "policy.verdicts_per_answer=3"])
         return play(loop), loop
 
     plain, shared = lines("plain", "false"), lines("shared", "true")
-    kept = {"reward", "reward_parts", "flat_groups", "trajectories", "grad_norm", "loss"}
+    kept = {"reward", "reward_parts", "zero_variance_groups", "trajectories", "grad_norm", "loss"}
     for left, right in zip(plain[0], shared[0], strict=True):
         assert {k: left[k] for k in kept} == {k: right[k] for k in kept}
     assert plain[1].pool == shared[1].pool
@@ -254,7 +254,7 @@ def with_tool(loop, index, share):
 
 def test_a_round_with_a_tool_that_fails_now_and_then(make_loop, world_index):
     """Every trajectory is either rewarded or lost; the lost ones are written, counted and learnt from by nobody."""
-    loop = make_loop(script=actors(), overrides=["policy.steps=4", "policy.samples=8"])
+    loop = make_loop(script=actors(), overrides=["policy.steps=4", "policy.group_size=8"])
     loop.gate = PrioritySemaphore(1)
     flaky = with_tool(loop, world_index, 0.1)
     lines = play(loop)
@@ -280,7 +280,9 @@ def test_a_step_of_which_nothing_is_left_stops_the_run(make_loop, world_index):
 
 def test_failures_do_not_enter_the_statistics(make_loop):
     """Attempts and judges that the tool failed: the entropy and the majority are those of the others."""
-    loop = make_loop(script=actors(right=1.0, fair=1.0), overrides=["generator.attempts=4", "generator.samples=1"])
+    loop = make_loop(
+        script=actors(right=1.0, fair=1.0), overrides=["generator.rollouts_per_question=4", "generator.group_size=1"]
+    )
     sample, failing = loop.sample, set()
 
     async def failed(task, number):
@@ -304,7 +306,7 @@ def test_failures_do_not_enter_the_statistics(make_loop):
 
 
 def test_a_policy_whose_judge_is_failed_is_left_out(make_loop):
-    loop = make_loop(script=actors(right=1.0, fair=1.0), overrides=["policy.verdicts=2"])
+    loop = make_loop(script=actors(right=1.0, fair=1.0), overrides=["policy.verdicts_per_answer=2"])
     sample = loop.sample
 
     async def failed(task, number):

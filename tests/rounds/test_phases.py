@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aslfast import rewards
-from aslfast.config.load import load_recipe, recipe_names
+from aslfast.config import load_recipe, recipe_names
 from aslfast.core import SECOND_JUDGE, StopReason, Task, Trajectory, Turn
 from aslfast.data.qa_dataset import Question
 from aslfast.errors import UserError
@@ -94,7 +94,7 @@ def test_the_policys_phase_leaves_its_accuracies(make_loop):
 
 def test_enough_questions_end_the_phase(make_loop):
     def steps(name, wanted):
-        loop = make_loop(name, actors(), [f"generator.questions={wanted}", "generator.steps=4"])
+        loop = make_loop(name, actors(), [f"generator.target_questions={wanted}", "generator.steps=4"])
         lines = [line for line in play(loop) if line["phase"] == "generator"]
         return len(lines), len(loop.pool)
 
@@ -107,12 +107,17 @@ def test_enough_questions_end_the_phase(make_loop):
 @pytest.mark.parametrize("keep, enters", [((0.0, 1.0), True), ((0.9, 1.0), True), ((0.3, 0.8), False)])
 def test_the_pool_keeps_a_range_of_difficulty(make_loop, keep, enters):
     """All attempts are right here, so a pool of middling questions takes none."""
-    loop = make_loop(script=actors(right=1.0, fair=1.0), overrides=[f"generator.keep={list(keep)}"])
+    loop = make_loop(script=actors(right=1.0, fair=1.0), overrides=[f"generator.pass_rate_range={list(keep)}"])
     asyncio.run(question_group(loop, role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")))
     assert bool(loop.pool) is enters
 
 
-VOTE = ["generator.reference=vote", "generator.self_checks=0", "policy.reward=exact_match", "policy.verdicts=0"]
+VOTE = [
+    "generator.reference=vote",
+    "generator.self_checks=0",
+    "policy.reward=exact_match",
+    "policy.verdicts_per_answer=0",
+]
 
 
 def test_a_vote_replaces_the_generators_answer(make_loop):
@@ -150,10 +155,14 @@ def test_the_vote(answers):
 
 def test_a_plateau_ends_a_phase(make_loop):
     """A random model earns nothing: after the window of 4 steps its reward has stopped to rise."""
-    loop = prefilled(make_loop(overrides=["policy.steps=9", "policy.plateau=4", "policy.tasks=1", "generator.steps=1"]))
+    loop = prefilled(
+        make_loop(
+            overrides=["policy.steps=9", "policy.plateau_window=4", "policy.prompts_per_step=1", "generator.steps=1"]
+        )
+    )
     lines = [line for line in play(loop) if line["phase"] == "policy"]
     assert len(lines) == 4 and loop.step_rewards == () and loop.phase_step == 0
-    loop = prefilled(make_loop("none", overrides=["policy.steps=5", "policy.tasks=1", "generator.steps=1"]))
+    loop = prefilled(make_loop("none", overrides=["policy.steps=5", "policy.prompts_per_step=1", "generator.steps=1"]))
     assert len([line for line in play(loop) if line["phase"] == "policy"]) == 5
 
 
@@ -161,7 +170,9 @@ def test_a_plateau_ends_a_phase(make_loop):
 
 
 def test_a_pool_of_so_many_questions(make_loop):
-    loop = make_loop(script=actors(), overrides=["policy.steps=3", "policy.tasks=6", "policy.pool=5"])
+    loop = make_loop(
+        script=actors(), overrides=["policy.steps=3", "policy.prompts_per_step=6", "policy.max_questions=5"]
+    )
     loop.pool = prefilled(make_loop("other", actors())).pool
     tasks = [task for step in policy_tasks(loop) for task in step]
     assert len(tasks) == 18 and len({task.question for task in tasks}) == 5
@@ -171,7 +182,12 @@ def test_labelled_questions_need_no_generator(make_loop):
     """Search-R1: the reward is exact match with the real answers."""
     recipe = load_recipe("search-r1-tiny")
     assert [phase.name for phase in phases_of(recipe)] == ["policy"]
-    rule = ["policy.questions=labelled", "policy.reward=exact_match", "policy.verdicts=0", 'phases=["policy"]']
+    rule = [
+        "policy.question_source=labelled",
+        "policy.reward=exact_match",
+        "policy.verdicts_per_answer=0",
+        'phases=["policy"]',
+    ]
     loop = labelled(make_loop(script=actors(), overrides=rule))
     lines = play(loop)
     assert [line["phase"] for line in lines] == ["policy", "policy"] and not loop.pool
@@ -186,7 +202,9 @@ def test_labelled_questions_need_no_generator(make_loop):
 
 def test_late_injection(make_loop):
     """From the round on, that share of the judge's tasks comes from real questions, right and wrong in turn."""
-    loop = labelled(prefilled(make_loop(overrides=["grm.real_share=0.5", "grm.real_from=3", "grm.steps=4"])))
+    loop = labelled(
+        prefilled(make_loop(overrides=["grm.gold_label_fraction=0.5", "grm.gold_label_from_round=3", "grm.steps=4"]))
+    )
     for number, share in ((1, 0), (3, 0.5)):
         loop.round = number
         loop.pool = {k: dataclasses.replace(q, id=f"qg{number}-{i}-0") for i, (k, q) in enumerate(loop.pool.items())}
@@ -200,8 +218,8 @@ def test_late_injection(make_loop):
 
 
 def test_real_tasks_alone_and_more_than_there_are_questions(make_loop):
-    """Labels from real data only: grm.real_share = 1."""
-    loop = labelled(make_loop(overrides=["grm.real_share=1.0", "grm.steps=30", "grm.tasks=4"]))
+    """Labels from real data only: grm.gold_label_fraction = 1."""
+    loop = labelled(make_loop(overrides=["grm.gold_label_fraction=1.0", "grm.steps=30", "grm.prompts_per_step=4"]))
     tasks = [task for step in verification_tasks(loop) for task in step]
     assert len(tasks) == 120 == len({task.id for task in tasks})
     assert real_tasks(loop, 0, 0, random.Random(0)) == []
@@ -289,7 +307,10 @@ def test_recipes_plan_the_phases_that_they_run(name):
 def test_labelled_data_must_be_named(tmp_path):
     from aslfast.trainer.datasets import labelled_questions
 
-    for override, why in (("policy.questions=labelled", "policy.questions"), ("grm.real_share=0.1", "grm.real_share")):
+    for override, why in (
+        ("policy.question_source=labelled", "policy.question_source"),
+        ("grm.gold_label_fraction=0.1", "grm.gold_label_fraction"),
+    ):
         config = load_recipe("asl-qwen2.5-7b", [override])
         with pytest.raises(UserError, match=f"data.labelled is not set, and {why}"):
             labelled_questions(config)

@@ -48,7 +48,7 @@ def test_a_whole_round(make_loop, tokenizer):
         assert line["seconds"] > 0 and line["tokens_per_s"] > 0
         tasks, samples = counts[line["phase"]]
         assert line["trajectories"] == tasks * samples
-        learned = line["flat_groups"] < 1
+        learned = line["zero_variance_groups"] < 1
         assert (line["grad_norm"] > 0) == learned
     for role in ROLES:
         rows = pq.read_table(loop.run.path / "trajectories" / f"round-001-{role}.parquet").to_pylist()
@@ -100,7 +100,7 @@ def test_a_round_without_questions(make_loop):
 
 @pytest.mark.parametrize("share, checks, enters", [(0.5, 1.0, True), (1.0, 1.0, True), (0.5, 0.0, False)])
 def test_the_gate_of_the_pool(make_loop, share, checks, enters):
-    loop = make_loop(script=actors(fair=checks), overrides=[f"generator.accept_share={share}"])
+    loop = make_loop(script=actors(fair=checks), overrides=[f"generator.min_acceptance={share}"])
     task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
     group = asyncio.run(question_group(loop, task))
     assert bool(loop.pool) is enters and len(group.trajectories) == 3
@@ -162,7 +162,7 @@ def test_labels_by_consensus():
 
 
 def test_verification_tasks_are_balanced_for_each_question(make_loop):
-    loop = make_loop(script=actors(), overrides=["grm.steps=1", "grm.tasks=8"])
+    loop = make_loop(script=actors(), overrides=["grm.steps=1", "grm.prompts_per_step=8"])
     loop.pool = {
         "a": PoolQuestion("qg1-0-0", "a?", "Oslo", 1, attempts_of("Oslo", "Rome", "Kiel", "Bergen")),
         "b": PoolQuestion("qg1-1-0", "b?", "Oslo", 2, attempts_of("Oslo", "the Oslo", "OSLO", "Rome", "Kiel")),
@@ -183,7 +183,7 @@ def test_verification_tasks_are_balanced_for_each_question(make_loop):
 
 
 def test_policy_tasks_hold_all_hops_alike(make_loop):
-    loop = make_loop(script=actors(), overrides=["policy.steps=3", "policy.tasks=6"])
+    loop = make_loop(script=actors(), overrides=["policy.steps=3", "policy.prompts_per_step=6"])
     for i, hops in enumerate([1] * 9 + [2] * 2 + [3]):
         loop.pool[str(i)] = PoolQuestion(f"qg{i % 2}-{i}-0", f"question {i}?", "x", hops, ())
     steps = policy_tasks(loop)
@@ -199,12 +199,14 @@ def test_policy_tasks_hold_all_hops_alike(make_loop):
 
 def test_few_questions_are_set_again(make_loop):
     """Fewer questions than a step takes: the same task twice in one step, side by side on one sampler."""
-    loop = prefilled(make_loop(overrides=["policy.tasks=12", "grm.tasks=14", "generator.steps=1"]))
+    loop = prefilled(
+        make_loop(overrides=["policy.prompts_per_step=12", "grm.prompts_per_step=14", "generator.steps=1"])
+    )
     assert [line["phase"] for line in play(loop)][-2:] == ["policy", "policy"]
 
 
 def test_generated_topics_do_not_repeat_within_a_round(make_loop):
-    loop = make_loop(script=actors(), overrides=["generator.steps=5", "generator.tasks=5"])
+    loop = make_loop(script=actors(), overrides=["generator.steps=5", "generator.prompts_per_step=5"])
     tasks = [task for step in generator_tasks(loop) for task in step]
     topics = [task.prompt.partition(": ")[2] for task in tasks]
     assert len(tasks) == 25 and len(set(topics)) == 25 and set(topics) <= set(WORLD.facts)
@@ -222,7 +224,7 @@ def test_the_script_knows_the_world():
 
 def test_a_rule_rewards_without_a_judge(make_loop):
     """Exact match with the reference, and nobody asks the judge; with the judge's verdicts instead, it is asked."""
-    rule = ["policy.reward=exact_match", "policy.verdicts=0", "format_weight=0"]
+    rule = ["policy.reward=exact_match", "policy.verdicts_per_answer=0", "format_weight=0"]
     loop = prefilled(make_loop(script=actors(), overrides=rule))
     group = asyncio.run(answer_group(loop, policy_tasks(loop)[0][0]))
     for trajectory, given in zip(group.trajectories, group.rewards, strict=True):

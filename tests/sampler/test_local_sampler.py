@@ -131,9 +131,9 @@ def check_turns(model, model64, turns):
 MIX = [(n, (*ADAPTERS, None)[i % 4], (0.7, 1.0, 0.0)[i % 3]) for i, n in enumerate((1, 5, 9, 40, 2, 33, 70, 17, 6, 90))]
 
 
-@pytest.mark.parametrize("max_rows", [64, 3])
-def test_logprobs_equal_a_full_forward_pass(model, tokenizer, max_rows):
-    sampler = LocalSampler(model, tokenizer, max_rows=max_rows)
+@pytest.mark.parametrize("max_running_requests", [64, 3])
+def test_logprobs_equal_a_full_forward_pass(model, tokenizer, max_running_requests):
+    sampler = LocalSampler(model, tokenizer, max_running_requests=max_running_requests)
 
     async def all_sessions():
         return await asyncio.gather(*(converse(sampler, f"s{n}", a, t, n) for n, a, t in MIX))
@@ -199,7 +199,7 @@ def test_tokens_do_not_depend_on_the_batch_or_on_evictions(model, tokenizer):
     async def all_sessions(sampler):
         return await asyncio.gather(*(converse(sampler, f"s{n}", a, t, n) for n, a, t in MIX))
 
-    results = [run(all_sessions(LocalSampler(model, tokenizer, max_rows=rows))) for rows in (64, 4, 1)]
+    results = [run(all_sessions(LocalSampler(model, tokenizer, max_running_requests=rows))) for rows in (64, 4, 1)]
     alone = [run(converse(LocalSampler(model, tokenizer), f"s{n}", a, t, n)) for n, a, t in MIX]
     for other in (*results[1:], alone):
         for turns, others in zip(results[0], other, strict=True):
@@ -293,7 +293,7 @@ def test_lengths(model, tokenizer):
 
 
 def test_abort_release_and_cancel(model, tokenizer):
-    sampler = LocalSampler(model, tokenizer, max_rows=2)
+    sampler = LocalSampler(model, tokenizer, max_running_requests=2)
 
     async def scene():
         requests = [SampleRequest(context(9 + i, i), f"s{i}", "policy", 60, seed=i) for i in range(5)]
@@ -385,7 +385,7 @@ def test_models_that_would_be_served_wrongly_are_refused(tokenizer):
 
 def test_an_error_of_the_forward_pass_reaches_every_coroutine(tokenizer):
     model = base()
-    sampler = LocalSampler(model, tokenizer, max_rows=2)
+    sampler = LocalSampler(model, tokenizer, max_running_requests=2)
     whole, calls = model.model.norm.forward, []
 
     def fails_once(x):

@@ -124,7 +124,7 @@ def test_memory_is_bounded_and_the_oldest_go_first():
 
 @pytest.mark.parametrize("rows, all_of_it", [(4, True), (2, False)])
 def test_the_local_sampler_reuses_a_sessions_turns_while_it_has_rows(model, tokenizer, rows, all_of_it):
-    meter = PrefixCacheMeter(LocalSampler(model, tokenizer, max_rows=rows, max_context=256))
+    meter = PrefixCacheMeter(LocalSampler(model, tokenizer, max_running_requests=rows, max_context=256))
 
     async def converse(session):
         ids = [3 + ord(session)] * 9

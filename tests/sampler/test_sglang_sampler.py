@@ -168,7 +168,7 @@ def test_draws_follow_the_distribution(engine_lab):
 @pytest.mark.parametrize("stop", [STOP_TEXTS, ("e i", "o"), ("n>\n",), ("tool_call>",), ()])
 def test_greedy_turns_end_as_the_local_samplers(engine_lab, stop):
     sampler, model, tokenizer = engine_lab
-    local = LocalSampler(model, tokenizer, max_rows=64, max_context=512)
+    local = LocalSampler(model, tokenizer, max_running_requests=64, max_context=512)
     requests = [
         SampleRequest(ids, f"{stop}{i}", ROLES_AND_BASE[i % 4], 40, 0.0, stop)
         for i, ids in enumerate(prompts(tokenizer, 12))

@@ -18,10 +18,9 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from aslfast.config.schema import LoraConfig, ModelConfig, RunConfig, SamplerConfig
+from aslfast.config.schema import LearnerConfig, LoraConfig, LossConfig, ModelConfig, RunConfig, SamplerConfig
 from aslfast.core import ROLES
-from aslfast.learner.learner import Learner, LearnerConfig
-from aslfast.learner.loss import LossConfig
+from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.models.weight_files import BaseWeights, WeightFiles, load_without_weights, reason_not_shared
 from aslfast.sampler.sglang.engine_client import EngineDied
@@ -72,7 +71,7 @@ class Opened:
 
 
 def opened(folder, **sampler):
-    settings = SamplerConfig(kind="sglang", max_rows=4, max_context=256, temperature=0.7, **sampler)
+    settings = SamplerConfig(kind="sglang", max_running_requests=4, max_context=256, temperature=0.7, **sampler)
     config = RunConfig(
         threads=1, model=ModelConfig(path=str(folder), device="cpu"), sampler=settings, lora=LoraConfig(4, 8.0)
     )

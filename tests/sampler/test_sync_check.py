@@ -83,7 +83,7 @@ def proved(engine_lab):
     sampler.flush()
     probe = Probe(sampler, model, probe_prompts(Chat(tokenizer), "compact", ROLES))
     found = probe.prove()
-    assert 0 < found["probe_difference"] < 1e-4 and found["probe_ms"] > 0
+    assert 0 < found["sync_difference"] < 1e-4 and found["sync_check_ms"] > 0
     yield sampler, model, probe
     for role in ROLES:
         restore(model, role, before[role])
@@ -107,7 +107,7 @@ def test_a_push_is_proved(proved):
     sampler, model, probe = proved
     move(model, "policy", 1.1)
     sampler.flush()
-    assert probe.prove()["probe_difference"] < 1e-4
+    assert probe.prove()["sync_difference"] < 1e-4
     assert probe.differences().keys() == set(ROLES)
 
 

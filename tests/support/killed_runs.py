@@ -14,19 +14,19 @@ from unittest.mock import patch
 
 import pyarrow.parquet as pq
 
-from aslfast.config.load import RunConfig, load_recipe
+from aslfast.config import RunConfig, load_recipe
 from aslfast.data.qa_dataset import write_questions
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab.world import World
 from aslfast.trainer import train
 from aslfast.trainer.datasets import lab_questions
 
-TIMING = {"seconds", "tokens_per_s", "probe_ms"}
+TIMING = {"seconds", "tokens_per_s", "sync_check_ms"}
 SMALL = [
     "rounds=1", "threads=1", "data.lab=false", "sampler.max_turns=3", "grm.label=reference", "grm.steps=1",
-    "generator.steps=2", "generator.tasks=2", "generator.samples=3", "generator.attempts=2", "generator.self_checks=1",
-    "generator.accept_share=0", "generator.hops=[1]", "grm.tasks=2", "grm.samples=3",
-    "policy.steps=2", "policy.tasks=2", "policy.samples=3",
+    "generator.steps=2", "generator.prompts_per_step=2", "generator.group_size=3", "generator.rollouts_per_question=2", "generator.self_checks=1",
+    "generator.min_acceptance=0", "generator.hops=[1]", "grm.prompts_per_step=2", "grm.group_size=3",
+    "policy.steps=2", "policy.prompts_per_step=2", "policy.group_size=3",
 ]  # fmt: skip
 N_STEPS, N_COMMITS = 5, 1 + 1 + 5 + 3 + 1  # begun, round 0, steps, phases, round 1
 

@@ -3,7 +3,7 @@ PEFT load when they are first used."""
 
 import torch
 
-from aslfast.config.load import load_recipe
+from aslfast.config import load_recipe
 from aslfast.models import lora
 from aslfast.trainer import build, train  # noqa: F401
 

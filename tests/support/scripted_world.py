@@ -13,9 +13,9 @@ from aslfast.rounds.round import run_round
 
 WORLD = World.make(0, "train", {"work": 12, "person": 10, "place": 8})
 SMALL = [
-    "generator.steps=2", "generator.tasks=3", "generator.samples=3", "generator.attempts=4", "generator.self_checks=2",
-    "generator.accept_share=0.5", "grm.steps=2", "grm.tasks=3", "grm.samples=3", "grm.label=reference",
-    "policy.steps=2", "policy.tasks=4", "policy.samples=4", "sampler.max_new_tokens=24", "format_weight=0.1",
+    "generator.steps=2", "generator.prompts_per_step=3", "generator.group_size=3", "generator.rollouts_per_question=4", "generator.self_checks=2",
+    "generator.min_acceptance=0.5", "grm.steps=2", "grm.prompts_per_step=3", "grm.group_size=3", "grm.label=reference",
+    "policy.steps=2", "policy.prompts_per_step=4", "policy.group_size=4", "sampler.max_new_tokens=24", "format_weight=0.1",
 ]  # fmt: skip
 
 

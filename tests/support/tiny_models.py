@@ -8,7 +8,7 @@ import tokenizers
 import torch
 import transformers
 
-from aslfast.config.load import load_recipe
+from aslfast.config import load_recipe
 from aslfast.data.corpus import Passage
 from aslfast.models import lora
 from aslfast.trainer.build import build_sampler
@@ -78,5 +78,5 @@ def lab_with_adapters():
 def lab_sampler(peft_model, own_tokenizer, notice=lambda _: None, **sampler):
     """An SGLang sampler as a run of the tiny recipe has it; `sampler` are its keys in the recipe."""
     config = load_recipe("tiny")
-    settings = replace(config.sampler, kind="sglang", share_base=False, **{"max_rows": 64, **sampler})
+    settings = replace(config.sampler, kind="sglang", share_base=False, **{"max_running_requests": 64, **sampler})
     return build_sampler(replace(config, sampler=settings), peft_model, own_tokenizer, notice=notice)

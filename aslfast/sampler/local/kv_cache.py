@@ -38,13 +38,13 @@ class KVCache(Cache):
         # The same memory token by token, where index_copy_ writes. Lists: indexing a tensor costs microseconds.
         self._flat = [[side.view(-1, n_heads, head_dim) for side in layer] for layer in self.kv_L2RSHD]
 
-    def reserve(self, n_rows: int, n_columns: int, max_rows: int, max_columns: int) -> None:
+    def reserve(self, n_rows: int, n_columns: int, max_running_requests: int, max_columns: int) -> None:
         """Grow to at least this size, by doubling up to the limits; what is held is kept."""
         if n_rows <= self.n_rows and n_columns <= self.n_columns:
             return
         old_rows, old_columns, old = self.n_rows, self.n_columns, self.kv_L2RSHD
         if n_rows > old_rows:
-            n_rows = min(max(n_rows, 2 * old_rows, FIRST_ROWS), max_rows)
+            n_rows = min(max(n_rows, 2 * old_rows, FIRST_ROWS), max_running_requests)
         if n_columns > old_columns:
             n_columns = min(max(n_columns, 2 * old_columns), max_columns)
         self._allocate(max(n_rows, old_rows), max(n_columns, old_columns))

@@ -24,8 +24,8 @@ class Rows:
     Rows under way are kept together by exchanging two rows when one starts or ends, so that each step reads a slice.
     """
 
-    def __init__(self, cache: KVCache, max_rows: int, max_columns: int) -> None:
-        self.cache, self.max_rows, self.max_columns = cache, max_rows, max_columns
+    def __init__(self, cache: KVCache, max_running_requests: int, max_columns: int) -> None:
+        self.cache, self.max_running_requests, self.max_columns = cache, max_running_requests, max_columns
         self.n_active = 0
         self._slots: list[Slot] = []
         self._clock = 0
@@ -60,7 +60,7 @@ class Rows:
         row = self._find(session)
         if row is None:
             row = self._clear_one(keep, spare)
-        self.cache.reserve(len(self._slots), len(ids), self.max_rows, self.max_columns)
+        self.cache.reserve(len(self._slots), len(ids), self.max_running_requests, self.max_columns)
         self._swap(row, self.n_active, max(len(self._slots[i].ids) for i in (row, self.n_active)))
         self._slots[self.n_active] = Slot(session, adapter, list(ids[:n_held]))
         self.n_active += 1
@@ -85,7 +85,7 @@ class Rows:
             return slot.session in keep, slot.session in spare, slot.used
 
         row = min(range(self.n_active, len(self._slots)), key=wanted, default=None)
-        if row is None or (self._slots[row].used >= 0 and len(self._slots) < self.max_rows):
+        if row is None or (self._slots[row].used >= 0 and len(self._slots) < self.max_running_requests):
             self._slots.append(Slot())
             return len(self._slots) - 1
         return row

@@ -55,9 +55,11 @@ class LocalSampler:
     mode, active adapter and gradients are as they were after each step.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_rows: int = 128, max_context: int = 2048) -> None:
-        if max_rows < 1 or max_context < 2:
-            raise ValueError(f"LocalSampler: max_rows {max_rows} must be >= 1 and max_context {max_context} >= 2")
+    def __init__(self, model: Any, tokenizer: Any, *, max_running_requests: int = 128, max_context: int = 2048) -> None:
+        if max_running_requests < 1 or max_context < 2:
+            raise ValueError(
+                f"LocalSampler: max_running_requests {max_running_requests} must be >= 1 and max_context {max_context} >= 2"
+            )
         self._lora = MultiLora(model)
         # PEFT replaces layers in place: underneath is the same model without the wrapper's overhead.
         self._model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -69,7 +71,7 @@ class LocalSampler:
         self._n_vocab, self._device, self._dtype = weight.shape[0], weight.device, weight.dtype
         self.max_context = min(max_context, getattr(self._config, "max_position_embeddings", None) or max_context)
         cache = KVCache(self._config.num_hidden_layers, n_kv_heads, head_dim, weight.detach())
-        self._rows = Rows(cache, max_rows, self.max_context)
+        self._rows = Rows(cache, max_running_requests, self.max_context)
         self._pieces = Pieces(tokenizer)
         self._eos = eos_ids(self._model, tokenizer)
         self._active: list[Run] = []  # the run of each row under way
@@ -173,7 +175,7 @@ class LocalSampler:
     def _admit(self) -> None:
         """Start waiting requests while there are rows, first come first served, and run their contexts."""
         first = len(self._active)
-        n_free = self._rows.max_rows - first
+        n_free = self._rows.max_running_requests - first
         batch = [self._waiting.popleft() for _ in range(min(n_free, len(self._waiting)))]
         keep = {run.request.session for run in batch}
         # By tokens to run: neighbours can then share a pass with little padding.

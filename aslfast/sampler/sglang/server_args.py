@@ -19,7 +19,7 @@ class EngineSettings:
     folder: str  # of the base model
     device: str  # "cpu" or "cuda"
     dtype: str
-    max_rows: int  # requests in one batch
+    max_running_requests: int  # requests in one batch
     max_context: int  # tokens
     lora_rank: int = 0  # 0: no adapters
     lora_targets: tuple[str, ...] = ()
@@ -41,7 +41,7 @@ def engine_arguments(settings: EngineSettings) -> dict[str, Any]:
         "dtype": settings.dtype,
         "device": settings.device,
         "context_length": settings.max_context + SPARE_TOKENS,
-        "max_running_requests": settings.max_rows,
+        "max_running_requests": settings.max_running_requests,
         "disable_radix_cache": not settings.radix_cache,
         "sampling_backend": "pytorch",  # the seeded one of engine_scheduler
         "grammar_backend": "none",
@@ -69,7 +69,7 @@ def _lora_arguments(settings: EngineSettings) -> dict[str, Any]:
 
 
 def _cpu_arguments(settings: EngineSettings) -> dict[str, Any]:
-    wanted = settings.max_rows * (settings.max_context + SPARE_TOKENS)
+    wanted = settings.max_running_requests * (settings.max_context + SPARE_TOKENS)
     return {
         "attention_backend": "torch_native",
         "lora_backend": "torch_native",

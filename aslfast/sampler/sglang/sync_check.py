@@ -88,7 +88,7 @@ class Probe:
         """Asks both about every role: the largest difference, and what it took. Raises UserError."""
         started = time.perf_counter()
         found = self.differences()
-        return {"probe_difference": max(found.values()), "probe_ms": 1000 * (time.perf_counter() - started)}
+        return {"sync_difference": max(found.values()), "sync_check_ms": 1000 * (time.perf_counter() - started)}
 
     def differences(self) -> dict[str, float]:
         """The largest |log-prob difference| by role. Raises UserError."""

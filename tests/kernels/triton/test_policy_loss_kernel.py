@@ -241,7 +241,7 @@ def test_operator(impl):
 
     def step(new):
         loss, metrics = policy_loss(new, old, advantage, sequence_ids_T=ids, mask_T=mask, impl=impl)
-        return loss * 3, metrics.clip_share
+        return loss * 3, metrics.clip_fraction
 
     results = []
     for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):

@@ -1,0 +1,110 @@
+"""A tree of a recipe's settings becomes a checked RunConfig; every refusal names the key, the value and the remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import Field
+from typing import Any
+
+from aslfast.config.algorithms import algorithm_names
+from aslfast.config.renamed import RENAMED
+from aslfast.config.schema import RunConfig
+from aslfast.errors import UserError
+from aslfast.rewards import JUDGED
+
+KINDS = {int: "int (a whole number)", float: "float (a number)", bool: "bool (true or false)", str: "str (a text)"}
+EXAMPLES = {int: "[1, 2]", float: "[0.3, 0.8]", str: '["topic", "depth"]'}
+
+
+def from_tree(tree: Mapping[str, Any], place: str) -> RunConfig:
+    """Return the configuration that `tree` describes; `place` is what errors call its source.
+
+    Raises UserError for keys that do not exist, wrong types, values out of range and values that exclude each other.
+    """
+    config = _table(RunConfig, tree, "", place)
+    if config.algorithm:
+        _check_choice(config.algorithm, algorithm_names(), "algorithm", place)
+    _check_together(config, place)
+    return config
+
+
+def _table(cls: type, tree: Mapping[str, Any], prefix: str, place: str) -> Any:
+    fields = {item.name: item for item in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for key, value in tree.items():
+        if key not in fields:
+            raise UserError(f"{place}: unknown key {prefix + key!r}{_suggestion(key, list(fields), prefix)}")
+        values[key] = _value(hints[key], fields[key], value, prefix + key, place)
+    return cls(**values)
+
+
+def _value(wanted: Any, item: Field[Any], value: object, key: str, place: str) -> Any:
+    if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
+        if isinstance(value, Mapping):
+            return _table(wanted, value, f"{key}.", place)
+        example = f"{key}.{dataclasses.fields(wanted)[0].name}"
+        raise UserError(f"{place}: {key} is a table; set a key inside it, for example {example}")
+    if typing.get_origin(wanted) is not tuple:
+        return _single(wanted, item, value, key, place)
+    kind = typing.get_args(wanted)[0]
+    if isinstance(value, list) and value:
+        return tuple(_single(kind, item, each, key, place, f"an entry of {key}") for each in value)
+    example = EXAMPLES[str if typing.get_origin(kind) is typing.Literal else kind]
+    raise UserError(f"{place}: {key} is {value!r}; it takes a list, for example {example}")
+
+
+def _single(wanted: Any, item: Field[Any], value: Any, key: str, place: str, name: str = "") -> Any:
+    """Return one value, not a list, in the wanted type. name: what an error of its type calls it."""
+    choices = item.metadata.get("choices", ())
+    kind = wanted
+    if typing.get_origin(wanted) is typing.Literal:
+        kind, choices = str, typing.get_args(wanted)
+    if kind is float and type(value) is int and abs(value) < 1 << 1000:
+        value = float(value)
+    if type(value) is not kind:
+        raise UserError(f"{place}: {name or key} is {value!r}; it takes a value of type {KINDS[kind]}")
+    if choices:
+        _check_choice(str(value), choices, key, place)
+    bounds = item.metadata.get("bounds")
+    if bounds and value not in bounds:
+        raise UserError(f"{place}: {key} is {value}; it must be {bounds}")
+    return value
+
+
+def _check_choice(value: str, choices: Sequence[str], key: str, place: str) -> None:
+    if value not in choices:
+        raise UserError(f"{place}: {key} is {value!r}{nearest(value, choices)}; use one of {', '.join(choices)}")
+
+
+def _check_together(config: RunConfig, place: str) -> None:
+    """Raise UserError for what one key alone does not tell."""
+    if config.loss.kind == "cispo" and config.loss.dual_clip:
+        raise UserError(f"{place}: loss.dual_clip is of kind ppo alone; with loss.kind=cispo set it to 0")
+    if config.policy.reward in JUDGED and not config.policy.verdicts_per_answer:
+        needs = f"the reward {config.policy.reward!r} needs 1 or more"
+        raise UserError(f"{place}: policy.verdicts_per_answer is 0; {needs}")
+    bounds = config.generator.pass_rate_range
+    if len(bounds) != 2 or bounds[0] > bounds[1]:
+        what = f"generator.pass_rate_range is {list(bounds)}"
+        raise UserError(f"{place}: {what}; write the lowest and the highest pass rate")
+    size, kind = config.distributed.model_parallel_size, config.sampler.kind
+    if size > 1 and kind != "sglang":
+        what = f"distributed.model_parallel_size is {size}, but the {kind} sampler needs the whole base"
+        raise UserError(f"{place}: {what}; set sampler.kind to sglang, which spreads it over the same cards")
+
+
+def _suggestion(key: str, known: Sequence[str], prefix: str) -> str:
+    """Return the end of an error about an unknown key: the name that it has now, else the nearest known one."""
+    if new := RENAMED.get(prefix + key):
+        return f"; did you mean {new!r}? (renamed)"
+    return nearest(key, known, prefix)
+
+
+def nearest(word: str, known: Sequence[str], prefix: str = "") -> str:
+    """Return the end of an error about an unknown word: the known word most like it, if any is."""
+    close = difflib.get_close_matches(word, known, 1, 0.5)
+    return f"; did you mean {prefix + close[0]!r}?" if close else ""
