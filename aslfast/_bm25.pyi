@@ -1,7 +1,7 @@
-"""The C++ core (csrc/bindings.cpp). Use aslfast.index, which checks arguments and explains errors.
+"""The C++ core (csrc/python/bindings.cpp). Use aslfast.index, which checks arguments and explains errors.
 
 Raises OSError when the system refuses, ValueError ("file: what is wrong") for files that are not as they were written.
-A segment is a folder with the files of csrc/format.hpp; its counts are
+A segment is a folder with the files of csrc/storage/format.hpp; its counts are
 {"passages", "terms", "windows", "postings", "tiled", "big_counts", "tokens", "non_empty"}.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 class Deleted(TypedDict):
-    """What is deleted of one segment: a file (csrc/deletions.hpp) and the sums over the deleted passages."""
+    """What is deleted of one segment: a file (csrc/storage/deletions.hpp) and the sums over the deleted passages."""
 
     file: str  # path
     checksum: int

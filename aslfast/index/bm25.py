@@ -1,6 +1,6 @@
 """BM25 search over a corpus: an index in one folder, built in C++, memory-mapped, shared by all processes of a machine.
 
-Exact BM25 as in Lucene 9; the formula is in csrc/scoring.hpp. By default we differ from Lucene in keeping the lengths
+Exact BM25 as in Lucene 9; the formula is in csrc/search/scoring.hpp. By default we differ from Lucene in keeping the lengths
 of passages exact, where it rounds them to one byte: scores="lucene" rounds them too.
 """
 

@@ -1,6 +1,6 @@
 """meta.json of an index: what stands in its folder. Replacing this file is what makes a change of the index happen.
 
-The folder holds a folder of files for every segment (csrc/format.hpp), one file for what is deleted of a segment, the
+The folder holds a folder of files for every segment (csrc/storage/format.hpp), one file for what is deleted of a segment, the
 lock of its writers, and meta.json, which names all of them but the lock. Files that it does not name were left by a
 writer that was killed: the next writer removes them.
 """

@@ -9,8 +9,9 @@
 #include <fstream>
 #include <random>
 
-#include "merge.hpp"
-#include "search.hpp"
+#include "build/merger.hpp"
+#include "build/page_checks.hpp"
+#include "search/searcher.hpp"
 
 namespace {
 
