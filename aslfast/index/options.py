@@ -1,4 +1,4 @@
-"""Checks of what callers of an index pass in. All raise UserError."""
+"""The arguments of an index, checked. All checks raise UserError."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAST_MEMORY_MB = 16
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """How texts become terms, and terms a score."""
+    """The analyzer, which turns texts into terms, and BM25's parameters."""
 
     analyzer: str
     k1: float
@@ -32,7 +32,7 @@ class Similarity:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What a build may use."""
+    """The resources that a build may use."""
 
     threads: int  # 0 means all cores
     memory_mb: int
@@ -46,11 +46,13 @@ class Effort:
 
 
 def check_analyzer(analyzer: str) -> None:
+    """Raise UserError for an unknown analyzer."""
     if analyzer not in _bm25.analyzers():
         raise UserError(f"unknown analyzer {analyzer!r}; use one of {', '.join(_bm25.analyzers())}")
 
 
 def n_threads(threads: int) -> int:
+    """Return the number of threads to use: 0 becomes that of the cores this process may run on. Raises UserError."""
     if threads < 0:
         raise UserError(f"threads is {threads}; use 0 for all cores, or a number of threads")
     if threads:
@@ -59,7 +61,7 @@ def n_threads(threads: int) -> int:
 
 
 def as_texts(texts: Iterable[str], name: str) -> list[str]:
-    """What UTF-8 can hold. A model's JSON can spell half a surrogate pair: it becomes "?", which ends a word."""
+    """Return the texts as UTF-8 can hold them: half a surrogate pair, as JSON can spell it, becomes "?"."""
     if isinstance(texts, str):
         raise TypeError(f"{name} must be several str, not one str")
     return [text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8") for text in texts]

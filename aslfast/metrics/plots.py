@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from aslfast.core import SECOND_JUDGE, role_of
 from aslfast.errors import UserError
+from aslfast.files.atomic import atomic_file
 from aslfast.metrics.tables import TRUTHS, RunLog, interval_of
 
 NAMES = {"policy": "policy: right answers", "grm": "GRM: right verdicts", "solvable": "generator: solvable questions"}
@@ -34,16 +35,13 @@ def draw(run: str | Path) -> Path:
     _truth(figure.add_subplot(grid[:, 0]), log)
     _hops(figure.add_subplot(grid[0, 1]), log)
     _rewards(figure.add_subplot(grid[1, 1]), log)
-    partial = folder / ".curves.png.partial"
     try:
-        figure.savefig(partial, format="png", metadata={"Software": None})
-        partial.replace(folder / "curves.png")
+        with atomic_file(folder / "curves.png") as partial:
+            figure.savefig(partial, format="png", metadata={"Software": None})
     except OSError as error:
         raise UserError(
             f"{folder}/curves.png: cannot be written ({error.strerror}); free the space, then: aslfast report {folder}"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return folder / "curves.png"
 
 

@@ -20,7 +20,8 @@ from aslfast.learner.optimizer_state import load_learner, save_learner
 from aslfast.models import lora
 from aslfast.rounds.context import Loop
 from aslfast.trainer import provenance
-from tests.support.tiny_models import small_disk, stir, tiny_model
+from tests.support.small_disk import small_disk
+from tests.support.tiny_models import stir, tiny_model
 from tests.support.token_streams import trajectory
 
 # --- what a loop remembers -----------------------------------------------------------------------------------------

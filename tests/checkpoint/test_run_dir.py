@@ -11,7 +11,7 @@ from aslfast.core import Reward, StopReason, Task, Trajectory, Turn
 from aslfast.data.trajectories import Record, join_trajectories, write_trajectories
 from aslfast.errors import UserError
 from aslfast.files.jsonl import append_line, rewrite_lines
-from tests.support.tiny_models import small_disk
+from tests.support.small_disk import small_disk
 from tests.support.token_streams import trajectory
 
 

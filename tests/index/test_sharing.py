@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -20,9 +19,10 @@ import pytest
 from aslfast.data.corpus import Passage
 from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
-from aslfast.index.index_lock import write_lock
+from aslfast.index.manifest import write_lock
 from aslfast.index.update import delete_ids
 from tests.support.plain_bm25 import PlainBM25, hits
+from tests.support.small_disk import small_disk
 
 FIRST = [Passage(f"id{i}", f"cat w{i % 13} " + "dog " * (i % 5)) for i in range(300)]
 QUERIES = ["cat w3 dog", "dog", "w1 w2 w12", "none"]
@@ -199,14 +199,9 @@ def test_readers_open_while_a_writer_works(folder: Path) -> None:
 def test_a_full_disk_leaves_the_index_as_it_was(folder: Path) -> None:
     index = BM25Index.open(folder)
     before = {path.name for path in folder.iterdir()}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (0, 64, 300, 5000):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        try:
-            with pytest.raises(UserError, match=r"x: cannot be written .*free the space"):
-                index.add([Passage(f"new{i}", f"word{i}") for i in range(2000)])
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with small_disk(limit), pytest.raises(UserError, match=r"x: cannot be written .*free the space"):
+            index.add([Passage(f"new{i}", f"word{i}") for i in range(2000)])
         assert {path.name for path in folder.iterdir()} == before
         assert BM25Index.open(folder).generation == 1
 
@@ -216,13 +211,9 @@ def test_a_merge_that_fails_leaves_what_was_added(folder: Path) -> None:
     for part in range(7):
         index.add([Passage(f"part{part}-{i}", "cat") for i in range(3000 - 400 * part)])
     assert index.statistics().segments == 8
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))
-    try:
-        with pytest.raises(UserError, match=r"x: the passages are added, but merging failed .*then merge it"):
-            index.add([Passage("new", "bird")])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = r"x: the passages are added, but merging failed .*then merge it"
+    with small_disk(9000), pytest.raises(UserError, match=message):
+        index.add([Passage("new", "bird")])
     assert BM25Index.open(folder).search(["bird"]).ids == [["new"]]
     index.merge()
     assert index.statistics().segments == 1 and len(index) == 300 + 7 * 3000 - 400 * 21 + 1

@@ -34,10 +34,10 @@ class Life(RuleBasedStateMachine):
         self.folder = Path(self.temporary.name) / "x"
         self.live = [Passage("id0", "cat dog"), Passage("id1", "bird")]
         self.index = BM25Index.build(self.live, self.folder)
-        self.most, update.MOST_SEGMENTS = update.MOST_SEGMENTS, 3
+        self.most, update.MAX_SEGMENTS = update.MAX_SEGMENTS, 3
 
     def teardown(self) -> None:
-        update.MOST_SEGMENTS = self.most
+        update.MAX_SEGMENTS = self.most
         self.temporary.cleanup()
 
     def ids(self) -> list[str]:
@@ -96,7 +96,7 @@ class Life(RuleBasedStateMachine):
         assert hits(self.index, QUERIES[2], 20, allow=half) == expected
         told = self.index.statistics()
         assert (told.passages, told.tokens) == (len(self.live), sum(plain.lengths))
-        assert told.segments <= update.MOST_SEGMENTS
+        assert told.segments <= update.MAX_SEGMENTS
 
     @invariant()
     def leaves_no_file_behind(self) -> None:
