@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -62,7 +62,7 @@ def open_source(source: AnySource) -> Source:
     """Open a corpus: a path, several paths, or passages. Raises UserError."""
     if isinstance(source, (str, Path)):
         return _file_source(as_paths(source))
-    items = iter(source)
+    items: Iterator[Any] = iter(source)  # all passages or all paths
     first = list(islice(items, 1))
     if not first or isinstance(first[0], Passage):
         return Source(_batched(chain(first, items)), [])

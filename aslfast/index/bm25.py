@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
@@ -22,7 +22,16 @@ from aslfast.data.corpus import Passage
 from aslfast.data.corpus_arrow import AnySource, open_source
 from aslfast.errors import UserError
 from aslfast.index.build import Progress, build_index
-from aslfast.index.options import MEMORY_MB, Effort, Similarity, as_texts, check_analyzer, n_threads
+from aslfast.index.options import (
+    MEMORY_MB,
+    Effort,
+    Scores,
+    Similarity,
+    as_texts,
+    check_analyzer,
+    check_scores,
+    n_threads,
+)
 from aslfast.index.snapshot import explain_reading, open_snapshot
 from aslfast.index.stats import IndexStatistics, statistics_of
 from aslfast.index.update import add_passages, delete_ids, find_docs, merge_all
@@ -111,7 +120,7 @@ class BM25Index:
         k: int = 10,
         *,
         threads: int = 0,
-        scores: Literal["exact", "lucene"] = "exact",
+        scores: Scores = "exact",
         allow: Iterable[str] | None = None,
     ) -> SearchResult:
         """Return the k best passages for each query; `threads` 0 means all cores.
@@ -121,8 +130,7 @@ class BM25Index:
         """
         if k < 1:
             raise UserError(f"k is {k}; ask for at least 1 passage")
-        if scores not in ("exact", "lucene"):
-            raise UserError(f"unknown scores {scores!r}; use exact or lucene")
+        check_scores(scores)
         texts, core = as_texts(queries, "queries"), self._snapshot.core
         with explain_reading(self.path):
             docs = None if allow is None else find_docs(self.path, core, as_texts(allow, "allow"))

@@ -6,12 +6,14 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from aslfast import _bm25
 from aslfast.errors import UserError
 
-MEMORY_MB = 1024  # of postings in memory while a segment is built: a bigger corpus is merged from runs on the disk
-LEAST_MEMORY_MB = 16
+MEMORY_MB = 1024  # of postings in memory while a segment is built: a larger corpus is merged from runs on the disk
+MIN_MEMORY_MB = 16
+Scores: TypeAlias = Literal["exact", "lucene"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +41,21 @@ class Effort:
 
     def __post_init__(self) -> None:
         n_threads(self.threads)
-        if self.memory_mb < LEAST_MEMORY_MB:
-            raise UserError(
-                f"memory_mb is {self.memory_mb}; use at least {LEAST_MEMORY_MB} ({MEMORY_MB} is the default)"
-            )
+        if self.memory_mb < MIN_MEMORY_MB:
+            raise UserError(f"memory_mb is {self.memory_mb}; use at least {MIN_MEMORY_MB} ({MEMORY_MB} is the default)")
 
 
 def check_analyzer(analyzer: str) -> None:
     """Raise UserError for an unknown analyzer."""
     if analyzer not in _bm25.analyzers():
         raise UserError(f"unknown analyzer {analyzer!r}; use one of {', '.join(_bm25.analyzers())}")
+
+
+def check_scores(scores: str) -> Scores:
+    """Return the kind of scores. Raises UserError for an unknown one."""
+    if scores == "exact" or scores == "lucene":
+        return scores
+    raise UserError(f"unknown scores {scores!r}; use exact or lucene")
 
 
 def n_threads(threads: int) -> int:

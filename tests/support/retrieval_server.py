@@ -1,4 +1,4 @@
-"""A retrieval server in a process of its own, on a free port of this machine, for as long as a test needs it."""
+"""A retrieval server in a process of its own, on a free port of this machine, for the time of a test."""
 
 import json
 import socket
@@ -11,15 +11,15 @@ import httpx
 SERVE = """
 import json, sys
 from pathlib import Path
-from aslfast.retrieval.protocol import Limits
-from aslfast.retrieval.server import serve
+from aslfast.retrieval.protocol import ServerLimits
+from aslfast.retrieval.server import ServerOptions, serve
 folder, port, limits = sys.argv[1:]
-serve(Path(folder), "127.0.0.1", int(port), 1, False, True, Limits(**json.loads(limits)))
+serve(Path(folder), ServerOptions(port=int(port), threads=1, as_json=True, limits=ServerLimits(**json.loads(limits))))
 """
 
 
 class Serving:
-    """`limits` are fields of serve_request.Limits."""
+    """A server in a process of its own. `limits` are fields of ServerLimits."""
 
     def __init__(self, folder: Path, port: int = 0, **limits) -> None:
         command = [sys.executable, "-c", SERVE, str(folder), str(port), json.dumps(limits)]
@@ -41,7 +41,7 @@ def retrieve(server, **body):
 
 
 def say(server, text, wait_s=3.0):
-    """What the server answers until it closes the connection."""
+    """Send raw bytes; return what the server answers until it closes the connection."""
     with socket.create_connection(server.address, timeout=wait_s) as connection:
         connection.sendall(text)
         return read_all(connection)
