@@ -13,7 +13,7 @@ from typing import Literal
 
 Role = Literal["generator", "grm", "policy"]
 ROLES: tuple[Role, ...] = ("generator", "grm", "policy")
-SECOND_JUDGE = "grm2"  # the adapter of the judge of the second fold: see docs/rewards.md
+SECOND_JUDGE = "second_judge"  # the adapter of the judge of the second fold: see docs/rewards.md
 Kind = Literal["prompt", "sampled", "tool"]
 
 

@@ -108,7 +108,7 @@ def test_kills_in_a_run_with_a_schedule(tmp_path):
     finish(started(go, config, tmp_path / "whole"))
     lines = untimed(tmp_path / "whole" / "metrics.jsonl")
     phases = [(line["round"], line["phase"]) for line in lines]
-    assert phases.count((1, "generator")) == 1 and (2, "grm2") in phases  # over before its second step
+    assert phases.count((1, "generator")) == 1 and (2, "second_judge") in phases  # over before its second step
     assert 4 <= phases.count((1, "policy")) <= 6 and any(line["reward"] for line in lines)
     killed = tmp_path / "killed"
     for operations in (45, 60, 75, 90, 105):

@@ -63,7 +63,7 @@ def test_picture_is_complete_and_of_the_size_promised(run):
 def test_picture_of_two_judges_and_of_a_reward_below_zero(run):
     """A second judge has a phase of its own; R-Zero pays a challenger less than nothing for a badly formed question."""
     plain = draw(run).read_bytes()
-    for name, reward in (("grm2", 0.9), ("generator", -0.5)):
+    for name, reward in (("second_judge", 0.9), ("generator", -0.5)):
         with (run / "metrics.jsonl").open("a") as lines:
             lines.write(json.dumps({"round": 1, "phase": name, "step": 3, "reward": reward, "reward_parts": {}}) + "\n")
         changed = draw(run).read_bytes()
