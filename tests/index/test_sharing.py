@@ -21,6 +21,7 @@ from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
 from aslfast.index.manifest import write_lock
 from aslfast.index.update import delete_ids
+from tests.support.forks import ends_well, in_child, killed_at
 from tests.support.plain_bm25 import PlainBM25, hits
 from tests.support.small_disk import small_disk
 
@@ -36,23 +37,6 @@ def folder(tmp_path: Path) -> Path:
 
 def answers(index: BM25Index) -> list[list[str]]:
     return index.search(QUERIES, 20).ids
-
-
-def in_child(work: Callable[[], None]) -> int:
-    """Forks; returns the child's number. It ends with 0 if the work does well."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
-
-
-def ends_well(child: int) -> bool:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def run_threads(n: int, work: Callable[[int], None]) -> None:
@@ -255,25 +239,6 @@ def check_after_kill(folder: Path) -> int:
         path.partition("/")[0].partition(".")[0] for path in index._snapshot.manifest.sizes()
     }
     return state
-
-
-def killed_at(n: int, work: Callable[[], None]) -> bool:
-    """Runs the work in a child that kills itself at its n-th call that touches files; False once it has fewer."""
-
-    def child() -> None:
-        seen = 0
-
-        def step(event: str, _: object) -> None:
-            nonlocal seen
-            if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.listdir", "fcntl.flock"):
-                seen += 1
-                if seen == n:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(step)
-        work()
-
-    return not ends_well(in_child(child))
 
 
 def test_a_kill_at_any_step_leaves_the_old_index_or_the_new_one(tmp_path: Path) -> None:
