@@ -113,6 +113,7 @@ class Server(uvicorn.Server):
         return nullcontext()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the port, handle signals and say that requests are accepted."""
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -130,5 +131,6 @@ class Server(uvicorn.Server):
             listener.close()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for requests that are already on their way, then finish as uvicorn does."""
         await asyncio.sleep(LINGER_S)
         await super().shutdown(sockets)

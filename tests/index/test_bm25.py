@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from aslfast.data.corpus import Passage
 from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index, analyze
-from tests.support.plain_bm25 import PlainBM25, hits, lucene_length
+from tests.support.index.plain_bm25 import PlainBM25, hits, lucene_length
 
 WORDS = ["cat", "cats", "dog", "running", "the", "Zürich", "x1", "東京", "of"]
 texts = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)

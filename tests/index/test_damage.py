@@ -11,7 +11,7 @@ from aslfast.data.corpus import Passage
 from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
 from aslfast.index.manifest import read_manifest
-from tests.support.plain_bm25 import PlainBM25, hits
+from tests.support.index.plain_bm25 import PlainBM25, hits
 
 PASSAGES = [Passage(f"id{i}", f"cat w{i % 7} " + "dog " * (i % 5)) for i in range(24)]
 LIVE = [passage for passage in PASSAGES if passage.id not in ("id3", "id22")]

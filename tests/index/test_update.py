@@ -17,7 +17,7 @@ from aslfast.index import update
 from aslfast.index.bm25 import BM25Index
 from aslfast.index.manifest import read_manifest
 from aslfast.index.update import tail_to_merge
-from tests.support.plain_bm25 import PlainBM25, hits
+from tests.support.index.plain_bm25 import PlainBM25, hits
 
 WORDS = ["cat", "dog", "bird", "the", "東京"]
 IDS = [f"id{i}" for i in range(12)]
