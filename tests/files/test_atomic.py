@@ -21,7 +21,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Names of the files and folders that were synced, and "rename", in order."""
+    """Record the names of the files and folders that are synced, and "rename", in order."""
     events: list[str] = []
     fsync, listening = os.fsync, True
 
@@ -77,7 +77,7 @@ def test_a_text_is_whole_on_a_full_disk(tmp_path: Path) -> None:
 
 
 def test_a_file_and_then_its_names_are_synced(tmp_path: Path, synced: list[str]) -> None:
-    """Contents before the name, other names in the folder before the new file refers to them, and its own at last."""
+    """Contents before the name; other names in the folder before the new file refers to them; the new name last."""
     folder = tmp_path / "folder"
     folder.mkdir()
     with atomic_file(folder / "a", folder / "a.new", sync=True) as partial:

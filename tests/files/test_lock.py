@@ -20,7 +20,7 @@ def take(file: Path) -> None:
 
 
 def is_free(file: Path) -> bool:
-    """Whether another process can take the lock."""
+    """Return whether another process can take the lock."""
     return ends_well(in_child(lambda: take(file)))
 
 

@@ -32,7 +32,7 @@ def test_files_hold_what_a_plain_count_gives(contents: list[str], threads: int, 
 
 
 def synthetic(n: int) -> list[str]:
-    """Passages of up to 60 words of a Zipf-like distribution, one of them with a word 300 times."""
+    """Return passages of up to 60 words of a Zipf-like distribution, one of them with a word 300 times."""
     rng = np.random.default_rng(0)
     contents = [" ".join(f"w{w}" for w in rng.zipf(1.3, rng.integers(0, 60)) % 5000) for _ in range(n)]
     contents[n // 2] = "w1 " * 300 + "w2"
@@ -41,7 +41,7 @@ def synthetic(n: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    """Two windows, the first with tiles."""
+    """A segment of two windows, the first with tiles."""
     folder, contents = tmp_path_factory.mktemp("large") / "x", synthetic(67_000)
     build(folder, contents, threads=1)
     return folder, contents
@@ -57,7 +57,7 @@ def test_two_windows_with_tiles_and_big_counts(large: tuple[Path, list[str]], tm
 @pytest.mark.parametrize(
     "options", [{"threads": 2}, {"threads": 5, "batch": 77}, {"memory_bytes": 4_000_000}, {"memory_bytes": 1}]
 )
-def test_the_same_bytes_whatever_the_way(
+def test_the_same_bytes_for_all_threads_batches_and_memory(
     large: tuple[Path, list[str]], tmp_path: Path, options: dict[str, int]
 ) -> None:
     folder, contents = large
@@ -83,7 +83,7 @@ def delete(part: dict, docs: Sequence[int], file: Path) -> dict:
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(corpora, min_size=1, max_size=3), st.data())
-def test_merging_is_building_anew_from_what_lives(parts: list[list[str]], data: st.DataObject) -> None:
+def test_merging_gives_the_bytes_of_a_build_of_the_live_passages(parts: list[list[str]], data: st.DataObject) -> None:
     with TemporaryDirectory() as temporary:
         root = Path(temporary)
         specs, ids, contents = [], [], []
@@ -107,7 +107,7 @@ def test_merging_is_building_anew_from_what_lives(parts: list[list[str]], data: 
 
 
 def check_search(specs: list[dict], rebuilt: dict) -> None:
-    """Segments with deletions find what an index without the deleted passages finds, with the same scores."""
+    """Assert that segments with deletions give the hits and scores of an index without the deleted passages."""
     options = {"analyzer": "english", "k1": K1, "b": B}
     queries = ["cat dog", "running horses 東京", "eleven", "the"]
     results = [
@@ -195,7 +195,7 @@ def test_arrow_arrays_give_the_same_bytes(contents: list[str], kind: pa.DataType
 
 
 def from_bytes(*values: bytes) -> pa.Array:
-    """An array of string that holds what it should not."""
+    """Return an array of strings with bytes that are not UTF-8."""
     offsets = np.cumsum([0] + [len(value) for value in values]).astype(np.int32)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
     return pa.Array.from_buffers(pa.string(), len(values), buffers)

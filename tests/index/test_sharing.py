@@ -1,4 +1,4 @@
-"""One index, many threads and processes: readers beside a writer, two writers, forks, and kills at any moment."""
+"""One index, many threads and processes: readers next to a writer, two writers, forks, and kills at any moment."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def answers(index: BM25Index) -> list[list[str]]:
 
 
 def run_threads(n: int, work: Callable[[int], None]) -> None:
-    """Runs work(0), ..., work(n - 1) at once and raises what one of them raised."""
+    """Run work(0), ..., work(n - 1) at once; raise what one of them raised."""
     problems: list[BaseException] = []
 
     def guarded(i: int) -> None:
@@ -90,12 +90,12 @@ def test_threads_may_search_and_change_one_object(folder: Path) -> None:
 
 
 def test_four_processes_share_an_index(folder: Path) -> None:
-    probe = (
+    script = (
         "import sys; from aslfast.index import BM25Index\n"
         "index = BM25Index.open(sys.argv[1])\n"
         "print([index.search(sys.argv[2:], 20).ids for _ in range(20)])"
     )
-    command = [sys.executable, "-c", probe, str(folder), *QUERIES]
+    command = [sys.executable, "-c", script, str(folder), *QUERIES]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     expected = f"{[answers(BM25Index.open(folder))] * 20}\n"
     assert [process.communicate()[0] for process in processes] == [expected] * 4
@@ -207,7 +207,7 @@ NEW = [Passage(f"new{i}", "cat w1 dog") for i in range(40)]
 
 
 def life(index: BM25Index) -> None:
-    """Changes that pass through every kind of file."""
+    """Make changes that write every kind of file."""
     index.add(NEW[:20])
     index.delete(["id0", "new3"])
     index.add(NEW[20:])
@@ -216,7 +216,7 @@ def life(index: BM25Index) -> None:
 
 
 def states() -> list[list[str]]:
-    """The ids after each of them."""
+    """Return the ids after each of them."""
     ids = [passage.id for passage in FIRST]
     one = ids + [passage.id for passage in NEW[:20]]
     two = [id_ for id_ in one if id_ not in ("id0", "new3")]
@@ -225,7 +225,7 @@ def states() -> list[list[str]]:
 
 
 def check_after_kill(folder: Path) -> int:
-    """That the index is sound and in one of its states; returns which."""
+    """Assert that the index is sound and in one of its states; return which."""
     index = BM25Index.open(folder)
     index.verify()
     passages = {passage.id: passage for passage in FIRST + NEW}

@@ -31,7 +31,7 @@ def served(lab_index):
 
 
 def documents(index, queries, k):
-    """What the answer must hold: [(document, score), ...] for each query, from the index itself."""
+    """Return the expected answer from the index itself: [(document, score), ...] for each query."""
     ids, scores = index.search(queries, k)
     contents = {p.id: p.contents for p in index.passages(sorted({i for row in ids for i in row}))}
     return [
@@ -73,7 +73,7 @@ def test_health(served, lab_index):
 
 def test_batches_of_several_depths_answer_as_single_searches(lab_index):
     class Counting:
-        """The index, counting its searches."""
+        """The index, which counts its searches."""
 
         calls = 0
 

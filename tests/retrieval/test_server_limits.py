@@ -1,4 +1,4 @@
-"""What the retrieval server refuses, and how it outlives hostile clients, over real sockets."""
+"""What the retrieval server refuses, and how it survives hostile clients, over real sockets."""
 
 import json
 import socket

@@ -1,4 +1,4 @@
-"""BM25 in plain Python, one passage at a time: what the index must give, to the last bit."""
+"""BM25 in plain Python, one passage at a time: the expected hits of the index, to the last bit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class PlainBM25:
         return float(F(total))
 
     def _inverse(self, i: int, scores: str) -> np.float32:
-        """Lucene's in float32 throughout, as Lucene has it."""
+        """Return Lucene's norm in float32 throughout, as Lucene computes it."""
         with np.errstate(divide="ignore", over="ignore"):  # k1 = 0
             if scores == "lucene":
                 k1, b, mean = F(self.k1), F(self.b), F(sum(self.lengths) / self.n)
@@ -55,7 +55,7 @@ class PlainBM25:
 
 
 def hits(index: BM25Index, query: str, k: int, **options: object) -> list[tuple[str, float]]:
-    """What the index finds, as PlainBM25 says it."""
+    """Return the index's hits in the form of PlainBM25's."""
     result = index.search([query], k, **options)  # type: ignore[arg-type]
     scores = result.scores[0, : len(result.ids[0])].tolist()
     assert not result.scores[0, len(scores) :].any() and (result.docs[0, len(scores) :] == -1).all()
