@@ -278,20 +278,8 @@ def test_search_arguments(folder: Path) -> None:
 def test_statistics(folder: Path) -> None:
     index = build(folder / "x", ["cat dog dog", "dog", ""], k1=1.2, b=0.75)
     s = index.statistics()
-    assert (s.passages, s.tokens, s.non_empty, s.terms, s.postings) == (
-        3,
-        4,
-        2,
-        2,
-        3,
-    )
-    assert (s.segments, s.deleted, s.analyzer, s.k1, s.b) == (
-        1,
-        0,
-        "english",
-        1.2,
-        0.75,
-    )
+    assert (s.passages, s.tokens, s.non_empty, s.terms, s.postings) == (3, 4, 2, 2, 3)
+    assert (s.segments, s.deleted, s.analyzer, s.k1, s.b) == (1, 0, "english", 1.2, 0.75)
     files = {file.stem: file.stat().st_size for file in (folder / "x" / "segment-1").iterdir()}
     assert s.bytes_by_kind == files and s.bytes == sum(files.values())
     assert s.bytes_per_passage == s.bytes / 3
