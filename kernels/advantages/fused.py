@@ -16,15 +16,15 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .arguments import compute_dtype
-from .grid import count_programs, counters, grid_barrier, is_last
+from ..arguments import compute_dtype
+from ..grid import count_programs, counters, grid_barrier, is_last
 
 ROWS, COLS, BLOCK, WARPS = 16, 64, 1024, 4
 
 
 @triton.jit
 def _batch_std(reward_ptr, n, WIDE: tl.constexpr):
-    """Population std of all N rewards; exactly 0 where all are equal."""
+    """Return the population std of all N rewards; exactly 0 where all are equal."""
     column = tl.arange(0, WIDE)
     first = tl.load(reward_ptr).to(tl.float64)
     total = tl.zeros([WIDE], tl.float64)
@@ -43,9 +43,10 @@ def _batch_std(reward_ptr, n, WIDE: tl.constexpr):
     return tl.where(tl.max(differs) > 0, tl.sqrt(tl.sum(square) / n), 0.0)
 
 
+# More than 6 parameters here and below: Triton passes pointers, sizes and constants one by one.
 @triton.jit
 def _group_sums(reward_ptr, group_ptr, own_group, own_reward, n, ROWS: tl.constexpr, COLS: tl.constexpr):
-    """Size, sum and whether two rewards differ, of each row's group."""
+    """Return, for each row's group, its size, its sum and whether two rewards differ."""
     column = tl.arange(0, COLS)
     size = tl.zeros([ROWS, COLS], tl.int32)
     total = tl.zeros([ROWS, COLS], tl.float64)
@@ -63,6 +64,7 @@ def _group_sums(reward_ptr, group_ptr, own_group, own_reward, n, ROWS: tl.conste
 
 @triton.jit
 def _group_std(reward_ptr, group_ptr, own_group, size, mean, n, ROWS: tl.constexpr, COLS: tl.constexpr):
+    """Return the population std of each row's group, from centred sums."""
     column = tl.arange(0, COLS)
     square = tl.zeros([ROWS, COLS], tl.float64)
     for start in range(0, n, COLS):
@@ -92,8 +94,8 @@ def advantage_kernel(
     COLS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """first_bad_ptr [programs, 2]: the first reward that is not finite (else n), the first bad sequence id (else
-    tokens) among those that each program saw."""
+    """Store the advantages [n], those of tokens [tokens], and first_bad_ptr [programs, 2]: the first reward that is not
+    finite (else n) and the first bad sequence id (else tokens) among those that each program saw."""
     program, programs = tl.program_id(0), tl.num_programs(0)
     batch_std = 1.0
     if SCALE == "batch":
@@ -107,7 +109,7 @@ def advantage_kernel(
         bad_reward = tl.minimum(bad_reward, tl.min(tl.where((row < n) & ~(tl.abs(r) < float("inf")), row, n)))
         group = tl.load(group_ptr + row, mask=row < n, other=0)
         size, total, differs = _group_sums(reward_ptr, group_ptr, group, r, n, ROWS, COLS)
-        size = tl.maximum(size, 1.0)  # rows beyond n, whose group may be nobody's
+        size = tl.maximum(size, 1.0)  # rows beyond n may have an empty group
         mean = total / size
         advantage = r
         if BASELINE != "none":
@@ -144,10 +146,7 @@ def group_advantage(
     eps: float = 1e-6,
     sequence_ids_T: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The advantage, and [programs, 2] that tells the first bad reward and sequence id (N and T where there is none).
-
-    See `aslfast_kernels.group_advantage`.
-    """
+    """Return what the reference returns, and the kernel's `first_bad`: at least N and T where all values are good."""
     n, device = rewards_N.shape[0], rewards_N.device
     tokens = 0 if sequence_ids_T is None else sequence_ids_T.shape[0]
     blocks = max(-(-n // ROWS), -(-tokens // BLOCK))
@@ -157,22 +156,10 @@ def group_advantage(
     first_bad = torch.empty((programs, 2), dtype=torch.int32, device=device)
     launch: Any = advantage_kernel[(programs,)]
     launch(
-        rewards_N.contiguous(),
-        group_ids_N.contiguous(),
+        rewards_N.contiguous(), group_ids_N.contiguous(),
         None if sequence_ids_T is None else sequence_ids_T.contiguous(),
-        advantage_N,
-        token_advantage_T,
-        first_bad,
-        counters(device),
-        n,
-        tokens,
-        EPS=eps,
-        BASELINE=baseline,
-        SCALE=scale,
-        ROWS=ROWS,
-        COLS=COLS,
-        BLOCK=BLOCK,
-        num_warps=WARPS,
-        launch_cooperative_grid=sequence_ids_T is not None,
-    )
+        advantage_N, token_advantage_T, first_bad, counters(device), n, tokens,
+        EPS=eps, BASELINE=baseline, SCALE=scale, ROWS=ROWS, COLS=COLS, BLOCK=BLOCK,
+        num_warps=WARPS, launch_cooperative_grid=sequence_ids_T is not None,
+    )  # fmt: skip
     return token_advantage_T, first_bad

@@ -1,17 +1,13 @@
 """Triton kernels of `linear_logprob`: the head's product with its epilogues, the statistics' reduction, the residual's
-coefficients. `logprob_triton.py` launches them and states the design.
+coefficients. `head` launches them, `fused` states the design.
 
 One token has raw logits x, z = softcap tanh(x / softcap) / temperature, p = softmax(z); suffixes as in the package.
 """
 
 from __future__ import annotations
 
-from itertools import product
-
 import triton
 import triton.language as tl
-
-from .compile_report import Entry
 
 # Coefficients of a gradient are below about 8 (entropy) and stored times this power of two: float16 ends at 65504, and
 # a probability below 6e-8 would be lost.
@@ -40,7 +36,8 @@ REDUCE = {"ROWS": 32, "BLOCK": 128, "num_warps": 8}
 
 @triton.jit
 def _tile_of(tile, tiles_t, tiles_v, GROUP_T: tl.constexpr):
-    """Within a group of token tiles the token index runs first, so that neighbours share the tile of the head."""
+    """Return the token and the vocabulary index of a tile. Within a group of token tiles the token index runs first,
+    so that neighbours share the tile of the head."""
     group = tile // (GROUP_T * tiles_v)
     first = group * GROUP_T
     height = tl.minimum(tiles_t - first, GROUP_T)
@@ -48,9 +45,10 @@ def _tile_of(tile, tiles_t, tiles_v, GROUP_T: tl.constexpr):
     return first + within % height, within // height
 
 
+# More than 6 parameters: Triton passes pointers, sizes and constants one by one.
 @triton.jit
 def _load(source, row0, column0, rows, columns, stride, ROWS: tl.constexpr, COLUMNS: tl.constexpr, TMA: tl.constexpr):
-    """A [ROWS, COLUMNS] tile, zero outside."""
+    """Return a [ROWS, COLUMNS] tile, zero outside."""
     if TMA:
         tile = source.load([row0, column0])
     else:
@@ -64,20 +62,20 @@ def _load(source, row0, column0, rows, columns, stride, ROWS: tl.constexpr, COLU
 
 @triton.jit
 def bend(u):
-    """tanh(u) and its derivative, both without cancellation: 4 e / (1 + e)^2 with e = exp(-2 |u|), and the odd series
-    of tanh where (1 - e) / (1 + e) would lose digits (next term: 4e-8 of u at 0.3)."""
+    """Return tanh(u) and its derivative, both without cancellation: 4 e / (1 + e)^2 with e = exp(-2 |u|), and the odd
+    series of tanh where (1 - e) / (1 + e) would lose digits (next term: 4e-8 of u at 0.3)."""
     square = u * u
     series = 2.0 / 15.0 + square * (-17.0 / 315.0 + square * (62.0 / 2835.0))
     series = u + u * square * (-1.0 / 3.0 + square * series)
     e = tl.exp2(tl.abs(u) * (-2.0 * _LOG2E))
-    share = 1.0 / (1.0 + e)
-    far = tl.where(u < 0.0, e - 1.0, 1.0 - e) * share
-    return tl.where(tl.abs(u) < 0.3, series, far), 4.0 * e * share * share
+    inverse = 1.0 / (1.0 + e)
+    far = tl.where(u < 0.0, e - 1.0, 1.0 - e) * inverse
+    return tl.where(tl.abs(u) < 0.3, series, far), 4.0 * e * inverse * inverse
 
 
 @triton.jit
 def scaled(x, inverse_temperature, softcap, SOFTCAP: tl.constexpr):
-    """z, and dz/dx without the temperature."""
+    """Return z, and dz/dx without the temperature."""
     slope = 1.0
     if SOFTCAP:
         x, slope = bend(x / softcap)  # pyright: ignore
@@ -87,10 +85,11 @@ def scaled(x, inverse_temperature, softcap, SOFTCAP: tl.constexpr):
 
 @triton.jit
 def _halves(x, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The left and the right half; a thread holds values of all columns of its rows, so nothing moves."""
+    """Return the left and the right half; a thread holds values of all columns of its rows, so nothing moves."""
     return tl.split(tl.permute(tl.reshape(x, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))  # pyright: ignore
 
 
+# More than 6 parameters: those of the kernel.
 @triton.jit
 def _finish(
     x, tile_t, tile_v, bias_ptr, target_ptr, rows_ptr, partial_ptr, logit_ptr, out, T, V, out_stride,
@@ -98,7 +97,7 @@ def _finish(
     OUTPUT: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, ENTROPY: tl.constexpr, TMA: tl.constexpr,
     BLOCK_T: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """What `head_kernel` makes of [BLOCK_T, WIDTH] raw logits."""
+    """Store what `head_kernel` makes of [BLOCK_T, WIDTH] raw logits."""
     at_t, at_v = tile_t * BLOCK_T + tl.arange(0, BLOCK_T), tile_v * WIDTH + tl.arange(0, WIDTH)
     in_t, in_v = at_t < T, at_v < V
     target = tl.load(target_ptr + at_t, mask=in_t, other=-1).to(tl.int32)
@@ -138,6 +137,7 @@ def _finish(
             tl.store(where, made.to(out.dtype.element_ty), mask=in_t[:, None] & in_v[None, :])
 
 
+# More than 6 parameters: Triton passes pointers, sizes and constants one by one.
 @triton.jit(do_not_specialize=("T",))
 def head_kernel(
     hidden, weight, bias_ptr, target_ptr, rows_ptr, partial_ptr, logit_ptr, out, T, V, D, hidden_stride, weight_stride,
@@ -145,7 +145,7 @@ def head_kernel(
     OUTPUT: tl.constexpr, BIAS: tl.constexpr, SOFTCAP: tl.constexpr, ENTROPY: tl.constexpr, TMA: tl.constexpr,
     BLOCK_T: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr, GROUP_T: tl.constexpr,
 ):  # fmt: skip
-    """Tiles of hidden @ weight^T, each used up in registers; the logits are never stored.
+    """Multiply tiles of hidden @ weight^T and use each up in registers; the logits are never stored.
 
     OUTPUT "statistics": partial_ptr [3, slices of V, T] gets max z, sum e, sum e (z - max) of each slice, with
                          e = exp(z - max), and logit_ptr [T] z[target]
@@ -174,11 +174,12 @@ def head_kernel(
                 )  # fmt: skip
 
 
+# More than 6 parameters: Triton passes pointers, sizes and constants one by one.
 @triton.jit(do_not_specialize=("T",))
 def reduce_kernel(
     partial_ptr, statistics_ptr, T, slices, ENTROPY: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """partial_ptr [3, slices, T] -> statistics_ptr [3, T], each as over one slice: the online softmax's rule.
+    """Reduce partial_ptr [3, slices, T] to statistics_ptr [3, T], as over one slice, by the online softmax's rule.
 
     A slice's weighted sum is moved to the new maximum: sum e (z - new) = sum e (z - old) + (old - new) sum e.
     """
@@ -207,12 +208,13 @@ def reduce_kernel(
         tl.store(statistics_ptr + 2 * T + at_t, weighted, mask=in_t)
 
 
+# More than 6 parameters: Triton passes pointers, sizes and constants one by one.
 @triton.jit(do_not_specialize=("T",))
 def coefficient_kernel(
     out_ptr, partial_ptr, lse_ptr, logp_ptr, slope_ptr, target_ptr, T, V, out_stride,
     SOFTCAP: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """In place: e dz/dx of one slice -> ([v = target] - p_v) dz/dx, times COEFFICIENT_SCALE.
+    """Turn e dz/dx of one slice into ([v = target] - p_v) dz/dx, times COEFFICIENT_SCALE, in place.
 
     Only e dz/dx was rounded to the buffer's dtype; its maximum and the target's own values come from float32.
     """
@@ -232,56 +234,3 @@ def coefficient_kernel(
     others = -e * tl.exp2((top - lse) * _LOG2E)[:, None]
     out = tl.where(at_v[None, :] == target[:, None], own[:, None], others) * _SCALE
     tl.store(where, out.to(out_ptr.dtype.element_ty), mask=inside)
-
-
-def compile_entries() -> list[Entry]:
-    """The head in bfloat16 with TMA in every combination; for the others, which share the code, with all options."""
-    flags = (False, True)
-    heads = [
-        ("bf16", output, True, bias, softcap, entropy)
-        for output, bias, softcap, entropy in product(("statistics", "residual", "gradient"), flags, flags, flags)
-        if not (output == "residual" and entropy)  # the residual is saved only where no entropy is asked for
-    ]
-    for output in ("statistics", "residual", "gradient"):
-        rest = (output, False, True, True, output != "residual")
-        heads += [("bf16", *rest), ("fp16", output, True, *rest[2:]), ("fp32", *rest)]
-    return [*(_head_entry(*head) for head in heads), *(entry(flag) for entry in _SMALL for flag in flags)]
-
-
-def _head_entry(dtype: str, output: str, tma: bool, bias: bool, softcap: bool, entropy: bool) -> Entry:
-    tiles = dict(TILES[4 if dtype == "fp32" else 2])
-    options = {name: tiles.pop(name) for name in ("num_warps", "num_stages")}
-    rows, columns, depth = tiles["BLOCK_T"], tiles["BLOCK_V"], tiles["BLOCK_D"]
-    blocks = {"hidden": [rows, depth], "weight": [columns, depth], "out": [rows, columns // SLICES]}
-    signature = {name: f"tensordesc<{dtype}{block}>" if tma else f"*{dtype}" for name, block in blocks.items()}
-    signature |= {"bias_ptr": f"*{dtype}", "target_ptr": "*i64", "rows_ptr": "*fp32", "partial_ptr": "*fp32"}
-    signature |= {"logit_ptr": "*fp32", "inverse_temperature": "fp32", "softcap": "fp32"}
-    signature |= dict.fromkeys(("T", "V", "D", "hidden_stride", "weight_stride", "out_stride"), "i32")
-    absent = {"statistics": ["rows_ptr", "out"], "residual": ["rows_ptr"], "gradient": ["partial_ptr", "logit_ptr"]}
-    flags = {"BIAS": bias, "SOFTCAP": softcap, "ENTROPY": entropy, "TMA": tma}
-    constexprs = tiles | flags | {"OUTPUT": output, "GROUP_T": GROUP_T}
-    for name in absent[output] + ([] if bias else ["bias_ptr"]):
-        del signature[name]
-        constexprs[name] = None
-    chosen = [dtype, *(name.lower() if name != "TMA" else name for name, on in flags.items() if on)]
-    name = f"logprob head: {output}, {', '.join(chosen)}"
-    return Entry(name, head_kernel, signature, constexprs, options, is_matrix=dtype != "fp32")
-
-
-def _reduce_entry(entropy: bool) -> Entry:
-    signature = {"partial_ptr": "*fp32", "statistics_ptr": "*fp32", "T": "i32", "slices": "i32"}
-    name = f"logprob reduce{': entropy' if entropy else ''}"
-    blocks = {"ENTROPY": entropy, "ROWS": REDUCE["ROWS"], "BLOCK": REDUCE["BLOCK"]}
-    return Entry(name, reduce_kernel, signature, blocks, {"num_warps": REDUCE["num_warps"]})
-
-
-def _coefficient_entry(softcap: bool) -> Entry:
-    signature = {"out_ptr": "*bf16", "partial_ptr": "*fp32", "lse_ptr": "*fp32", "logp_ptr": "*fp32"}
-    signature |= {"target_ptr": "*i64", "T": "i32", "V": "i32", "out_stride": "i32"}
-    signature["slope_ptr"] = "*fp32"
-    constexprs = {"SOFTCAP": softcap, "ROWS": COEFFICIENT_ROWS, "WIDTH": TILES[2]["BLOCK_V"] // SLICES}
-    name = f"logprob coefficients{': softcap' if softcap else ''}"
-    return Entry(name, coefficient_kernel, signature, constexprs, {"num_warps": 4})
-
-
-_SMALL = (_reduce_entry, _coefficient_entry)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .compile_report import Entry
-from .logprob_head_kernels import scaled
+from .head_kernels import scaled
 
 # 8 KiB of bfloat16 a step: 32 bytes in flight for each of 256 threads, with several programs on a multiprocessor.
 BLOCK = 4096
@@ -16,12 +15,13 @@ _LOG2E = tl.constexpr(1.4426950408889634)
 _NOWHERE = tl.constexpr(-1e30)  # in place of -inf, so that differences stay numbers
 
 
+# More than 6 parameters: Triton passes pointers, sizes and constants one by one.
 @triton.jit(do_not_specialize=("T",))
 def statistics_kernel(
     logits_ptr, target_ptr, statistics_ptr, T, V, stride, inverse_temperature, softcap,
     SOFTCAP: tl.constexpr, ENTROPY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One row a program, online: statistics_ptr [4, T] gets max z, sum e, z[target] and sum e (z - max).
+    """Store max z, sum e, z[target] and sum e (z - max) in statistics_ptr [4, T]; one row a program, online.
 
     A target of -1 marks a row to skip. The maximum is one number for the block and the sums are kept per lane, so that
     a logit costs one exponential and the lanes are added up once.
@@ -56,12 +56,13 @@ def statistics_kernel(
             tl.store(statistics_ptr + 3 * T + t, tl.sum(weighted, 0))
 
 
+# More than 6 parameters: Triton passes pointers, sizes and constants one by one.
 @triton.jit(do_not_specialize=("T",))
 def gradient_kernel(
     logits_ptr, target_ptr, rows_ptr, out_ptr, T, V, stride, out_stride, inverse_temperature, softcap,
     SOFTCAP: tl.constexpr, ENTROPY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """out_ptr [T, V] gets d(g logp + k entropy)/dx, with rows_ptr [4, T] = lse, entropy, g, k; out may be the logits.
+    """Store d(g logp + k entropy)/dx in out_ptr [T, V], which may be the logits; rows_ptr [4, T]: lse, entropy, g, k.
 
     Rows with a target of -1 get 0.
     """
@@ -83,19 +84,3 @@ def gradient_kernel(
         tl.store(where, made.to(out_ptr.dtype.element_ty), mask=at < V)
     else:
         tl.store(where, tl.zeros((BLOCK,), tl.float32).to(out_ptr.dtype.element_ty), mask=at < V)
-
-
-def compile_entries() -> list[Entry]:
-    kinds = [("bf16", False), ("bf16", True), ("fp16", False), ("fp32", True)]
-    return [_entry(kernel, *kind) for kernel in (statistics_kernel, gradient_kernel) for kind in kinds]
-
-
-def _entry(kernel: triton.JITFunction, dtype: str, full: bool) -> Entry:
-    """full: softcap and entropy."""
-    signature = dict.fromkeys(("T", "V", "stride", "out_stride"), "i32")
-    signature |= {"logits_ptr": f"*{dtype}", "out_ptr": f"*{dtype}", "target_ptr": "*i64", "rows_ptr": "*fp32"}
-    signature |= {"statistics_ptr": "*fp32", "inverse_temperature": "fp32", "softcap": "fp32"}
-    own = {name: kind for name, kind in signature.items() if name in kernel.arg_names}
-    part = "statistics" if kernel is statistics_kernel else "gradient"
-    name = f"logprob from logits: {part}, {dtype}{', softcap, entropy' if full else ''}"
-    return Entry(name, kernel, own, {"SOFTCAP": full, "ENTROPY": full, "BLOCK": BLOCK}, OPTIONS)

@@ -1,16 +1,21 @@
-"""Log-probability of given tokens, and entropy: from hidden states and the head, or from logits."""
+"""`linear_logprob` and `logprob`: the checks, and the choice of an implementation."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from .arguments import check_choice, check_positive, check_tensor, choose_impl
-from .logprob_ops import linear_op, logits_op
+from ..arguments import check_choice, check_positive, check_tensor, choose_impl
+from .linear_operator import linear_op
+from .logits_operator import logits_op
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
+# More than 6 parameters: the public functions take all options by name.
 def linear_logprob(
     hidden_TD: Tensor,
     weight_VD: Tensor,
@@ -21,19 +26,19 @@ def linear_logprob(
     softcap: float | None = None,
     return_entropy: bool = False,
     mask: Tensor | None = None,
-    tp_group: Any = None,
+    tp_group: ProcessGroup | None = None,
     impl: str | None = None,
     residual: str = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """log p(target) [T] in nats, without ever holding [T, V]; with `return_entropy` also the entropy [T] in nats.
+    """Return log p(target) [T] in nats, without ever holding [T, V]; with `return_entropy` also the entropy [T].
 
         x = hidden @ W^T + bias;  y = softcap * tanh(x / softcap);  z = y / temperature
         logp_t = z[target_t] - logsumexp(z);  entropy_t = -sum_v p_v log p_v,  p = softmax(z)
 
-    Logits live in float32 (float64 for float64 hidden states), also under autocast; results have that dtype. Live
-    tokens are worked off in row chunks. impl "torch" holds `reference_logprob.CHUNK_ELEMENTS` logits at a time and
-    widens a head in half precision once per pass (4 V D bytes while it runs); "triton" never stores a logit, and holds
-    `logprob_head.WORKSPACE_BYTES` of probabilities where a gradient is made.
+    Logits are float32 (float64 for float64 hidden states), also under autocast; results have that dtype. Loss tokens
+    are processed in row chunks. impl "torch" holds `logprobs.reference.CHUNK_ELEMENTS` logits at a time and widens a
+    head in half precision once per pass (4 V D bytes while it runs); "triton" never stores a logit, and holds
+    `logprobs.head.WORKSPACE_BYTES` of probabilities where a gradient is made.
 
     Gradients: hidden, weight, bias, through logp and through the entropy; once only (no double backward).
     residual: d logp / d hidden = (W[target] - sum_v p_v W_v) / temperature (times the softcap's derivative inside the
@@ -70,6 +75,7 @@ def linear_logprob(
     return (logp_T, entropy_T) if return_entropy else logp_T
 
 
+# More than 6 parameters: as above.
 def logprob(
     logits_TV: Tensor,
     target_T: Tensor,
@@ -81,7 +87,7 @@ def logprob(
     inplace_backward: bool = False,
     impl: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """The same as `linear_logprob` from logits x [T, V]; logits of -inf are tokens of probability 0.
+    """Return what `linear_logprob` does, from logits x [T, V]; logits of -inf are tokens of probability 0.
 
     inplace_backward: the backward writes the gradient over `logits_TV` and so allocates no second [T, V]; the caller
         promises not to read the logits afterwards (torch raises where another backward would need them).
@@ -97,7 +103,7 @@ def logprob(
     return (logp_T, entropy_T) if return_entropy else logp_T
 
 
-def _group_name(tp_group: Any) -> str | None:
+def _group_name(tp_group: ProcessGroup | None) -> str | None:
     if tp_group is None:
         return None
     if not hasattr(tp_group, "group_name"):

@@ -1,4 +1,4 @@
-"""policy_loss as one operator of torch.library: torch.compile keeps it whole, and its backward is one product.
+"""`policy_loss` as one operator of torch.library: torch.compile keeps it whole, and its backward is one product.
 
 Library.define rather than custom_op, which would check aliasing in Python on every call.
 """
@@ -11,31 +11,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference_policy_loss
-from .arguments import compute_dtype
+from ..arguments import compute_dtype
+from ..library import LIBRARY, NAMESPACE
+from . import reference
 
-_LIBRARY = torch.library.Library("aslfast_kernels", "FRAGMENT")
-_LIBRARY.define(
+LIBRARY.define(
     "policy_loss(Tensor logp_T, Tensor old_logp_T, Tensor advantage, Tensor? sequence_ids_T, Tensor? mask_T,"
     " float clip_low, float clip_high, float? dual_clip, Tensor? ref_logp_T, float kl_coef, str ratio_level, str kind,"
     " Tensor? sampler_logp_T, float? tis_cap, str aggregate, float? normalizer, Tensor? normalizer_tensor,"
     " str advantage_level, str impl)"
     " -> (Tensor loss, Tensor gradient_T, Tensor normalizer, Tensor metrics_M, Tensor tokens)"
 )
-_LIBRARY.define(
+LIBRARY.define(
     "policy_loss_backward(Tensor gradient_T, Tensor normalizer, Tensor upstream, ScalarType dtype, str impl) -> Tensor"
 )
 
 
 def _implementation(impl: str) -> ModuleType:
     if impl == "torch":
-        return reference_policy_loss
-    from . import policy_loss_kernel
+        return reference
+    from . import fused
 
-    return policy_loss_kernel
+    return fused
 
 
-@torch.library.impl(_LIBRARY, "policy_loss", "CompositeExplicitAutograd")
+# More than 6 parameters: torch.library takes only tensors and plain values.
+@torch.library.impl(LIBRARY, "policy_loss", "CompositeExplicitAutograd")
 def _policy_loss(
     logp_T: Tensor,
     old_logp_T: Tensor,
@@ -57,35 +58,23 @@ def _policy_loss(
     advantage_level: str,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Run the implementation; a float or a tensor is the normalizer, since a schema has no type for either."""
     return tuple(
         _implementation(impl).policy_loss(
-            logp_T,
-            old_logp_T,
-            advantage,
-            sequence_ids_T=sequence_ids_T,
-            mask_T=mask_T,
-            clip_low=clip_low,
-            clip_high=clip_high,
-            dual_clip=dual_clip,
-            ref_logp_T=ref_logp_T,
-            kl_coef=kl_coef,
-            ratio_level=ratio_level,
-            kind=kind,
-            sampler_logp_T=sampler_logp_T,
-            tis_cap=tis_cap,
-            aggregate=aggregate,
-            normalizer=normalizer if normalizer_tensor is None else normalizer_tensor,
-            advantage_level=advantage_level,
+            logp_T, old_logp_T, advantage, sequence_ids_T=sequence_ids_T, mask_T=mask_T, clip_low=clip_low,
+            clip_high=clip_high, dual_clip=dual_clip, ref_logp_T=ref_logp_T, kl_coef=kl_coef, ratio_level=ratio_level,
+            kind=kind, sampler_logp_T=sampler_logp_T, tis_cap=tis_cap, aggregate=aggregate,
+            normalizer=normalizer if normalizer_tensor is None else normalizer_tensor, advantage_level=advantage_level,
         )
-    )
+    )  # fmt: skip
 
 
-@torch.library.impl(_LIBRARY, "policy_loss_backward", "CompositeExplicitAutograd")
+@torch.library.impl(LIBRARY, "policy_loss_backward", "CompositeExplicitAutograd")
 def _backward(gradient_T: Tensor, normalizer: Tensor, upstream: Tensor, dtype: torch.dtype, impl: str) -> Tensor:
     return _implementation(impl).policy_loss_backward(gradient_T, normalizer, upstream, dtype)
 
 
-@torch.library.register_fake("aslfast_kernels::policy_loss", lib=_LIBRARY)
+@torch.library.register_fake(f"{NAMESPACE}::policy_loss", lib=LIBRARY)
 def _(logp_T, *_args):
     dtype = compute_dtype(logp_T)
     loss, normalizer = (logp_T.new_empty((), dtype=dtype) for _ in range(2))
@@ -93,7 +82,7 @@ def _(logp_T, *_args):
     return loss, gradient_T, normalizer, metrics_M, logp_T.new_empty((), dtype=torch.int64)
 
 
-@torch.library.register_fake("aslfast_kernels::policy_loss_backward", lib=_LIBRARY)
+@torch.library.register_fake(f"{NAMESPACE}::policy_loss_backward", lib=LIBRARY)
 def _(gradient_T, normalizer, upstream, dtype, impl):
     return torch.empty_like(gradient_T, dtype=dtype)
 
@@ -114,5 +103,5 @@ def _chain(ctx: Any, upstream: Tensor | None, *_others: None) -> tuple[Tensor | 
     return (grad_T, *(None,) * 18)
 
 
-torch.library.register_autograd("aslfast_kernels::policy_loss", _chain, setup_context=_setup_context, lib=_LIBRARY)
-operator: Any = torch.ops.aslfast_kernels.policy_loss.default
+torch.library.register_autograd(f"{NAMESPACE}::policy_loss", _chain, setup_context=_setup_context, lib=LIBRARY)
+policy_loss_op = torch.ops.aslfast_kernels.policy_loss.default

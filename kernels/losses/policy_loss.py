@@ -1,16 +1,17 @@
-"""Policy-gradient losses over a flat stream of tokens."""
+"""`policy_loss`: the checks, and the choice of an implementation."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from .arguments import check_choice, check_not_negative, check_positive, check_tensor, choose_impl
-from .policy_loss_ops import operator
+from ..arguments import check_choice, check_not_negative, check_positive, check_tensor, choose_impl
+from .operators import policy_loss_op
 from .reference import PolicyMetrics
 
 __all__ = ["PolicyMetrics", "policy_loss"]
 
 
+# More than 6 parameters: the public function takes all options by name.
 def policy_loss(
     logp_T: Tensor,
     old_logp_T: Tensor,
@@ -32,7 +33,7 @@ def policy_loss(
     advantage_level: str | None = None,
     impl: str | None = None,
 ) -> tuple[Tensor, PolicyMetrics]:
-    """(scalar loss to minimise, metrics). Only `logp_T` receives a gradient; log-probs are in nats.
+    """Return (scalar loss to minimise, metrics). Only `logp_T` receives a gradient; log-probs are in nats.
 
         d_t = logp_t - old_t;  r_t = exp(d_t), or, for ratio_level "sequence", r_t = exp(mean of d over t's sequence)
         ppo:    l_t = -min(r_t A_t, clip(r_t, 1 - clip_low, 1 + clip_high) A_t);  where A_t < 0 and dual_clip is set,
@@ -41,11 +42,11 @@ def policy_loss(
         tis:    l_t *= stopgrad(min(exp(old_t - sampler_t), tis_cap))
         kl:     l_t += kl_coef (exp(ref_t - logp_t) - (ref_t - logp_t) - 1)                          (the k3 estimator)
         loss =  sum_t l_t / normalizer  or, for "sequence_mean",  sum_s mean_{t in s} l_t / normalizer
-    All sums and means run over live tokens: `mask_T` True and a sequence id >= 0. What masked tokens hold is never
-    read. With no live token the loss is 0 and so is its gradient.
+    All sums and means run over loss tokens: `mask_T` True and a sequence id >= 0. What masked tokens hold is never
+    read. With no loss token the loss is 0 and so is its gradient.
 
-    aggregate  "token_mean" (DAPO, arXiv 2503.14476): default normalizer = live tokens of this call
-               "sequence_mean" (GRPO, 2402.03300): default normalizer = sequences of this call with a live token
+    aggregate  "token_mean" (DAPO, arXiv 2503.14476): default normalizer = loss tokens of this call
+               "sequence_mean" (GRPO, 2402.03300): default normalizer = sequences of this call with a loss token
                "constant" (Dr. GRPO, 2503.20783): a sum over tokens; the normalizer must be passed
     normalizer: the count over the whole batch; then the losses of micro-batches and ranks add up to the batch's (for
         "sequence_mean" and ratio_level "sequence" no sequence may be cut in two).
@@ -75,37 +76,20 @@ def policy_loss(
         check_tensor("mask_T", mask_T, (tokens,), "bool", logp_T)
     level = _check_advantage(advantage, advantage_level, sequence_ids_T, logp_T)
     _check_options(clip_low, clip_high, dual_clip, kl_coef, tis_cap, kind)
-    _check_needs(
-        sequence_ids_T, ref_logp_T, kl_coef, ratio_level, sampler_logp_T, tis_cap, aggregate, normalizer, logp_T
-    )
+    _check_sequences(sequence_ids_T, ratio_level, aggregate)
+    _check_companions(ref_logp_T, kl_coef, sampler_logp_T, tis_cap)
+    _check_normalizer(normalizer, aggregate, logp_T)
     number, tensor = (None, normalizer) if isinstance(normalizer, Tensor) else (normalizer, None)
-    loss, _, _, metrics_M, loss_tokens = operator(
-        logp_T,
-        old_logp_T,
-        advantage,
-        sequence_ids_T,
-        mask_T,
-        clip_low,
-        clip_high,
-        dual_clip,
-        ref_logp_T,
-        kl_coef,
-        ratio_level,
-        kind,
-        sampler_logp_T,
-        tis_cap,
-        aggregate,
-        number,
-        tensor,
-        level,
-        impl,
-    )
+    loss, _, _, metrics_M, loss_tokens = policy_loss_op(
+        logp_T, old_logp_T, advantage, sequence_ids_T, mask_T, clip_low, clip_high, dual_clip, ref_logp_T, kl_coef,
+        ratio_level, kind, sampler_logp_T, tis_cap, aggregate, number, tensor, level, impl,
+    )  # fmt: skip
     clip_fraction, approx_kl, ratio_min, ratio_max, kl_ref = metrics_M.unbind()
     return loss, PolicyMetrics(clip_fraction, approx_kl, ratio_min, ratio_max, kl_ref, loss_tokens)
 
 
 def _check_advantage(advantage: Tensor, level: str | None, sequence_ids_T: Tensor | None, logp_T: Tensor) -> str:
-    """The level at which the advantage is given, with it and the sequence ids checked."""
+    """Return the level at which the advantage is given, with it and the sequence ids checked."""
     check_choice("advantage_level", level, (None, "token", "sequence"))
     check_tensor("advantage", advantage, (None,), "float", logp_T)
     tokens = logp_T.shape[0]
@@ -137,27 +121,25 @@ def _check_options(
         raise ValueError('dual_clip: got a number with kind="cispo", which has no dual clip; expected None')
 
 
-def _check_needs(
-    sequence_ids_T: Tensor | None,
-    ref_logp_T: Tensor | None,
-    kl_coef: float,
-    ratio_level: str,
-    sampler_logp_T: Tensor | None,
-    tis_cap: float | None,
-    aggregate: str,
-    normalizer: float | Tensor | None,
-    like: Tensor,
-) -> None:
-    """Options that need another argument."""
+def _check_sequences(sequence_ids_T: Tensor | None, ratio_level: str, aggregate: str) -> None:
     check_choice("ratio_level", ratio_level, ("token", "sequence"))
     check_choice("aggregate", aggregate, ("token_mean", "sequence_mean", "constant"))
     by_sequence = ratio_level == "sequence" or aggregate == "sequence_mean"
     if by_sequence and sequence_ids_T is None:
         raise ValueError('sequence_ids_T: got None, expected [T] for ratio_level="sequence" or "sequence_mean"')
+
+
+def _check_companions(
+    ref_logp_T: Tensor | None, kl_coef: float, sampler_logp_T: Tensor | None, tis_cap: float | None
+) -> None:
+    """Check log-probs and the numbers that are of use only together."""
     if kl_coef and ref_logp_T is None:
         raise ValueError(f"ref_logp_T: got None, expected [T] with kl_coef={kl_coef}")
     if (sampler_logp_T is None) != (tis_cap is None):
         raise ValueError("sampler_logp_T and tis_cap: expected both or neither")
+
+
+def _check_normalizer(normalizer: float | Tensor | None, aggregate: str, like: Tensor) -> None:
     if aggregate == "constant" and normalizer is None:
         raise ValueError('normalizer: got None, expected a number with aggregate="constant"')
     if isinstance(normalizer, Tensor):

@@ -1,8 +1,8 @@
-"""Sums over sequences within the policy loss's one launch: a table with a slot for each sequence id.
+"""Sums over sequences within the one launch of the policy loss: a table with a slot for each sequence id.
 
 Tokens of a sequence may lie anywhere, so programs add to slots with atomics, in 64-bit fixed point: integers give the
 same sum in any order, which floats do not. The grid waits between filling a column and reading it.
-    size     int32   live tokens
+    size     int32   loss tokens
     summed   int64   log-ratios, 2^30 units a nat; at most 2^11 nats a token and 2^21 tokens: 62 bits and a sign
     largest  int32   the bits of the largest |advantage x weight|, from which the unit of the next column comes
     gain     int64   advantage x weight of the tokens that move; 2^39 units a largest value, 2^21 tokens: 60 bits
@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .policy_loss_token import clamp, ratio_of, read, truncated_weight, which_are_live
+from .token_math import clamp, keep_and_sequence, ratio_of, read, truncated_weight
 
 MIN_SLOTS = 65536
 MAX_TOKENS = 1 << 21
@@ -24,6 +24,7 @@ _GAIN_BITS = tl.constexpr(39)
 
 @triton.jit
 def clear(size_ptr, summed_ptr, largest_ptr, gain_ptr, n_slots, BLOCK: tl.constexpr):
+    """Zero this program's slots of every column (None: not wanted)."""
     for start in range(tl.program_id(0) * BLOCK, n_slots, tl.num_programs(0) * BLOCK):
         slot = start + tl.arange(0, BLOCK)
         tl.store(size_ptr + slot, 0, mask=slot < n_slots)
@@ -35,28 +36,28 @@ def clear(size_ptr, summed_ptr, largest_ptr, gain_ptr, n_slots, BLOCK: tl.conste
 
 
 @triton.jit
-def _add(column_ptr, slot, value, live, n_slots):
-    """One atomic for a block within one sequence, the common case; else one a token."""
-    low = tl.min(tl.where(live, slot, n_slots))
-    if low == tl.max(tl.where(live, slot, -1)):
-        tl.atomic_add(column_ptr + low, tl.sum(tl.where(live, value, 0)), sem="relaxed")
+def _add(column_ptr, slot, value, keep, n_slots):
+    """Add to slots: one atomic for a block within one sequence, the common case; else one a token."""
+    low = tl.min(tl.where(keep, slot, n_slots))
+    if low == tl.max(tl.where(keep, slot, -1)):
+        tl.atomic_add(column_ptr + low, tl.sum(tl.where(keep, value, 0)), sem="relaxed")
     else:
-        tl.atomic_add(column_ptr + slot, value, mask=live, sem="relaxed")
+        tl.atomic_add(column_ptr + slot, value, mask=keep, sem="relaxed")
 
 
 @triton.jit
-def _raise_to(column_ptr, slot, bits, live, n_slots):
-    """The same for a maximum."""
-    low = tl.min(tl.where(live, slot, n_slots))
-    if low == tl.max(tl.where(live, slot, -1)):
-        tl.atomic_max(column_ptr + low, tl.max(tl.where(live, bits, 0)), sem="relaxed")
+def _raise_to(column_ptr, slot, bits, keep, n_slots):
+    """Raise slots to a maximum, likewise."""
+    low = tl.min(tl.where(keep, slot, n_slots))
+    if low == tl.max(tl.where(keep, slot, -1)):
+        tl.atomic_max(column_ptr + low, tl.max(tl.where(keep, bits, 0)), sem="relaxed")
     else:
-        tl.atomic_max(column_ptr + slot, bits, mask=live, sem="relaxed")
+        tl.atomic_max(column_ptr + slot, bits, mask=keep, sem="relaxed")
 
 
 @triton.jit
 def _to_fixed(x):
-    """float64 to the nearest int64; NaN to 0, for its own token makes the loss NaN."""
+    """Round float64 to the nearest int64; NaN to 0, since its own token makes the loss NaN."""
     return tl.floor(tl.where(x == x, x, 0.0) + 0.5).to(tl.int64)
 
 
@@ -66,37 +67,38 @@ def _power_of_two(exponent):
 
 
 @triton.jit
-def _gain_exponent(largest_ptr, slot, live):
-    """log2 of the units of a gain of 1. The largest gain is below 2^(its exponent field - 126)."""
-    return -(tl.load(largest_ptr + slot, mask=live, other=0) >> 23) + (_GAIN_BITS + 126)
+def _gain_exponent(largest_ptr, slot, keep):
+    """Return log2 of the units of a gain of 1. The largest gain is below 2^(its exponent field - 126)."""
+    return -(tl.load(largest_ptr + slot, mask=keep, other=0) >> 23) + (_GAIN_BITS + 126)
 
 
+# More than 6 parameters: Triton passes pointers, sizes and constants one by one.
 @triton.jit
 def fill(
     logp_ptr, old_ptr, advantage_ptr, sampler_ptr, sequence_ptr, mask_ptr, size_ptr, summed_ptr, largest_ptr,
     tokens, n_slots, tis_cap, OF_TOKENS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The columns size, summed and largest (None: not wanted)."""
+    """Fill the columns size, summed and largest (None: not wanted)."""
     for start in range(tl.program_id(0) * BLOCK, tokens, tl.num_programs(0) * BLOCK):
         token = start + tl.arange(0, BLOCK)
-        live, slot = which_are_live(token, tokens, mask_ptr, sequence_ptr)  # pyright: ignore
-        live = live & (slot < n_slots)
-        _add(size_ptr, slot, live.to(tl.int32), live, n_slots)
+        keep, slot = keep_and_sequence(token, tokens, mask_ptr, sequence_ptr)  # pyright: ignore
+        keep = keep & (slot < n_slots)
+        _add(size_ptr, slot, keep.to(tl.int32), keep, n_slots)
         if summed_ptr is not None:
-            old = read(old_ptr, token, live)
-            diff = clamp(read(logp_ptr, token, live) - old, -_MAX_SUMMED, _MAX_SUMMED)
-            _add(summed_ptr, slot, _to_fixed(diff.to(tl.float64) * _UNITS), live, n_slots)
+            old = read(old_ptr, token, keep)
+            diff = clamp(read(logp_ptr, token, keep) - old, -_MAX_SUMMED, _MAX_SUMMED)
+            _add(summed_ptr, slot, _to_fixed(diff.to(tl.float64) * _UNITS), keep, n_slots)
             if largest_ptr is not None:
-                gain = read(advantage_ptr, token if OF_TOKENS else slot, live)
+                gain = read(advantage_ptr, token if OF_TOKENS else slot, keep)
                 if sampler_ptr is not None:
-                    gain *= truncated_weight(old, sampler_ptr, token, live, tis_cap)
+                    gain *= truncated_weight(old, sampler_ptr, token, keep, tis_cap)
                 # the bits of positive floats are ordered as the floats are
-                _raise_to(largest_ptr, slot, tl.abs(gain).to(tl.int32, bitcast=True), live, n_slots)
+                _raise_to(largest_ptr, slot, tl.abs(gain).to(tl.int32, bitcast=True), keep, n_slots)
 
 
 @triton.jit
 def count_sequences(size_ptr, n_slots, BLOCK: tl.constexpr):
-    """Sequences with a live token among this program's share of the slots."""
+    """Count the sequences with a loss token among this program's slots."""
     count = 0
     for start in range(tl.program_id(0) * BLOCK, n_slots, tl.num_programs(0) * BLOCK):
         slot = start + tl.arange(0, BLOCK)
@@ -105,31 +107,34 @@ def count_sequences(size_ptr, n_slots, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def mean_log_ratio(size_ptr, summed_ptr, slot, live):
-    size = tl.load(size_ptr + slot, mask=live, other=1).to(tl.float64)
-    return (tl.load(summed_ptr + slot, mask=live, other=0).to(tl.float64) / (size * _UNITS)).to(tl.float32)
+def mean_log_ratio(size_ptr, summed_ptr, slot, keep):
+    """Return the mean log-ratio of each token's sequence."""
+    size = tl.load(size_ptr + slot, mask=keep, other=1).to(tl.float64)
+    return (tl.load(summed_ptr + slot, mask=keep, other=0).to(tl.float64) / (size * _UNITS)).to(tl.float32)
 
 
 @triton.jit
-def add_gain(largest_ptr, gain_ptr, slot, gain, live, n_slots):
-    units = _power_of_two(_gain_exponent(largest_ptr, slot, live))
-    _add(gain_ptr, slot, _to_fixed(gain.to(tl.float64) * units), live, n_slots)
+def add_gain(largest_ptr, gain_ptr, slot, gain, keep, n_slots):
+    """Add the tokens' gains to the column gain."""
+    units = _power_of_two(_gain_exponent(largest_ptr, slot, keep))
+    _add(gain_ptr, slot, _to_fixed(gain.to(tl.float64) * units), keep, n_slots)
 
 
+# More than 6 parameters: Triton passes pointers, sizes and constants one by one.
 @triton.jit
 def spread_gains(
     sequence_ptr, mask_ptr, gradient_ptr, size_ptr, summed_ptr, largest_ptr, gain_ptr, tokens, n_slots,
     MEAN_OF_SEQUENCE: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Every token moves the ratio of all of its sequence: adds -r sum(gain) / size to the gradient."""
+    """Add -r sum(gain) / size to the gradient: every token moves the ratio of all of its sequence."""
     for start in range(tl.program_id(0) * BLOCK, tokens, tl.num_programs(0) * BLOCK):
         token = start + tl.arange(0, BLOCK)
-        live, slot = which_are_live(token, tokens, mask_ptr, sequence_ptr)  # pyright: ignore
-        live = live & (slot < n_slots)
-        size = tl.load(size_ptr + slot, mask=live, other=1).to(tl.float64)
-        ratio = ratio_of(mean_log_ratio(size_ptr, summed_ptr, slot, live)).to(tl.float64)
-        one = _power_of_two(-_gain_exponent(largest_ptr, slot, live))
-        gain = tl.load(gain_ptr + slot, mask=live, other=0).to(tl.float64) * one
+        keep, slot = keep_and_sequence(token, tokens, mask_ptr, sequence_ptr)  # pyright: ignore
+        keep = keep & (slot < n_slots)
+        size = tl.load(size_ptr + slot, mask=keep, other=1).to(tl.float64)
+        ratio = ratio_of(mean_log_ratio(size_ptr, summed_ptr, slot, keep)).to(tl.float64)
+        one = _power_of_two(-_gain_exponent(largest_ptr, slot, keep))
+        gain = tl.load(gain_ptr + slot, mask=keep, other=0).to(tl.float64) * one
         slope = -ratio * gain / (size * size if MEAN_OF_SEQUENCE else size)
-        own = tl.load(gradient_ptr + token, mask=live, other=0.0)
-        tl.store(gradient_ptr + token, (own + slope).to(tl.float32), mask=live)
+        own = tl.load(gradient_ptr + token, mask=keep, other=0.0)
+        tl.store(gradient_ptr + token, (own + slope).to(tl.float32), mask=keep)

@@ -1,4 +1,4 @@
-"""The policy losses of one token, for the Triton kernel: float32 in, float32 out, NaN stays NaN.
+"""The policy losses of single tokens, for the Triton kernel: float32 in, float32 out, NaN stays NaN.
 
 exp and exp(x) - 1 - x are our own polynomials. The hardware's exp is off by |x| roundings, up to 1e-6 of a ratio; near
 0 exp(x) - 1 - x would lose every digit.
@@ -9,28 +9,28 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .reference_policy_loss import MAX_LOG_RATIO
+from .reference import MAX_LOG_RATIO
 
 _MAX = tl.constexpr(MAX_LOG_RATIO)
 
 
 @triton.jit
 def clamp(x, low, high):
-    """As torch.clamp: tl.minimum and tl.maximum would drop NaN."""
+    """Clamp as torch.clamp does: tl.minimum and tl.maximum would drop NaN."""
     return tl.where(x == x, tl.minimum(tl.maximum(x, low), high), x)
 
 
 @triton.jit
 def _small_k3(x):
-    """exp(x) - 1 - x for |x| <= 1/2: its Taylor series to x^9, of which the next term is 1e-9 at most."""
+    """Return exp(x) - 1 - x for |x| <= 1/2: its Taylor series to x^9, of which the next term is 1e-9 at most."""
     tail = 1.0 / 720 + x * (1.0 / 5040 + x * (1.0 / 40320 + x * (1.0 / 362880)))
     return x * x * (0.5 + x * (1.0 / 6 + x * (1.0 / 24 + x * (1.0 / 120 + x * tail))))
 
 
 @triton.jit
 def _exp(x):
-    """exp for |x| <= 20: 2^n exp(r) with |r| <= ln(2) / 2. ln(2) is taken off n times in two steps: 0.693359375 has 10
-    significant bits, so that its product with n is exact."""
+    """Return exp(x) for |x| <= 20: 2^n exp(r) with |r| <= ln(2) / 2. ln(2) is taken off n times in two steps:
+    0.693359375 has 10 significant bits, so that its product with n is exact."""
     n = tl.floor(x * 1.4426950408889634 + 0.5)
     r = (x - n * 0.693359375) + n * 2.12194440e-4
     power = ((tl.where(x == x, n, 0.0).to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
@@ -39,26 +39,28 @@ def _exp(x):
 
 @triton.jit
 def ratio_of(log_ratio):
+    """Return exp of the clamped log-ratio."""
     return _exp(clamp(log_ratio, -_MAX, _MAX))
 
 
 @triton.jit
 def is_beyond(log_ratio):
-    """Where the clamp makes the ratio a constant."""
+    """Return where the clamp makes the ratio a constant."""
     return tl.abs(log_ratio) > _MAX
 
 
 @triton.jit
 def k3(log_ratio):
-    """(exp(x) - 1 - x, exp(x) - 1) with x the clamped log-ratio."""
+    """Return (exp(x) - 1 - x, exp(x) - 1) with x the clamped log-ratio."""
     x = clamp(log_ratio, -_MAX, _MAX)
     value = tl.where(tl.abs(x) < 0.5, _small_k3(x), _exp(x) - 1.0 - x)
     return value, value + x
 
 
+# More than 6 parameters: Triton passes pointers, sizes and constants one by one.
 @triton.jit
 def surrogate(ratio, beyond, advantage, logp, clip_floor, clip_ceiling, dual_clip, KIND: tl.constexpr):
-    """(loss, its slope by the log-ratio (cispo: by logp), whether the clipping replaced the ratio)."""
+    """Return (loss, its slope by the log-ratio (cispo: by logp), whether the clipping replaced the ratio)."""
     clipped = clamp(ratio, clip_floor, clip_ceiling)
     plain = -ratio * advantage
     if KIND == "cispo":
@@ -77,24 +79,26 @@ def surrogate(ratio, beyond, advantage, logp, clip_floor, clip_ceiling, dual_cli
 
 
 @triton.jit
-def which_are_live(token, tokens, mask_ptr, sequence_ptr):
-    """Which tokens count, and their sequence ids (0 without ids). Nothing else of a masked token is ever read."""
-    live = token < tokens
+def keep_and_sequence(token, tokens, mask_ptr, sequence_ptr):
+    """Return which are loss tokens, and their sequence ids (0 without ids). Nothing else of other tokens is read."""
+    keep = token < tokens
     if mask_ptr is not None:
-        live = live & (tl.load(mask_ptr + token, mask=live, other=0) != 0)
+        keep = keep & (tl.load(mask_ptr + token, mask=keep, other=0) != 0)
     sequence = tl.zeros_like(token).to(tl.int64)
     if sequence_ptr is not None:
-        sequence = tl.load(sequence_ptr + token, mask=live, other=-1).to(tl.int64)
-        live = live & (sequence >= 0)
-    return live, sequence
+        sequence = tl.load(sequence_ptr + token, mask=keep, other=-1).to(tl.int64)
+        keep = keep & (sequence >= 0)
+    return keep, sequence
 
 
 @triton.jit
-def read(ptr, index, live):
-    return tl.load(ptr + index, mask=live, other=0.0).to(tl.float32)
+def read(ptr, index, keep):
+    """Return float32 values, 0 where they are not kept."""
+    return tl.load(ptr + index, mask=keep, other=0.0).to(tl.float32)
 
 
 @triton.jit
-def truncated_weight(old, sampler_ptr, token, live, tis_cap):
-    weight = ratio_of(old - read(sampler_ptr, token, live))
+def truncated_weight(old, sampler_ptr, token, keep, tis_cap):
+    """Return min(exp(old - sampler), tis_cap)."""
+    weight = ratio_of(old - read(sampler_ptr, token, keep))
     return tl.where(weight == weight, tl.minimum(weight, tis_cap), weight)

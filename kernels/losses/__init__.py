@@ -1,0 +1,1 @@
+"""Policy-gradient losses over a flat stream of tokens."""
