@@ -35,7 +35,8 @@ def measure(entry: Entry) -> Row:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        usage, sass = _tool("cuobjdump", "-res-usage", file.name), _tool("nvdisasm", "-c", file.name)
+        usage = _tool("cuobjdump", "-res-usage", file.name)
+        sass = _tool("nvdisasm", "--no-dataflow", "--print-code", file.name)
     counts = {name: len(re.findall(rf"\b{name}\b", sass)) for name in ("STL", "LDL", "HGMMA", "UTMALDG")}
     spills = counts["STL"] + counts["LDL"]
     breaches = [

@@ -5,15 +5,12 @@ plus a floor: 8 units in the last place of float32 at the size of the largest lo
 for a gradient returned in half precision, that dtype's rounding of it.
 """
 
-import importlib
-
 import pytest
 import torch
+
 from aslfast_kernels import linear_logprob, logprob
-
+from aslfast_kernels.logprobs import reference
 from tests.support.exact_logprob import DTYPES, EPS32, SCALINGS, assert_as_exact, naive, problem, run_naive
-
-chunked = importlib.import_module("aslfast_kernels.reference_logprob")
 
 SHAPES = [(1, 3, 1100), (7, 16, 1), (13, 33, 1100), (64, 8, 257)]
 
@@ -37,7 +34,7 @@ def check_all(function, inputs, target, upstream, mask, temperature, softcap):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Five or fewer rows a chunk at V = 1100, so that every size crosses chunk borders."""
-    monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", 5 * 1100)
+    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 5 * 1100)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -171,7 +168,7 @@ def test_forbidden_tokens_count_as_probability_zero():
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.3, "softcap": 2.0}])
 def test_gradcheck_float64(options, monkeypatch):
-    monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", 2 * 7)
+    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 2 * 7)
     g = torch.Generator().manual_seed(4)
     make = {"generator": g, "dtype": torch.float64}
     hidden, weight, bias = torch.randn(5, 4, **make), torch.randn(7, 4, **make), torch.randn(7, **make)
@@ -194,7 +191,7 @@ def test_gradcheck_float64(options, monkeypatch):
 
 @pytest.mark.parametrize("tokens", [0, 6])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_no_live_token(tokens, frozen):
+def test_no_loss_token(tokens, frozen):
     hidden, weight = torch.randn(tokens, 4).requires_grad_(), torch.randn(9, 4).requires_grad_(not frozen)
     target, mask = torch.full((tokens,), -100), torch.zeros(tokens, dtype=torch.bool)
     logp = linear_logprob(hidden, weight, target, mask=mask)

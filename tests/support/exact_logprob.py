@@ -8,7 +8,7 @@ SCALINGS = [(0.1, None), (1.0, None), (5.0, None), (0.7, 3.0)]
 
 
 def naive(raw_TV, target_T, temperature, softcap):
-    """Log-prob and entropy from logits, from the definitions, differentiable, in the dtype of `raw_TV`."""
+    """Return log-prob and entropy from logits, from the definitions, differentiable, in the dtype of `raw_TV`."""
     z = raw_TV if softcap is None else softcap * (raw_TV / softcap).tanh()
     z = z / temperature
     top = z.max(dim=1, keepdim=True).values.detach()
@@ -31,11 +31,11 @@ def problem(shape, dtype, shift=0.0, seed=0):
 
 
 def run_naive(dtype, inputs, target, upstream, mask, temperature, softcap):
-    """Values, gradients of `inputs` and the largest scaled logit; masked tokens weigh nothing."""
+    """Return values, gradients of `inputs` and the largest scaled logit; masked tokens have weight 0."""
     leaves = [x.detach().to(dtype).requires_grad_() for x in inputs]
     raw = leaves[0] if len(leaves) == 1 else leaves[0] @ leaves[1].T + leaves[2]
-    live = mask.to(dtype)
-    values = [v * live for v in naive(raw, target, temperature, softcap)]
+    keep = mask.to(dtype)
+    values = [v * keep for v in naive(raw, target, temperature, softcap)]
     sum((v * u.to(dtype)).sum() for v, u in zip(values, upstream, strict=True)).backward()
     return values, [x.grad for x in leaves], float(raw.detach().abs().max()) / temperature
 

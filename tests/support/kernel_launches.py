@@ -1,4 +1,4 @@
-"""Counting launches and torch operations."""
+"""Count the launches of a kernel, and torch's operations."""
 
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 

@@ -1,20 +1,17 @@
 """The Triton log-probs against the definitions in float64, in every dtype.
 
-Tolerance: values as in tests/test_logprob.py. A gradient may be off by twice what torch's own is, for logits made in
+Tolerance: values as in test_logprob.py. A gradient may be off by twice what torch's own is, for logits made in
 the same dtype and widened to float32 for the softmax, plus the same floor.
 """
-
-import importlib
 
 import pytest
 import torch
 import torch.nn.functional as F
+
 from aslfast_kernels import linear_logprob, logprob
-
-from tests.kernels.triton.interpreter import DEVICE
+from aslfast_kernels.logprobs import head
 from tests.support.exact_logprob import DTYPES, EPS32, SCALINGS, assert_as_exact, naive, problem, run_naive
-
-head = importlib.import_module("aslfast_kernels.logprob_head")
+from tests.support.triton_interpreter import DEVICE
 
 # Widths of 32 and 40 are read by TMA's descriptors in 16 bit, 3 and 33 by pointers. 151,936 leaves 128 of a tile's 256
 # columns, as 384 does, and 1100 leaves 12 of a slice's 64.
@@ -176,7 +173,7 @@ def test_forbidden_tokens_count_as_probability_zero():
 
 @pytest.mark.parametrize("tokens", [0, 6])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_no_live_token(tokens, frozen):
+def test_no_loss_token(tokens, frozen):
     hidden = torch.randn(tokens, 4, device=DEVICE).requires_grad_()
     weight = torch.randn(9, 4, device=DEVICE).requires_grad_(not frozen)
     target = torch.full((tokens,), -100, device=DEVICE)

@@ -1,16 +1,17 @@
-"""group_advantage in Triton against the torch reference, which tests/test_advantage.py holds against exact sums.
+"""group_advantage in Triton against the torch reference, which test_advantage.py compares with exact sums.
 
 Tolerance: both sum in float64 and round once to float32: 1 unit in the last place, and 1e-13 for the order of sums.
 """
 
 import pytest
 import torch
-from aslfast_kernels import advantage_kernel, group_advantage, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.kernels.triton.interpreter import DEVICE
-from tests.kernels.triton.launches import CountedKernel, Operations
+from aslfast_kernels import group_advantage
+from aslfast_kernels.advantages import fused, reference
+from tests.support.kernel_launches import CountedKernel, Operations
+from tests.support.triton_interpreter import DEVICE
 
 ULP32 = torch.finfo(torch.float32).eps
 
@@ -19,7 +20,7 @@ ULP32 = torch.finfo(torch.float32).eps
 def small_blocks(monkeypatch):
     """Several blocks, and several programs where none waits, at sizes the interpreter gets through."""
     for name, size in {"ROWS": 4, "COLS": 8, "BLOCK": 32}.items():
-        monkeypatch.setattr(advantage_kernel, name, size)
+        monkeypatch.setattr(fused, name, size)
 
 
 def problem(n, dtype, seed=0):
@@ -62,7 +63,7 @@ def test_any_groups(pairs):
 
 @pytest.mark.parametrize("baseline", ["mean", "leave_one_out"])
 @pytest.mark.parametrize("scale", ["group", "batch", "none"])
-def test_one_sample_and_flat_groups_are_exactly_zero(baseline, scale):
+def test_singletons_and_zero_variance_groups_are_exactly_zero(baseline, scale):
     rewards = torch.tensor([5.0] + [0.1] * 7 + [0.0, 1.0], dtype=torch.float64)
     got = run(rewards, torch.tensor([1] + [2] * 7 + [3, 3]), baseline=baseline, scale=scale, eps=0.0)
     assert got[:8].tolist() == [0.0] * 8
@@ -99,14 +100,14 @@ def test_bad_values_are_refused_by_name():
 
 @pytest.mark.parametrize("with_tokens", [False, True])
 def test_one_launch(with_tokens, monkeypatch):
-    """Beside the launch torch allocates and nothing else; the two counters are zeroed once for each stream."""
+    """Apart from the launch torch allocates and does nothing else; the two counters are zeroed once for each stream."""
     rewards, ids, sequences = (x.to(DEVICE) for x in problem(8, torch.float32))
     zeros = torch.zeros(2, dtype=torch.int32, device=DEVICE)
-    kernel = CountedKernel(advantage_kernel.advantage_kernel)
-    monkeypatch.setattr(advantage_kernel, "advantage_kernel", kernel)
-    monkeypatch.setattr(advantage_kernel, "counters", lambda device: zeros)
+    kernel = CountedKernel(fused.advantage_kernel)
+    monkeypatch.setattr(fused, "advantage_kernel", kernel)
+    monkeypatch.setattr(fused, "counters", lambda device: zeros)
     with Operations() as operations:
-        advantage_kernel.group_advantage(rewards, ids, sequence_ids_T=sequences if with_tokens else None)
+        fused.group_advantage(rewards, ids, sequence_ids_T=sequences if with_tokens else None)
     assert kernel.launches == 1
     assert set(operations.names) == {"empty", "new_empty"} if with_tokens else {"empty"}
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from aslfast_kernels import policy_loss, policy_loss_kernel, policy_loss_table
-from aslfast_kernels.policy_loss_token import k3, ratio_of
 
-from tests.kernels.triton.interpreter import DEVICE
-from tests.kernels.triton.launches import CountedKernel, Operations
+from aslfast_kernels import policy_loss
+from aslfast_kernels.losses import fused, sequence_table
+from aslfast_kernels.losses.token_math import k3, ratio_of
+from tests.support.kernel_launches import CountedKernel, Operations
 from tests.support.policy_cases import CASES, batch, call, naive
+from tests.support.triton_interpreter import DEVICE
 
 EPS32 = torch.finfo(torch.float32).eps
 
@@ -23,8 +24,8 @@ EPS32 = torch.finfo(torch.float32).eps
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several blocks, some within one sequence and some not, and several programs where none waits."""
-    monkeypatch.setattr(policy_loss_kernel, "BLOCK", 8)
-    monkeypatch.setattr(policy_loss_table, "MIN_SLOTS", 64)
+    monkeypatch.setattr(fused, "BLOCK", 8)
+    monkeypatch.setattr(sequence_table, "MIN_SLOTS", 64)
 
 
 def on_device(columns):
@@ -69,14 +70,14 @@ def test_against_the_loop(case, aggregate, dtype):
     for got, own, want in zip(metrics[:5], own_metrics[:5], want_metrics, strict=True):
         assert_close(got, own, want, abs(want))
     assert int(metrics[5]) == int(own_metrics[5])
-    assert 0 < float(metrics[0]) < 1, "a case that clips nothing proves nothing"
+    assert 0 < float(metrics[0]) < 1, "a case that clips nothing tests nothing"
 
 
 @pytest.mark.parametrize("aggregate", ["token_mean", "sequence_mean"])
 def test_default_and_tensor_normalizers(aggregate):
     columns = batch(torch.float32)
-    live = columns["mask_T"] & (columns["sequence_ids_T"] >= 0)
-    count = int(live.sum()) if aggregate == "token_mean" else len(columns["sequence_ids_T"][live].unique())
+    kept = columns["mask_T"] & (columns["sequence_ids_T"] >= 0)
+    count = int(kept.sum()) if aggregate == "token_mean" else len(columns["sequence_ids_T"][kept].unique())
     results = [
         run(columns, {}, aggregate=aggregate, normalizer=n)[:2]
         for n in (None, count, torch.tensor(count, device=DEVICE), torch.tensor(float(count), device=DEVICE).double())
@@ -88,7 +89,7 @@ def test_default_and_tensor_normalizers(aggregate):
 @pytest.mark.parametrize("aggregate", ["token_mean", "sequence_mean"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_micro_batches_add_up(case, aggregate):
-    """Cut between sequences, one part without a live token: gradients to the bit, losses to their own rounding."""
+    """Cut between sequences, one part without a loss token: gradients to the bit, losses to their own rounding."""
     columns = batch(torch.float32)
     options = {"aggregate": aggregate, "normalizer": 9.0}
     loss, gradient, metrics = run(columns, case, **options)
@@ -117,7 +118,7 @@ def test_masked_tokens_are_never_read(case):
 @pytest.mark.parametrize("case", [CASES["gspo dual kl tis"], CASES["cispo"]])
 @pytest.mark.parametrize("aggregate", ["token_mean", "sequence_mean"])
 @pytest.mark.parametrize("tokens", [0, 60])
-def test_no_live_token_gives_zero_and_zero_gradient(case, aggregate, tokens):
+def test_no_loss_token_gives_zero_and_zero_gradient(case, aggregate, tokens):
     columns = {k: v[:tokens] for k, v in batch(torch.float32).items()}
     columns["mask_T"] = torch.zeros_like(columns["mask_T"])
     loss, gradient, metrics = run(columns, case, aggregate=aggregate)
@@ -127,7 +128,7 @@ def test_no_live_token_gives_zero_and_zero_gradient(case, aggregate, tokens):
 
 
 @pytest.mark.parametrize("column", ["logp_T", "old_logp_T", "advantage", "ref_logp_T", "sampler_logp_T"])
-def test_nan_of_a_live_token_reaches_the_loss(column):
+def test_nan_of_a_loss_token_reaches_the_loss(column):
     columns = batch(torch.float32)
     columns[column][3] = torch.nan
     columns["mask_T"][3] = True
@@ -189,24 +190,24 @@ def test_limits_are_refused(monkeypatch):
     columns = batch(torch.float64)
     with pytest.raises(TypeError, match=r'got torch.float64; pass impl="torch"'):
         run(columns, {})
-    monkeypatch.setattr(policy_loss_table, "MAX_TOKENS", 59)
+    monkeypatch.setattr(sequence_table, "MAX_TOKENS", 59)
     with pytest.raises(ValueError, match="logp_T: got 60 tokens, the kernel takes 59"):
         run(batch(torch.float32), {})
 
 
 @pytest.mark.parametrize("ratio_level", ["token", "sequence"])
 def test_one_launch_forward_and_one_backward(ratio_level, monkeypatch):
-    """Beside them torch allocates, takes views and nothing else."""
+    """Apart from them torch allocates and takes views, and does nothing else."""
     columns = on_device(batch(torch.float32))
     zeros = torch.zeros(2, dtype=torch.int32, device=DEVICE)
     kernels = []
     for name in ("policy_loss_kernel", "policy_loss_backward_kernel"):
-        kernels.append(CountedKernel(getattr(policy_loss_kernel, name)))
-        monkeypatch.setattr(policy_loss_kernel, name, kernels[-1])
-    monkeypatch.setattr(policy_loss_kernel, "counters", lambda device: zeros)
+        kernels.append(CountedKernel(getattr(fused, name)))
+        monkeypatch.setattr(fused, name, kernels[-1])
+    monkeypatch.setattr(fused, "counters", lambda device: zeros)
     with Operations() as operations:
-        result = policy_loss_kernel.policy_loss(**columns, tis_cap=2.0, ratio_level=ratio_level)
-        policy_loss_kernel.policy_loss_backward(result.gradient_T, result.normalizer, result.loss, torch.float32)
+        result = fused.policy_loss(**columns, tis_cap=2.0, ratio_level=ratio_level)
+        fused.policy_loss_backward(result.gradient_T, result.normalizer, result.loss, torch.float32)
     assert [kernel.launches for kernel in kernels] == [1, 1]
     assert set(operations.names) <= {"empty", "view", "detach"}
 
@@ -219,25 +220,8 @@ def test_operator(impl):
         columns[k] for k in ("logp_T", "old_logp_T", "advantage", "sequence_ids_T", "mask_T")
     )
     new.requires_grad_()
-    sequence_mean = (
-        0.1,
-        0.1,
-        None,
-        None,
-        0.0,
-        "sequence",
-        "ppo",
-        None,
-        None,
-        "sequence_mean",
-        None,
-        None,
-        "token",
-        impl,
-    )
-    torch.library.opcheck(
-        torch.ops.aslfast_kernels.policy_loss.default, (new, old, advantage, ids, mask, *sequence_mean)
-    )
+    options = (0.1, 0.1, None, None, 0.0, "sequence", "ppo", None, None, "sequence_mean", None, None, "token", impl)
+    torch.library.opcheck(torch.ops.aslfast_kernels.policy_loss.default, (new, old, advantage, ids, mask, *options))
 
     def step(new):
         loss, metrics = policy_loss(new, old, advantage, sequence_ids_T=ids, mask_T=mask, impl=impl)
@@ -247,9 +231,9 @@ def test_operator(impl):
     for function in (step, torch.compile(step, fullgraph=True, backend="aot_eager")):
         for autocast in (False, True):
             with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=autocast):
-                loss, share = function(new)
+                loss, fraction = function(new)
             (gradient,) = torch.autograd.grad(loss, new)
-            results.append(torch.cat([loss.detach()[None], share[None], gradient]))
+            results.append(torch.cat([loss.detach()[None], fraction[None], gradient]))
     assert all(torch.equal(result, results[0]) for result in results)
     assert float(results[0].abs().min()) == 0.0 < float(results[0][2:].abs().max())
 
