@@ -43,7 +43,7 @@ def _batch_std(reward_ptr, n, WIDE: tl.constexpr):
     return tl.where(tl.max(differs) > 0, tl.sqrt(tl.sum(square) / n), 0.0)
 
 
-# More than 6 parameters here and below: Triton passes pointers, sizes and constants one by one.
+# More than 6 parameters: Triton passes pointers, sizes and constants one by one.
 @triton.jit
 def _group_sums(reward_ptr, group_ptr, own_group, own_reward, n, ROWS: tl.constexpr, COLS: tl.constexpr):
     """Return, for each row's group, its size, its sum and whether two rewards differ."""
@@ -62,6 +62,7 @@ def _group_sums(reward_ptr, group_ptr, own_group, own_reward, n, ROWS: tl.conste
     return tl.sum(size, 1).to(tl.float64), tl.sum(total, 1), tl.max(differs, 1)
 
 
+# More than 6 parameters: as above.
 @triton.jit
 def _group_std(reward_ptr, group_ptr, own_group, size, mean, n, ROWS: tl.constexpr, COLS: tl.constexpr):
     """Return the population std of each row's group, from centred sums."""
@@ -76,6 +77,7 @@ def _group_std(reward_ptr, group_ptr, own_group, size, mean, n, ROWS: tl.constex
     return tl.sqrt(tl.sum(square, 1) / size)
 
 
+# More than 6 parameters: as above.
 @triton.jit(do_not_specialize=["n", "tokens"])
 def advantage_kernel(
     reward_ptr,

@@ -74,7 +74,7 @@ def _coefficient_entry(softcap: bool) -> Entry:
 
 
 def _logits_entry(part: str, kernel: Any, dtype: str, full: bool) -> Entry:
-    """full: softcap and entropy."""
+    """Return one of the two kernels; full: with softcap and entropy."""
     signature = dict.fromkeys(("T", "V", "stride", "out_stride"), "i32")
     signature |= {"logits_ptr": f"*{dtype}", "out_ptr": f"*{dtype}", "target_ptr": "*i64", "rows_ptr": "*fp32"}
     signature |= {"statistics_ptr": "*fp32", "inverse_temperature": "fp32", "softcap": "fp32"}

@@ -1,4 +1,4 @@
-"""What the operators of the log-probs share: the choice of an implementation, and how it is run.
+"""What the operators of the log-probs have in common: the choice of an implementation, and how it is run.
 
 An operator carries its implementation's name; `reference` and `fused` hold the same functions. What looks at values
 (masks, the range of targets) happens within operators, where a compiled graph does not break.

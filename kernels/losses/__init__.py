@@ -1,1 +1,1 @@
-"""Policy-gradient losses over a flat stream of tokens."""
+"""Policy-gradient losses over one stream of tokens."""

@@ -76,10 +76,8 @@ def policy_loss(
         slope_L = _sequence_mean(slope_L, ids_L)  # every token moves the ratio of all of its sequence
     kl_L = torch.zeros_like(loss_L)
     if ref_logp_T is not None:
-        to_ref_L = ref_logp_T[keep_T].to(dtype) - logp_L
-        kl_L = _k3(to_ref_L)
-        loss_L = loss_L + kl_coef * kl_L
-        slope_L = slope_L - kl_coef * to_ref_L.expm1().masked_fill(to_ref_L.abs() > MAX_LOG_RATIO, 0.0)
+        kl_L, kl_slope_L = _kl_to_reference(ref_logp_T[keep_T].to(dtype) - logp_L)
+        loss_L, slope_L = loss_L + kl_coef * kl_L, slope_L - kl_coef * kl_slope_L
     weight_L, count = _aggregation_weights(loss_L, ids_L, aggregate)
     # As a tensor of the loss's dtype: a float64 normalizer must not widen the loss.
     divisor = torch.as_tensor(max(count, 1) if normalizer is None else normalizer).to(loss_L)
@@ -136,6 +134,11 @@ def _exp(log_ratio_L: Tensor) -> Tensor:
 def _k3(log_ratio_L: Tensor) -> Tensor:
     bounded_L = log_ratio_L.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return torch.expm1(bounded_L) - bounded_L
+
+
+def _kl_to_reference(to_ref_L: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the k3 estimate of each token and its slope by ref - logp."""
+    return _k3(to_ref_L), to_ref_L.expm1().masked_fill(to_ref_L.abs() > MAX_LOG_RATIO, 0.0)
 
 
 def _log_ratio(logp_L: Tensor, old_L: Tensor, ids_L: Tensor | None, ratio_level: str) -> Tensor:

@@ -19,7 +19,7 @@ ULP32 = torch.finfo(torch.float32).eps
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several blocks, and several programs where none waits, at sizes the interpreter gets through."""
-    for name, size in {"ROWS": 4, "COLS": 8, "BLOCK": 32}.items():
+    for name, size in {"ROWS": 8, "COLS": 8, "BLOCK": 32}.items():
         monkeypatch.setattr(fused, name, size)
 
 

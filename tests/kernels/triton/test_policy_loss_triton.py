@@ -24,7 +24,7 @@ EPS32 = torch.finfo(torch.float32).eps
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Several blocks, some within one sequence and some not, and several programs where none waits."""
-    monkeypatch.setattr(fused, "BLOCK", 8)
+    monkeypatch.setattr(fused, "BLOCK", 16)
     monkeypatch.setattr(sequence_table, "MIN_SLOTS", 64)
 
 
