@@ -19,12 +19,10 @@ MODULES = {
 def imported(name: str) -> set[str]:
     """Return the package's modules that the module imports, at its head or within functions."""
     package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
-    found = set()
+    parts, found = package.split("."), set()
     for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = ".".join(
-                [*package.split(".")[: len(package.split(".")) - node.level + 1], *filter(None, [node.module])]
-            )
+            base = ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [node.module])])
             found |= {base if base in MODULES else "", *(f"{base}.{alias.name}" for alias in node.names)}
     return (found & MODULES.keys()) - {package, name}
 
@@ -50,3 +48,9 @@ def test_all_operators_are_in_one_namespace():
     names = "group_advantage linear_logprob linear_logprob_backward logprob logprob_backward"
     names += " policy_loss policy_loss_backward scale_residual"
     assert ours == {f"aslfast_kernels::{name}" for name in names.split()}
+
+
+def test_an_install_of_kernels_alone_has_every_package():
+    listed = (FOLDER / "pyproject.toml").read_text(encoding="utf-8")
+    packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert len(packages) == 5 and {name for name in packages if f'"{name}"' not in listed} == set()
