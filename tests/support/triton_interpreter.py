@@ -3,8 +3,8 @@
 The interpreter keeps bfloat16 as uint16 and so multiplies, adds and contracts the bit patterns as integers; its
 float32 -> bfloat16 cast truncates where the hardware rounds to nearest even. Both are silent.
 
-Two thirds of its time go where nothing comes of it. Every call of a device function wraps each function of
-triton.language in one more layer, and never takes it off. Every int32 sum and product is done again in int64 for an
+It also spends two thirds of its time without effect. Every call of a device function wraps each function of
+triton.language in one more layer that is never removed. Every int32 sum and product is computed again in int64 for an
 overflow check that runs only in debug mode.
 """
 
