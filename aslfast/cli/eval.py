@@ -14,7 +14,7 @@ from rich.table import Table
 from aslfast.cli.progress import stdout
 from aslfast.cli.rollout import counts, open_all, play, with_settings
 from aslfast.metrics.bootstrap import RESAMPLES, bootstrap_mean, paired_difference
-from aslfast.metrics.scoring import METRICS, Share, policy_scores, question_scores
+from aslfast.metrics.scoring import METRICS, Proportion, policy_scores, question_scores
 from aslfast.trainer.datasets import policy_evals
 
 TITLES = {
@@ -72,7 +72,7 @@ def _means(scores: Mapping[str, Sequence[float]], seed: int) -> dict[str, Any]:
     means = {}
     for name, values in scores.items():
         flat = name in METRICS and set(values) in ({0.0}, {1.0})
-        made = Share.of(sum(values), len(values)) if flat else bootstrap_mean(values, seed)
+        made = Proportion.of(sum(values), len(values)) if flat else bootstrap_mean(values, seed)
         means[name] = {"value": made.value, "low": made.low, "high": made.high}
     return means
 

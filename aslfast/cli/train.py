@@ -10,7 +10,8 @@ from typing import Any
 from aslfast.cli.progress import Meter, quiet_libraries, stdout
 from aslfast.config import RunConfig, to_toml
 from aslfast.metrics.alarm_tables import alarm_lines, monitor_tables
-from aslfast.metrics.tables import RunLog, reuse_table, table
+from aslfast.metrics.run_log import RunLog
+from aslfast.metrics.tables import prefix_cache_table, table
 from aslfast.preflight import dry_run
 
 
@@ -120,9 +121,9 @@ def print_report(run: Path, as_json: bool) -> None:
         return
     console = stdout()
     console.print(table(log, console.width))
-    if log.reuse():
-        console.print(reuse_table(log))
-    if log.monitored():
+    if log.prefix_cache():
+        console.print(prefix_cache_table(log))
+    if log.has_alarms():
         console.print(*monitor_tables(log))
     for text in alarm_lines(log):
         console.print(text, markup=False, style="bold red", soft_wrap=True)

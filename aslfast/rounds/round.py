@@ -16,7 +16,7 @@ from aslfast.core import Group, Task
 from aslfast.data.trajectories import Record
 from aslfast.errors import UserError
 from aslfast.learner.advantage import advantages
-from aslfast.metrics.health import step_figures
+from aslfast.metrics.health import step_health
 from aslfast.rounds import commit, replicas
 from aslfast.rounds.context import Loop
 from aslfast.rounds.phases import Phase, phases_of
@@ -71,7 +71,7 @@ async def _step(loop: Loop, phase: Phase, tasks: Sequence[Task]) -> tuple[list[G
     stats = learn_from(loop, phase.name, groups) if phase.config.learn else dict(NO_UPDATE)
     seconds = time.perf_counter() - started
     timing = {"tokens_per_s": loop.sampled_tokens / seconds, "seconds": seconds}
-    figures = {**summary(groups), **step_figures(phase.role, groups, loop.oracle)}
+    figures = {**summary(groups), **step_health(phase.role, groups, loop.oracle)}
     return groups, {**figures, **stats, **loop.counts(), **timing}
 
 

@@ -23,13 +23,13 @@ async def measure(loop: Loop, environment: Environment, done: Callable[[Trajecto
     rollout = replace(loop.rollout, tool=build_search_tool(config, environment.eval_index))
     seed, at_once = stable_seed(config.seed, "evaluation"), 2 * config.sampler.max_running_requests
     judged = config.policy.verdicts_per_answer > 0  # else no judge pays anyone
-    probe = judge_probe.Probe(config) if judged and config.monitor.judge_probe else None
+    probe = judge_probe.JudgeProbe(config) if judged and config.monitor.judge_probe else None
     return await ground_truth_scores(rollout, environment, seed, at_once, done=done, probe=probe, ranks=loop.ranks)
 
 
 async def ground_truth_scores(
     rollout: Rollout, environment: Environment, seed: int, at_once: int, adapters: bool = True,
-    done: Callable[[Trajectory], None] | None = None, probe: judge_probe.Probe | None = None, ranks: ProcessGroup = SINGLE_PROCESS,
+    done: Callable[[Trajectory], None] | None = None, probe: judge_probe.JudgeProbe | None = None, ranks: ProcessGroup = SINGLE_PROCESS,
 ) -> dict[str, Any]:  # fmt: skip
     """The scores of every role that the environment can measure; None for those of the others. The probe comes last, so
     that it moves no bit of the rest."""
@@ -45,7 +45,7 @@ async def ground_truth_scores(
     if environment.generator_evals and environment.oracle:
         written = await play(environment.generator_evals)
         scores |= scoring.generator_scores(written, environment.oracle)
-    return {**await probe.figures(answered, play), **scores} if probe else scores
+    return {**await probe.evaluate(answered, play), **scores} if probe else scores
 
 
 async def run_all(

@@ -18,7 +18,7 @@ from aslfast.checkpoint.run_dir import LEDGER, RunDir, check_new_run_dir, read_r
 from aslfast.config import RunConfig
 from aslfast.distributed.process_group import ProcessGroup, init_process_group
 from aslfast.learner.learner import Learner
-from aslfast.metrics import alarms
+from aslfast.metrics import monitor
 from aslfast.models import lora
 from aslfast.models.fsdp import shard_base_model
 from aslfast.rounds import commit, replicas
@@ -206,13 +206,13 @@ async def _rounds(loop: Loop, environment: Environment, report: Report) -> None:
         scores = await measure(loop, environment, lambda t: report("trajectory", {"tokens": t.n_sampled}))
         loop.clock()
         line = {"round": loop.round, **scores, "seconds": loop.seconds}
-        line = alarms.watched(loop.run.path, line, len(loop.pool), loop.config.monitor)
+        line = monitor.monitored_run(loop.run.path, line, len(loop.pool), loop.config.monitor)
         line = replicas.broadcast_record(loop.ranks, line)  # who has the lines before it
         loop.round, loop.seconds = loop.round + 1, 0.0
         commit.measured(loop, line, last=loop.round > loop.config.rounds)
         report("evaluated", line)
-        for text in alarms.alarms_of(line):
+        for text in monitor.alarm_texts(line):
             loop.notice(text)
         gc.collect()
         if loop.round <= loop.config.rounds:
-            alarms.check(line, loop.config.monitor, resume_command(loop.run.path))
+            monitor.stop_for_alarms(line, loop.config.monitor, resume_command(loop.run.path))

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from aslfast.errors import UserError
 from aslfast.metrics.plots import draw
-from aslfast.metrics.tables import RunLog, markdown_table, reuse_table, table
+from aslfast.metrics.run_log import RunLog
+from aslfast.metrics.tables import markdown_table, prefix_cache_table, table
 from tests.support.run_files import round_line, write_run
 
 
@@ -83,9 +84,9 @@ def test_reuse_is_summed_by_role_over_the_steps(tmp_path):
     counts = {"requests": 2, "context": 100, "reusable": 60, "reusable_own": 50, "reused": 65, "missed": 15}
     steps = [{"reuse": {"grm": counts, "policy": counts}}, {"reuse": {"grm": counts}}]
     log = RunLog.read(write_run(tmp_path / "run", [round_line(0, 0.1, None, ())], steps))
-    assert log.reuse() == {"grm": {key: 2 * n for key, n in counts.items()}, "policy": counts}
+    assert log.prefix_cache() == {"grm": {key: 2 * n for key, n in counts.items()}, "policy": counts}
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(reuse_table(log))
+    console.print(prefix_cache_table(log))
     said = console.export_text().splitlines()
     assert [line.split() for line in said if "%" in line] == [
         ["grm", "4", "200", "130", "120", "75.0%"], ["policy", "2", "100", "65", "60", "75.0%"]

@@ -85,7 +85,7 @@ def test_f1(answer, references):
 
 @given(VERDICTS)
 def test_verdict_entropy(verdicts):
-    """Against the cross-entropy of the verdicts with their own distribution; at most ln 2, and that at one half alone."""
+    """Against the cross-entropy of the verdicts with itself; at most ln 2, and that at p = 1/2 alone."""
     p = sum(v == "correct" for v in verdicts) / len(verdicts)
     entropy = rewards.verdict_entropy(verdicts)
     wanted = sum(-math.log(p if v == "correct" else 1 - p) for v in verdicts) / len(verdicts)
