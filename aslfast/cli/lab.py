@@ -1,4 +1,4 @@
-"""`aslfast lab train-base` and `aslfast lab measure`."""
+"""The work of `aslfast lab train-base` and `aslfast lab measure`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ FIRST_WORLD = 1001  # far from the seeds that runs use
 
 
 def train_base(out: Path, seed: int, quiet: bool) -> None:
+    """Train the tiny base into a new folder. Raise UserError."""
     from aslfast.lab import pretrain
 
     quiet_libraries()
@@ -27,32 +28,28 @@ def train_base(out: Path, seed: int, quiet: bool) -> None:
         pretrain.train_base(out, seed, report)
 
 
-def measure(model: str, worlds: int, quiet: bool) -> list[dict[str, Any]]:
+def evaluate_base(model: str, worlds: int, quiet: bool) -> list[dict[str, Any]]:
+    """Return the scores of a base at the three roles, one dict a world. Raise UserError."""
     from aslfast.trainer.lab_evaluation import measure_base
 
     quiet_libraries()
-    measured = []
+    evaluated = []
     with Meter("measure", worlds, "worlds", quiet) as meter:
         for seed in range(FIRST_WORLD, FIRST_WORLD + worlds):
-            measured += measure_base(model, [seed])
+            evaluated += measure_base(model, [seed])
             meter.advance()
-    return measured
+    return evaluated
 
 
-def print_measured(measured: Sequence[Mapping[str, Any]]) -> None:
-    hops = sorted({name for world in measured for name in world["by_hops"]})
+def print_evaluated(evaluated: Sequence[Mapping[str, Any]]) -> None:
+    """Print the scores as a table, one row a world."""
+    hops = sorted({name for world in evaluated for name in world["by_hops"]})
+    by_hops = [f"{h} hop{'s' * (h != '1')}" for h in hops]
     made = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for name in (
-        "world",
-        "policy",
-        *(f"{h} hop{'s' * (h != '1')}" for h in hops),
-        "GRM",
-        "reference right",
-        "solvable",
-    ):
+    for name in ("world", "policy", *by_hops, "GRM", "reference right", "solvable"):
         made.add_column(name, justify="right")
-    for number, world in enumerate(measured, 1):
-        by_hops = [f"{world['by_hops'][h]['accuracy']:.3f}" if h in world["by_hops"] else "-" for h in hops]
-        shares = [f"{world[key]:.3f}" for key in ("grm_accuracy", "reference_right", "solvable_share")]
-        made.add_row(str(world.get("world", number)), f"{world['policy_accuracy']:.3f}", *by_hops, *shares)
+    for number, world in enumerate(evaluated, 1):
+        accuracies = [f"{world['by_hops'][h]['accuracy']:.3f}" if h in world["by_hops"] else "-" for h in hops]
+        scores = [f"{world[key]:.3f}" for key in ("grm_accuracy", "reference_right", "solvable_share")]
+        made.add_row(str(world.get("world", number)), f"{world['policy_accuracy']:.3f}", *accuracies, *scores)
     stdout().print(made)

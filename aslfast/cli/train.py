@@ -1,39 +1,37 @@
-"""`aslfast train` and `aslfast report`: the plan, the progress, the table."""
+"""The work of `aslfast train`: the plan, the run with its progress, the report at its end."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aslfast.cli.progress import Meter, quiet_libraries, stdout
+from aslfast.cli.options import print_json
+from aslfast.cli.progress import Meter, quiet_libraries
 from aslfast.config import RunConfig, to_toml
-from aslfast.metrics.alarm_tables import alarm_lines, monitor_tables
-from aslfast.metrics.run_log import RunLog
-from aslfast.metrics.tables import prefix_cache_table, table
 from aslfast.preflight import dry_run
 
 
 def print_plan(config: RunConfig, as_json: bool) -> None:
+    """Print the resolved configuration and the work that it asks for: as JSON, or as a recipe with comments."""
     if as_json:
         phases = [asdict(phase) for phase in dry_run.phases(config)]
         counts = {
             "round_trajectories": dry_run.round_trajectories(config),
             "total_trajectories": dry_run.total_trajectories(config),
         }
-        print(json.dumps({"config": asdict(config), "phases": phases, **counts}))
+        print_json({"config": asdict(config), "phases": phases, **counts})
     else:
-        print(f"{to_toml(config)}\n{comment(dry_run.describe(config))}")
+        print(f"{to_toml(config)}\n{toml_comment(dry_run.describe(config))}")
 
 
-def comment(text: str) -> str:
-    """As TOML comments, so that all of a dry run's output is a recipe."""
+def toml_comment(text: str) -> str:
+    """Return a text as TOML comments, so that all output of a dry run is a recipe."""
     return "\n".join(f"# {line}" for line in text.splitlines())
 
 
 class TrainProgress:
-    """Turns train's reports into one bar over all trajectories of the run; a step moves it by what was planned."""
+    """Shows a run's reports as one bar over all its trajectories; a step moves it by as many as were planned."""
 
     def __init__(self, config: RunConfig, meter: Meter) -> None:
         self.meter = meter
@@ -53,7 +51,7 @@ class TrainProgress:
         left = [phase for phase in self.phases.values() if number and phase.name not in at["phases_done"]]
         done += sum(phase.steps * phase.per_step for phase in self.phases.values() if number and phase not in left)
         done += at["phase_step"] * left[0].per_step if left else 0
-        place = f" {left[0].name} after step {at['phase_step']}/{left[0].steps}" if left else ", to be measured"
+        place = f" {left[0].name} after step {at['phase_step']}/{left[0].steps}" if left else ", before its evaluation"
         self.meter.say(f"resumed in round {number}/{self.rounds}{place}")
         self.meter.move_to(done)
         self.meter.restart()
@@ -70,21 +68,21 @@ class TrainProgress:
         number = values["round"]
         if number == 0:
             self.meter.restart()  # opening the model says nothing about the pace
-        self.meter.move_to(number * (self.round_size + self.eval_size), note=f"round {number}/{self.rounds} measuring")
+        done = number * (self.round_size + self.eval_size)
+        self.meter.move_to(done, note=f"round {number}/{self.rounds} evaluating")
 
     def _trajectory(self, values: dict[str, Any]) -> None:
         self.meter.advance(1, values["tokens"])
 
     def _evaluated(self, line: dict[str, Any]) -> None:
-        number = line["round"]
-        self.meter.say(
-            f"round {number}/{self.rounds}: policy accuracy {100 * line['policy_accuracy']:.1f}% "
-            f"({line['seconds']:.0f} s)"
-        )
+        number, accuracy = line["round"], 100 * line["policy_accuracy"]
+        self.meter.say(f"round {number}/{self.rounds}: policy accuracy {accuracy:.1f}% ({line['seconds']:.0f} s)")
         self.meter.move_to(number * self.round_size + (number + 1) * self.eval_size)
 
 
 def train_run(config: RunConfig, out: Path, quiet: bool, as_json: bool) -> None:
+    """Train a run into a new folder and print its report. Raise UserError."""
+    from aslfast.cli.report import print_report
     from aslfast.distributed.process_group import is_rank_zero
     from aslfast.trainer.train import train
 
@@ -96,7 +94,9 @@ def train_run(config: RunConfig, out: Path, quiet: bool, as_json: bool) -> None:
 
 
 def resume_run(run: Path, quiet: bool, as_json: bool) -> None:
+    """Go on with a run and print its report. Raise UserError."""
     from aslfast.checkpoint.run_dir import read_run_config
+    from aslfast.cli.report import print_report
     from aslfast.distributed.process_group import is_rank_zero
     from aslfast.trainer.train import resume
 
@@ -108,23 +108,3 @@ def resume_run(run: Path, quiet: bool, as_json: bool) -> None:
     with Meter("train", dry_run.total_trajectories(config), "trajectories", quiet) as meter:
         resume(run, TrainProgress(config, meter))
     print_report(run, as_json)
-
-
-def print_report(run: Path, as_json: bool) -> None:
-    """The table on stdout, the picture into the run."""
-    from aslfast.metrics.plots import draw
-
-    log = RunLog.read(run)
-    picture = draw(run)
-    if as_json:
-        print(json.dumps({"run": str(run), "curves": str(picture), **log.as_json()}))
-        return
-    console = stdout()
-    console.print(table(log, console.width))
-    if log.prefix_cache():
-        console.print(prefix_cache_table(log))
-    if log.has_alarms():
-        console.print(*monitor_tables(log))
-    for text in alarm_lines(log):
-        console.print(text, markup=False, style="bold red", soft_wrap=True)
-    print(f"{log.sentence()}\nCurves: {picture}")
