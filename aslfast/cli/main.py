@@ -33,7 +33,7 @@ class OneLineErrors(TyperGroup):
     """A group whose commands end bad input in one line on stderr and exit code 2, never in a traceback."""
 
     def invoke(self, ctx: typer.Context) -> object:
-        """Run the command; raise typer.Exit for the errors that a user can mend."""
+        """Run the command; raise typer.Exit for the errors that a user can fix."""
         try:
             return super().invoke(ctx)
         except UserError as error:

@@ -21,7 +21,7 @@ ROLE_METRICS = ("tokens", "entropy", "finished", "repeated_queries")
 
 
 def step_health(role: Role, groups: Sequence[Group], oracle: Oracle | None) -> dict[str, float | None]:
-    """Return the monitor's metrics of a step, for its line beside `entropy` and `finished`.
+    """Return the monitor's metrics of a step, for its line, along with `entropy` and `finished`.
 
     oracle: of the world to learn in.
     """

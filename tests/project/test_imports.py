@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.import_graph import Import, circles, imports_of, modules_of, wrong_way
+from tests.support.source_tree.imports import Import, circles, imports_of, modules_of, wrong_way
 
 ROOT = Path(__file__).resolve().parents[2]
 FLOORS = (  # the lowest first; the packages of one floor never import each other

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.source_sizes import (
+from tests.support.source_tree.sizes import (
     crowded_folders,
     long_signatures,
     n_lines,
@@ -80,6 +80,7 @@ MANY = "a, b, c, d, e, f, g"
         (f"# one parameter an option\ndef explained({MANY}): pass", []),
         (f"# one parameter an option\n@decorated\ndef explained({MANY}): pass", []),
         (f"def explained(\n    {MANY}\n):  # one parameter an option\n    pass", []),
+        (f"@triton.jit\ndef kernel({MANY}): pass", []),
         ("class A:\n    def fits(self, a, b, c, d, e, f): pass", []),
     ],
 )
