@@ -27,8 +27,8 @@ TITLES = {
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One target, evaluated."""
+class TargetScores:
+    """The scores of one target."""
 
     report: Report
     scores: Mapping[str, Sequence[float]]  # metric -> a value a question
@@ -49,7 +49,7 @@ def evaluate(targets: Sequence[str], source: QuestionSource, overrides: Override
     return {"a": first.report, "b": second.report, "difference": _differences(first, second)}
 
 
-def _evaluate(target: str, source: QuestionSource, overrides: Overrides, quiet: bool) -> Evaluation:
+def _evaluate(target: str, source: QuestionSource, overrides: Overrides, quiet: bool) -> TargetScores:
     session, questions = open_all(target, "policy", source, overrides)
     trajectories, speed = play(session, policy_evals(questions, session.config.model.prompts), "eval", quiet)
     seed, version = session.config.seed, session.version
@@ -60,7 +60,7 @@ def _evaluate(target: str, source: QuestionSource, overrides: Overrides, quiet: 
         "model": target, "data": str(source.data), "index": source.index, "seed": seed, "adapter_version": version,
         **policy_scores(trajectories), "metrics": _means(scores, seed), "resamples": RESAMPLES, **speed,
     }  # fmt: skip
-    return Evaluation(report, scores, [question.hops for question in questions])
+    return TargetScores(report, scores, [question.hops for question in questions])
 
 
 def _means(scores: Mapping[str, Sequence[float]], seed: int) -> dict[str, dict[str, float]]:
@@ -73,7 +73,7 @@ def _means(scores: Mapping[str, Sequence[float]], seed: int) -> dict[str, dict[s
     return means
 
 
-def _differences(a: Evaluation, b: Evaluation) -> dict[str, dict[str, float]]:
+def _differences(a: TargetScores, b: TargetScores) -> dict[str, dict[str, float]]:
     """Return B - A by metric, and of exact match by hops where they are known."""
     pairs = {name: (a.scores[name], b.scores[name]) for name in a.scores}
     for known in sorted(set(a.hops) - {0}):

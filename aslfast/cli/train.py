@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from aslfast.cli.options import print_json
 from aslfast.cli.progress import Meter, quiet_libraries
@@ -30,59 +29,10 @@ def toml_comment(text: str) -> str:
     return "\n".join(f"# {line}" for line in text.splitlines())
 
 
-class TrainProgress:
-    """Shows a run's reports as one bar over all its trajectories; a step moves it by as many as were planned."""
-
-    def __init__(self, config: RunConfig, meter: Meter) -> None:
-        self.meter = meter
-        self.round_size = dry_run.round_trajectories(config)
-        self.eval_size = dry_run.evaluation_trajectories(config)
-        self.phases = {phase.name: phase for phase in dry_run.phases(config)}
-        self.rounds = config.rounds
-
-    def __call__(self, event: str, values: dict[str, Any]) -> None:
-        getattr(self, f"_{event}")(values)
-
-    def _setup(self, values: dict[str, Any]) -> None:
-        self.meter.advance(0, note=f"opening {values['what']}")
-
-    def _resumed(self, at: dict[str, Any]) -> None:
-        number, done = at["round"], at["round"] * self.eval_size + max(0, at["round"] - 1) * self.round_size
-        left = [phase for phase in self.phases.values() if number and phase.name not in at["phases_done"]]
-        done += sum(phase.steps * phase.per_step for phase in self.phases.values() if number and phase not in left)
-        done += at["phase_step"] * left[0].per_step if left else 0
-        place = f" {left[0].name} after step {at['phase_step']}/{left[0].steps}" if left else ", before its evaluation"
-        self.meter.say(f"resumed in round {number}/{self.rounds}{place}")
-        self.meter.move_to(done)
-        self.meter.restart()
-
-    def _step(self, line: dict[str, Any]) -> None:
-        phase = self.phases[line["phase"]]
-        place = f"round {line['round']}/{self.rounds} {line['phase']} step {line['step']}/{phase.steps}"
-        self.meter.advance(phase.per_step, line["sampled_tokens"], f"{place} reward {line['reward']:.2f}")
-
-    def _notice(self, values: dict[str, Any]) -> None:
-        self.meter.say(values["text"])
-
-    def _evaluating(self, values: dict[str, Any]) -> None:
-        number = values["round"]
-        if number == 0:
-            self.meter.restart()  # opening the model says nothing about the pace
-        done = number * (self.round_size + self.eval_size)
-        self.meter.move_to(done, note=f"round {number}/{self.rounds} evaluating")
-
-    def _trajectory(self, values: dict[str, Any]) -> None:
-        self.meter.advance(1, values["tokens"])
-
-    def _evaluated(self, line: dict[str, Any]) -> None:
-        number, accuracy = line["round"], 100 * line["policy_accuracy"]
-        self.meter.say(f"round {number}/{self.rounds}: policy accuracy {accuracy:.1f}% ({line['seconds']:.0f} s)")
-        self.meter.move_to(number * self.round_size + (number + 1) * self.eval_size)
-
-
 def train_run(config: RunConfig, out: Path, quiet: bool, as_json: bool) -> None:
     """Train a run into a new folder and print its report. Raise UserError."""
     from aslfast.cli.report import print_report
+    from aslfast.cli.train_progress import TrainProgress
     from aslfast.distributed.process_group import is_rank_zero
     from aslfast.trainer.train import train
 
@@ -97,12 +47,13 @@ def resume_run(run: Path, quiet: bool, as_json: bool) -> None:
     """Go on with a run and print its report. Raise UserError."""
     from aslfast.checkpoint.run_dir import read_run_config
     from aslfast.cli.report import print_report
+    from aslfast.cli.train_progress import TrainProgress
     from aslfast.distributed.process_group import is_rank_zero
     from aslfast.trainer.train import resume
 
     quiet_libraries()
     if not is_rank_zero():  # it may not even see the folder
-        resume(run, lambda *_: None)
+        resume(run)
         return
     config = read_run_config(run)
     with Meter("train", dry_run.total_trajectories(config), "trajectories", quiet) as meter:

@@ -43,7 +43,7 @@ class RunLog:
     def prefix_cache(self) -> Prefixes:
         """Return the counts of prompt tokens, reusable and reused ones, by adapter, summed over all steps."""
         totals: Prefixes = {}
-        for name, counts in (item for step in self.steps for item in step.get("reuse", {}).items()):
+        for name, counts in (item for step in self.steps for item in step.get("prefix_cache", {}).items()):
             total = totals.setdefault(name, dict.fromkeys(counts, 0))
             for key, count in counts.items():
                 total[key] += count
@@ -72,7 +72,7 @@ class RunLog:
         return {
             "rounds": [{**line, "rewards": seen} for line, seen in zip(self.rounds, rewards, strict=True)],
             "policy_gain_points": self.gain(),
-            "reuse": self.prefix_cache(),
+            "prefix_cache": self.prefix_cache(),
         }
 
 

@@ -53,6 +53,10 @@ class Sampler(Protocol):
         """End a session's request under way: it returns what it has with finish="abort"."""
         ...
 
+    def flush(self) -> None:
+        """Drop all keys and values and serve the adapters as they are now: after each optimizer step."""
+        ...
+
     def close(self) -> None:
         """Free what the sampler holds; it is not used again."""
         ...

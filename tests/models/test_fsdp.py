@@ -105,9 +105,9 @@ def recipe(tmp_path_factory):
     config = replace(
         config,
         sampler=replace(config.sampler, kind="sglang", max_running_requests=8, temperature=0.9),
-        generator=replace(config.generator, steps=1, tasks=3, hops=(2, 3)),
-        grm=replace(config.grm, tasks=4, samples=4),
-        policy=replace(config.policy, steps=1, tasks=3, samples=4),
+        generator=replace(config.generator, steps=1, prompts_per_step=3, hops=(2, 3)),
+        grm=replace(config.grm, prompts_per_step=4, group_size=4),
+        policy=replace(config.policy, steps=1, prompts_per_step=3, group_size=4),
         monitor=replace(config.monitor, judge_probe=0),
     )
     file = folder / "recipe.toml"

@@ -41,5 +41,8 @@ class ScriptedSampler:
     def abort(self, session: str) -> None:
         pass
 
+    def flush(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
