@@ -16,13 +16,13 @@ from typer.core import TyperGroup
 from aslfast import __version__
 from aslfast.cli.commands.doctor import doctor
 from aslfast.cli.commands.eval import evaluate
+from aslfast.cli.commands.index import index_app
 from aslfast.cli.commands.lab import lab_app
 from aslfast.cli.commands.plan import plan
 from aslfast.cli.commands.recipes import recipes
 from aslfast.cli.commands.report import report
 from aslfast.cli.commands.rollout import rollout
 from aslfast.cli.commands.train import train
-from aslfast.cli.index_commands import index_app
 from aslfast.errors import UserError
 
 # Before torch is loaded: its threads sleep while they wait. Spinning ones halve the speed of a shared machine.

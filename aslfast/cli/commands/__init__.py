@@ -1,1 +1,1 @@
-"""The options of each command, typed and documented; a command imports its work when it runs."""
+"""The commands: their options, typed and documented. Each imports its work when it runs, so that help is fast."""

@@ -1,4 +1,4 @@
-"""The commands of `aslfast index`. They parse and print; the work is in cli_index.py."""
+"""The options of the commands of `aslfast index`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ Memory = Annotated[
 ]
 
 
+# one parameter an option: typer reads the signature
 @index_app.command("build", epilog="Example: aslfast index build passages.parquet more.jsonl --out wiki.idx")
 def build(
     corpus: Corpus,
