@@ -88,16 +88,16 @@ FLIP = {"correct": "wrong", "wrong": "correct"}
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(PROBED, min_size=1, max_size=60))
-def test_the_judge_against_the_truth(tried):
-    found = judge_probe.judge_metrics(tried, 0)
+def test_the_judge_against_the_truth(judged):
+    found = judge_probe.judge_metrics(judged, 0)
     gap, (low, high) = found["judge_truth_gap"], found["judge_truth_interval"]
-    assert -1 <= low <= gap <= high <= 1 and found["n_judge_probe"] == len(tried)
+    assert -1 <= low <= gap <= high <= 1 and found["n_judge_probe"] == len(judged)
     assert gap == pytest.approx(found["judge_pass_rate"] - found["judge_probe_accuracy"])
-    swapped = [JudgedAttempt(p.passed, True, "correct" if p.right else "wrong") for p in tried]
+    swapped = [JudgedAttempt(p.passed, True, "correct" if p.right else "wrong") for p in judged]
     assert judge_probe.judge_metrics(swapped, 0)["judge_truth_gap"] == pytest.approx(-gap)
-    other = judge_probe.judge_metrics([replace(p, side=FLIP[p.side]) for p in tried], 0)
-    right = sum(p.right for p in tried)
-    if min(right, len(tried) - right) < judge_probe.LEAST_OF_A_KIND:
+    other = judge_probe.judge_metrics([replace(p, side=FLIP[p.side]) for p in judged], 0)
+    right = sum(p.right for p in judged)
+    if min(right, len(judged) - right) < judge_probe.LEAST_OF_A_KIND:
         assert found["judge_agreement"] is None is found["verdict_bias"]
     else:
         assert 0 <= found["judge_agreement"] <= 1 and abs(found["verdict_bias"]) <= 0.5
@@ -109,8 +109,8 @@ def test_judges_of_one_mind():
     """On 30 right and 10 wrong answers: the true judge, one that accepts all, one that is silent; and no answer."""
 
     def judged(side):
-        tried = [JudgedAttempt(i < 30, True, side(i < 30)) for i in range(40)]
-        found = judge_probe.judge_metrics(tried, 0)
+        attempts = [JudgedAttempt(i < 30, True, side(i < 30)) for i in range(40)]
+        found = judge_probe.judge_metrics(attempts, 0)
         return tuple(found[key] for key in ("judge_truth_gap", "judge_agreement", "verdict_bias"))
 
     assert judged(lambda right: "correct" if right else "wrong") == (0.0, 1.0, 0.0)
@@ -142,11 +142,11 @@ def test_what_training_rewards_against_the_truth():
     """Over the questions that the oracle knows alone; the format reward is no opinion of the judge."""
     oracle = {"who?": "Oslo"}.get
     pairs = [("who?", "oslo", 1.0), ("who?", "Rome", 1.0), ("who?", "Rome", 0.0), ("why?", "x", 1.0)]
-    tried, rewards = zip(*(rewarded(*pair) for pair in pairs), strict=True)
-    found = health.reward_against_truth(tried, rewards, oracle)
+    attempts, rewards = zip(*(rewarded(*pair) for pair in pairs), strict=True)
+    found = health.reward_against_truth(attempts, rewards, oracle)
     assert found == {"true_reward": pytest.approx(1 / 3), "true_gap": pytest.approx(1 / 3)}
-    assert set(health.reward_against_truth(tried[3:], rewards[3:], oracle).values()) == {None}
-    line = health.step_health("policy", [Group(tried, rewards)], None)
+    assert set(health.reward_against_truth(attempts[3:], rewards[3:], oracle).values()) == {None}
+    line = health.step_health("policy", [Group(attempts, rewards)], None)
     assert line == {"tokens": 1.0, "repeated_queries": 0.0, "true_reward": None, "true_gap": None}
 
 
@@ -341,7 +341,7 @@ def test_hacking_is_seen_in_the_round_in_which_it_begins(make_context, world_ind
     assert said.startswith("round 2: alarm: judge_truth_gap 0.") and "grm.label" in said
 
 
-def test_a_judge_that_flips_a_coin_is_seen_before_anything_is_learnt(make_context, world_index):
+def test_a_judge_that_flips_a_coin_is_seen_before_anything_is_learned(make_context, world_index):
     context = make_context(script=Script(coin=True), overrides=["rounds=0"])
     context.state.round = 0
     (line,), warnings = evaluated(context, world_index)

@@ -1,4 +1,4 @@
-"""The table and the picture of a run, from its two files of lines."""
+"""The table and the plot of a run, from its two files of lines."""
 
 import io
 import json
@@ -53,16 +53,16 @@ def test_gain_is_from_round_0_to_the_last(run):
     assert log.as_json()["rounds"][1]["rewards"] == {"generator": pytest.approx(0.3), "grm": 0.7, "policy": 0.625}
 
 
-def test_picture_is_complete_and_of_the_size_promised(run):
-    picture = draw(run)
-    data = picture.read_bytes()
+def test_plot_is_complete_and_of_the_size_promised(run):
+    plot = draw(run)
+    data = plot.read_bytes()
     assert data.startswith(b"\x89PNG") and data.endswith(b"IEND\xaeB`\x82")
     assert struct.unpack(">II", data[16:24]) == (1200, 700)
     assert sorted(p.name for p in run.iterdir()) == ["curves.png", "metrics.jsonl", "rounds.jsonl"]
 
 
-def test_picture_of_two_judges_and_of_a_reward_below_zero(run):
-    """A second judge has a phase of its own; R-Zero pays a challenger less than nothing for a badly formed question."""
+def test_plot_of_two_judges_and_of_a_reward_below_zero(run):
+    """A second judge has a phase of its own; R-Zero gives less than nothing for an ill-formed question."""
     plain = draw(run).read_bytes()
     for name, reward in (("second_judge", 0.9), ("generator", -0.5)):
         with (run / "metrics.jsonl").open("a") as lines:

@@ -1,6 +1,6 @@
 """Text that others wrote can forge neither a turn nor an answer, under any chat template.
 
-The proof is on token ids: an encoded prompt or observation holds exactly the control tokens that it holds around a
+It is shown on token ids: an encoded prompt or observation holds exactly the control tokens that it holds around a
 harmless text, in the same order, and no tag of ours stands in its decoded text but the frame's own.
 """
 
