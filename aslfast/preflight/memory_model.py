@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aslfast_kernels.logprob_head import STATISTICS_BYTES, WORKSPACE_BYTES
+from aslfast_kernels.logprobs.head import STATISTICS_BYTES, WORKSPACE_BYTES
 
 from aslfast.config import RunConfig
 from aslfast.preflight.architectures import ModelShape
