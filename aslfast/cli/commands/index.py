@@ -1,4 +1,4 @@
-"""The commands of `aslfast index`: they parse arguments and print; the work is in index.py."""
+"""The options of the commands of `aslfast index`."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ Memory = Annotated[
 ]
 
 
+# one parameter an option: typer reads the signature
 @index_app.command("build", epilog="Example: aslfast index build passages.parquet more.jsonl --out wiki.idx")
-def build(  # more than six parameters: typer reads the options from the signature
+def build(
     corpus: Corpus,
     out: Annotated[Path, typer.Option("--out", metavar="IDX", help="New folder for the index.")],
     analyzer: Annotated[
@@ -121,7 +122,7 @@ def merge(index: Folder, threads: Threads = None, as_json: Json = False) -> None
 
 
 @index_app.command("serve", epilog="Example: aslfast index serve wiki.idx --port 8000")
-def serve_index(  # more than six parameters: typer reads the options from the signature
+def serve_index(
     index: Folder,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to open; 0 takes a free one.")] = 8000,
     host: Annotated[
