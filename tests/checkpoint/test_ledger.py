@@ -20,7 +20,7 @@ from aslfast.learner.optimizer_state import load_learner, save_learner
 from aslfast.models import lora
 from aslfast.rounds.context import RoundContext
 from aslfast.trainer import provenance
-from tests.support.small_disk import small_disk
+from tests.support.faults.small_disk import small_disk
 from tests.support.tiny_models import stir, tiny_model
 from tests.support.token_streams import trajectory
 

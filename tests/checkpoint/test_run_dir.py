@@ -6,7 +6,7 @@ from aslfast.checkpoint.run_dir import RunDir
 from aslfast.config import load_recipe
 from aslfast.core import StopReason, Task, Trajectory
 from aslfast.errors import UserError
-from tests.support.small_disk import small_disk
+from tests.support.faults.small_disk import small_disk
 
 
 def test_a_new_run_holds_its_configuration(tmp_path):

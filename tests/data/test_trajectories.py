@@ -5,7 +5,7 @@ import pytest
 
 from aslfast.core import Reward, StopReason, Task, Trajectory, Turn
 from aslfast.data.trajectories import Record, join_trajectories, write_trajectories
-from tests.support.small_disk import small_disk
+from tests.support.faults.small_disk import small_disk
 from tests.support.token_streams import trajectory
 
 

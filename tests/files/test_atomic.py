@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from aslfast.files.atomic import atomic_file, atomic_folder, fsync_path, partial_of, write_text
-from tests.support.forks import killed_at
-from tests.support.small_disk import small_disk
+from tests.support.faults.forks import killed_at
+from tests.support.faults.small_disk import small_disk
 
 
 def names(folder: Path) -> list[str]:

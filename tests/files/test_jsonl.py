@@ -5,7 +5,7 @@ import json
 import pytest
 
 from aslfast.files.jsonl import append_line, read_lines, rewrite_lines
-from tests.support.small_disk import small_disk
+from tests.support.faults.small_disk import small_disk
 
 
 def test_lines_are_whole_on_a_full_disk(tmp_path):

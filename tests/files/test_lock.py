@@ -11,7 +11,7 @@ import pytest
 
 from aslfast.errors import UserError
 from aslfast.files.lock import hold
-from tests.support.forks import ends_well, in_child
+from tests.support.faults.forks import ends_well, in_child
 
 
 def take(file: Path) -> None:

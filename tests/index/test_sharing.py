@@ -21,9 +21,9 @@ from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
 from aslfast.index.manifest import write_lock
 from aslfast.index.update import delete_ids
-from tests.support.forks import ends_well, in_child, killed_at
+from tests.support.faults.forks import ends_well, in_child, killed_at
+from tests.support.faults.small_disk import small_disk
 from tests.support.index.plain_bm25 import PlainBM25, hits
-from tests.support.small_disk import small_disk
 
 FIRST = [Passage(f"id{i}", f"cat w{i % 13} " + "dog " * (i % 5)) for i in range(300)]
 QUERIES = ["cat w3 dog", "dog", "w1 w2 w12", "none"]

@@ -25,7 +25,7 @@ from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.trainer.build import build_search_tool
 from aslfast.trainer.datasets import file_datasets
-from tests.support.retrieval_server import Serving
+from tests.support.index.retrieval_server import Serving
 from tests.support.scripted_sampler import ScriptedSampler
 
 QUERIES = ["Raze Lankim author", "genre epic", "zzz", "half \ud800 a pair", "setting of Tepu Nundin", ""]

@@ -19,7 +19,7 @@ from aslfast.retrieval.app import Retrieval
 from aslfast.retrieval.batcher import Batcher
 from aslfast.retrieval.protocol import ServerLimits
 from aslfast.retrieval.server import is_loopback, open_port
-from tests.support.retrieval_server import Serving, post, read_all, retrieve
+from tests.support.index.retrieval_server import Serving, post, read_all, retrieve
 
 QUERIES = ["Raze Lankim author", "genre epic", "zzz", "setting of Tepu Nundin"]
 

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from aslfast.retrieval.protocol import ServerLimits
-from tests.support.retrieval_server import Serving, post, read_all, retrieve, say
+from tests.support.index.retrieval_server import Serving, post, read_all, retrieve, say
 
 QUERIES = ["Raze Lankim author", "genre epic"]
 
