@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from aslfast.errors import UserError
 from aslfast.learner.attention import check_architecture
 from aslfast.models import lora
-from aslfast.trainer.datasets import model_folder
+from aslfast.models.base_model import model_folder
 
 DENSE = ("llama", "mistral", "qwen2", "qwen3")  # whose layers the plan's formulas were compared with
 QK_NORM = ("qwen3",)

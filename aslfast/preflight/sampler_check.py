@@ -23,11 +23,11 @@ from aslfast.prompts.chat_template import Chat
 from aslfast.sampler.protocol import Sample, SampleRequest
 from aslfast.sampler.sglang.engine_client import RequestRefused
 from aslfast.sampler.sglang.sync_check import (
-    PROBE_TOKENS,
+    PROMPT_TOKENS,
     TOLERANCE,
+    check_prompts,
     largest_difference,
     logprobs,
-    probe_prompts,
     score,
 )
 from aslfast.trainer.build import build_sampler, load_base_model
@@ -77,15 +77,15 @@ def _check(kind: Kind, target: str) -> tuple[list[Line], Proof]:
     model, tokenizer = load_base_model(config)
     model = with_random_adapters(model, config)
     notices: list[str] = []
-    with closing(build_sampler(config, model, tokenizer, notice=notices.append)) as sampler:
-        return prove(kind, sampler, model, probe_prompts(Chat(tokenizer), config.model.prompts, ROLES), notices)
+    with closing(build_sampler(config, model, tokenizer, notify=notices.append)) as sampler:
+        return prove(kind, sampler, model, check_prompts(Chat(tokenizer), config.model.prompts, ROLES), notices)
 
 
 def _config(kind: Kind, target: str) -> RunConfig:
     config = settings_of(target)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "bfloat16" if device == "cuda" else "float32"
-    sampler = replace(config.sampler, kind=kind, max_running_requests=8, max_context=8 * PROBE_TOKENS)
+    sampler = replace(config.sampler, kind=kind, max_running_requests=8, max_context=8 * PROMPT_TOKENS)
     return replace(config, model=replace(config.model, device=device, dtype=dtype), sampler=sampler)
 
 

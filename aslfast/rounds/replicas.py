@@ -23,17 +23,15 @@ from aslfast.checkpoint.run_dir import RunDir
 from aslfast.checkpoint.state import PoolQuestion, TrainState, of_data, restore, snapshot
 from aslfast.config import RunConfig, from_tree, to_toml, toml
 from aslfast.core import Group, Task, Trajectory
+from aslfast.distributed.collectives import all_gather_objects, broadcast_object
 from aslfast.distributed.process_group import ProcessGroup
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
 from aslfast.learner.optimizer_state import learner_bytes, put_learner
 from aslfast.models import lora
-from aslfast.models.fsdp import form_model_parallel_groups
 from aslfast.rewards import normalize
 from aslfast.rounds.context import Loop
-from aslfast.sampler.prefix_cache_stats import Reuse
-
-T = TypeVar("T")
+from aslfast.sampler.prefix_cache_stats import PrefixCacheCounts
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,7 @@ class Played:
     tool_failed: int
     asked: int
     reused: int
-    reuse: dict[str, Reuse]
+    reuse: dict[str, PrefixCacheCounts]
 
 
 async def groups(
@@ -68,13 +66,6 @@ async def groups(
     return ranks.interleave([p.groups for p in every])
 
 
-def all_gather_objects(ranks: ProcessGroup, value: T, kind: Any) -> list[T]:
-    """Every rank's value, by rank. What `msgspec` can hold: dataclasses, numbers, texts, lists and dicts of them."""
-    if ranks.size == 1:
-        return [value]
-    return [msgspec.msgpack.decode(data, type=kind) for data in ranks.all_gather(msgspec.msgpack.encode(value))]
-
-
 def _into_pool(
     pool: dict[str, PoolQuestion], tasks: Sequence[Task], offered: Mapping[str, Sequence[PoolQuestion]]
 ) -> None:
@@ -84,10 +75,10 @@ def _into_pool(
             pool.setdefault(normalize(question.question), question)
 
 
-def _added(parts: Sequence[Mapping[str, Reuse]]) -> dict[str, Reuse]:
+def _added(parts: Sequence[Mapping[str, PrefixCacheCounts]]) -> dict[str, PrefixCacheCounts]:
     names = sorted({name for part in parts for name in part})
     counts = {name: [astuple(part[name]) for part in parts if name in part] for name in names}
-    return {name: Reuse(*map(sum, zip(*rows, strict=True))) for name, rows in counts.items()}
+    return {name: PrefixCacheCounts(*map(sum, zip(*rows, strict=True))) for name, rows in counts.items()}
 
 
 def own_part(
@@ -119,9 +110,9 @@ def broadcast_config(ranks: ProcessGroup, config: Callable[[], RunConfig]) -> Ru
     text = to_toml(config()) if ranks.is_rank_zero else ""
     text = ranks.broadcast(text.encode()).decode()
     config_of_all = from_tree(toml.parse(text), "rank 0's configuration")
-    if ranks.watch:
-        ranks.watch.timeout_s = config_of_all.distributed.timeout_s
-    form_model_parallel_groups(ranks, config_of_all)
+    if ranks.watchdog:
+        ranks.watchdog.timeout_s = config_of_all.distributed.timeout_s
+    ranks.form_model_parallel_groups(config_of_all.distributed.model_parallel_size)
     return config_of_all
 
 
@@ -133,8 +124,9 @@ def sync_initial_state(learner: Learner, state: TrainState, inputs: Mapping[str,
     for rank, theirs in enumerate(all_gather_objects(ranks, dict(inputs), dict[str, str])):
         if key := next((key for key, mark in inputs.items() if theirs.get(key) != mark), None):
             raise UserError(f"{key}: rank {rank} has another one than rank {ranks.rank}; give all ranks the same")
-    data = ranks.broadcast(msgspec.json.encode((snapshot(state), learner.version)))
-    values, versions = msgspec.json.decode(data)
+    values, versions = broadcast_object(
+        ranks, (snapshot(state), learner.version), tuple[dict[str, Any], dict[str, int]]
+    )
     restore(state, snapshot(of_data(values)))
     for role in learner.version:
         put_learner(learner, role, versions[role], ranks.broadcast(learner_bytes(learner, role)))
@@ -142,7 +134,7 @@ def sync_initial_state(learner: Learner, state: TrainState, inputs: Mapping[str,
 
 def broadcast_record(ranks: ProcessGroup, line: dict[str, Any]) -> dict[str, Any]:
     """Rank 0's line, on every rank."""
-    return msgspec.json.decode(ranks.broadcast(msgspec.json.encode(line))) if ranks.size > 1 else line
+    return broadcast_object(ranks, line, dict[str, Any])
 
 
 def assert_replicas_in_sync(learner: Learner, state: TrainState) -> None:

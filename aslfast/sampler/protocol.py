@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "eos", "length", "abort"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +36,17 @@ class Sample:
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    finish: Literal["stop", "eos", "length", "abort"]
+    finish: FinishReason
     cached_tokens: int  # context tokens whose KV was reused
 
 
 class Sampler(Protocol):
+    """Serves a base and its adapters to many sessions at once."""
+
+    def start(self) -> None:
+        """Be ready to sample: start what runs in other processes. UserError where that cannot be. May be repeated."""
+        ...
+
     async def generate(self, request: SampleRequest) -> Sample:
         """Sample one turn. A session has one request at a time (ValueError).
 
@@ -50,9 +59,25 @@ class Sampler(Protocol):
         ...
 
     def abort(self, session: str) -> None:
-        """End a session's request under way: it returns what it has with finish="abort"."""
+        """End a session's running request: it returns what it has with finish="abort"."""
+        ...
+
+    def flush(self) -> None:
+        """Serve the adapters' present weights from now on: called after each optimizer step."""
         ...
 
     def close(self) -> None:
         """Free what the sampler holds; it is not used again."""
+        ...
+
+
+class Scorer(Protocol):
+    """A sampler with a copy of the adapters' weights, which can be compared with the trainer's."""
+
+    def score(self, token_ids: Sequence[int], adapter: str | None) -> list[float]:
+        """Return the log-probs of all tokens but the first [tokens - 1], at temperature 1."""
+        ...
+
+    def version(self, role: str) -> int:
+        """Return how often the role's adapter was pushed after the first time."""
         ...

@@ -15,7 +15,7 @@ import transformers
 from aslfast import __version__
 from aslfast.config import RunConfig
 from aslfast.errors import UserError
-from aslfast.trainer.datasets import model_folder
+from aslfast.models.base_model import model_folder
 
 BLOCK_BYTES, BLOCKS = 1 << 16, 32
 

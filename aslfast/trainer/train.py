@@ -20,12 +20,11 @@ from aslfast.distributed.process_group import ProcessGroup, init_process_group
 from aslfast.learner.learner import Learner
 from aslfast.metrics import alarms
 from aslfast.models import lora
-from aslfast.models.fsdp import shard_base_model
+from aslfast.models.base_model import model_folder
+from aslfast.models.base_weights import BaseWeights
 from aslfast.rounds import commit, replicas
 from aslfast.rounds.context import Loop
 from aslfast.rounds.round import run_round
-from aslfast.sampler.sglang.sampler import SGLangSampler
-from aslfast.sampler.sglang.tensor_parallel import FollowerSampler
 from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
@@ -33,10 +32,10 @@ from aslfast.trainer.build import (
     check_context,
     load_base_model,
     prepare_torch,
-    prover,
     start_adapters,
+    weight_sync_check,
 )
-from aslfast.trainer.datasets import Environment, file_environment, lab_environment, model_folder
+from aslfast.trainer.datasets import Environment, file_environment, lab_environment
 from aslfast.trainer.evaluation import measure
 from aslfast.trainer.provenance import compare, provenance_of
 
@@ -125,7 +124,7 @@ def _open_parts(config: RunConfig, report: Report, ranks: ProcessGroup) -> _Part
     peft_model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
     given = start_adapters(peft_model, config)
     if ranks.model_parallel_size > 1:
-        shard_base_model(peft_model, model_folder(config.model.path), ranks)
+        BaseWeights(peft_model, model_folder(config.model.path)).shard(ranks)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, config.adapters, ranks)
     report("setup", {"what": f"learner, attention by {learner.attention}"})
     ranks.barrier()  # what one of them lacks ends all before anything is written
@@ -141,20 +140,15 @@ def _go_on(config: RunConfig, parts: _Parts, run: RunDir, report: Report) -> Non
     with run.writing():
         environment = parts.environment or lab_environment(config, run.path / "lab")
     model, ranks = parts.learner.model, parts.learner.ranks
-    own = (
-        build_sampler(config, model, parts.tokenizer, run.path / "engine.log", notice, ranks)
-        if ranks.is_group_leader
-        else None
-    )
-    sampler = own or FollowerSampler()
+    sampler = build_sampler(config, model, parts.tokenizer, run.path / "engine.log", notice, ranks)
     with closing(sampler):
-        if isinstance(sampler, SGLangSampler):
+        if config.sampler.kind == "sglang" and ranks.is_group_leader:
             report("setup", {"what": "the SGLang engine"})
-            sampler.start()
+        sampler.start()
         rollout = build_rollout(config, sampler, parts.tokenizer, build_search_tool(config, environment.index))
         loop = Loop(
             config, rollout, parts.learner, run, environment.topics, sampler.flush, lambda line: report("step", line),
-            notice, environment.labelled, prover(sampler, model, parts.tokenizer, config, ranks),
+            notice, environment.labelled, weight_sync_check(sampler, model, parts.tokenizer, config, ranks),
             environment.learned_oracle,
         )  # fmt: skip
         if ranks.is_rank_zero:

@@ -54,7 +54,6 @@ from aslfast.models import lora
 from aslfast.rounds import commit
 from aslfast.rounds.context import Loop
 from aslfast.rounds.round import run_round
-from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
@@ -62,8 +61,8 @@ from aslfast.trainer.build import (
     check_context,
     load_base_model,
     prepare_torch,
-    prover,
     start_adapters,
+    weight_sync_check,
 )
 from aslfast.trainer.datasets import file_environment, lab_environment
 from aslfast.trainer.provenance import provenance_of
@@ -132,14 +131,13 @@ def opened(config: RunConfig, folder: Path, lengths: Lengths | None = None) -> I
     with ExitStack() as stack:
         sampler = build_sampler(config, model, tokenizer, folder / "engine.log", told)
         stack.callback(sampler.close)
-        if isinstance(sampler, SGLangSampler):
-            sampler.start()
+        sampler.start()
         rollout = build_rollout(config, sampler, tokenizer, build_search_tool(config, environment.index))
         rollout = LongTailed(**vars(rollout), lengths=lengths) if lengths else rollout
         run = stack.enter_context(RunDir.create(folder / "run", config))
         loop = Loop(
             config, rollout, learner, run, environment.topics, sampler.flush, lambda _: None, told,
-            environment.labelled, prover(sampler, model, tokenizer, config), environment.learned_oracle,
+            environment.labelled, weight_sync_check(sampler, model, tokenizer, config), environment.learned_oracle,
         )  # fmt: skip
         commit.begun(loop, provenance_of(config))
         loop.flush()

@@ -15,7 +15,7 @@ import pytest
 from aslfast.config import to_toml
 from aslfast.config.schema import DistributedConfig
 from aslfast.distributed.watchdog import GRACE_S
-from aslfast.trainer.datasets import LAB_BASE
+from aslfast.models.base_model import LAB_BASE
 from tests.support.killed_runs import lab_config, untimed
 from tests.support.rank_processes import command, ended, ranks_of, said, same_run
 
@@ -31,7 +31,7 @@ def recipe(tmp_path_factory):
     config = lab_config(folder)
     config = replace(
         config,
-        generator=replace(config.generator, steps=1, tasks=3, samples=2, self_checks=1),
+        generator=replace(config.generator, steps=1, prompts_per_step=3, group_size=2, self_checks=1),
         policy=replace(config.policy, steps=1),
         advantage=replace(config.advantage, scale="whitened"),  # of all ranks' groups
         distributed=DistributedConfig(timeout_s=SILENT_S),

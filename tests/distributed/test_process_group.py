@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 from aslfast.checkpoint.state import PoolQuestion, TrainState
 from aslfast.config.schema import LearnerConfig, LossConfig
 from aslfast.core import ROLES, Group, Reward
+from aslfast.distributed.collectives import all_gather_objects
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup, init_process_group
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
 from aslfast.learner.optimizer_state import learner_bytes, put_learner
 from aslfast.models import lora
 from aslfast.rewards import Attempt
-from aslfast.rounds.replicas import all_gather_objects, assert_replicas_in_sync, own_part, sync_initial_state
+from aslfast.rounds.replicas import assert_replicas_in_sync, own_part, sync_initial_state
 from tests.support.rank_processes import ended, ranks_of
 from tests.support.tiny_models import CHATML, byte_tokenizer, stir, tiny_model
 from tests.support.token_streams import grouped, silent, trajectory
@@ -237,6 +238,6 @@ def test_ranks_that_do_not_meet_say_so(monkeypatch):
     place = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "nothing"}
     for name, value in place.items():
         monkeypatch.setenv(name, value)
-    said = r"ranks: they did not meet \(.*nothing.*\); start all of them with torchrun"
+    said = r"ranks: they cannot connect \(.*nothing.*\); start all of them with torchrun"
     with pytest.raises(UserError, match=said), init_process_group(""):
         raise AssertionError

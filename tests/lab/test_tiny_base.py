@@ -15,6 +15,7 @@ from aslfast.lab import demonstrations, pretrain
 from aslfast.lab.world import World, names
 from aslfast.metrics import scoring
 from aslfast.models import lora
+from aslfast.models.base_model import LAB_BASE, load_base
 from aslfast.prompts.role_tasks import parse_call, parse_output
 from aslfast.rollout.multi_turn import stable_seed
 from aslfast.trainer import build, datasets, evaluation, train
@@ -112,7 +113,7 @@ def test_the_same_seed_gives_the_same_metrics_line_for_line(runs):
 
 
 def test_peft_loads_the_adapters_of_a_run(runs):
-    model, _ = lora.load_base(datasets.LAB_BASE)
+    model, _ = load_base(LAB_BASE)
     folder = lora.latest(runs[0] / "adapters" / "policy")
     loaded = PeftModel.from_pretrained(model, folder)
     weights = [p for n, p in loaded.named_parameters() if "lora_B" in n]
@@ -131,7 +132,7 @@ def test_round_zero_is_the_base_itself(runs, tmp_path):
     """The fresh adapters change nothing: the same tasks and seeds give the base's accuracy."""
     config = load_recipe("tiny", SHORT, seed=5)
     place = datasets.lab_environment(config, tmp_path / "lab")
-    model, tokenizer = lora.load_base(datasets.LAB_BASE)
+    model, tokenizer = load_base(LAB_BASE)
     sampler = build.LocalSampler(model, tokenizer, max_running_requests=64, max_context=512)
     rollout = build.build_rollout(config, sampler, tokenizer, build.build_search_tool(config, place.eval_index))
     seed = stable_seed(config.seed, "evaluation")

@@ -18,9 +18,10 @@ from aslfast.distributed.watchdog import GRACE_S
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
-from aslfast.models.fsdp import check_shardable, form_model_parallel_groups, shard_base_model
-from aslfast.models.weight_files import load_without_weights
-from aslfast.sampler.sglang.engine_client import _alive as alive
+from aslfast.models.base_model import load_base
+from aslfast.models.base_source import check_shardable
+from aslfast.models.base_weights import BaseWeights
+from aslfast.sampler.sglang.engine_client import is_alive
 from tests.support.killed_runs import lab_config, untimed
 from tests.support.rank_processes import command, ended, ranks_of, said, same_run
 from tests.support.tiny_models import CHATML, byte_tokenizer, stir, tiny_model
@@ -29,7 +30,6 @@ from tests.support.token_streams import grouped
 PATIENCE_S, RUN_S = 60, 300
 N = len(grouped()[0])
 LOSS = LossConfig(kl_coef=0.01)
-SHARDED = ("sampler.kind=sglang", "distributed.model_parallel_size=2")
 PARTS = {2: [list(range(N)), []], 4: [[0], [], [1, 2], list(range(3, N))]}  # more and fewer packs, none at all
 
 
@@ -43,11 +43,11 @@ def folder(tmp_path_factory):
 
 
 def learner_of(folder, checkpointing, ranks=SINGLE_PROCESS):
-    load = load_without_weights if ranks.model_parallel_size > 1 else lora.load_weights
-    model = lora.add_adapters(lora.load_base(folder, torch.float32, "cpu", load)[0], 4, 8.0, seed=0)
+    source = "sharded" if ranks.model_parallel_size > 1 else "loaded"
+    model = lora.add_adapters(load_base(folder, source=source)[0], 4, 8.0, seed=0)
     stir(model)
     if ranks.model_parallel_size > 1:
-        shard_base_model(model, folder, ranks)
+        BaseWeights(model, folder).shard(ranks)
     options = LearnerConfig(
         learning_rate=1e-3, micro_batch_tokens=60, kl_every=2, activation_checkpointing=checkpointing
     )
@@ -64,7 +64,7 @@ def steps_of(learner, part):
 def learn_in_cells(folder, out, checkpointing):
     torch.set_num_threads(1)
     with init_process_group("aslfast train --resume run") as ranks:
-        form_model_parallel_groups(ranks, load_recipe("tiny", SHARDED))
+        ranks.form_model_parallel_groups(2)
         learner = learner_of(folder, checkpointing, ranks)
         weights, stats = steps_of(learner, PARTS[ranks.size][ranks.rank])
         save_file(weights, out / f"{ranks.rank}.safetensors")
@@ -105,9 +105,9 @@ def recipe(tmp_path_factory):
     config = replace(
         config,
         sampler=replace(config.sampler, kind="sglang", max_running_requests=8, temperature=0.9),
-        generator=replace(config.generator, steps=1, tasks=3, hops=(2, 3)),
-        grm=replace(config.grm, tasks=4, samples=4),
-        policy=replace(config.policy, steps=1, tasks=3, samples=4),
+        generator=replace(config.generator, steps=1, prompts_per_step=3, hops=(2, 3)),
+        grm=replace(config.grm, prompts_per_step=4, group_size=4),
+        policy=replace(config.policy, steps=1, prompts_per_step=3, group_size=4),
         monitor=replace(config.monitor, judge_probe=0),
     )
     file = folder / "recipe.toml"
@@ -150,7 +150,7 @@ def test_when_one_half_dies_the_other_ends(recipe, tmp_path):
     processes[1].kill()
     assert ended(processes, GRACE_S + 10)[0] == 2
     assert "rank 1" in said(folder, 0) and "is gone" in said(folder, 0) and "--resume" in said(folder, 0)
-    wait_for(lambda: not any(map(alive, engines)))
+    wait_for(lambda: not any(map(is_alive, engines)))
 
 
 def wait_for(what):
@@ -172,17 +172,17 @@ def engines_of(pid):
 
 
 @pytest.mark.parametrize(
-    ("size", "local", "settings", "words"),
+    ("size", "local", "words"),
     [
-        (1, "1", SHARDED, "1 ranks run"),
-        (4, "1", SHARDED, "1 on this machine"),
-        (3, "3", SHARDED, "both are to be multiples of it"),
+        (1, "1", "1 ranks run"),
+        (4, "1", "1 on this machine"),
+        (3, "3", "both must be multiples of it"),
     ],
 )
-def test_cells_that_cannot_be_are_refused(monkeypatch, size, local, settings, words):
+def test_cells_that_cannot_be_are_refused(monkeypatch, size, local, words):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
     with pytest.raises(UserError, match=words):
-        form_model_parallel_groups(ProcessGroup(0, size), load_recipe("tiny", settings))
+        ProcessGroup(0, size).form_model_parallel_groups(2)
 
 
 def test_the_local_sampler_needs_the_whole_base():

@@ -10,6 +10,7 @@ import torch
 from aslfast.core import ROLES
 from aslfast.errors import UserError
 from aslfast.models import lora
+from aslfast.models.base_model import load_base
 from tests.support.tiny_models import small_disk, stir, tiny_model
 
 IDS = torch.tensor([[1, 5, 9, 200, 17, 3]])
@@ -108,7 +109,7 @@ def base_folder(tokenizer, tmp_path):
 
 
 def test_load_base(tokenizer, base_folder):
-    model, loaded = lora.load_base(base_folder)
+    model, loaded = load_base(base_folder)
     assert torch.equal(logits(model), logits(tiny_model(tokenizer))) and not model.training
     text = "<|im_start|>user\nwhat?<|im_end|>"
     assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"]
@@ -126,18 +127,18 @@ def test_no_pickle_is_read(base_folder):
     (base_folder / "model.safetensors").unlink()
     torch.save({"model.embed_tokens.weight": Trap()}, base_folder / "pytorch_model.bin")
     with pytest.raises(UserError, match="safetensors"):
-        lora.load_base(base_folder)
+        load_base(base_folder)
     assert not ran.exists()
 
 
 def test_bad_model_folders_get_one_line(base_folder, tmp_path):
     def refused(match):
         with pytest.raises(UserError, match=match) as raised:
-            lora.load_base(base_folder)
+            load_base(base_folder)
         assert "\n" not in str(raised.value) and str(base_folder) in str(raised.value)
 
     with pytest.raises(UserError, match="is missing"):
-        lora.load_base(tmp_path / "none")
+        load_base(tmp_path / "none")
     weights = base_folder / "model.safetensors"
     kept = weights.read_bytes()
     weights.write_bytes(kept[: len(kept) // 2])

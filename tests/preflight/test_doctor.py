@@ -17,7 +17,7 @@ from aslfast.preflight.machine import Line
 from aslfast.preflight.sampler_check import check_sampler, prove
 from aslfast.prompts.chat_template import Chat
 from aslfast.sampler.local.sampler import LocalSampler
-from aslfast.sampler.sglang.sync_check import probe_prompts
+from aslfast.sampler.sglang.sync_check import check_prompts
 from tests.support.tiny_models import stir, tiny_model
 
 MACHINE = [
@@ -116,7 +116,7 @@ def test_a_sampler_with_other_adapters_fails(tokenizer):
     stir(served, seed=1)
     stir(trained, seed=2)
     sampler = LocalSampler(served, tokenizer, max_running_requests=4, max_context=256)
-    lines, _ = prove("local", sampler, trained, probe_prompts(Chat(tokenizer), "full", ROLES), [])
+    lines, _ = prove("local", sampler, trained, check_prompts(Chat(tokenizer), "full", ROLES), [])
     failed = [line for line in lines if not line.ok]
     assert [line.name for line in failed] == PROOFS[:3]
     assert all(line.remedy.startswith("do not train with this sampler") for line in failed)
@@ -146,7 +146,7 @@ def test_two_copies_are_told(engine_lab):
     """The tests' engine does not share its base."""
     sampler, model, tokenizer = engine_lab
     told = ["base: two copies (sampler.share_base is false)"]
-    lines, proof = prove("sglang", sampler, model, probe_prompts(Chat(tokenizer), "compact", ROLES), told)
+    lines, proof = prove("sglang", sampler, model, check_prompts(Chat(tokenizer), "compact", ROLES), told)
     base = by_name(lines)["base"]
     assert not proof.base_shared and base.state == "warning"
     assert base.detail == "base: two copies (sampler.share_base is false), 0.00394 GB each"

@@ -16,7 +16,8 @@ import torch
 import transformers
 
 from aslfast.errors import UserError
-from aslfast.sampler.local.sampler import LocalSampler, buckets
+from aslfast.sampler.local.forward_pass import buckets
+from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.local.sampling import draw_tokens
 from aslfast.sampler.protocol import SampleRequest
 
@@ -364,7 +365,7 @@ def test_refusals_name_thing_and_remedy(model, tokenizer):
     async def twice():
         return await gather(sampler, [SampleRequest((1, 2), "s", None, 1)] * 2)
 
-    with pytest.raises(ValueError, match="under way"):
+    with pytest.raises(ValueError, match="is running"):
         run(twice())
 
 

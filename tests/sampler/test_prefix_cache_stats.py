@@ -7,7 +7,8 @@ import pytest
 
 from aslfast.prompts import role_tasks
 from aslfast.sampler.local.sampler import LocalSampler
-from aslfast.sampler.prefix_cache_stats import PrefixCacheMeter, Prefixes, Reuse
+from aslfast.sampler.prefix_cache_stats import PrefixCacheCounts, PrefixCacheMeter
+from aslfast.sampler.prefix_index import PrefixIndex
 from aslfast.sampler.protocol import Sample, SampleRequest
 
 
@@ -50,13 +51,13 @@ def play(*requests, version=None, cached=0):
 def test_a_sessions_own_turns():
     """Of the second context all is reusable but the last sampled token, never read, and what came after it."""
     first, second = play(("s", [1, 2, 3]), ("s", [1, 2, 3, 7, 8, 9, 50, 51]), cached=4)
-    assert first == {"policy": Reuse(1, 3, 0, 0, 4)}
-    assert second == {"policy": Reuse(1, 8, 5, 5, 4, 1)}
+    assert first == {"policy": PrefixCacheCounts(1, 3, 0, 0, 4)}
+    assert second == {"policy": PrefixCacheCounts(1, 8, 5, 5, 4, 1)}
 
 
 def test_other_sessions_with_a_common_beginning():
     *_, last = play(("a", [1, 2, 3, 4]), ("b", [1, 2, 9]), ("c", [5, 5]), ("d", [1, 2, 3, 6, 6]))
-    assert last == {"policy": Reuse(1, 5, 3, 0, 0, 3)}
+    assert last == {"policy": PrefixCacheCounts(1, 5, 3, 0, 0, 3)}
 
 
 def test_the_last_token_of_a_context_is_computed_in_any_case():
@@ -98,7 +99,7 @@ def test_a_request_under_way_gives_nothing_yet():
 
 def test_the_longest_common_beginning_against_a_plain_search():
     rng = random.Random(0)
-    prefixes, held = Prefixes(), {}
+    prefixes, held = PrefixIndex(), {}
 
     def shared(left, right):
         return next(
@@ -115,7 +116,7 @@ def test_the_longest_common_beginning_against_a_plain_search():
 
 
 def test_memory_is_bounded_and_the_oldest_go_first():
-    prefixes = Prefixes(most_tokens=30)
+    prefixes = PrefixIndex(max_tokens=30)
     for i in range(100):
         prefixes.put(f"s{i}", [i] * 10)
     assert [prefixes.longest("x", [i] * 10)[0] for i in (96, 97, 98, 99)] == [0, 10, 10, 10]
