@@ -41,17 +41,17 @@ class ProcessGroup:
 
     @property
     def is_rank_zero(self) -> bool:
-        """Whether this rank writes and reports for all."""
+        """Return whether this rank writes and reports for all."""
         return self.rank == 0
 
     @property
     def restarted(self) -> bool:
-        """Whether torchrun has started all ranks again (--max-restarts)."""
+        """Return whether torchrun has started all ranks again (--max-restarts)."""
         return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
 
     @property
     def is_group_leader(self) -> bool:
-        """Whether this rank samples for its model-parallel group; every rank of a group of one does."""
+        """Return whether this rank samples for its model-parallel group; every rank of a group of one does."""
         return self.rank % self.model_parallel_size == 0
 
     def form_model_parallel_groups(self, size: int) -> None:
@@ -134,7 +134,7 @@ SINGLE_PROCESS = ProcessGroup()
 
 
 def is_rank_zero() -> bool:
-    """Whether this process reports for all ranks, inside and outside `init_process_group`."""
+    """Return whether this process reports for all ranks, inside and outside `init_process_group`."""
     return os.environ.get("RANK", "0") == "0"
 
 

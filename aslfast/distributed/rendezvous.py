@@ -1,4 +1,4 @@
-"""Connections of the ranks beside torch.distributed: one from each to rank 0, and the messages that pass over it."""
+"""Connections of the ranks next to torch.distributed: one from each to rank 0, and the messages that pass over it."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Watchdog:
             return self.end
 
     def should_report(self, end: RunEnd) -> bool:
-        """Whether this rank prints why: rank 0, or every rank if rank 0 is gone."""
+        """Return whether this rank prints why: rank 0, or every rank if rank 0 is gone."""
         return self.rank == 0 or (end.by == 0 and end.code == ERROR and 0 not in self._peers)
 
     def _watch(self) -> None:

@@ -117,7 +117,8 @@ class Learner:
         config = self.base.get_decoder().config
         before, config._attn_implementation = config._attn_implementation, attention.NAME
         try:
-            with checkpoint_activations(self.base, self.config.activation_checkpointing), disable_input_dtype_casting(self.model):
+            kind = self.config.activation_checkpointing
+            with checkpoint_activations(self.base, kind), disable_input_dtype_casting(self.model):
                 yield
         finally:
             config._attn_implementation = before

@@ -103,7 +103,7 @@ def _write_adapter(model: PeftModel, role: str, partial: Path) -> None:
 
 
 def load_adapter(model: PeftModel, role: str, folder: Path) -> None:
-    """Load the weights of a PEFT adapter into the role's. Raise UserError unless its scaling and layers are the same."""
+    """Load the weights of a PEFT adapter into the role's. Raise UserError unless scaling and layers are the same."""
     config, state = _read_adapter(folder)
     _check_scaling(folder, config, model.peft_config[role])
     _check_weights(folder, state, adapter_tensors(model, role))

@@ -39,7 +39,7 @@ class WeightFiles:
         return self._tensors[name][start:stop]
 
     def differs(self, name: str, weight: Tensor) -> bool:
-        """Whether the first, middle or last row differs, in the weight's own dtype."""
+        """Return whether the first, middle or last row differs, in the weight's own dtype."""
         rows = self._tensors.get(name)
         return rows is None or any(
             not torch.equal(rows[i : i + 1].to(weight.dtype), weight[i : i + 1].cpu())

@@ -41,16 +41,16 @@ class Sample:
 
 
 class Sampler(Protocol):
-    """Serves a base and its adapters to many sessions at once."""
+    """A base and its adapters, served to many sessions at once."""
 
     def start(self) -> None:
-        """Be ready to sample: start what runs in other processes. UserError where that cannot be. May be repeated."""
+        """Start what runs in other processes, unless it runs. Raise UserError where that cannot be."""
         ...
 
     async def generate(self, request: SampleRequest) -> Sample:
-        """Sample one turn. A session has one request at a time (ValueError).
+        """Sample one turn. Raise ValueError where the session has a running request.
 
-        UserError for an adapter that is not loaded (never the base in its place) and for a context without room.
+        Raise UserError for an adapter that is not loaded (never the base in its place), a context without room.
         """
         ...
 

@@ -34,7 +34,7 @@ class TokenPieces:
 
 
 class StopFinder:
-    """Detects a stop text in the sampled text as soon as a token completes it."""
+    """A detector of stop texts, as soon as a sampled token completes one."""
 
     def __init__(self, stop: tuple[str, ...], pieces: TokenPieces) -> None:
         self._stop = tuple(text for text in stop if text)

@@ -23,12 +23,6 @@ class Echo:
             await self.slow[request.session].wait()
         return Sample(self.sampled, (0.0,) * len(self.sampled), "length", self.cached)
 
-    def release(self, session):
-        pass
-
-    def abort(self, session):
-        pass
-
 
 def ask(meter, session, ids, adapter="policy"):
     return meter.generate(SampleRequest(tuple(ids), session, adapter, 3))
@@ -121,6 +115,27 @@ def test_memory_is_bounded_and_the_oldest_go_first():
         prefixes.put(f"s{i}", [i] * 10)
     assert [prefixes.longest("x", [i] * 10)[0] for i in (96, 97, 98, 99)] == [0, 10, 10, 10]
     assert len(prefixes._sorted) == len(prefixes._of_session) == 3
+
+
+def test_the_meter_passes_everything_on(model, tokenizer):
+    """What `flush`, `release` and `close` do to the sampler inside shows in its cache, `abort` in its answer."""
+    meter = PrefixCacheMeter(LocalSampler(model, tokenizer, max_running_requests=2, max_context=256))
+
+    async def cached_after(act):
+        await ask(meter, "s", range(3, 23))
+        act()
+        return (await ask(meter, "s", range(3, 23))).cached_tokens
+
+    async def aborted():
+        turn = asyncio.ensure_future(ask(meter, "s", range(3, 23)))
+        await asyncio.sleep(0)
+        meter.abort("s")
+        return (await turn).finish
+
+    meter.start()
+    assert asyncio.run(cached_after(lambda: None)) == 19
+    assert [asyncio.run(cached_after(act)) for act in (meter.flush, lambda: meter.release("s"), meter.close)] == [0] * 3
+    assert asyncio.run(aborted()) == "abort"
 
 
 @pytest.mark.parametrize("rows, all_of_it", [(4, True), (2, False)])

@@ -124,7 +124,7 @@ def test_new_weights_are_served_after_a_flush_and_the_old_ones_are_gone(engine_l
     assert after.cached_tokens == 0  # keys and values of other weights are never reused
     check_logprobs(model, [request], [after])
     for name, refused in ((f"policy@{version}", True), (f"policy@{version + 1}", False)):
-        call = sampler.start().submit("score", rid=name, token_ids=list(request.token_ids), adapter=name)
+        call = sampler.running_engine().submit("score", rid=name, token_ids=list(request.token_ids), adapter=name)
         if refused:
             with pytest.raises(RequestRefused):
                 call.result()

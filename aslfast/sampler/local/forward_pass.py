@@ -23,7 +23,7 @@ class ForwardPass:
     """A causal LM, bare or wrapped by PEFT, that runs sequences of different adapters in one batch."""
 
     def __init__(self, model: Any, max_context: int) -> None:
-        """max_context is lowered to what the model's positions allow. Raise UserError for a model that is not served."""
+        """Lower max_context to what the model's positions allow. Raise UserError for a model that is not served."""
         self.lora = MultiLora(model)
         # PEFT replaces layers in place: underneath is the same model without the wrapper's overhead.
         self.model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model

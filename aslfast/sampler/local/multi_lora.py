@@ -6,8 +6,8 @@ sequence of the batch, the ranks of its own adapter and holds that adapter's sca
     out_BTO = base(x_BTI) + ((x_BTI A_RI^T) * mask_B1R) B_RO
 
 which is LoRA (arXiv 2106.09685, section 4.1) for each sequence, and the base alone where the mask is 0. A few more
-ranks cost less than one forward pass per adapter; ranks outside those of the batch's adapters are left out. Adapters are
-read from PEFT's layers; PEFT's state is left as it is.
+ranks cost less than one forward pass per adapter; ranks outside those of the batch's adapters are left out. Adapters
+are read from PEFT's layers; PEFT's state is left as it is.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class MultiLora:
         return n_adapters, sum(weight._version for weight in self._parameters)
 
     def changed(self) -> bool:
-        """Whether an adapter was added, removed or written in place since `refresh`."""
+        """Return whether an adapter was added, removed or written in place since `refresh`."""
         return self._fingerprint() != self._seen
 
     def _forward_of(self, name: str, layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:

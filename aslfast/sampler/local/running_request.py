@@ -27,7 +27,7 @@ class RunningRequest:
 
     @property
     def slot_key(self) -> tuple[str, str | None, list[int]]:
-        """What its slot holds: (session, adapter, token ids)."""
+        """Return what its slot holds: (session, adapter, token ids)."""
         return self.request.session, self.request.adapter, self.ids
 
     def append(self, token_id: int, logprob: float) -> None:

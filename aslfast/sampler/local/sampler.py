@@ -58,8 +58,8 @@ class LocalSampler:
     async def generate(self, request: SampleRequest) -> Sample:
         """Sample one turn.
 
-        UserError: an unknown adapter, a token outside the vocabulary, a context without room. ValueError: the session
-        has a running request. What a forward pass raises reaches every coroutine that waits.
+        Raise UserError for an unknown adapter, a token outside the vocabulary, a context without room; ValueError where
+        the session has a running request. What a forward pass raises reaches every coroutine that waits.
         """
         self._check(request)
         done = asyncio.get_running_loop().create_future()

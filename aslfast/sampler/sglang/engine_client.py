@@ -188,7 +188,7 @@ def _kill(process: subprocess.Popen[bytes], pids: list[int], connection: socket.
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process still holds memory: a zombie does not."""
+    """Return whether a process still holds memory: a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:

@@ -82,7 +82,7 @@ def start(args: EngineArgs) -> Engine:
 
 
 class EngineServer:
-    """Answers each message {"op", "id", ...} with {"id", ...} or {"id", "error"}, many at a time."""
+    """The server of one engine: {"op", "id", ...} is answered by {"id", ...} or {"id", "error"}, many at a time."""
 
     def __init__(self, engine: Engine, connection: socket.socket) -> None:
         manager: Any = engine.tokenizer_manager
@@ -102,7 +102,7 @@ class EngineServer:
                 header, payload = await wire.read_async(reader)
                 self._spawn(self._answer(header, payload))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

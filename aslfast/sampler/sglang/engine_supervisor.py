@@ -30,7 +30,7 @@ class RestartPolicy:
 
 
 class EngineSupervisor:
-    """Starts engines one after the other; `push_adapters` completes the start of each."""
+    """The engines of a sampler, one after the other; `push_adapters` completes the start of each."""
 
     def __init__(self, args: EngineArgs, policy: RestartPolicy, push_adapters: Callable[[Engine], None]) -> None:
         self.args, self._policy, self._push_adapters = args, policy, push_adapters

@@ -59,7 +59,7 @@ class SGLangSampler:
 
     @property
     def restarts(self) -> int:
-        """How often the engine was started again."""
+        """Return how often the engine was started again."""
         return self._supervisor.restarts
 
     def start(self) -> None:
@@ -93,7 +93,7 @@ class SGLangSampler:
             self._adapters.mark(self._model, role)
 
     def push_adapter(self, role: str, weights: bytes, config: AdapterConfig) -> None:
-        """Serve these weights (safetensors, PEFT's names) as `role` from now on. UserError if they cannot be loaded."""
+        """Serve these weights (safetensors, PEFT's names) as `role` from now on. Raise UserError if SGLang refuses."""
         with self._supervisor.lock:
             old = self._adapters.put(role, weights, config)
             engine = self._supervisor.engine
@@ -116,8 +116,8 @@ class SGLangSampler:
     async def generate(self, request: SampleRequest) -> Sample:
         """Sample one turn.
 
-        UserError: an unknown adapter, a token outside the vocabulary, a context without room, an engine that cannot be
-        started again. ValueError: the session has a running request.
+        Raise UserError for an unknown adapter, a token outside the vocabulary, a context without room, an engine that
+        cannot be started again; ValueError where the session has a running request.
         """
         self._check(request)
         run = self._running[request.session] = EngineRequest(f"r{next(self._numbers)}")

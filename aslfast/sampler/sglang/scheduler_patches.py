@@ -10,12 +10,15 @@ from __future__ import annotations
 import ctypes
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from aslfast.sampler.sglang import cpu_shim
 from aslfast.sampler.stop_strings import StopFinder, TokenPieces
+
+if TYPE_CHECKING:
+    from sglang.srt.managers.schedule_batch import ScheduleBatch
 
 PR_SET_PDEATHSIG = 1  # of prctl
 
@@ -53,12 +56,12 @@ def prepare(device: str, processes: int) -> None:
 def install_seeds() -> None:
     """Give every batch its requests' seeds, and draw by them."""
     from sglang.srt.layers import sampler
-    from sglang.srt.sampling import sampling_batch_info
+    from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
 
-    batch_info: Any = sampling_batch_info.SamplingBatchInfo
+    batch_info: Any = SamplingBatchInfo  # a class whose method is replaced
     original = batch_info.from_schedule_batch.__func__
 
-    def with_seeds(cls: type, batch: Any, vocab_size: int) -> Any:
+    def with_seeds(cls: type[SamplingBatchInfo], batch: ScheduleBatch, vocab_size: int) -> SamplingBatchInfo:
         info = original(cls, batch, vocab_size)
         if info.sampling_seed is None:  # deterministic inference has set them
             seeds = [req.sampling_params.sampling_seed or 0 for req in batch.reqs]
@@ -66,7 +69,10 @@ def install_seeds() -> None:
         return info
 
     class SeededSampler(sampler.Sampler):
-        def _sample_from_probs(self, probs: Any, sampling_info: Any, positions: Any, *_: object) -> tuple[Any, None]:
+        def _sample_from_probs(
+            self, probs: torch.Tensor, sampling_info: SamplingBatchInfo, positions: torch.Tensor, *_: object
+        ) -> tuple[torch.Tensor, None]:
+            assert sampling_info.sampling_seed is not None  # set by with_seeds
             return draw(probs, sampling_info.top_ks, sampling_info.sampling_seed, positions), None
 
     batch_info.from_schedule_batch = classmethod(with_seeds)
@@ -117,13 +123,13 @@ def install_stops(folder: Path) -> None:
 
     pieces = TokenPieces(load_tokenizer(folder))
 
-    def found(self: Any, new_accepted_len: int = 1) -> bool:
-        stop = (self.sampling_params.custom_params or {}).get("stop")  # its own `stop` wants its own tokenizer
+    def found(self: Req, new_accepted_len: int = 1) -> bool:
+        stop: Any = (self.sampling_params.custom_params or {}).get("stop")  # its own `stop` wants its own tokenizer
         if not stop:
             return False
         finder = vars(self).get("aslfast_stops")
         if finder is None:
-            finder = self.aslfast_stops = StopFinder(tuple(stop), pieces)
+            finder = vars(self)["aslfast_stops"] = StopFinder(tuple(stop), pieces)
         if not finder.found(list(self.output_ids[-finder.window :])):
             return False
         self.finished_reason, self.finished_len = FINISH_MATCHED_STR(matched=stop[0]), len(self.output_ids)

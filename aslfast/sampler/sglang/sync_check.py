@@ -73,7 +73,7 @@ def check_role(role: str, version: int, now: RoleLogprobs, before: RoleLogprobs 
 
 
 class WeightSyncCheck:
-    """The comparison of one sampler's weights with one trainer's, role by role."""
+    """A comparison of one sampler's weights with one trainer's, role by role."""
 
     def __init__(self, scorer: Scorer, model: PeftModel, prompts: Mapping[str, Sequence[int]]) -> None:
         self._scorer, self._model, self._prompts = scorer, model, prompts
@@ -146,7 +146,7 @@ def score(scorer: Scorer, token_ids: Sequence[int], adapter: str | None) -> list
 
 
 def logprobs(model: PeftModel, token_ids: Sequence[int], adapter: str | None) -> list[float]:
-    """Return the trainer's log-probs of all tokens but the first, float32, at temperature 1; keep the active adapter."""
+    """Return the trainer's log-probs of all tokens but the first, float32, temperature 1; keep the active adapter."""
     active: Any = model.active_adapter  # one name, though PEFT's type allows several
     ids_1T = torch.tensor([token_ids], device=model.device)
     if adapter is not None:
