@@ -61,9 +61,10 @@ class PeerConnection:
         return [msgspec.json.decode(line, type=RunEnd | Heartbeat) for line in whole]
 
     def send(self, message: RunEnd | Heartbeat) -> None:
-        """Send a message. A broken connection shows at the next read."""
+        """Send a message, or drop it where a peer has stopped reading: its silence shows. So does a broken connection,
+        at the next read."""
         with suppress(OSError):
-            self.socket.sendall(msgspec.json.encode(message) + b"\n")
+            self.socket.sendall(msgspec.json.encode(message) + b"\n", socket.MSG_DONTWAIT)
 
 
 def connect_peers(store: Store, rank: int, size: int) -> dict[int, PeerConnection]:

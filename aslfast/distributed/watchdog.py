@@ -59,9 +59,12 @@ class Watchdog:
 
     def _watch(self) -> None:
         """Exchange heartbeats until the run ends or a rank is lost."""
+        due = time.monotonic()
         while not (self._left or self.ended.is_set()):
-            self._receive(min(HEARTBEAT_S, self.timeout_s / 4))
-            self._send_to_all(Heartbeat())
+            if (now := time.monotonic()) >= due:  # not at each message: two ranks would answer each other without end
+                self._send_to_all(Heartbeat())
+                due = now + min(HEARTBEAT_S, self.timeout_s / 4)
+            self._receive(max(0.0, due - time.monotonic()))
             for rank, peer in list(self._peers.items()):
                 if (silent_s := time.monotonic() - peer.heard) > self.timeout_s:
                     self._lose(rank, f"has been silent for {silent_s:.0f} s (distributed.timeout_s)")

@@ -21,6 +21,7 @@ import time
 import weakref
 from concurrent.futures import Future
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from aslfast.sampler.sglang import wire
@@ -112,7 +113,7 @@ class Engine:
         """Deliver answers; watch for progress while there are requests."""
         try:
             while self._wait_for_message():
-                header, _ = wire.read(self._receive)
+                header, _ = wire.read(partial(wire.receive, self._socket))
                 self._progress = time.monotonic()
                 self._deliver(header)
         except (OSError, ValueError):
@@ -126,16 +127,6 @@ class Engine:
                 self._die(f"it made no progress for {limit_s:g} s")
                 return False
         return True
-
-    def _receive(self, n: int) -> bytes:
-        """Read exactly n bytes. Raise OSError at the end of the connection."""
-        data = bytearray()
-        while len(data) < n:
-            part = self._socket.recv(min(n - len(data), 1 << 20))
-            if not part:
-                raise OSError("closed")
-            data += part
-        return bytes(data)
 
     def _deliver(self, header: wire.Header) -> None:
         if header.get("op") == "heartbeat":

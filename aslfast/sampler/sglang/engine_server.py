@@ -18,6 +18,7 @@ import sys
 import traceback
 from collections.abc import Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -38,7 +39,7 @@ def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
     if os.getppid() != int(sys.argv[2]):
         return  # the trainer ended before the kernel was asked to signal it
-    header, _ = wire.read(lambda n: _receive(connection, n))
+    header, _ = wire.read(partial(wire.receive, connection))
     try:
         engine = start(msgspec.convert(header, EngineArgs))
         engine.loop.run_until_complete(EngineServer(engine, connection).serve())
@@ -47,17 +48,6 @@ def main() -> None:
     finally:
         sys.stderr.flush()
         os.killpg(0, signal.SIGKILL)
-
-
-def _receive(connection: socket.socket, n: int) -> bytes:
-    """Read exactly n bytes. Raise OSError at the end of the connection."""
-    data = bytearray()
-    while len(data) < n:
-        part = connection.recv(n - len(data))
-        if not part:
-            raise OSError("the connection is closed")
-        data += part
-    return bytes(data)
 
 
 def start(args: EngineArgs) -> Engine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from collections.abc import Callable
 from typing import Any
@@ -24,16 +25,27 @@ def pack(header: Header, payload: bytes = b"") -> bytes:
     return b"".join((LENGTHS.pack(len(text), len(payload)), text, payload))
 
 
-def read(receive: Callable[[int], bytes]) -> Message:
-    """Read one message by `receive(n)`, which returns exactly n bytes. Raise ValueError for what is no message."""
-    n_header, n_payload = _lengths(receive(LENGTHS.size))
-    return _header(receive(n_header)), receive(n_payload)
+def read(read_exactly: Callable[[int], bytes]) -> Message:
+    """Read one message by `read_exactly(n)`, which returns n bytes. Raise ValueError for what is no message."""
+    n_header, n_payload = _lengths(read_exactly(LENGTHS.size))
+    return _header(read_exactly(n_header)), read_exactly(n_payload)
 
 
 async def read_async(reader: asyncio.StreamReader) -> Message:
     """Read one message. Raise IncompleteReadError at the end of the stream, ValueError for what is no message."""
     n_header, n_payload = _lengths(await reader.readexactly(LENGTHS.size))
     return _header(await reader.readexactly(n_header)), await reader.readexactly(n_payload)
+
+
+def receive(connection: socket.socket, n: int) -> bytes:
+    """Return exactly n bytes. Raise OSError at the end of the connection."""
+    data = bytearray()
+    while len(data) < n:
+        part = connection.recv(min(n - len(data), 1 << 20))
+        if not part:
+            raise OSError("the connection is closed")
+        data += part
+    return bytes(data)
 
 
 def _lengths(data: bytes) -> tuple[int, int]:
