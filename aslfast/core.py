@@ -13,7 +13,7 @@ from typing import Literal
 
 Role = Literal["generator", "grm", "policy"]
 ROLES: tuple[Role, ...] = ("generator", "grm", "policy")
-SECOND_JUDGE = "grm2"  # the adapter of the judge of the second fold: see docs/rewards.md
+SECOND_JUDGE = "second_judge"  # the adapter of the judge of the second fold: see docs/rewards.md
 Kind = Literal["prompt", "sampled", "tool"]
 
 
@@ -120,20 +120,20 @@ class Reward:
 class Group:
     """Trajectories of one task, compared with each other, and their rewards.
 
-    lost: trajectories of the task that no reward can be given for, since the tool failed them or all that judge them.
+    failed: trajectories of the task without a reward, since the tool failed them or all that judge them.
     """
 
     trajectories: tuple[Trajectory, ...]
     rewards: tuple[Reward, ...]
-    lost: tuple[Trajectory, ...] = ()
+    failed: tuple[Trajectory, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (self.trajectories or self.lost) or len(self.trajectories) != len(self.rewards):
+        if not (self.trajectories or self.failed) or len(self.trajectories) != len(self.rewards):
             raise ValueError(f"group: {len(self.trajectories)} trajectories, {len(self.rewards)} rewards")
 
     @classmethod
-    def of(cls, tried: Sequence[tuple[Trajectory, Reward | None]]) -> Group:
-        """A reward of None marks a lost trajectory."""
-        given = [(trajectory, reward) for trajectory, reward in tried if reward is not None]
-        lost = tuple(trajectory for trajectory, reward in tried if reward is None)
-        return cls(tuple(t for t, _ in given), tuple(r for _, r in given), lost)
+    def of(cls, played: Sequence[tuple[Trajectory, Reward | None]]) -> Group:
+        """Return the group of trajectories with their rewards; a reward of None marks a failed one."""
+        given = [(trajectory, reward) for trajectory, reward in played if reward is not None]
+        failed = tuple(trajectory for trajectory, reward in played if reward is None)
+        return cls(tuple(t for t, _ in given), tuple(r for _, r in given), failed)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from aslfast.checkpoint.run_dir import RunDir
+from aslfast.checkpoint.state import TrainState
 from aslfast.config import load_recipe
 from aslfast.index import BM25Index
 from aslfast.learner.learner import Learner
@@ -17,7 +18,8 @@ from aslfast.prompts.chat_template import TAGS, Chat
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
-from aslfast.rounds.context import Loop
+from aslfast.rounds.commit import Checkpointer
+from aslfast.rounds.context import RoundContext, TrainingData
 from aslfast.sampler.local.sampler import LocalSampler
 from tests.support.scripted_sampler import ScriptedSampler
 from tests.support.scripted_world import SMALL, WORLD
@@ -88,22 +90,22 @@ def world_index(tmp_path_factory):
 
 
 @pytest.fixture
-def make_loop(tokenizer, world_index, tmp_path):
-    """A loop in a new run folder; the sampler is the local one where no script is given."""
+def make_context(tokenizer, world_index, tmp_path):
+    """A context in a new run folder; the sampler is the local one where no script is given."""
 
     def make(name="run", script=None, overrides=(), seed=0):
         config = load_recipe("tiny", [*SMALL, *overrides], seed=seed)
         model = lora.add_adapters(tiny_model(tokenizer), 4, 8.0, seed, config.adapters)
         stir(model)
         if script:
-            sampler, flush = ScriptedSampler(tokenizer, script), lambda: None
+            sampler = ScriptedSampler(tokenizer, script)
         else:
             sampler = LocalSampler(model, tokenizer, max_running_requests=16, max_context=512)
-            flush = sampler.flush
         limits = Limits(3, 400 if script else 24, 2000 if script else 512)
         rollout = Rollout(sampler, ToolExecutor(SearchTool(world_index, 1)), Chat(tokenizer), limits, 0.7)
         learner = Learner(model, config.learner, config.loss, 0.7, config.adapters)
-        run = RunDir.create(tmp_path / name, config)
-        return Loop(config, rollout, learner, run, sorted(WORLD.facts), flush, lambda line: None, round=1)
+        state = TrainState(round=1)
+        checkpointer = Checkpointer(RunDir.create(tmp_path / name, config), state, learner)
+        return RoundContext(config, state, learner, rollout, TrainingData(sorted(WORLD.facts)), checkpointer)
 
     return make

@@ -25,34 +25,45 @@ from aslfast.checkpoint.state import apply
 from aslfast.errors import UserError
 from aslfast.files.checksum import StoredFile
 
-FORMAT = int.from_bytes(b"asl\1", "big")  # SQLite's application_id; its user_version is the number of commits
+FORMAT, FORMER = (
+    int.from_bytes(b"asl\2", "big"),
+    int.from_bytes(b"asl\1", "big"),
+)  # SQLite's application_id; its user_version is the number of commits
 TABLE = "CREATE TABLE commits (number INTEGER PRIMARY KEY, body TEXT NOT NULL, checksum TEXT NOT NULL)"
 
 
 @dataclass(frozen=True, slots=True)
+class Provenance:
+    """What a run's numbers depend on beside its configuration: checksums of its inputs, versions of its software."""
+
+    inputs: dict[str, str] = field(default_factory=dict)
+    software: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Commit:
-    """One row. what: begun, step, phase or round. lines: at most one for each file of lines."""
+    """One row. what: run_started, step, phase or round. lines: at most one for each file of lines."""
 
     what: str
     state: dict[str, Any] = field(default_factory=dict)
     made: dict[str, StoredFile] = field(default_factory=dict)
     dropped: tuple[str, ...] = ()
-    lines: dict[str, dict[str, Any]] = field(default_factory=dict)
-    facts: dict[str, dict[str, str]] = field(default_factory=dict)  # what the run depends on: see run_facts.py
+    lines: dict[str, dict[str, object]] = field(default_factory=dict)
+    provenance: Provenance | None = None  # of the run: in its first commit
 
 
 @dataclass
 class CommittedState:
-    """What commits amount to, one after the other. removable: what the last one dropped."""
+    """What commits amount to, one after the other. removable: the names that the last one dropped."""
 
     state: dict[str, Any] = field(default_factory=dict)
     files: dict[str, StoredFile] = field(default_factory=dict)
-    lines: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
-    facts: dict[str, dict[str, str]] = field(default_factory=dict)
+    lines: dict[str, list[dict[str, object]]] = field(default_factory=dict)
+    provenance: Provenance = field(default_factory=Provenance)
     removable: tuple[str, ...] = ()
 
     @classmethod
-    def by(cls, commits: Sequence[Commit]) -> CommittedState:
+    def of(cls, commits: Sequence[Commit]) -> CommittedState:
         whole = cls()
         for commit in commits:
             apply(whole.state, commit.state)
@@ -61,7 +72,7 @@ class CommittedState:
                 del whole.files[name]
             for name, line in commit.lines.items():
                 whole.lines.setdefault(name, []).append(line)
-            whole.facts |= commit.facts
+            whole.provenance = commit.provenance or whole.provenance
             whole.removable = commit.dropped
         return whole
 
@@ -78,14 +89,14 @@ class Ledger:
         self._connection.close()
 
     def read(self) -> list[Commit]:
-        """All commits, each checked against its checksum: before the first `append`. Raises UserError."""
+        """Return all commits, each checked against its checksum. Call it before `append`. Raises UserError."""
         try:
             return self._read()
         except sqlite3.Error as error:
             raise self._damaged(str(error)) from error
 
     def append(self, commit: Commit) -> None:
-        """On the disk when this returns; not there at all when it raises: ValueError for NaN, OSError."""
+        """Put a commit on the disk, whole or not at all. Raises ValueError for NaN, OSError."""
         body, number = json.dumps(asdict(commit), allow_nan=False), self._count + 1
         with self._transaction(number):
             if number == 1:
@@ -96,14 +107,14 @@ class Ledger:
         self._count = number
 
     def cut(self, count: int) -> list[Commit]:
-        """Forgets all but the first `count` commits; returns those. Raises OSError."""
+        """Forget all but the first `count` commits and return those. Raises OSError."""
         with self._transaction(count):
             self._connection.execute("DELETE FROM commits WHERE number > ?", (count,))
         return self.read()
 
     @contextmanager
     def _transaction(self, count: int) -> Iterator[None]:
-        """`count`: how many commits there are after it, written apart from them, so that none gets lost unseen."""
+        """Write in one transaction, after which there are `count` commits: a number kept apart, so that a loss is seen."""
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             yield
@@ -127,10 +138,14 @@ class Ledger:
         return commits
 
     def _rows(self) -> Iterable[tuple[int, str, str]]:
-        """None in a file that is empty: nothing was ever committed."""
+        """Return the rows; none of an empty file, into which nothing was ever committed."""
         application = self._value("application_id")  # undoes what a kill left half written: before the size is read
         if not self.file.stat().st_size:
             return []
+        if application == FORMER:
+            raise UserError(
+                f"{self.file.parent}: made by an older version of aslfast; finish the run with that version"
+            )
         if application != FORMAT:
             raise UserError(f"{self.file}: not a ledger that this aslfast reads; use the version that wrote it")
         return self._connection.execute("SELECT number, body, checksum FROM commits ORDER BY number")
@@ -151,4 +166,5 @@ def _checksum(body: str) -> str:
 
 def _commit(data: dict[str, Any]) -> Commit:
     made = {name: StoredFile(**stored) for name, stored in data["made"].items()}
-    return Commit(**{**data, "made": made, "dropped": tuple(data["dropped"])})
+    provenance = Provenance(**data["provenance"]) if data["provenance"] else None
+    return Commit(**{**data, "made": made, "dropped": tuple(data["dropped"]), "provenance": provenance})

@@ -1,4 +1,4 @@
-"""The folder of a run that was killed, made what the newest whole commit of its ledger says."""
+"""Recovery of a run that was killed: its folder becomes what the newest whole commit of its ledger says."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from aslfast.errors import UserError
 from aslfast.files.checksum import damage
 from aslfast.files.jsonl import rewrite_lines
 
-LINES = ("metrics.jsonl", "rounds.jsonl")
-STEPS = "steps"  # what only a resume reads: the learner's state, the trajectories of the phase under way
-# Where a run writes what its ledger names. What lies there unnamed is not committed.
+METRICS, ROUNDS = "metrics.jsonl", "rounds.jsonl"  # a line an optimizer step, a line a round
+LINES = (METRICS, ROUNDS)
+STEPS = "steps"  # what only a resume reads: the learner's state, the trajectories of the current phase
+# Where a run writes the files that its ledger names. A file there without a name in it is not committed.
 NAMED = (f"{STEPS}/*", "trajectories/round-*.parquet", "adapters/*/v*/adapter_*")
 PARTIAL = (".*.partial", f"{STEPS}/.*.partial", "trajectories/.*.partial", "adapters/*/.*.partial")
 
 
 def recover(run: Path, ledger: Ledger) -> tuple[CommittedState, list[str]]:
-    """What is committed, and what a person should know about it. Raises UserError, OSError.
+    """Return what is committed, and what a person should know about it. Raises UserError, OSError.
 
     Where a file that the next step needs is damaged, the last commit is taken back: the files of the one before are
     still there, and doing the step again gives the same bits.
@@ -26,16 +27,16 @@ def recover(run: Path, ledger: Ledger) -> tuple[CommittedState, list[str]]:
     commits = ledger.read()
     if not commits and any((run / name).exists() for name in LINES):
         raise UserError(f"{ledger.file}: empty or missing, though steps were done; {_remedy(run)}")
-    committed, notices = CommittedState.by(commits), []
+    committed, warnings = CommittedState.of(commits), []
     if found := _damage(run, committed):
-        committed = CommittedState.by(ledger.cut(len(commits) - 1))
+        committed = CommittedState.of(ledger.cut(len(commits) - 1))
         if _damage(run, committed):
             raise UserError(f"{found}; {_remedy(run)}")
-        notices.append(f"{found}; the last commit is taken back and what it did is done again")
+        warnings.append(f"{found}; the last commit is taken back and what it did is done again")
     _remove_unnamed(run, committed)
     for name in LINES:
         rewrite_lines(run / name, committed.lines.get(name, ()))
-    return committed, notices + _worn(run, committed)
+    return committed, warnings + _warnings(run, committed)
 
 
 def _remedy(run: Path) -> str:
@@ -43,15 +44,15 @@ def _remedy(run: Path) -> str:
 
 
 def _damage(run: Path, committed: CommittedState) -> str | None:
-    """The first file that the next step needs and that is not whole."""
+    """Return what is wrong with the first damaged file that the next step needs."""
     for name, stored in committed.files.items():
         if name.startswith(f"{STEPS}/") and (what := damage(run / name, stored)):
             return f"{run / name}: damaged ({what})"
     return None
 
 
-def _worn(run: Path, committed: CommittedState) -> list[str]:
-    """A line where files that no step needs any more are gone or cut."""
+def _warnings(run: Path, committed: CommittedState) -> list[str]:
+    """Return a line where files that no step needs any more are missing or cut short."""
     sizes = ((name, damage(run / name, stored, whole=False)) for name, stored in committed.files.items())
     found = [f"{run / name}: {what}" for name, what in sizes if what]
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
@@ -59,7 +60,7 @@ def _worn(run: Path, committed: CommittedState) -> list[str]:
 
 
 def _remove_unnamed(run: Path, committed: CommittedState) -> None:
-    """Also what the last commit dropped stays, in case that it is taken back."""
+    """Remove files that no commit names; what the last commit dropped stays, in case it is taken back."""
     named = {run / name for name in (*committed.files, *committed.removable)}
     for path in (path for pattern in NAMED for path in run.glob(pattern)):
         if path not in named:

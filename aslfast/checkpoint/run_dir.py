@@ -7,12 +7,12 @@ import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
-from aslfast.checkpoint.ledger import Commit, CommittedState, Ledger
-from aslfast.checkpoint.recovery import STEPS, recover
+from aslfast.checkpoint.ledger import Commit, CommittedState, Ledger, Provenance
+from aslfast.checkpoint.recovery import ROUNDS, STEPS, recover
 from aslfast.checkpoint.state import TrainState, changes, of_data, restore, snapshot
 from aslfast.config import RunConfig, from_tree, to_toml, toml
+from aslfast.config.renamed import RENAMED, renamed_key
 from aslfast.errors import UserError
 from aslfast.files import lock
 from aslfast.files.checksum import store
@@ -22,9 +22,10 @@ CONFIG, LEDGER, LOCK = "config.toml", "ledger.sqlite", "run.lock"
 
 
 class RunDir:
-    """Everything that a run writes, held by one process until `close`. Made by `create` or `take_up`.
+    """Everything that a run writes, held by one process until `close`. Made by `create` or `resume`.
 
-    An OSError on the way becomes a UserError with a remedy. notices: what a person should know of a run taken up.
+    An OSError on the way becomes a UserError with a remedy.
+    warnings: what a person should know of a resumed run. history: the lines committed so far, by file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,11 +37,11 @@ class RunDir:
         self._ledger = Ledger(path / LEDGER)
         self._open.callback(self._ledger.close)
         self._have(CommittedState())
-        self.notices: list[str] = []
+        self.warnings: list[str] = []
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig) -> RunDir:
-        """A new folder, empty but for config.toml. Raises UserError."""
+        """Return a new folder, empty but for config.toml. Raises UserError."""
         folder = Path(path)
         check_new_run_dir(folder)
         with _explained(folder, "or choose another --out"):
@@ -52,18 +53,18 @@ class RunDir:
             return run
 
     @classmethod
-    def take_up(cls, path: str | Path) -> RunDir:
-        """A run that ended in any way, as its newest whole commit left it. Raises UserError."""
+    def resume(cls, path: str | Path) -> RunDir:
+        """Return a run that ended in any way, as its newest whole commit left it. Raises UserError."""
         with _explained(Path(path), f"then: {resume_command(path)}"):
             run = cls(Path(path))
             with run._closed_on_error():
-                committed, run.notices = recover(run.path, run._ledger)
+                committed, run.warnings = recover(run.path, run._ledger)
                 run._have(committed)
             return run
 
     def _have(self, committed: CommittedState) -> None:
-        self.files, self.facts = committed.files, committed.facts
-        self.measured = "rounds.jsonl" in committed.lines
+        self.files, self.provenance, self.history = committed.files, committed.provenance, committed.lines
+        self.evaluated = ROUNDS in committed.lines
         self._committed = snapshot(of_data(committed.state))
         self._removable: Sequence[str] = committed.removable
 
@@ -76,6 +77,7 @@ class RunDir:
             raise
 
     def close(self) -> None:
+        """Let the folder go."""
         self._open.close()
 
     def __enter__(self) -> RunDir:
@@ -86,41 +88,43 @@ class RunDir:
 
     @property
     def round(self) -> int:
-        """The one under way; one more than there are when the run is finished."""
+        """The round under way; one more than there are when the run is finished."""
         return self._committed["round"]
 
     def writing(self) -> AbstractContextManager[None]:
+        """Turn an OSError of the block into a UserError with a remedy."""
         return _explained(
-            self.path, f"then: {resume_command(self.path)}" if self.measured else "or choose another --out"
+            self.path, f"then: {resume_command(self.path)}" if self.evaluated else "or choose another --out"
         )
 
     def restore(self, state: TrainState) -> None:
-        """Sets `state` to what was last committed."""
+        """Set `state` to what was last committed."""
         restore(state, self._committed)
 
     def commit(
         self, what: str, state: TrainState, made: Sequence[Path] = (), dropped: Sequence[str] = (),
-        lines: Mapping[str, dict[str, Any]] | None = None, facts: Mapping[str, dict[str, str]] | None = None,
+        lines: Mapping[str, dict[str, object]] | None = None, provenance: Provenance | None = None,
     ) -> None:  # fmt: skip
-        """All of it or nothing: files and folders `made`, complete under their names; names `dropped`; `state`; lines.
+        """Commit all or nothing: files and folders `made`, complete under their names; names `dropped`; state; lines.
 
         A dropped file is removed with the next commit: until then the one before is whole too, to fall back on.
         """
         with self.writing():
             change = changes(self._committed, state)
-            commit = Commit(what, change, store(self.path, made), tuple(dropped), dict(lines or {}), dict(facts or {}))
+            commit = Commit(what, change, store(self.path, made), tuple(dropped), dict(lines or {}), provenance)
             self._ledger.append(commit)
             self._committed = snapshot(state)
             self.files = {name: f for name, f in (self.files | commit.made).items() if name not in commit.dropped}
-            self.facts |= commit.facts
+            self.provenance = commit.provenance or self.provenance
             for name, line in commit.lines.items():
                 append_line(self.path / name, line)
-            self.measured |= "rounds.jsonl" in commit.lines
+                self.history.setdefault(name, []).append(line)
+            self.evaluated |= ROUNDS in commit.lines
             self._remove()
             self._removable = commit.dropped
 
     def finish(self) -> None:
-        """Removes what the last commit of all dropped: no other comes that would."""
+        """Remove what the last commit of the run dropped: no later commit does."""
         with self.writing():
             self._remove()
             if (self.path / STEPS).is_dir() and not any((self.path / STEPS).iterdir()):
@@ -141,17 +145,18 @@ def _explained(folder: Path, remedy: str) -> Iterator[None]:
 
 
 def resume_command(run: str | Path) -> str:
+    """Return the command that goes on with a run."""
     return f"aslfast train --resume {shlex.quote(str(run))}"
 
 
 def check_new_run_dir(folder: Path) -> None:
-    """Raises UserError unless the folder is missing or empty."""
+    """Raise UserError unless the folder is missing or empty."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: already exists and is not empty; choose another --out or remove it")
 
 
 def read_run_config(run: Path) -> RunConfig:
-    """The configuration that a run was started with. Raises UserError."""
+    """Return the configuration that a run was started with. Raises UserError."""
     file = run / CONFIG
     try:
         tree = toml.parse(file.read_text(encoding="utf-8"))
@@ -159,4 +164,7 @@ def read_run_config(run: Path) -> RunConfig:
         raise UserError(f"{file}: {error.strerror}; name the folder of a run") from error
     except (toml.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{file}: not valid TOML ({error}); the run's configuration is damaged") from error
+    if old := renamed_key(tree):
+        what = f"made by an older version of aslfast ({old} is {RENAMED[old]} now)"
+        raise UserError(f"{run}: {what}; finish the run with that version, or start a new one")
     return from_tree(tree, str(file))

@@ -14,7 +14,7 @@ from aslfast.rewards import Attempt
 
 @dataclass(frozen=True, slots=True)
 class PoolQuestion:
-    """A generated question that passed the gate, with the attempts that came with it."""
+    """A generated question that passed the acceptance filter, with the policy's attempts at it."""
 
     id: str
     question: str
@@ -22,39 +22,36 @@ class PoolQuestion:
     hops: int
     attempts: tuple[Attempt, ...]
     fold: int = 0  # of its source documents: see Task
-
-    def of_round(self, number: int) -> bool:
-        """Whether that round wrote it: its id is that of the generator's task."""
-        return self.id.startswith(f"qg{number}-")
+    round: int = 0  # that wrote it
 
 
 @dataclass(kw_only=True)
 class TrainState:
-    """Whatever a later step reads and an earlier one wrote stands here, but for the weights and the optimizers.
+    """All that a later step reads and an earlier one wrote, except weights and optimizers.
 
     A new field needs a type that JSON can hold (numbers, texts, tuples, dicts by text, dataclasses of them) and a
     default; its values are replaced, never changed in place. Of a dict only the entries that changed are written.
     """
 
-    round: int = 0  # under way; 0 measures the base
+    round: int = 0  # under way; 0 evaluates the base
     phases_done: tuple[tuple[int, str], ...] = ()  # round and name
-    tasks: tuple[tuple[Task, ...], ...] = ()  # of the phase under way, by step: set once, when it begins
+    tasks: tuple[tuple[Task, ...], ...] = ()  # of the phase under way, by step: set once, when it starts
     phase_step: int = 0  # steps of that phase that are done
-    step: int = 0  # steps of the run that were begun
-    seconds: float = 0.0  # of the round so far, what a kill undid not counted
+    step: int = 0  # steps of the run that were started
+    seconds: float = 0.0  # of the round so far, without what a kill undid
     step_rewards: tuple[float, ...] = ()  # mean rewards of the steps of that phase
     pool: dict[str, PoolQuestion] = field(default_factory=dict)  # by normalised question; grows over the rounds
-    solved: dict[str, float] = field(default_factory=dict)  # of the newest policy phase: its accuracy, by question
+    accuracy: dict[str, float] = field(default_factory=dict)  # of the newest policy phase, by normalised question
 
 
 def snapshot(state: TrainState) -> dict[str, Any]:
-    """The fields by name, later changes to the state's dicts kept out."""
+    """Return the fields by name, with copies of the dicts, so that later changes stay out."""
     values = {item.name: getattr(state, item.name) for item in fields(TrainState)}
     return {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
 
 
 def changes(before: Mapping[str, Any], state: TrainState) -> dict[str, Any]:
-    """What differs from a snapshot, as JSON data; an entry of a dict that is gone is None."""
+    """Return what differs from a snapshot, as JSON data; an entry of a dict that is gone is None."""
     found: dict[str, Any] = {}
     for name, value in snapshot(state).items():
         old = before[name]
@@ -67,7 +64,7 @@ def changes(before: Mapping[str, Any], state: TrainState) -> dict[str, Any]:
 
 
 def apply(data: dict[str, Any], change: Mapping[str, Any]) -> None:
-    """Brings a state as JSON data up to date with one commit's changes."""
+    """Bring a state, as JSON data, up to date with one commit's changes."""
     for name, value in change.items():
         if isinstance(value, dict):
             entries = data.setdefault(name, {}) | value
@@ -77,11 +74,11 @@ def apply(data: dict[str, Any], change: Mapping[str, Any]) -> None:
 
 
 def restore(state: TrainState, values: Mapping[str, Any]) -> None:
-    """Sets every field of `state` to what a snapshot holds."""
+    """Set every field of `state` to what a snapshot holds."""
     for name, value in values.items():
         setattr(state, name, dict(value) if isinstance(value, dict) else value)
 
 
 def of_data(data: Mapping[str, Any]) -> TrainState:
-    """The state that JSON data stands for; a field that is not in it has its default."""
+    """Return the state that JSON data stands for; a missing field has its default."""
     return msgspec.convert(data, TrainState)

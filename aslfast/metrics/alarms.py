@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from aslfast.config.schema import MonitorConfig
 from aslfast.errors import UserError
-from aslfast.files.jsonl import read_lines
 from aslfast.metrics.health import round_figures
 
 Lines = Sequence[Mapping[str, Any]]  # of rounds.jsonl, the newest last
@@ -137,17 +135,17 @@ def _of(name: str, role: str) -> str:
 # --- in a run --------------------------------------------------------------------------------------------------------
 
 
-def watched(run: Path, line: Mapping[str, Any], pool: int, config: MonitorConfig) -> dict[str, Any]:
-    """A round's line of rounds.jsonl with the figures of its steps and its alarms; `run` holds the lines before it."""
-    before, steps = (_lines(run / name) for name in ("rounds.jsonl", "metrics.jsonl"))
+def monitor_round(
+    now: Mapping[str, Any], steps: Lines, before: Lines, pool: int, config: MonitorConfig
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the health metrics of a round and its alarms.
+
+    now: the round's scores, as rounds.jsonl has them. steps, before: the run's step and round records so far. pool:
+    the number of questions in the question pool.
+    """
     pool_before = before[-1].get("pool", 0) if before else 0
-    now = {**line, **round_figures([s for s in steps if s["round"] == line["round"]], pool, pool_before)}
-    return {**now, "alarms": [asdict(alarm) for alarm in alarms([*before, now], config)]}
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    """A run begins without the files."""
-    return read_lines(file) if file.exists() else []
+    health = round_figures([step for step in steps if step["round"] == now["round"]], pool, pool_before)
+    return health, [asdict(alarm) for alarm in alarms([*before, {**now, **health}], config)]
 
 
 def alarms_of(line: Mapping[str, Any]) -> list[str]:

@@ -46,7 +46,7 @@ class RunLog:
     def reuse(self) -> dict[str, dict[str, int]]:
         """By adapter, over all steps: tokens of the prompts, reusable and reused ones (see sampler/reuse.py)."""
         totals: dict[str, dict[str, int]] = {}
-        for name, counts in (item for step in self.steps for item in step.get("reuse", {}).items()):
+        for name, counts in (item for step in self.steps for item in step.get("prefix_cache", {}).items()):
             total = totals.setdefault(name, dict.fromkeys(counts, 0))
             for key, count in counts.items():
                 total[key] += count
@@ -73,7 +73,7 @@ class RunLog:
         return {
             "rounds": [{**line, "rewards": seen} for line, seen in zip(self.rounds, rewards, strict=True)],
             "policy_gain_points": self.gain(),
-            "reuse": self.reuse(),
+            "prefix_cache": self.reuse(),
         }
 
 

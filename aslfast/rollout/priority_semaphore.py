@@ -1,4 +1,4 @@
-"""How many trajectories are under way at once, and who goes first."""
+"""How many trajectories run at once, and which of those that wait starts next."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ from contextlib import asynccontextmanager
 
 
 class PrioritySemaphore:
-    """At most `at_once` inside; of those that wait, the one of the greatest depth enters first, then the oldest.
+    """Lets at most `limit` holders run; of those that wait, the deepest acquires first, then the oldest.
 
     Depth is how far down the graph a trajectory stands (question 0, attempt 1, verdict 2), so that what was begun is
-    finished before more is begun, and memory stays bounded. A parent must leave before its children enter: nobody
-    holds a place while waiting for one, and so there is no deadlock.
+    finished before more is begun, and memory stays bounded. A parent must release before its children acquire: no
+    holder waits for another permit, and so there is no deadlock.
     """
 
-    def __init__(self, at_once: int) -> None:
-        self._free = at_once
+    def __init__(self, limit: int) -> None:
+        self._free = limit
         self._order = itertools.count()
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []  # a heap
 
     @asynccontextmanager
-    async def inside(self, depth: int) -> AsyncIterator[None]:
-        await self._enter(depth)
+    async def acquire(self, depth: int) -> AsyncIterator[None]:
+        """Hold one permit for the length of the block."""
+        await self._wait(depth)
         try:
             yield
         finally:
-            self._leave()
+            self._release()
 
-    async def _enter(self, depth: int) -> None:
+    async def _wait(self, depth: int) -> None:
         if self._free:
             self._free -= 1
             return
@@ -39,12 +40,12 @@ class PrioritySemaphore:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the place was given just before: pass it on
-                self._leave()
+            if turn.done() and not turn.cancelled():  # the permit came just before: pass it on
+                self._release()
             raise
 
-    def _leave(self) -> None:
-        """Hands the place to whoever is next, so that nobody slips in between."""
+    def _release(self) -> None:
+        """Hand the permit to the next waiter, so that no newcomer slips in between."""
         while self._waiting:
             turn = heapq.heappop(self._waiting)[2]
             if not turn.done():

@@ -1,91 +1,114 @@
-"""What of a loop is committed, and when: its start, every step, every phase, every round; and the way back."""
+"""What of a run is committed, and when: its start, every step, every phase, every round; and the way back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from aslfast.checkpoint.recovery import STEPS
+from aslfast.checkpoint.ledger import Provenance
+from aslfast.checkpoint.recovery import METRICS, ROUNDS, STEPS
+from aslfast.checkpoint.run_dir import RunDir
+from aslfast.checkpoint.state import TrainState
+from aslfast.core import Group
 from aslfast.data.trajectories import Record, join_trajectories, write_trajectories
+from aslfast.learner.learner import Learner
 from aslfast.learner.optimizer_state import load_learner, save_learner
 from aslfast.models import lora
-from aslfast.rounds.context import Loop
-from aslfast.rounds.replicas import rank_zero_only
+from aslfast.rounds.records import RoundRecord, StepRecord
 
 
-def begun(loop: Loop, facts: Mapping[str, dict[str, str]], given: Sequence[str] = ()) -> None:
-    """The adapters as they start: a resume takes them from here, not from a random seed or another folder.
+class Checkpointer:
+    """Commits a run's state and its learner's; rank 0 alone writes, the others hold the same state."""
 
-    given: roles whose version 0 is an adapter of another run, and not the base as it is for the others.
-    """
-    with loop.run.writing():
-        made = [save_learner(loop.learner, role, _learner_file(loop, role)) for role in loop.learner.version]
-        made += [lora.save_adapter(loop.learner.model, role, _adapters(loop, role), 0) for role in given]
-    loop.run.commit("begun", loop, made, facts=facts)
+    def __init__(self, run: RunDir, state: TrainState, learner: Learner) -> None:
+        self.run, self.state, self.learner = run, state, learner
+        self._writes = learner.ranks.is_rank_zero
+        self._since = time.perf_counter()  # when state.seconds was last brought up to date
+
+    def start_clock(self) -> None:
+        """Count the seconds of a round from now on."""
+        self._since = time.perf_counter()
+
+    def update_clock(self) -> None:
+        """Bring the state's seconds up to date."""
+        now = time.perf_counter()
+        self.state.seconds, self._since = self.state.seconds + now - self._since, now
+
+    def run_started(self, provenance: Provenance, initialised: Sequence[str] = ()) -> None:
+        """Commit the adapters as they start: a resume takes them from here, not from a seed or another folder.
+
+        initialised: adapters whose version 0 is an adapter of another run; the others start as the base itself.
+        """
+        with self.run.writing():
+            made = [save_learner(self.learner, name, self._learner_file(name)) for name in self.learner.version]
+            made += [lora.save_adapter(self.learner.model, name, self._adapters(name), 0) for name in initialised]
+        self.run.commit("run_started", self.state, made, provenance=provenance)
+
+    def resume(self) -> None:
+        """Restore state and learner as they were at the last commit."""
+        self.run.restore(self.state)
+        for adapter in self.learner.version:
+            for name in self._learner_files(adapter):
+                load_learner(self.learner, adapter, self.run.path / name)
+
+    def step(self, adapter: str, groups: Sequence[Group], record: StepRecord) -> None:
+        """Commit a step: its trajectories, its record and, if the adapter moved, the learner's state."""
+        if not self._writes:
+            return
+        part, learner_file = self._part(adapter, self.state.phase_step), self._learner_file(adapter)
+        made, dropped = [part], []
+        with self.run.writing():
+            part.parent.mkdir(exist_ok=True)
+            write_trajectories(part, _records(groups, self.state))
+            if self._name(learner_file) not in self.run.files:
+                dropped = self._learner_files(adapter)
+                made.append(save_learner(self.learner, adapter, learner_file))
+        self.update_clock()
+        self.run.commit("step", self.state, made, dropped, {METRICS: record.as_json()})
+
+    def phase(self, adapter: str, steps: int, learned: bool) -> None:
+        """Commit a phase: one file of its trajectories in place of one a step, and the adapter that it ends with."""
+        if not self._writes:
+            return
+        parts = [self._part(adapter, number) for number in range(1, steps + 1)]
+        whole = self.run.path / "trajectories" / f"round-{self.state.round:03d}-{adapter}.parquet"
+        made = [whole]
+        with self.run.writing():
+            whole.parent.mkdir(exist_ok=True)
+            join_trajectories(whole, parts)
+            if learned and parts:
+                version = self.learner.version[adapter]
+                made.append(lora.save_adapter(self.learner.model, adapter, self._adapters(adapter), version))
+        self.update_clock()
+        self.run.commit("phase", self.state, made, [self._name(part) for part in parts])
+
+    def round(self, record: RoundRecord, last: bool) -> None:
+        """Commit a round's record. After the `last` round no step follows: the learner's state goes."""
+        if not self._writes:
+            return
+        dropped = [name for adapter in self.learner.version for name in self._learner_files(adapter)] if last else []
+        self.run.commit("round", self.state, (), dropped, {ROUNDS: record.as_json()})
+
+    def _adapters(self, adapter: str) -> Path:
+        return self.run.path / "adapters" / adapter
+
+    def _part(self, adapter: str, number: int) -> Path:
+        return self.run.path / STEPS / f"round-{self.state.round:03d}-{adapter}-{number:05d}.parquet"
+
+    def _learner_file(self, adapter: str) -> Path:
+        return self.run.path / STEPS / f"{adapter}-v{self.learner.version[adapter]:05d}.safetensors"
+
+    def _learner_files(self, adapter: str) -> list[str]:
+        """Return the committed file of the adapter; none after the last round."""
+        return [name for name in self.run.files if name.startswith(f"{STEPS}/{adapter}-v")]
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.run.path).as_posix()
 
 
-def take_up(loop: Loop) -> None:
-    """The loop and its learner as they were at the last commit."""
-    loop.run.restore(loop)
-    for role in loop.learner.version:
-        for name in _learner_files(loop, role):
-            load_learner(loop.learner, role, loop.run.path / name)
-
-
-@rank_zero_only
-def step(loop: Loop, role: str, records: Sequence[Record], line: dict[str, Any]) -> None:
-    """The step's trajectories, its line and, if the role's adapter moved, the learner's state in place of the last."""
-    part, state = _part(loop, role, loop.phase_step), _learner_file(loop, role)
-    made, dropped = [part], []
-    with loop.run.writing():
-        part.parent.mkdir(exist_ok=True)
-        write_trajectories(part, records)
-        if _name(loop, state) not in loop.run.files:
-            dropped = _learner_files(loop, role)
-            made.append(save_learner(loop.learner, role, state))
-    loop.clock()
-    loop.run.commit("step", loop, made, dropped, {"metrics.jsonl": line})
-
-
-@rank_zero_only
-def phase(loop: Loop, role: str, steps: int, learned: bool) -> None:
-    """One file of the phase's trajectories in place of one a step, and the adapter that the phase ends with."""
-    parts = [_part(loop, role, number) for number in range(1, steps + 1)]
-    whole = loop.run.path / "trajectories" / f"round-{loop.round:03d}-{role}.parquet"
-    made = [whole]
-    with loop.run.writing():
-        whole.parent.mkdir(exist_ok=True)
-        join_trajectories(whole, parts)
-        if learned and parts:
-            made.append(lora.save_adapter(loop.learner.model, role, _adapters(loop, role), loop.learner.version[role]))
-    loop.clock()
-    loop.run.commit("phase", loop, made, [_name(loop, part) for part in parts])
-
-
-@rank_zero_only
-def measured(loop: Loop, line: dict[str, Any], last: bool) -> None:
-    """A round's line. After the `last` one nothing is learnt any more: the learner's state goes."""
-    dropped = [name for role in loop.learner.version for name in _learner_files(loop, role)] if last else []
-    loop.run.commit("round", loop, (), dropped, {"rounds.jsonl": line})
-
-
-def _adapters(loop: Loop, role: str) -> Path:
-    return loop.run.path / "adapters" / role
-
-
-def _part(loop: Loop, role: str, number: int) -> Path:
-    return loop.run.path / STEPS / f"round-{loop.round:03d}-{role}-{number:05d}.parquet"
-
-
-def _learner_file(loop: Loop, role: str) -> Path:
-    return loop.run.path / STEPS / f"{role}-v{loop.learner.version[role]:05d}.safetensors"
-
-
-def _learner_files(loop: Loop, role: str) -> list[str]:
-    """The committed one; none after the last round."""
-    return [name for name in loop.run.files if name.startswith(f"{STEPS}/{role}-v")]
-
-
-def _name(loop: Loop, path: Path) -> str:
-    return path.relative_to(loop.run.path).as_posix()
+def _records(groups: Sequence[Group], state: TrainState) -> list[Record]:
+    """Return the step's trajectories with their rewards; failed ones have none."""
+    rewarded = [pair for group in groups for pair in zip(group.trajectories, group.rewards, strict=True)]
+    failed = [(trajectory, None) for group in groups for trajectory in group.failed]
+    return [Record(trajectory, reward, state.round, state.phase_step) for trajectory, reward in rewarded + failed]

@@ -1,113 +1,74 @@
-"""What the phases of a round work with: the state that survives, and what is made anew from the configuration."""
+"""What a round works with: the state that is saved, the parts made from the configuration, and who is told."""
 
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from aslfast.checkpoint.run_dir import RunDir
-from aslfast.checkpoint.state import PoolQuestion, TrainState
+from aslfast.checkpoint.state import TrainState
 from aslfast.config import RunConfig
-from aslfast.core import Role, StopReason, Task, Trajectory
 from aslfast.data.qa_dataset import Question
-from aslfast.distributed.process_group import ProcessGroup
 from aslfast.learner.learner import Learner
-from aslfast.rewards import normalize
-from aslfast.rollout.judge import Judging
+from aslfast.rollout.context import RolloutContext, max_concurrent
 from aslfast.rollout.multi_turn import Rollout, stable_seed
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
+from aslfast.rounds.commit import Checkpointer
+from aslfast.rounds.observer import Observer
 from aslfast.sampler.prefix_cache_stats import PrefixCacheMeter
 
-DEPTH: dict[Role, int] = {"generator": 0, "policy": 1, "grm": 2}  # who waits for whom: for the gate
+Oracle = Callable[[str], str | None]  # a question -> its true answer; None where there is none
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What the roles learn from. The oracle, of the world to learn in, is the monitor's: no reward sees it."""
+
+    topics: Sequence[str]
+    labelled: Sequence[Question] = ()  # real questions, where a recipe learns from any
+    oracle: Oracle | None = None
+
+
+@dataclass(frozen=True)
+class TaskContext:
+    """What the tasks of a phase are made from."""
+
+    config: RunConfig
+    state: TrainState
+    data: TrainingData
+
+    def rng(self, phase: str) -> random.Random:
+        """Return a random generator that this round's phase of that name has to itself."""
+        return random.Random(stable_seed(self.config.seed, self.state.round, phase))
 
 
 @dataclass
-class Loop(TrainState):
-    """Nothing here but LoopState's fields may carry anything from one step to the next, apart from the learner.
-
-    The counts are of the step under way, all roles'.
-    """
+class RoundContext:
+    """The parts of a run. Nothing but `state` and the learner carries anything from one step to the next."""
 
     config: RunConfig
-    rollout: Rollout
+    state: TrainState
     learner: Learner
-    run: RunDir
-    topics: Sequence[str]
-    flush: Callable[[], None]  # the sampler's: before each step, since what a cache holds may move a last bit
-    report: Callable[[dict[str, Any]], None]  # called with each line of metrics
-    notice: Callable[[str], None] = lambda _: None  # called with what a person should know
-    labelled: Sequence[Question] = ()  # real questions, where a recipe learns from any
-    prove: Callable[[], dict[str, float]] = dict  # after each push: that the sampler serves these weights
-    oracle: Callable[[str], str | None] | None = None  # of the world to learn in: for the monitor, never for a reward
-    sampled_tokens: int = field(default=0, init=False)
-    tool_failed: int = field(default=0, init=False)  # trajectories
-    judging: Judging = field(init=False)
-    meter: PrefixCacheMeter = field(init=False)
-    gate: PrioritySemaphore = field(init=False)
-    offered: dict[str, list[PoolQuestion]] = field(default_factory=dict, init=False)  # by task, in this step
-    since: float = field(default_factory=time.perf_counter, init=False)  # when `seconds` was last brought up to date
-
-    @property
-    def ranks(self) -> ProcessGroup:
-        return self.learner.ranks
+    rollout: Rollout
+    data: TrainingData
+    checkpointer: Checkpointer
+    check_weight_sync: Callable[[], Mapping[str, float]] = dict  # after each push: the sampler serves these weights
+    observer: Observer = field(default_factory=Observer)
 
     def __post_init__(self) -> None:
-        self.meter = PrefixCacheMeter(self.rollout.sampler, self.learner.version)
-        self.rollout = replace(self.rollout, sampler=self.meter)
-        self.gate = PrioritySemaphore(trajectories_at_once(self.config))
-        self._count_anew()
+        self.prefix_cache = PrefixCacheMeter(self.rollout.sampler, self.learner.version)
+        self.limit = PrioritySemaphore(max_concurrent(self.config))
 
-    def next_step(self) -> None:
-        self.step += 1
-        self._count_anew()
-        self.flush()
+    @property
+    def tasks(self) -> TaskContext:
+        """What the tasks of a phase are made from."""
+        return TaskContext(self.config, self.state, self.data)
 
-    def _count_anew(self) -> None:
-        self.sampled_tokens = self.tool_failed = 0
-        self.offered = {}
-        grm = self.config.grm
-        self.judging = Judging(self.sample, self.config.model.prompts, grm.variant, grm.share_verdicts)
-        self.meter.forget()
-
-    def clock(self) -> None:
-        """Brings `seconds` up to date: before each commit."""
-        now = time.perf_counter()
-        self.seconds, self.since = self.seconds + now - self.since, now
-
-    async def sample(self, task: Task, number: int) -> Trajectory:
-        """Waits for its place among the trajectories under way."""
-        seed = stable_seed(self.config.seed, self.round, self.step)
-        async with self.gate.inside(DEPTH[task.role]):
-            trajectory = await self.rollout.run(task, number, seed, task.adapter, self.learner.version[task.adapter])
-        self.sampled_tokens += trajectory.n_sampled
-        self.tool_failed += trajectory.stop is StopReason.TOOL_FAILED
-        return trajectory
-
-    def offer(self, task: Task, question: PoolQuestion) -> None:
-        """A question that passed the gate enters the pool; at the end of the step those of all ranks do."""
-        self.offered.setdefault(task.id, []).append(question)
-        self.pool.setdefault(normalize(question.question), question)
-
-    def counts(self) -> dict[str, Any]:
-        """For the line of metrics."""
-        return {
-            "sampled_tokens": self.sampled_tokens,
-            "tool_failed": self.tool_failed,
-            "verdicts_reused": self.judging.reused / max(1, self.judging.asked),
-            "reuse": {name: asdict(reuse) for name, reuse in self.meter.take().items()},
-        }
-
-    def rng(self, phase: str) -> random.Random:
-        return random.Random(stable_seed(self.config.seed, self.round, phase))
-
-
-def trajectories_at_once(config: RunConfig) -> int:
-    """As many as the sampler has rows: of more, the local sampler would lose keys and values between turns.
-
-    An engine keeps those of more sessions than it has rows, and some of them wait for the tool: half as many again.
-    """
-    rows = config.sampler.max_running_requests
-    return rows if config.sampler.kind == "local" else rows * 3 // 2
+    def start_step(self) -> RolloutContext:
+        """Return what the rollouts of a new step share. The sampler is flushed: what it kept may move a last bit."""
+        self.state.step += 1
+        self.prefix_cache.forget()
+        self.rollout.sampler.flush()
+        seed = stable_seed(self.config.seed, self.state.round, self.state.step)
+        rollout = replace(self.rollout, sampler=self.prefix_cache)
+        return RolloutContext(self.config, rollout, self.limit, self.learner.version, self.state.round, seed)

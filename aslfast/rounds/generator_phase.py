@@ -1,147 +1,169 @@
-"""The generator's phase: questions about topics or after old ones, what the policy and the judge make of them."""
+"""The generator's phase: questions about topics or after old ones, and what the policy and the judge make of them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Literal, TypeVar
 
 from aslfast import rewards
-from aslfast.checkpoint.state import PoolQuestion
+from aslfast.checkpoint.state import PoolQuestion, TrainState
 from aslfast.core import Group, Reward, StopReason, Task, Trajectory
 from aslfast.prompts import role_tasks
 from aslfast.rewards import AnswerEvidence, Attempt, QuestionEvidence
+from aslfast.rollout.context import RolloutContext
 from aslfast.rollout.judge import other_fold, source_fold
-from aslfast.rounds.context import Loop
-from aslfast.rounds.policy_phase import Verdicts, attempt
+from aslfast.rounds.context import TaskContext
+from aslfast.rounds.group_result import GroupResult
+from aslfast.rounds.policy_phase import Verdicts, play_attempt
 from aslfast.rounds.schedule import by_round, chunks
 
 T = TypeVar("T")
 
 
-def generator_tasks(loop: Loop) -> list[list[Task]]:
-    """About topics, or after questions that the policy has trained on, once there are any: by the round's source."""
-    kind = by_round(loop.config.generator.source, loop.round)
-    old = [question for key, question in loop.pool.items() if key in loop.solved]
-    tasks = variant_tasks(loop, kind, old) if old and kind != "topic" else topic_tasks(loop)
-    return chunks(tasks, loop.config.generator.prompts_per_step)
+def generator_tasks(context: TaskContext) -> list[list[Task]]:
+    """Return the phase's tasks by step: about topics, or variants of questions that the policy has trained on.
+
+    The round's `generator.source` decides; without such questions it is topics.
+    """
+    config, state = context.config.generator, context.state
+    kind = by_round(config.source, state.round)
+    old = [question for key, question in state.pool.items() if key in state.accuracy]
+    tasks = topic_tasks(context) if kind == "topic" or not old else variant_tasks(context, kind, old)
+    return chunks(tasks, config.prompts_per_step)
 
 
-def topic_tasks(loop: Loop) -> list[Task]:
-    """Topics drawn without repeats; the numbers of hops in turn, so that the pool holds all of them."""
-    config, prompts = loop.config.generator, loop.config.model.prompts
-    topics = _drawn(loop, loop.topics)
+def topic_tasks(context: TaskContext) -> list[Task]:
+    """Return tasks about topics drawn without repeats; hops in turn, so that the question pool holds all of them."""
+    config, prompts, number = context.config.generator, context.config.model.prompts, context.state.round
     return [
-        role_tasks.generator_task(f"g{loop.round}-{i}", topic, config.hops[i % len(config.hops)], prompts)
-        for i, topic in enumerate(topics)
+        role_tasks.generator_task(f"g{number}-{i}", topic, config.hops[i % len(config.hops)], prompts)
+        for i, topic in enumerate(_drawn(context, context.data.topics))
     ]
 
 
-def variant_tasks(loop: Loop, kind: Any, old: Sequence[PoolQuestion]) -> list[Task]:
-    """Harder or easier ones, by the accuracy that the policy's newest phase had on the old one (ASL)."""
-    prompts, most_hops = loop.config.model.prompts, max(loop.config.generator.hops)
+def variant_tasks(
+    context: TaskContext, kind: Literal["width", "depth"], old: Sequence[PoolQuestion]
+) -> list[Task]:  # fmt: skip
+    """Return tasks of harder or easier variants, by the policy's accuracy on the old question in its newest phase."""
+    config, state = context.config, context.state
+    prompts, most_hops = config.model.prompts, max(config.generator.hops)
     return [
         role_tasks.variant_task(
-            f"g{loop.round}-{i}", role_tasks.policy_task("", q.question, prompts, (q.reference,), q.hops),
-            loop.solved[rewards.normalize(q.question)], kind, prompts, most_hops,
+            f"g{state.round}-{i}", role_tasks.policy_task("", q.question, prompts, (q.reference,), q.hops),
+            state.accuracy[rewards.normalize(q.question)], kind, prompts, most_hops,
         )
-        for i, q in enumerate(_drawn(loop, old))
+        for i, q in enumerate(_drawn(context, old))
     ]  # fmt: skip
 
 
-def _drawn(loop: Loop, things: Sequence[T]) -> list[T]:
-    """One for each of the phase's tasks, without repeats as long as there are enough."""
-    config, rng = loop.config.generator, loop.rng("generator")
+def _drawn(context: TaskContext, things: Sequence[T]) -> list[T]:
+    """Return one thing for each of the phase's tasks, without repeats as long as there are enough."""
+    config, rng = context.config.generator, context.rng("generator")
     count = config.steps * config.prompts_per_step
     laps = count // len(things) + 1
     return [thing for _ in range(laps) for thing in rng.sample(list(things), len(things))][:count]
 
 
-def enough_questions(loop: Loop) -> bool:
-    """Whether the pool has as many new questions as the recipe wants of this round (ASL: 2000 to 30000)."""
-    wanted = by_round(loop.config.generator.target_questions, loop.round)
-    return wanted > 0 and sum(q.of_round(loop.round) for q in loop.pool.values()) >= wanted
+def target_reached(state: TrainState, targets: Sequence[int]) -> bool:
+    """Return whether the round has written as many new questions as the recipe wants of it (ASL: 2000 to 30000)."""
+    wanted = by_round(targets, state.round)
+    return wanted > 0 and sum(question.round == state.round for question in state.pool.values()) >= wanted
 
 
-async def question_group(loop: Loop, task: Task) -> Group:
-    """Several questions for one task. Those that pass the gate enter the pool."""
-    grown = await asyncio.gather(*(grow(loop, task, i) for i in range(loop.config.generator.group_size)))
-    for _, question, _ in grown:
-        if question is not None:
-            loop.offer(task, question)
-    batch = tuple(evidence.question for _, _, evidence in grown if evidence)
-    return Group.of([(t, _generator_reward(loop, t, e, batch) if e else None) for t, _, e in grown])
-
-
-def _generator_reward(loop: Loop, written: Trajectory, evidence: QuestionEvidence, batch: tuple[str, ...]) -> Reward:
-    evidence = replace(evidence, batch=batch)
-    return rewards.generator_reward(written, evidence, loop.config.format_weight, loop.config.generator.reward)
-
-
-def drop_near_duplicates(loop: Loop) -> None:
-    """Of questions in nearly the same words the pool keeps the one that came first."""
-    kept = set(rewards.distinct_questions([q.question for q in loop.pool.values()]))
-    loop.pool = {key: question for i, (key, question) in enumerate(loop.pool.items()) if i in kept}
-
-
-async def grow(loop: Loop, task: Task, number: int) -> tuple[Trajectory, PoolQuestion | None, QuestionEvidence | None]:
-    """A question, the policy's attempts at it with a verdict each, and the judge's view of its reference answer.
-
-    No evidence where the tool failed the question, all of its attempts or all of its self checks.
-    """
-    config = loop.config.generator
-    written = await loop.sample(task, number)
-    if written.stop is StopReason.TOOL_FAILED:
-        return written, None, None
-    evidence = rewards.question_evidence(written)
-    if not evidence.valid or written.output is None or written.output_answer is None:
-        return written, None, evidence
-    attempts, self_verdicts = await _tried(loop, written, f"{task.id}-{number}")
-    if not attempts or (config.self_checks and not self_verdicts):
-        return written, None, None
-    reference = rewards.REFERENCES[config.reference]([a.answer for a in attempts], written.output_answer)
-    verdicts = [_verdict(loop, attempt, reference) for attempt in attempts]
-    evidence = rewards.question_evidence(written, verdicts, self_verdicts, config.min_acceptance)
-    lowest, highest = config.pass_rate_range
-    if not evidence.accepted or not lowest <= rewards.accuracy(verdicts) <= highest:
-        return written, None, evidence
-    tried = tuple(Attempt(a.answer, a.verdicts) for a in attempts if a.answer is not None)
-    fold = source_fold(written, loop.config.grm.folds)
-    question = PoolQuestion(f"q{task.id}-{number}", written.output, reference, task.hops, tried, fold)
-    return written, question, evidence
+def drop_near_duplicates(state: TrainState) -> None:
+    """Keep, of questions in nearly the same words, the one that came first."""
+    kept = set(rewards.distinct_questions([q.question for q in state.pool.values()]))
+    state.pool = {key: question for i, (key, question) in enumerate(state.pool.items()) if i in kept}
 
 
 @dataclass(frozen=True, slots=True)
-class _Tried:
+class QuestionOutcome:
+    """A generator's trajectory and what came of its question.
+
+    evidence: what its reward is made from; None where the tool failed the question, all of its attempts or all of its
+    self checks, so that it has no reward. accepted: the question for the pool, where it passed the acceptance filter.
+    """
+
+    written: Trajectory
+    evidence: QuestionEvidence | None = None
+    accepted: PoolQuestion | None = None
+
+
+async def question_group(context: RolloutContext, task: Task) -> GroupResult:
+    """Play one task: several questions; those that pass the acceptance filter are new questions of the pool."""
+    size = context.config.generator.group_size
+    outcomes = await asyncio.gather(*(generate_question(context, task, i) for i in range(size)))
+    batch = tuple(outcome.evidence.question for outcome in outcomes if outcome.evidence)
+    group = Group.of([(outcome.written, _reward(context, outcome, batch)) for outcome in outcomes])
+    accepted = [outcome.accepted for outcome in outcomes if outcome.accepted]
+    return GroupResult(group, context.counters, accepted)
+
+
+def _reward(context: RolloutContext, outcome: QuestionOutcome, batch: tuple[str, ...]) -> Reward | None:
+    if outcome.evidence is None:
+        return None
+    evidence, config = replace(outcome.evidence, batch=batch), context.config
+    return rewards.generator_reward(outcome.written, evidence, config.format_weight, config.generator.reward)
+
+
+async def generate_question(context: RolloutContext, task: Task, number: int) -> QuestionOutcome:
+    """Play one generator trajectory, the policy's attempts at its question, and the judge's checks of its answer."""
+    config = context.config.generator
+    written = await context.sample(task, number)
+    if written.stop is StopReason.TOOL_FAILED:
+        return QuestionOutcome(written)
+    evidence = rewards.question_evidence(written)
+    if not evidence.valid or written.output is None or written.output_answer is None:
+        return QuestionOutcome(written, evidence)
+    attempts, self_verdicts = await _attempts(context, written, f"{task.id}-{number}")
+    if not attempts or (config.self_checks and not self_verdicts):
+        return QuestionOutcome(written)
+    reference = rewards.REFERENCES[config.reference]([a.answer for a in attempts], written.output_answer)
+    verdicts = [_verdict(context, attempt, reference) for attempt in attempts]
+    evidence = rewards.question_evidence(written, verdicts, self_verdicts, config.min_acceptance)
+    lowest, highest = config.pass_rate_range
+    if not evidence.accepted or not lowest <= rewards.accuracy(verdicts) <= highest:
+        return QuestionOutcome(written, evidence)
+    answered = tuple(Attempt(a.answer, a.verdicts) for a in attempts if a.answer is not None)
+    fold = source_fold(written, context.config.grm.folds)
+    name, question = f"q{task.id}-{number}", written.output
+    return QuestionOutcome(
+        written, evidence, PoolQuestion(name, question, reference, task.hops, answered, fold, context.round)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
     """A policy's attempt. Its tokens, which nothing is learnt from, are let go at once."""
 
     answer: str | None
     verdicts: Verdicts  # none where a rule judges
 
 
-async def _tried(loop: Loop, written: Trajectory, name: str) -> tuple[list[_Tried], Verdicts]:
-    """The attempts that the tool did not fail, and the verdicts on the generator's own answer."""
-    config, question, own = loop.config.generator, written.output or "", written.output_answer or ""
-    fold = source_fold(written, loop.config.grm.folds)
-    ask = role_tasks.policy_task(f"{name}-p", question, loop.config.model.prompts, (own,), written.task.hops, fold)
-    check = loop.judging.task(f"{name}-c", question, own, own, fold=other_fold(fold))
-    judgements = min(1, loop.config.policy.verdicts_per_answer)
+async def _attempts(context: RolloutContext, written: Trajectory, name: str) -> tuple[list[_Attempt], Verdicts]:
+    """Return the attempts that the tool did not fail, and the verdicts on the generator's own answer."""
+    config, question, own = context.config, written.output or "", written.output_answer or ""
+    fold, judge = source_fold(written, config.grm.folds), context.judge
+    task = role_tasks.policy_task(f"{name}-p", question, config.model.prompts, (own,), written.task.hops, fold)
+    check = judge.task(f"{name}-c", question, own, own, fold=other_fold(fold))
+    count = min(1, config.policy.verdicts_per_answer)
 
-    async def outcome(number: int) -> _Tried | None:
-        trajectory, verdicts = await attempt(loop, ask, number, judgements)
-        return None if verdicts is None else _Tried(trajectory.output, verdicts)
+    async def attempt(number: int) -> _Attempt | None:
+        trajectory, verdicts = await play_attempt(context, task, number, count)
+        return None if verdicts is None else _Attempt(trajectory.output, verdicts)
 
     attempts, checks = await asyncio.gather(
-        asyncio.gather(*(outcome(i) for i in range(config.rollouts_per_question))),
-        asyncio.gather(*(loop.sample(check, i) for i in range(config.self_checks))),
+        asyncio.gather(*(attempt(i) for i in range(config.generator.rollouts_per_question))),
+        asyncio.gather(*(context.sample(check, i) for i in range(config.generator.self_checks))),
     )
-    return [a for a in attempts if a], loop.judging.opinions(checks)
+    return [a for a in attempts if a], judge.read(checks)
 
 
-def _verdict(loop: Loop, attempt: _Tried, reference: str) -> str | None:
-    """The judge's on an attempt; without a judge, that of the rule that pays the policy."""
+def _verdict(context: RolloutContext, attempt: _Attempt, reference: str) -> str | None:
+    """Return the judge's verdict on an attempt; without a judge, that of the rule that rewards the policy."""
     if attempt.verdicts:
         return attempt.verdicts[0]
-    rule = rewards.POLICY_REWARDS[loop.config.policy.reward]
+    rule = rewards.POLICY_REWARDS[context.config.policy.reward]
     return "correct" if rule(AnswerEvidence(attempt.answer, (), (reference,))) > 0.5 else "wrong"

@@ -10,71 +10,84 @@ from aslfast import rewards
 from aslfast.checkpoint.state import PoolQuestion
 from aslfast.core import Group, Task
 from aslfast.data.qa_dataset import Question
-from aslfast.rounds.context import Loop
+from aslfast.prompts import role_tasks
+from aslfast.rollout.context import RolloutContext
+from aslfast.rounds.context import TaskContext
+from aslfast.rounds.group_result import GroupResult
 from aslfast.rounds.schedule import chunks, cycled
 
 
-def verification_tasks(loop: Loop, fold: int = 0) -> list[list[Task]]:
-    """This round's labelled attempts, as many right as wrong for each question, in random order, repeated as needed.
+def verification_tasks(context: TaskContext, fold: int = 0) -> list[list[Task]]:
+    """Return the phase's tasks by step: this round's labelled attempts, as many right as wrong for each question.
 
-    From `grm.gold_label_from_round` on a share of them is made from real questions instead (ASL's late injection).
-    fold: of the judge that learns, on the questions of its half of the source documents; 0: there is one judge.
+    In random order, repeated as needed. From `grm.gold_label_from_round` on a fraction of them is made from real
+    questions instead (ASL's late injection). fold: of the judge that learns, on the questions of its half of the
+    source documents; 0: there is one judge.
     """
-    config, rng = loop.config.grm, loop.rng(f"grm{fold}" if fold else "grm")
-    tasks: list[Task] = []
-    for question in loop.pool.values():
-        if question.of_round(loop.round) and question.fold == fold:
-            for i, (answer, label) in enumerate(rewards.balanced(labelled_attempts(question, config.label))):
-                task_id = f"v{loop.round}-{question.id}-{i // 2}{label[0]}"
-                tasks.append(
-                    loop.judging.task(
-                        task_id, question.question, answer, question.reference, label, question.hops, fold
-                    )
-                )
+    config, state, rng = context.config.grm, context.state, context.rng(f"grm{fold}" if fold else "grm")
+    own = [q for q in state.pool.values() if q.round == state.round and q.fold == fold]
+    tasks = [task for question in own for task in _question_tasks(context, question)]
     rng.shuffle(tasks)
     wanted = config.steps * config.prompts_per_step
-    real = (
-        real_tasks(loop, round(config.gold_label_fraction * wanted), fold, rng)
-        if loop.round >= config.gold_label_from_round
-        else []
-    )
-    own = cycled(tasks, config.steps, config.prompts_per_step)
-    if not real:
-        return own
-    mixed = real + [task for step in own for task in step][: wanted - len(real)]
+    injected = state.round >= config.gold_label_from_round
+    gold = gold_tasks(context, round(config.gold_label_fraction * wanted), fold, rng) if injected else []
+    steps = cycled(tasks, config.steps, config.prompts_per_step)
+    if not gold:
+        return steps
+    mixed = gold + [task for step in steps for task in step][: wanted - len(gold)]
     rng.shuffle(mixed)
     return chunks(mixed, config.prompts_per_step)
 
 
-def real_tasks(loop: Loop, count: int, fold: int, rng: random.Random) -> list[Task]:
-    """`count` answers to labelled questions, right ones and plausible wrong ones in turn."""
+def _question_tasks(context: TaskContext, question: PoolQuestion) -> list[Task]:
+    label_source = context.config.grm.label
+    labelled = rewards.balanced(labelled_attempts(question, label_source))
+    return [
+        _judge_task(
+            context, f"v{context.state.round}-{question.id}-{i // 2}{label[0]}",
+            Question(question.id, question.question, (question.reference,), question.hops), answer, label, question.fold,
+        )
+        for i, (answer, label) in enumerate(labelled)
+    ]  # fmt: skip
+
+
+def _judge_task(context: TaskContext, name: str, question: Question, answer: str, label: str, fold: int) -> Task:
+    prompts, variant = context.config.model.prompts, context.config.grm.variant
+    return role_tasks.grm_task(
+        name, question.question, answer, prompts, label, question.hops, variant, question.answers[0], fold
+    )
+
+
+def gold_tasks(context: TaskContext, count: int, fold: int, rng: random.Random) -> list[Task]:
+    """Return `count` answers to labelled questions, right ones and plausible wrong ones in turn."""
     tasks: list[Task] = []
-    others = [(q.question, q.answers[0]) for q in loop.labelled]
-    while loop.labelled and len(tasks) < count:
-        for question in rng.sample(list(loop.labelled), len(loop.labelled)):
-            tasks += _right_and_wrong(loop, question, others, f"r{loop.round}.{len(tasks)}", fold, rng)
+    labelled = list(context.data.labelled)
+    others = [(q.question, q.answers[0]) for q in labelled]
+    while labelled and len(tasks) < count:
+        for question in rng.sample(labelled, len(labelled)):
+            name = f"r{context.state.round}.{len(tasks)}"
+            tasks += _right_and_wrong(context, question, others, name, fold, rng)
     return tasks[:count]
 
 
 def _right_and_wrong(
-    loop: Loop, question: Question, others: Sequence[tuple[str, str]], name: str, fold: int, rng: random.Random
-) -> list[Task]:
-    right = question.answers[0]
+    context: TaskContext, question: Question, others: Sequence[tuple[str, str]], name: str, fold: int,
+    rng: random.Random,
+) -> list[Task]:  # fmt: skip
     wrong = rewards.plausible_wrong(question.question, question.answers, others, rng)
-    given = [(right, "correct"), *([(wrong, "wrong")] if wrong else [])]
-    return [
-        loop.judging.task(f"{name}-{label[0]}", question.question, answer, right, label, question.hops, fold)
-        for answer, label in given
-    ]
+    given = [(question.answers[0], "correct"), *([(wrong, "wrong")] if wrong else [])]
+    return [_judge_task(context, f"{name}-{label[0]}", question, answer, label, fold) for answer, label in given]
 
 
 def labelled_attempts(question: PoolQuestion, source: str) -> dict[str, str]:
-    """Distinct answers -> label, from one of the sources in rewards/labels.py."""
+    """Return distinct answers -> label, from one of the sources in rewards/labels.py."""
     return rewards.LABELS[source](question.attempts, question.reference)
 
 
-async def verdict_group(loop: Loop, task: Task) -> Group:
-    judged = await asyncio.gather(*(loop.sample(task, i) for i in range(loop.config.grm.group_size)))
-    label, weight, variant = task.references[0], loop.config.format_weight, loop.config.grm.variant
-    given = [rewards.grm_reward(t, label, weight, variant) if loop.judging.opinions([t]) else None for t in judged]
-    return Group.of(list(zip(judged, given, strict=True)))
+async def verdict_group(context: RolloutContext, task: Task) -> GroupResult:
+    """Play one task: several judgements of one labelled answer."""
+    judged = await asyncio.gather(*(context.sample(task, i) for i in range(context.config.grm.group_size)))
+    label, weight, variant = task.references[0], context.config.format_weight, context.config.grm.variant
+    heard = context.judge.read
+    given = [rewards.grm_reward(t, label, weight, variant) if heard([t]) else None for t in judged]
+    return GroupResult(Group.of(list(zip(judged, given, strict=True))), context.counters)

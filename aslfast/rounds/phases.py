@@ -1,4 +1,4 @@
-"""The phases that a round may have: whose tasks, how a group is gathered, when it is over."""
+"""The phases that a round may have: their tasks, how a group is gathered, and when they end."""
 
 from __future__ import annotations
 
@@ -7,45 +7,53 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from aslfast.config.schema import GeneratorConfig, GrmConfig, PolicyConfig, RunConfig
+from aslfast.checkpoint.state import TrainState
+from aslfast.config import RunConfig
+from aslfast.config.schema import GeneratorConfig, GrmConfig, PolicyConfig
 from aslfast.core import SECOND_JUDGE, Group, Role, Task
-from aslfast.rounds.context import Loop
+from aslfast.rollout.context import RolloutContext
+from aslfast.rounds.context import TaskContext
 from aslfast.rounds.early_stopping import plateaued
-from aslfast.rounds.generator_phase import drop_near_duplicates, enough_questions, generator_tasks, question_group
+from aslfast.rounds.generator_phase import (
+    drop_near_duplicates,
+    generator_tasks,
+    question_group,
+    target_reached,
+)
+from aslfast.rounds.group_result import GroupResult
 from aslfast.rounds.judge_phase import verdict_group, verification_tasks
-from aslfast.rounds.policy_phase import answer_group, note_solved, policy_tasks
+from aslfast.rounds.policy_phase import answer_group, policy_tasks, record_accuracy
 
 
-def _nothing(*_: Any) -> None:
+def _nothing(*_: object) -> None:
     pass
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A phase has the name of the adapter that it trains."""
+    """One phase of a round, named after the adapter that it trains."""
 
     name: str
     role: Role
     config: GeneratorConfig | GrmConfig | PolicyConfig
-    tasks_of: Callable[[Loop], Sequence[Sequence[Task]]]  # by step
-    group_of: Callable[[Loop, Task], Coroutine[Any, Any, Group]]
-    is_over: Callable[[Loop], bool]  # before its last step
-    note: Callable[[Loop, Sequence[Group]], None] = _nothing  # after each step
-    close: Callable[[Loop], None] = _nothing
+    tasks_of: Callable[[TaskContext], Sequence[Sequence[Task]]]  # by step
+    group_of: Callable[[RolloutContext, Task], Coroutine[Any, Any, GroupResult]]
+    is_over: Callable[[TrainState], bool]  # before its last step
+    after_step: Callable[[TrainState, Sequence[Group]], None] = _nothing
+    after_phase: Callable[[TrainState], None] = _nothing
 
 
 def phases_of(config: RunConfig) -> list[Phase]:
-    """In the recipe's order; with two judges each of them has a phase."""
+    """Return a round's phases in the recipe's order; with two judges each of them has a phase."""
     return [phase for role in config.phases for phase in _PHASES[role](config)]
 
 
 def _generator(config: RunConfig) -> list[Phase]:
-    own = config.generator
+    over = partial(target_reached, targets=config.generator.target_questions)
     return [
-        Phase(
-            "generator", "generator", own, generator_tasks, question_group, enough_questions, close=drop_near_duplicates
-        )
-    ]
+        Phase("generator", "generator", config.generator, generator_tasks, question_group, over,
+              after_phase=drop_near_duplicates)
+    ]  # fmt: skip
 
 
 def _grm(config: RunConfig) -> list[Phase]:
@@ -59,11 +67,11 @@ def _grm(config: RunConfig) -> list[Phase]:
 
 def _policy(config: RunConfig) -> list[Phase]:
     own, over = config.policy, partial(_plateau, window=config.policy.plateau_window)
-    return [Phase("policy", "policy", own, policy_tasks, answer_group, over, note_solved)]
+    return [Phase("policy", "policy", own, policy_tasks, answer_group, over, record_accuracy)]
 
 
 _PHASES: dict[str, Callable[[RunConfig], list[Phase]]] = {"generator": _generator, "grm": _grm, "policy": _policy}
 
 
-def _plateau(loop: Loop, window: int) -> bool:
-    return window > 0 and plateaued(loop.step_rewards, window)
+def _plateau(state: TrainState, window: int) -> bool:
+    return window > 0 and plateaued(state.step_rewards, window)

@@ -1,4 +1,4 @@
-"""The policy's phase: attempts at the pool's questions, or at labelled ones, each judged or measured by a rule."""
+"""The policy's phase: attempts at the pool's questions, or at labelled ones, each judged or scored by a rule."""
 
 from __future__ import annotations
 
@@ -7,34 +7,37 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from aslfast import rewards
-from aslfast.checkpoint.state import PoolQuestion
+from aslfast.checkpoint.state import PoolQuestion, TrainState
 from aslfast.core import Group, StopReason, Task, Trajectory
 from aslfast.prompts import role_tasks
-from aslfast.rounds.context import Loop
+from aslfast.rollout.context import RolloutContext
+from aslfast.rounds.context import TaskContext
+from aslfast.rounds.group_result import GroupResult
 from aslfast.rounds.schedule import cycled
 
 Verdicts: TypeAlias = tuple[str | None, ...]
 
 
-def policy_tasks(loop: Loop) -> list[list[Task]]:
-    """From the pool or from the labelled questions, as the recipe says; repeated as needed."""
-    config, prompts = loop.config.policy, loop.config.model.prompts
+def policy_tasks(context: TaskContext) -> list[list[Task]]:
+    """Return the phase's tasks by step, from the question pool or from the labelled questions; repeated as needed."""
+    config, prompts, number = context.config.policy, context.config.model.prompts, context.state.round
     if config.question_source == "labelled":
-        drawn = loop.rng("policy").sample(list(loop.labelled), len(loop.labelled))[: config.max_questions or None]
+        labelled = list(context.data.labelled)
+        drawn = context.rng("policy").sample(labelled, len(labelled))[: config.max_questions or None]
         asked = [(q.id, q.question, q.answers, q.hops, 0) for q in drawn]
     else:
-        asked = [(q.id, q.question, (q.reference,), q.hops, q.fold) for q in pool_questions(loop)]
+        asked = [(q.id, q.question, (q.reference,), q.hops, q.fold) for q in pool_questions(context)]
     tasks = [
-        role_tasks.policy_task(f"p{loop.round}-{i}-{name}", question, prompts, references, hops, fold)
+        role_tasks.policy_task(f"p{number}-{i}-{name}", question, prompts, references, hops, fold)
         for i, (name, question, references, hops, fold) in enumerate(asked)
     ]
     return cycled(tasks, config.steps, config.prompts_per_step)
 
 
-def pool_questions(loop: Loop) -> list[PoolQuestion]:
-    """Questions of the pool, the numbers of hops in turn, the newest rounds first where there are more than needed."""
-    rng, most = loop.rng("policy"), loop.config.policy.max_questions
-    newest = sorted(loop.pool.values(), key=lambda q: (not q.of_round(loop.round), rng.random()))
+def pool_questions(context: TaskContext) -> list[PoolQuestion]:
+    """Return questions of the pool, hops in turn, the newest round's first where there are more than needed."""
+    rng, most, now = context.rng("policy"), context.config.policy.max_questions, context.state.round
+    newest = sorted(context.state.pool.values(), key=lambda q: (q.round != now, rng.random()))
     by_hops: dict[int, list[PoolQuestion]] = {}
     for question in newest:
         by_hops.setdefault(question.hops, []).append(question)
@@ -45,34 +48,42 @@ def pool_questions(loop: Loop) -> list[PoolQuestion]:
     return list({question.id: question for question in chosen}.values())[:most]
 
 
-async def answer_group(loop: Loop, task: Task) -> Group:
-    config = loop.config.policy
-    tried = await asyncio.gather(
-        *(attempt(loop, task, i, config.verdicts_per_answer) for i in range(config.group_size))
+async def answer_group(context: RolloutContext, task: Task) -> GroupResult:
+    """Play one task: several attempts, each with its verdicts and its reward."""
+    config, weight = context.config.policy, context.config.format_weight
+    attempts = await asyncio.gather(
+        *(play_attempt(context, task, i, config.verdicts_per_answer) for i in range(config.group_size))
     )
-    weight = loop.config.format_weight
-    given = [None if v is None else rewards.policy_reward(t, v, weight, config.reward) for t, v in tried]
-    return Group.of([(t, r) for (t, _), r in zip(tried, given, strict=True)])
+    given = [None if v is None else rewards.policy_reward(t, v, weight, config.reward) for t, v in attempts]
+    return GroupResult(Group.of([(t, r) for (t, _), r in zip(attempts, given, strict=True)]), context.counters)
 
 
-def note_solved(loop: Loop, groups: Sequence[Group]) -> None:
-    """How much of each question's attempts was paid, for the generator to vary it by; of the newest phase alone."""
-    if not loop.step_rewards:
-        loop.solved = {}
+def record_accuracy(state: TrainState, groups: Sequence[Group]) -> None:
+    """Record the mean reward, its format part aside, of each question's attempts, for the generator to vary it by.
+
+    The accuracies are those of the newest phase alone.
+    """
+    accuracy = dict(state.accuracy) if state.phase_step else {}
     for group in groups:
         if group.rewards:
-            paid = [reward.total - reward.parts["format"] for reward in group.rewards]
-            loop.solved[rewards.normalize(group.trajectories[0].task.question)] = sum(paid) / len(paid)
+            values = [reward.total - reward.parts["format"] for reward in group.rewards]
+            accuracy[rewards.normalize(group.trajectories[0].task.question)] = sum(values) / len(values)
+    state.accuracy = accuracy
 
 
-async def attempt(loop: Loop, task: Task, number: int, verdicts: int) -> tuple[Trajectory, Verdicts | None]:
-    """One policy trajectory and the judge's verdicts on its answer: None each where there is no answer; no tuple where
-    the tool failed the attempt or all of its judges."""
-    trajectory = await loop.sample(task, number)
+async def play_attempt(
+    context: RolloutContext, task: Task, number: int, verdicts: int
+) -> tuple[Trajectory, Verdicts | None]:
+    """Return one policy trajectory and the judge's `verdicts` verdicts on its answer.
+
+    Each is None where there is no answer; there is no tuple where the tool failed the attempt or all of its judges.
+    """
+    trajectory = await context.sample(task, number)
     if trajectory.stop is StopReason.TOOL_FAILED:
         return trajectory, None
     if trajectory.output is None:
         return trajectory, (None,) * verdicts
     name, reference = f"{task.id}{number}-v", next(iter(task.references), "")
-    given = await loop.judging.verdicts(name, task.question, trajectory.output, reference, verdicts, task.fold)
+    judge = context.judge
+    given = await judge.verdicts(name, task.question, trajectory.output, reference, verdicts, task.fold)
     return trajectory, given if given or not verdicts else None

@@ -1,107 +1,88 @@
-"""One round of Agentic Self-Learning: generator phase -> GRM phase -> policy phase -> measured against the truth.
+"""One round: its phases, each a few optimizer steps. After arXiv 2510.14253.
 
-After arXiv 2510.14253. Every phase is a few optimizer steps; a step gathers groups of trajectories on the one sampler,
-without a barrier between roles (a question's attempts start when it is written, a verdict when its attempt is done),
-then learns from them.
+A step gathers groups of trajectories on the one sampler, without a barrier between roles (a question's attempts start
+when it is written, a verdict when its attempt is done), then learns from them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from aslfast.core import Group, Task
-from aslfast.data.trajectories import Record
 from aslfast.errors import UserError
 from aslfast.learner.advantage import advantages
+from aslfast.learner.step_metrics import UpdateStats
 from aslfast.metrics.health import step_figures
-from aslfast.rounds import commit, replicas
-from aslfast.rounds.context import Loop
+from aslfast.rounds import replicas
+from aslfast.rounds.context import RoundContext
+from aslfast.rounds.group_result import extended_pool
 from aslfast.rounds.phases import Phase, phases_of
+from aslfast.rounds.records import GroupSummary, NoUpdate, StepRecord
 
 
-async def run_round(loop: Loop) -> None:
-    """The phases, in the order that the recipe gives. A role that does not learn only does what the next one needs."""
-    for phase in phases_of(loop.config):
-        if (loop.round, phase.name) not in loop.phases_done:
-            await _phase(loop, phase)
+async def run_round(context: RoundContext) -> None:
+    """Run the phases in the recipe's order. A role that does not learn does only what the next one needs."""
+    state = context.state
+    for phase in phases_of(context.config):
+        if (state.round, phase.name) not in state.phases_done:
+            await _run_phase(context, phase)
 
 
-async def _phase(loop: Loop, phase: Phase) -> None:
-    """A phase, or what is left of one: after a resume it goes on at the step that was not committed."""
-    if not loop.phase_step:
-        loop.tasks = tuple(map(tuple, phase.tasks_of(loop)[: phase.config.steps]))
-        if phase.config.steps and not loop.tasks:
-            text = f"round {loop.round}: the {phase.name} phase is skipped, since no question gives it a task"
-            loop.notice(text)
-    for tasks in loop.tasks[loop.phase_step :]:
-        if phase.is_over(loop):
+async def _run_phase(context: RoundContext, phase: Phase) -> None:
+    """Run a phase, or the rest of one: after a resume it goes on at the step that was not committed."""
+    state = context.state
+    if not state.phase_step:
+        state.tasks = tuple(map(tuple, phase.tasks_of(context.tasks)[: phase.config.steps]))
+        if phase.config.steps and not state.tasks:
+            text = f"round {state.round}: the {phase.name} phase is skipped, since no question gives it a task"
+            context.observer.warning(text)
+    for tasks in state.tasks[state.phase_step :]:
+        if phase.is_over(state):
             break
-        groups, line = await _step(loop, phase, tasks)
-        phase.note(loop, groups)
-        loop.phase_step += 1
-        loop.step_rewards += (line["reward"],)
-        line = {"round": loop.round, "phase": phase.name, "step": loop.phase_step, **line}
-        commit.step(loop, phase.name, _records(loop, groups), line)
-        loop.report(line)
-    phase.close(loop)
-    steps, loop.tasks, loop.phase_step, loop.step_rewards = loop.phase_step, (), 0, ()
-    loop.phases_done += ((loop.round, phase.name),)
-    replicas.assert_replicas_in_sync(loop.learner, loop)
-    commit.phase(loop, phase.name, steps, phase.config.learn)
+        await _run_step(context, phase, tasks)
+    phase.after_phase(state)
+    steps, state.tasks, state.phase_step, state.step_rewards = state.phase_step, (), 0, ()
+    state.phases_done += ((state.round, phase.name),)
+    replicas.assert_replicas_in_sync(context.learner, state)
+    context.checkpointer.phase(phase.name, steps, phase.config.learn)
 
 
-def _records(loop: Loop, groups: Sequence[Group]) -> list[Record]:
-    """Those that the tool lost have no reward."""
-    graded = [pair for group in groups for pair in zip(group.trajectories, group.rewards, strict=True)]
-    lost = [(trajectory, None) for group in groups for trajectory in group.lost]
-    return [Record(trajectory, given, loop.round, loop.phase_step) for trajectory, given in graded + lost]
-
-
-async def _step(loop: Loop, phase: Phase, tasks: Sequence[Task]) -> tuple[list[Group], dict[str, Any]]:
-    """Gathers a group for each task, then learns from them; also a line of metrics."""
-    started = time.perf_counter()
-    loop.next_step()
-    groups = await replicas.groups(loop, tasks, phase.group_of)
+async def _run_step(context: RoundContext, phase: Phase, tasks: Sequence[Task]) -> None:
+    """Gather a group for each task, learn from them, commit both."""
+    started, state = time.perf_counter(), context.state
+    rollouts = context.start_step()
+    played = await replicas.play_groups(context.learner.ranks, context.prefix_cache, rollouts, tasks, phase.group_of)
+    groups = [result.group for result in played.results]
+    state.pool = extended_pool(state.pool, played.results)
     if not any(group.trajectories for group in groups):
-        text = f"round {loop.round}: the search tool failed all of a {phase.name} step; see that data.index answers"
-        raise UserError(text)
-    stats = learn_from(loop, phase.name, groups) if phase.config.learn else dict(NO_UPDATE)
-    seconds = time.perf_counter() - started
-    timing = {"tokens_per_s": loop.sampled_tokens / seconds, "seconds": seconds}
-    figures = {**summary(groups), **step_figures(phase.role, groups, loop.oracle)}
-    return groups, {**figures, **stats, **loop.counts(), **timing}
+        where = f"round {state.round}: the search tool failed all of a {phase.name} step"
+        raise UserError(f"{where}; see that data.index answers")
+    update, weight_sync = _learn(context, phase, groups)
+    phase.after_step(state, groups)
+    state.phase_step += 1
+    record = StepRecord(
+        state.round, phase.name, state.phase_step, GroupSummary.of(groups),
+        step_figures(phase.role, groups, context.data.oracle), update, weight_sync, played.counters,
+        played.prefix_cache, time.perf_counter() - started,
+    )  # fmt: skip
+    state.step_rewards += (record.summary.reward,)
+    context.checkpointer.step(phase.name, groups, record)
+    context.observer.step(record)
 
 
-NO_UPDATE = {"kl": None, "grad_norm": 0.0, "loss": 0.0}
-
-
-def learn_from(loop: Loop, adapter: str, groups: Sequence[Group]) -> dict[str, Any]:
-    """One optimizer step, unless there is nothing to learn from."""
-    trajectories, advantage = advantages(groups, loop.config.advantage)
+def _learn(
+    context: RoundContext, phase: Phase, groups: Sequence[Group]
+) -> tuple[UpdateStats | NoUpdate, Mapping[str, float]]:
+    """Take one optimizer step, unless there is nothing to learn from; also the check that the sampler serves it."""
+    learner, adapter = context.learner, phase.name
+    trajectories, advantage = advantages(groups, context.config.advantage) if phase.config.learn else ([], [])
     if not trajectories:
-        return dict(NO_UPDATE)
-    stats = loop.learner.step(adapter, *replicas.own_part(loop.ranks, trajectories, advantage))
-    if stats.grad_norm is None:
-        which = ", ".join(stats.not_finite) or "no single trajectory, but their sum"
-        loop.notice(f"round {loop.round}: a {adapter} step is skipped, its loss or gradient is not finite ({which})")
-    loop.flush()
-    return {**asdict(stats), **loop.prove()}
-
-
-def summary(groups: Sequence[Group]) -> dict[str, Any]:
-    """Reward and its parts (means over the role's trajectories) and its entropy: minus the mean log-prob of the sampled
-    tokens, an unbiased estimate of the mean per-token entropy in nats. Lost trajectories are counted and left out."""
-    trajectories = [t for g in groups for t in g.trajectories]
-    given = [r for g in groups for r in g.rewards]
-    return {
-        "reward": sum(r.total for r in given) / len(given),
-        "reward_parts": {name: sum(r.parts[name] for r in given) / len(given) for name in given[0].parts},
-        "entropy": -sum(sum(t.logprobs) for t in trajectories) / max(1, sum(t.n_sampled for t in trajectories)),
-        "finished": sum(t.output is not None for t in trajectories) / len(trajectories),
-        "zero_variance_groups": sum(len({r.total for r in g.rewards}) <= 1 for g in groups) / len(groups),
-        "trajectories": len(trajectories),
-        "lost": sum(len(g.lost) for g in groups),
-    }  # fmt: skip
+        return NoUpdate(), {}
+    update = learner.step(adapter, *replicas.own_part(learner.ranks, trajectories, advantage))
+    if update.grad_norm is None:
+        which = ", ".join(update.not_finite) or "no single trajectory, but their sum"
+        what = f"a {adapter} step is skipped, its loss or gradient is not finite ({which})"
+        context.observer.warning(f"round {context.state.round}: {what}")
+    context.rollout.sampler.flush()
+    return update, context.check_weight_sync()

@@ -63,7 +63,7 @@ class Sampler(Protocol):
         ...
 
     def flush(self) -> None:
-        """Serve the adapters' present weights from now on: called after each optimizer step."""
+        """Serve the adapters as they are now, without keys and values of older weights: after each optimizer step."""
         ...
 
     def close(self) -> None:

@@ -126,8 +126,8 @@ def engine_args(
     )  # fmt: skip
 
 
-def start_adapters(model: PeftModel, config: RunConfig) -> list[str]:
-    """Loads what roles.<role>.init_adapter names; the adapters that start from one. Raises UserError."""
+def init_adapters(model: PeftModel, config: RunConfig) -> list[str]:
+    """Load what roles.<role>.init_adapter names; return the adapters that start from one. Raises UserError."""
     started = []
     for name in config.adapters:
         if folder := getattr(config.roles, role_of(name)).init_adapter:
@@ -137,7 +137,7 @@ def start_adapters(model: PeftModel, config: RunConfig) -> list[str]:
 
 
 def build_search_tool(config: RunConfig, index: AnyIndex) -> ToolExecutor:
-    """In threads where the index or the sampler works elsewhere; else inline, for the sake of reproducibility."""
+    """Return the search tool: in threads where the index or the sampler works elsewhere, else inline and reproducible."""
     tool = SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
     threaded = isinstance(index, RemoteIndex) or config.sampler.kind != "local"
     deadline_s = longest_s(config.tool.timeout_s, config.tool.retries)
@@ -155,7 +155,7 @@ def weight_sync_check(
     sampler: LocalSampler | SGLangSampler | FollowerSampler, model: PeftModel, tokenizer: PreTrainedTokenizerBase,
     config: RunConfig, process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Callable[[], dict[str, float]]:  # fmt: skip
-    """Return the check to run after each push, which returns its metrics; the local sampler reads the same weights."""
+    """Return the check that the sampler serves these weights; the local sampler reads them and needs none."""
     if isinstance(sampler, LocalSampler):
         return dict
     prompts = check_prompts(Chat(tokenizer), config.model.prompts, config.adapters)

@@ -1,4 +1,4 @@
-"""Where the roles learn and where they are measured: indexes, topics, held-out tasks; from the lab or from files."""
+"""What the roles learn from and are evaluated on: indexes, topics, held-out tasks; from the lab or from files."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ GRM_EVALS = 300
 
 
 @dataclass(frozen=True)
-class Environment:
-    """The oracles (a question -> its true answer or None) and the tasks of generator and GRM exist in the lab alone.
+class Datasets:
+    """What a run reads. Oracles (a question -> its true answer or None) and evaluation tasks of generator and judge
+    exist in the lab alone.
 
-    `oracle` is of the held-out world; `learned_oracle`, of the world to learn in, is the monitor's: no reward sees it.
+    `oracle` is of the held-out world; `train_oracle`, of the world to learn in, is the monitor's: no reward sees it.
     """
 
     index: AnyIndex
@@ -36,12 +37,12 @@ class Environment:
     grm_evals: Sequence[Task] = ()
     generator_evals: Sequence[Task] = ()
     oracle: Callable[[str], str | None] | None = None
-    learned_oracle: Callable[[str], str | None] | None = None
+    train_oracle: Callable[[str], str | None] | None = None
     labelled: Sequence[Question] = ()  # real questions to learn from, where the recipe uses any
 
 
-def file_environment(config: RunConfig) -> Environment:
-    """Opens the files that the configuration names. Raises UserError."""
+def file_datasets(config: RunConfig) -> Datasets:
+    """Open the files that the configuration names. Raises UserError."""
     data = config.data
     for key in ("index", "topics", "eval_questions"):
         if not getattr(data, key):
@@ -53,7 +54,7 @@ def file_environment(config: RunConfig) -> Environment:
     if data.eval_index:
         eval_index = open_index(data.eval_index, config.tool.timeout_s, config.tool.retries)
     evals = policy_evals(questions, config.model.prompts)
-    return Environment(index, topics, eval_index, evals, labelled=labelled_questions(config))
+    return Datasets(index, topics, eval_index, evals, labelled=labelled_questions(config))
 
 
 def uses_labelled(config: RunConfig) -> bool:
@@ -74,7 +75,7 @@ def labelled_questions(config: RunConfig) -> list[Question]:
 
 
 def read_topics(place: str) -> list[str]:
-    """A topic a line; "general": the 73 of an encyclopaedia that ship with aslfast. Raises UserError."""
+    """Return a file's topics, one a line; "general": the 73 that ship with aslfast. Raises UserError."""
     path = Path(str(files("aslfast.data") / "general_topics.txt")) if place == "general" else Path(place)
     if not path.is_file():
         raise UserError(f"{path}: no such topics file; give a text file with one topic a line")
@@ -88,10 +89,10 @@ def policy_evals(questions: Sequence[Question], prompts: str) -> list[Task]:
     return [role_tasks.policy_task(f"eval-{q.id}", q.question, prompts, q.answers, q.hops) for q in questions]
 
 
-def lab_environment(config: RunConfig, folder: Path) -> Environment:
-    """Two worlds without a common entity: one to learn in, one held out; both written to `folder` for later use.
+def lab_datasets(config: RunConfig, folder: Path) -> Datasets:
+    """Make two worlds without a common entity, one to learn in, one held out; write both to `folder` for later use.
 
-    What stands there from before is whole, and opened as it is.
+    What is there from before is complete, and opened as it is.
     """
     seed, prompts, count = config.seed, config.model.prompts, config.data.eval_count
     learned, heldout = World.make(seed, "train"), World.make(seed, "heldout")
@@ -101,7 +102,7 @@ def lab_environment(config: RunConfig, folder: Path) -> Environment:
     write_questions(partial, questions)
     partial.replace(folder / "heldout.parquet")
     judgements = lab_judgements(heldout, questions, seed, prompts, config.grm.variant, config.grm.folds)
-    return Environment(
+    return Datasets(
         index, list(learned.facts), eval_index, policy_evals(questions, prompts), judgements,
         lab_generator_tasks(heldout, seed, prompts), heldout.answer, learned.answer,
         lab_questions(learned, seed, config.data.labelled_count) if uses_labelled(config) else (),
@@ -120,7 +121,7 @@ def lab_questions(world: World, seed: int, count: int) -> list[Question]:
 def lab_judgements(
     world: World, questions: Sequence[Question], seed: int, prompts: str, variant: str = "tool", folds: int = 1
 ) -> list[Task]:
-    """Half right answers, half plausible wrong ones, in turn; of two judges each has every second question."""
+    """Return judgements of right and plausible wrong answers in turn; of two judges each has every second question."""
     rng = random.Random(f"judgements-{seed}")
     tasks = []
     for i in range(GRM_EVALS):

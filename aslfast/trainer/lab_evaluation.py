@@ -12,8 +12,8 @@ from aslfast.config import load_recipe
 from aslfast.models.base_model import load_base, model_folder
 from aslfast.rollout.multi_turn import stable_seed
 from aslfast.trainer.build import build_rollout, build_sampler, build_search_tool, prepare_torch
-from aslfast.trainer.datasets import lab_environment
-from aslfast.trainer.evaluation import ground_truth_scores
+from aslfast.trainer.datasets import lab_datasets
+from aslfast.trainer.evaluation import Evaluation, ground_truth_scores
 
 
 def measure_base(model_path: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
@@ -26,9 +26,10 @@ def _measure_world(model_path: str, seed: int) -> dict[str, Any]:
     prepare_torch(config)
     model, tokenizer = load_base(model_folder(model_path))
     with tempfile.TemporaryDirectory() as folder:
-        environment = lab_environment(config, Path(folder))
+        datasets = lab_datasets(config, Path(folder))
         sampler = build_sampler(config, model, tokenizer)
-        rollout = build_rollout(config, sampler, tokenizer, build_search_tool(config, environment.eval_index))
-        seed_of_samples, at_once = stable_seed(seed, "measure"), 2 * config.sampler.max_running_requests
-        scores = asyncio.run(ground_truth_scores(rollout, environment, seed_of_samples, at_once, adapters=False))
+        rollout = build_rollout(config, sampler, tokenizer, build_search_tool(config, datasets.eval_index))
+        seed_of_samples, limit = stable_seed(seed, "measure"), 2 * config.sampler.max_running_requests
+        evaluation = Evaluation(rollout, seed_of_samples, limit, adapters=False)
+        scores = asyncio.run(ground_truth_scores(evaluation, datasets))
     return {"world": seed, **scores}

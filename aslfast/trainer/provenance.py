@@ -1,7 +1,7 @@
 """What a run's numbers depend on beside its configuration: the inputs that it reads, the software that it runs on.
 
-Recorded when a run begins and compared when it is taken up again. Other inputs would make it another run, and are
-refused. Other software makes a sound run whose last bits are another's, and is said.
+Recorded when a run starts and compared when it is resumed. Other inputs would make it another run, and are refused.
+Other software makes a sound run whose last bits differ, and is reported.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 import transformers
 
 from aslfast import __version__
+from aslfast.checkpoint.ledger import Provenance
 from aslfast.config import RunConfig
 from aslfast.errors import UserError
 from aslfast.models.base_model import model_folder
@@ -20,17 +21,20 @@ from aslfast.models.base_model import model_folder
 BLOCK_BYTES, BLOCKS = 1 << 16, 32
 
 
-def provenance_of(config: RunConfig) -> dict[str, dict[str, str]]:
-    """An index behind a URL is known by its address alone; the lab's worlds follow from the seed and the version."""
+def provenance_of(config: RunConfig, n_ranks: int = 1) -> Provenance:
+    """Return the provenance of a run that starts, or goes on, here and now. Raises UserError for a missing input.
+
+    An index behind a URL is known by its address alone; the lab's worlds follow from the seed and the version.
+    """
     data = config.data
     places = {"model.path": str(model_folder(config.model.path))}
     if not data.lab:
         places |= {f"data.{key}": getattr(data, key) for key in ("index", "topics", "eval_questions", "eval_index")}
     here = {key: place for key, place in places.items() if place and not place.startswith(("http://", "https://"))}
-    return {"inputs": {key: fingerprint(Path(place)) for key, place in here.items()}, "software": _software()}
+    return Provenance({key: fingerprint(Path(place)) for key, place in here.items()}, _software(n_ranks))
 
 
-def _software() -> dict[str, str]:
+def _software(n_ranks: int) -> dict[str, str]:
     return {
         "aslfast": __version__,
         "torch": torch.__version__,
@@ -38,21 +42,24 @@ def _software() -> dict[str, str]:
         "processor": torch.backends.cpu.get_cpu_capability(),
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "threads": str(torch.get_num_threads()),
+        "ranks": str(n_ranks),
     }
 
 
-def compare(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> list[str]:
-    """What a person should know. Raises UserError for an input that is not what it was."""
-    for key, mark in now["inputs"].items():
-        if before["inputs"].get(key) != mark:
-            raise UserError(f"{key}: not what it was when the run began; put that back, or start a new run with --out")
-    old = {**now["software"], **before["software"]}  # what it did not know of then says nothing
-    other = [f"{name} {value} (it was {old[name]})" for name, value in now["software"].items() if old[name] != value]
+def compare(before: Provenance, now: Provenance) -> list[str]:
+    """Return what a person should know. Raises UserError for an input that differs from when the run started."""
+    for key, checksum in now.inputs.items():
+        if before.inputs.get(key) != checksum:
+            raise UserError(
+                f"{key}: not what it was when the run started; put that back, or start a new run with --out"
+            )
+    old = {**now.software, **before.software}  # what the former version did not record says nothing
+    other = [f"{name} {value} (it was {old[name]})" for name, value in now.software.items() if old[name] != value]
     return [f"{', '.join(other)}: the run goes on, but not bit for bit as it would have"] if other else []
 
 
 def fingerprint(place: Path) -> str:
-    """Of a file or all visible files of a folder: names, sizes and contents.
+    """Return a checksum of a file, or of all visible files of a folder: names, sizes and contents.
 
     Of a large file 32 blocks of 64 KiB spread evenly: another model, or another corpus, differs everywhere. So it tells
     other files, not a flipped bit, in milliseconds for any size. Raises UserError.
@@ -72,7 +79,7 @@ def fingerprint(place: Path) -> str:
 
 
 def _files(place: Path) -> list[Path]:
-    """Not what is hidden: caches and marks of tools that fetch models."""
+    """Return the files, without hidden ones: caches and marks of tools that fetch models."""
     if place.is_file():
         return [place]
     found = (path for path in place.rglob("*") if path.is_file())
@@ -80,7 +87,7 @@ def _files(place: Path) -> list[Path]:
 
 
 def _blocks(size: int) -> list[int]:
-    """Where the blocks begin that are read."""
+    """Return the offsets of the blocks to read."""
     if size <= BLOCKS * BLOCK_BYTES:
         return list(range(0, size, BLOCK_BYTES))
     return [(size - BLOCK_BYTES) * i // (BLOCKS - 1) for i in range(BLOCKS)]

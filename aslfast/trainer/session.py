@@ -18,7 +18,7 @@ from aslfast.models.base_model import LAB_BASE, model_folder
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.multi_turn import Rollout, stable_seed
 from aslfast.trainer.build import build_rollout, build_sampler, build_search_tool, load_base_model, prepare_torch
-from aslfast.trainer.evaluation import run_all
+from aslfast.trainer.evaluation import Evaluation
 
 LEAST_TURN = 16  # tokens; in less, nothing can be said
 
@@ -32,11 +32,13 @@ class Session:
     adapter_name: Role | None
     version: int
 
-    def play(self, tasks: Sequence[Task], done: Callable[[Trajectory], None] | None = None) -> list[Trajectory]:
-        """One trajectory a task, with the seeds that the evaluation of a run uses."""
-        seed, at_once = stable_seed(self.config.seed, "evaluation"), 2 * self.config.sampler.max_running_requests
-        adapters = self.adapter_name is not None
-        return asyncio.run(run_all(self._fitting(tasks), tasks, seed, at_once, adapters, done, self.version))
+    def play(self, tasks: Sequence[Task], done: Callable[[Trajectory], None] = lambda _: None) -> list[Trajectory]:
+        """Return one trajectory a task, with the seeds that the evaluation of a run uses."""
+        evaluation = Evaluation(
+            self._fitting(tasks), stable_seed(self.config.seed, "evaluation"),
+            2 * self.config.sampler.max_running_requests, self.adapter_name is not None, self.version, done,
+        )  # fmt: skip
+        return asyncio.run(evaluation.play(tasks))
 
     def _fitting(self, tasks: Sequence[Task]) -> Rollout:
         """The rollout, its turns shortened where a model's context is too small for the longest prompt and a turn."""

@@ -71,10 +71,10 @@ def gather(run: Path, arm: Arm, seed: int, made: list[dict[str, Any]]) -> dict[s
     commits = commits_of(run)
     if missing := _missing_rounds(run, commits):
         raise UserError(f"{run}: round {missing[0]} is missing, the run is not finished; finish it, without --collect")
-    whole = CommittedState.by(commits)
+    whole = CommittedState.of(commits)
     log = RunLog(whole.lines["rounds.jsonl"], whole.lines.get("metrics.jsonl", []))
     rounds = [_entry(log, line, pool) for line, pool in zip(log.rounds, _pools(commits), strict=True)]
-    return {"made": made, "software": whole.facts.get("software", {}), "rounds": rounds}
+    return {"made": made, "software": whole.provenance.software, "rounds": rounds}
 
 
 def _missing_rounds(run: Path, commits: list[Commit]) -> list[int]:

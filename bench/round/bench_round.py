@@ -59,12 +59,12 @@ from aslfast.trainer.build import (
     build_sampler,
     build_search_tool,
     check_context,
+    init_adapters,
     load_base_model,
     prepare_torch,
-    start_adapters,
     weight_sync_check,
 )
-from aslfast.trainer.datasets import file_environment, lab_environment
+from aslfast.trainer.datasets import file_datasets, lab_datasets
 from aslfast.trainer.provenance import provenance_of
 from bench.learner.bench_learner import product_rate
 from bench.learner.flops import step_flops
@@ -123,9 +123,9 @@ def opened(config: RunConfig, folder: Path, lengths: Lengths | None = None) -> I
     base, tokenizer = load_base_model(config)
     check_context(base, config)
     model = lora.add_adapters(base, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
-    start_adapters(model, config)
+    init_adapters(model, config)
     learner = Learner(model, config.learner, config.loss, config.sampler.temperature, config.adapters)
-    environment = lab_environment(config, folder / "lab") if config.data.lab else file_environment(config)
+    environment = lab_datasets(config, folder / "lab") if config.data.lab else file_datasets(config)
     if lengths:
         tokenizer.eos_token = None
     with ExitStack() as stack:
@@ -137,7 +137,7 @@ def opened(config: RunConfig, folder: Path, lengths: Lengths | None = None) -> I
         run = stack.enter_context(RunDir.create(folder / "run", config))
         loop = Loop(
             config, rollout, learner, run, environment.topics, sampler.flush, lambda _: None, told,
-            environment.labelled, weight_sync_check(sampler, model, tokenizer, config), environment.learned_oracle,
+            environment.labelled, weight_sync_check(sampler, model, tokenizer, config), environment.train_oracle,
         )  # fmt: skip
         commit.begun(loop, provenance_of(config))
         loop.flush()

@@ -71,7 +71,7 @@ class Recorder:
 
 
 def row_of(line: dict[str, Any], seconds: float) -> Row:
-    prefilled = sum(reuse["context"] - reuse["reused"] for reuse in line["reuse"].values())
+    prefilled = sum(reuse["context"] - reuse["reused"] for reuse in line["prefix_cache"].values())
     tokens = line["sampled_tokens"] + prefilled + line.get("forward_tokens", 0)
     files = len(os.listdir("/proc/self/fd"))
     rss_mib = round(status_bytes("RssAnon") / 2**20, 1)

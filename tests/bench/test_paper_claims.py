@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from aslfast.checkpoint.ledger import Commit, Ledger
+from aslfast.checkpoint.ledger import Commit, Ledger, Provenance
 from aslfast.cli.main import app
 from aslfast.config import from_tree, to_toml, toml
 from aslfast.errors import UserError
@@ -157,7 +157,7 @@ def write_run(folder, truths=(0.4, 0.6), arm=SMALL, seed=0):
     (folder / "config.toml").write_text(to_toml(arm.config(seed)))
     ledger = Ledger(folder / "ledger.sqlite")
     ledger.read()
-    ledger.append(Commit("begun", facts={"software": {"torch": "2.13.0"}}))
+    ledger.append(Commit("run_started", provenance=Provenance({}, {"torch": "2.13.0"})))
     ledger.append(Commit("round", lines={"rounds.jsonl": round_line(0, truths[0])}))
     steps = [step_line("generator", 1, 0.5, 0.1), step_line("policy", 1, 0.5, 0.1), step_line("policy", 2, 0.7, 0.2)]
     for step in steps:

@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from aslfast.checkpoint.ledger import Commit, CommittedState, Ledger
+from aslfast.checkpoint.ledger import Commit, CommittedState, Ledger, Provenance
 from aslfast.checkpoint.recovery import recover
 from aslfast.checkpoint.run_dir import RunDir
 from aslfast.checkpoint.state import Attempt, PoolQuestion, TrainState, changes, of_data, restore, snapshot
@@ -18,18 +18,15 @@ from aslfast.files.checksum import StoredFile, damage, store
 from aslfast.learner.learner import Learner
 from aslfast.learner.optimizer_state import load_learner, save_learner
 from aslfast.models import lora
-from aslfast.rounds.context import Loop
+from aslfast.rounds.context import RoundContext
 from aslfast.trainer import provenance
 from tests.support.tiny_models import small_disk, stir, tiny_model
 from tests.support.token_streams import trajectory
 
-# --- what a loop remembers -----------------------------------------------------------------------------------------
+# --- what a run remembers -----------------------------------------------------------------------------------------
 
-# Of a Loop, what is made anew from config.toml, or counts within one step. Anything else must stand in LoopState.
-REBUILT = {
-    "config", "rollout", "learner", "run", "topics", "flush", "report", "notice", "sampled_tokens",
-    "since", "prove", "tool_failed", "judging", "meter", "gate", "labelled", "oracle", "offered",
-}  # fmt: skip
+# Of a RoundContext, what is made from config.toml. Anything that a later step reads must be in TrainState.
+REBUILT = {"config", "learner", "rollout", "data", "checkpointer", "check_weight_sync", "observer"}
 
 
 def question(number, *attempts):
@@ -41,15 +38,14 @@ def state_of(**values):
     task = Task("p1", "policy", "answer: who?", "who?", ("Oslo", 'Ø"\n'), 2)
     full = {
         "round": 3, "phases_done": ((1, "grm"), (3, "generator")), "tasks": ((task,), ()), "phase_step": 4, "step": 17,
-        "seconds": 0.1 + 0.2, "step_rewards": (0.1, 1 / 3), "solved": {"who is 1": 2 / 3},
+        "seconds": 0.1 + 0.2, "step_rewards": (0.1, 1 / 3), "accuracy": {"who is 1": 2 / 3},
         "pool": {"who is 1": question(1, Attempt("Oslo", ("correct", None))), "who is 2": question(2)},
     }  # fmt: skip
     return TrainState(**{**full, **values})
 
 
-def test_every_field_of_a_loop_survives_or_is_rebuilt():
-    names = {item.name for item in fields(Loop)}
-    assert names == {item.name for item in fields(TrainState)} | REBUILT
+def test_every_field_of_a_state_survives_or_is_rebuilt():
+    assert {item.name for item in fields(RoundContext)} == {"state"} | REBUILT
     empty, full = snapshot(TrainState()), snapshot(state_of())
     assert all(full[name] != empty[name] for name in empty), "state_of must fill every field"
 
@@ -78,11 +74,12 @@ def test_only_what_changed_is_written():
                 "hops": 0,
                 "attempts": [],
                 "fold": 0,
+                "round": 0,
             }
         },
     }
     del state.pool["who is 1"]
-    after = CommittedState.by(
+    after = CommittedState.of(
         [Commit("a", changes(snapshot(TrainState()), state_of())), Commit("b", changes(before, state))]
     )
     assert of_data(after.state) == state and list(of_data(after.state).pool) == ["who is 2", "who is 3"]
@@ -91,7 +88,7 @@ def test_only_what_changed_is_written():
 # --- the store -----------------------------------------------------------------------------------------------------
 
 COMMITS = [
-    Commit("begun", {"round": 0}, {"steps/a": StoredFile(3, "x")}, facts={"inputs": {"model.path": "m"}}),
+    Commit("run_started", {"round": 0}, {"steps/a": StoredFile(3, "x")}, provenance=Provenance({"model.path": "m"})),
     Commit("step", {"pool": {"ä": {"id": "q"}}}, {"steps/b": StoredFile(4, "y")}, ("steps/a",), {"m.jsonl": {"s": 1}}),
     Commit("step", {"step": 2}, {}, (), {"m.jsonl": {"s": 2, "share": 0.1, "one": 1.0, "none": None}}),
 ]
@@ -116,11 +113,11 @@ def read(file):
 
 def test_commits_read_back_and_add_up(filled):
     assert read(filled) == COMMITS
-    whole = CommittedState.by(COMMITS)
+    whole = CommittedState.of(COMMITS)
     assert whole.files == {"steps/b": StoredFile(4, "y")} and whole.removable == ()
     assert whole.lines == {"m.jsonl": [{"s": 1}, COMMITS[2].lines["m.jsonl"]]}
-    assert whole.facts == {"inputs": {"model.path": "m"}}
-    assert CommittedState.by(COMMITS[:2]).removable == ("steps/a",)
+    assert whole.provenance == Provenance({"model.path": "m"})
+    assert CommittedState.of(COMMITS[:2]).removable == ("steps/a",)
 
 
 def test_the_end_may_be_cut_and_written_anew(filled):
@@ -216,11 +213,11 @@ def test_the_last_commit_can_be_taken_back_after_a_resume_too(tmp_path):
     (run.path / "steps" / "4").write_bytes(b"4")
     run.commit("step", state, [run.path / "steps" / "4"], ["steps/3"])
     run.close()
-    RunDir.take_up(run.path).close()
+    RunDir.resume(run.path).close()
     (run.path / "steps" / "4").write_bytes(b"")
-    with RunDir.take_up(run.path) as taken:
+    with RunDir.resume(run.path) as taken:
         taken.restore(state)
-        assert len(taken.notices) == 1 and state.step == 3 and set(taken.files) == {"steps/2", "steps/3"}
+        assert len(taken.warnings) == 1 and state.step == 3 and set(taken.files) == {"steps/2", "steps/3"}
     assert names(run.path / "steps") == ["2", "3"]
 
 
@@ -237,8 +234,8 @@ def test_what_is_not_committed_goes(tmp_path):
         (path / leftover / "adapter_config.json").write_text("{}")
     for mine in ("notes.txt", "adapters/policy/notes.txt", "trajectories/mine.parquet"):
         (path / mine).write_text("mine")
-    with RunDir.take_up(path) as taken:
-        assert not taken.notices and set(taken.files) == {"steps/2", "steps/3"}
+    with RunDir.resume(path) as taken:
+        assert not taken.warnings and set(taken.files) == {"steps/2", "steps/3"}
         back = TrainState()
         taken.restore(back)
         assert back == state
@@ -259,12 +256,12 @@ def test_a_full_disk_costs_only_what_was_not_committed(tmp_path):
         run.commit("step", state, lines={"metrics.jsonl": {"step": 4}})
     assert (run.path / "metrics.jsonl").read_text().count("\n") == 3
     run.close()
-    with RunDir.take_up(run.path) as again:
+    with RunDir.resume(run.path) as again:
         back = TrainState()
         again.restore(back)
         assert snapshot(back) == before
         again.commit("step", state, lines={"metrics.jsonl": {"step": 4}})
-    with RunDir.take_up(run.path) as again:
+    with RunDir.resume(run.path) as again:
         again.restore(back)
         assert back == state
 
@@ -360,10 +357,10 @@ def test_a_fingerprint_is_of_names_sizes_and_contents(tmp_path):
 
 def test_another_input_is_refused_and_other_software_is_said():
     now = provenance.provenance_of(load_recipe("tiny"))
-    assert now["software"]["torch"] == torch.__version__ and set(now["inputs"]) == {"model.path"}
+    assert now.software["torch"] == torch.__version__ and set(now.inputs) == {"model.path"}
     assert provenance.compare(now, now) == []
-    before = {**now, "software": {**now["software"], "torch": "2.0"}}
-    (notice,) = provenance.compare(before, now)
-    assert notice.startswith(f"torch {torch.__version__} (it was 2.0): the run goes on, but not bit for bit")
-    with pytest.raises(UserError, match=r"model\.path: not what it was when the run began"):
-        provenance.compare({**now, "inputs": {"model.path": "other"}}, now)
+    before = Provenance(now.inputs, {**now.software, "torch": "2.0"})
+    (warning,) = provenance.compare(before, now)
+    assert warning.startswith(f"torch {torch.__version__} (it was 2.0): the run goes on, but not bit for bit")
+    with pytest.raises(UserError, match=r"model\.path: not what it was when the run started"):
+        provenance.compare(Provenance({"model.path": "other"}, now.software), now)

@@ -22,7 +22,7 @@ from aslfast.config import load_recipe, to_toml
 from aslfast.errors import UserError
 from aslfast.files.checksum import damage
 from aslfast.trainer import train
-from aslfast.trainer.datasets import lab_environment
+from aslfast.trainer.datasets import lab_datasets
 from tests.support.killed_runs import N_COMMITS, N_STEPS, bits_of, go, go_watched, lab_config, linked, started, untimed
 
 KILLS = 20
@@ -108,7 +108,7 @@ def test_kills_in_a_run_with_a_schedule(tmp_path):
     finish(started(go, config, tmp_path / "whole"))
     lines = untimed(tmp_path / "whole" / "metrics.jsonl")
     phases = [(line["round"], line["phase"]) for line in lines]
-    assert phases.count((1, "generator")) == 1 and (2, "grm2") in phases  # over before its second step
+    assert phases.count((1, "generator")) == 1 and (2, "second_judge") in phases  # over before its second step
     assert 4 <= phases.count((1, "policy")) <= 6 and any(line["reward"] for line in lines)
     killed = tmp_path / "killed"
     for operations in (45, 60, 75, 90, 105):
@@ -128,7 +128,7 @@ def test_a_kill_at_any_file_operation_leaves_one_commit_or_the_next(whole, tmp_p
     for number, left in enumerate(snapshots):
         copy = tmp_path / str(number)
         shutil.copytree(left, copy, copy_function=linked)
-        with RunDir.take_up(copy) as taken:
+        with RunDir.resume(copy) as taken:
             named = {copy / name for name in (*taken.files, *taken._removable)}
             assert all(damage(copy / name, stored) is None for name, stored in taken.files.items())
         own = commits_of(copy)
@@ -151,8 +151,8 @@ def test_a_damaged_file_of_the_last_step_costs_that_step(config, whole, left_aft
     run = left_after(SECOND_POLICY_STEP)
     file = run / "steps" / name
     file.write_bytes(file.read_bytes()[:-100])
-    with RunDir.take_up(run) as taken:
-        assert len(taken.notices) == 1 and name in taken.notices[0] and "done again" in taken.notices[0]
+    with RunDir.resume(run) as taken:
+        assert len(taken.warnings) == 1 and name in taken.warnings[0] and "done again" in taken.warnings[0]
     assert len(commits_of(run)) == SECOND_POLICY_STEP - 1 and len(untimed(run / "metrics.jsonl")) == N_STEPS - 1
     finish(started(go, config, run))
     assert bits_of(run) == bits_of(whole[0])
@@ -165,19 +165,19 @@ def test_a_damaged_file_of_an_earlier_step_is_named(left_after):
     file.write_bytes(good[:50] + bytes(9) + good[59:])
     remedy = "put back a copy of it, or start a new run from what is in .*adapters"
     with pytest.raises(UserError, match=f"{file.name}: damaged \\(its checksum is wrong\\); {remedy}"):
-        RunDir.take_up(run)
+        RunDir.resume(run)
     assert commits_of(run), "nothing that was committed is forgotten"
     file.write_bytes(good)
-    with RunDir.take_up(run) as taken:
-        assert not taken.notices
+    with RunDir.resume(run) as taken:
+        assert not taken.warnings
 
 
 def test_what_no_step_needs_may_be_missing(left_after):
     run = left_after(GENERATED)
     (run / "trajectories" / "round-001-generator.parquet").unlink()
-    with RunDir.take_up(run) as taken:
-        (notice,) = taken.notices
-    assert "round-001-generator.parquet: No such file" in notice and "goes on without" in notice
+    with RunDir.resume(run) as taken:
+        (warning,) = taken.warnings
+    assert "round-001-generator.parquet: No such file" in warning and "goes on without" in warning
 
 
 # --- what is refused, what is said --------------------------------------------------------------------------------
@@ -195,9 +195,9 @@ def test_a_finished_run_says_so(whole, tmp_path):
 
 def test_a_run_has_one_process_at_a_time(left_after):
     run = left_after(GENERATED)
-    with RunDir.take_up(run), pytest.raises(UserError, match="another process is training this run"):
-        train.resume(run, lambda *_: None)
-    RunDir.take_up(run).close()
+    with RunDir.resume(run), pytest.raises(UserError, match="another process is training this run"):
+        train.resume(run)
+    RunDir.resume(run).close()
 
 
 def test_other_inputs_are_refused(config, left_after, tmp_path):
@@ -207,8 +207,8 @@ def test_other_inputs_are_refused(config, left_after, tmp_path):
     (run / "config.toml").write_text((run / "config.toml").read_text().replace(config.data.topics, str(topics)))
     topics.write_text(topics.read_text() + "one more\n")
     before = (run / "ledger.sqlite").read_bytes()
-    with pytest.raises(UserError, match=r"data.topics: not what it was when the run began; put that back"):
-        train.resume(run, lambda *_: None)
+    with pytest.raises(UserError, match=r"data.topics: not what it was when the run started; put that back"):
+        train.resume(run)
     assert (run / "ledger.sqlite").read_bytes() == before
 
 
@@ -220,14 +220,14 @@ def test_a_resume_takes_no_settings(whole):
 
 def test_what_is_no_run_is_named(left_after, tmp_path):
     with pytest.raises(UserError, match=r"config.toml: No such file or directory; name the folder of a run"):
-        train.resume(tmp_path / "nowhere", lambda *_: None)
+        train.resume(tmp_path / "nowhere")
     run = left_after(GENERATED)
     for damaged in (lambda file: file.unlink(), lambda file: file.write_bytes(b"")):
         damaged(run / "ledger.sqlite")
         with pytest.raises(
             UserError, match=r"ledger.sqlite: empty or missing, though steps were done; put back a copy"
         ):
-            train.resume(run, lambda *_: None)
+            train.resume(run)
     assert (run / "steps").exists() and (run / "metrics.jsonl").exists()
 
 
@@ -237,10 +237,10 @@ def test_the_lab_is_opened_again_not_built_again(tmp_path):
     def marks():
         return {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.bin")}
 
-    first = lab_environment(config, tmp_path)
+    first = lab_datasets(config, tmp_path)
     before = marks()
     shutil.rmtree(tmp_path / "heldout.idx")  # as a kill while it was built would have left it: not there
-    again = lab_environment(config, tmp_path)
+    again = lab_datasets(config, tmp_path)
     assert {p: t for p, t in marks().items() if "train.idx" in p.parts} == {
         p: t for p, t in before.items() if "train.idx" in p.parts
     }

@@ -179,7 +179,7 @@ def other_inputs_as_rank(said):
 
 def test_all_ranks_read_the_same_inputs(tmp_path):
     assert exit_codes(ranks_of(2, other_inputs_as_rank, tmp_path), PATIENCE_S) == [0, 0]
-    assert (tmp_path / "0").read_text() == "data.index: rank 1 has another one than rank 0; give all ranks the same"
+    assert (tmp_path / "0").read_text() == "data.index differs between rank 1 and rank 0; give all ranks the same"
 
 
 def test_tasks_are_shared_out_and_put_together():

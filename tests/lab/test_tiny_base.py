@@ -91,13 +91,13 @@ def test_the_shipped_base_is_mediocre_and_clearly_above_chance(measured):
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     config = load_recipe("tiny", SHORT, seed=5)
-    return [train.train(config, folder / name, lambda event, values: None) for name in ("a", "b")]
+    return [train.train(config, folder / name) for name in ("a", "b")]
 
 
 def test_a_context_beyond_the_model_is_refused_at_the_start(tmp_path):
     config = load_recipe("tiny", ["sampler.max_context=2000"])
     with pytest.raises(UserError, match=r"sampler\.max_context is 2000, the model has 1024 positions"):
-        train.train(config, tmp_path / "run", lambda event, values: None)
+        train.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -131,12 +131,13 @@ def test_held_out_entities_occur_in_no_training_task(runs):
 def test_round_zero_is_the_base_itself(runs, tmp_path):
     """The fresh adapters change nothing: the same tasks and seeds give the base's accuracy."""
     config = load_recipe("tiny", SHORT, seed=5)
-    place = datasets.lab_environment(config, tmp_path / "lab")
+    place = datasets.lab_datasets(config, tmp_path / "lab")
     model, tokenizer = load_base(LAB_BASE)
     sampler = build.LocalSampler(model, tokenizer, max_running_requests=64, max_context=512)
     rollout = build.build_rollout(config, sampler, tokenizer, build.build_search_tool(config, place.eval_index))
     seed = stable_seed(config.seed, "evaluation")
-    played = asyncio.run(evaluation.run_all(rollout, place.policy_evals, seed, 64, adapters=False))
+    plays = evaluation.Evaluation(rollout, seed, 64, adapters=False)
+    played = asyncio.run(plays.play(place.policy_evals))
     assert (
         scoring.policy_scores(played)["policy_accuracy"] == without_times(runs[0], "rounds.jsonl")[0]["policy_accuracy"]
     )

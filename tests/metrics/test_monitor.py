@@ -23,8 +23,9 @@ from aslfast.metrics.alarms import MEANINGS, Alarm, MonitorConfig, alarms
 from aslfast.metrics.health import OF_A_ROLE, Probed
 from aslfast.metrics.plots import draw
 from aslfast.metrics.tables import RunLog
+from aslfast.rounds.observer import Observer
 from aslfast.trainer import train
-from aslfast.trainer.datasets import Environment, policy_evals
+from aslfast.trainer.datasets import Datasets, policy_evals
 from tests.support.killed_runs import lab_config, untimed
 from tests.support.run_files import round_line, write_run
 from tests.support.scripted_world import WORLD, actors
@@ -275,74 +276,93 @@ class Script:
         return self.plays(prompt, seed)
 
 
-def measured(loop, index, report=lambda event, values: None):
-    """(lines of rounds.jsonl, notices) of a loop's rounds, with questions of its world to measure on."""
+class Watcher(Observer):
+    """Keeps the warnings; `turn` is called after each round."""
+
+    def __init__(self, turn):
+        self.warnings, self.turn = [], turn
+
+    def warning(self, text):
+        self.warnings.append(text)
+
+    def evaluated(self, record):
+        self.turn()
+
+
+def evaluated(context, index, turn=lambda: None):
+    """(lines of rounds.jsonl, warnings) of a context's rounds, with questions of its world to evaluate on."""
     asked = WORLD.questions(random.Random(3), 100)
     questions = [Question(f"h{i}", q.question, (q.answer,), q.hops) for i, q in enumerate(asked)]
-    notices = []
-    loop.notice = notices.append
-    place = Environment(index, loop.topics, index, policy_evals(questions, "compact"))
-    train.play(loop, place, report)
-    return [json.loads(line) for line in (loop.run.path / "rounds.jsonl").read_text().splitlines()], notices
+    context.observer = watcher = Watcher(turn)
+    place = Datasets(index, context.data.topics, index, policy_evals(questions, "compact"))
+    train.play_rounds(context, place)
+    lines = (context.checkpointer.run.path / "rounds.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines], watcher.warnings
+
+
+def with_oracle(context, oracle):
+    context.data = replace(context.data, oracle=oracle)
+    return context
 
 
 def names(line):
     return {alarm["name"] for alarm in line["alarms"]}
 
 
-def test_a_healthy_run_raises_no_alarm(make_loop, world_index):
-    loop = make_loop(script=Script(), overrides=["rounds=2"])
-    loop.oracle = WORLD.answer
-    lines, notices = measured(loop, world_index)
-    assert [line["round"] for line in lines] == [1, 2] and notices == []
+def test_a_healthy_run_raises_no_alarm(make_context, world_index):
+    context = make_context(script=Script(), overrides=["rounds=2"])
+    with_oracle(context, WORLD.answer)
+    lines, warnings = evaluated(context, world_index)
+    assert [line["round"] for line in lines] == [1, 2] and warnings == []
     for line in lines:
         assert line["alarms"] == [] and abs(line["judge_truth_gap"]) < 0.15 > abs(line["true_gap"])
         assert line["judge_agreement"] == pytest.approx(0.85, abs=0.12) and line["new_questions"] > 0
         assert set(line["by_role"]) == {"generator", "grm", "policy"}
-    assert sum(line["new_questions"] for line in lines) == len(loop.pool) == lines[-1]["pool"]
+    assert sum(line["new_questions"] for line in lines) == len(context.state.pool) == lines[-1]["pool"]
 
 
-def test_hacking_is_seen_in_the_round_in_which_it_begins(make_loop, world_index):
+def test_hacking_is_seen_in_the_round_in_which_it_begins(make_context, world_index):
     """From round 2 on nine answers of ten say "surely", and the judge passes them: rewards rise while truth falls."""
     script = Script()
-    loop = make_loop(script=script, overrides=["rounds=2", "policy.steps=3"])
-    loop.oracle = WORLD.answer
+    context = make_context(script=script, overrides=["rounds=2", "policy.steps=3"])
+    with_oracle(context, WORLD.answer)
 
-    def turn(event, values):
-        if event == "evaluated":
-            script.surely = 0.9
+    def turn():
+        script.surely = 0.9
 
-    (before, after), notices = measured(loop, world_index, turn)
+    (before, after), warnings = evaluated(context, world_index, turn)
     assert after["policy_accuracy"] < before["policy_accuracy"] - 0.3
     assert after["judge_pass_rate"] > before["judge_pass_rate"] and after["true_reward"] < before["true_reward"]
     assert names(before) == set() and {"judge_truth_gap", "true_gap", "accuracy_drop"} <= names(after)
-    said = next(text for text in notices if "judge_truth_gap" in text)
+    said = next(text for text in warnings if "judge_truth_gap" in text)
     assert said.startswith("round 2: alarm: judge_truth_gap 0.") and "grm.label" in said
 
 
-def test_a_judge_that_flips_a_coin_is_seen_before_anything_is_learnt(make_loop, world_index):
-    loop = make_loop(script=Script(coin=True), overrides=["rounds=0"])
-    loop.round = 0
-    (line,), notices = measured(loop, world_index)
-    assert names(line) == {"judge_agreement"} and "coin flip" in notices[0]
+def test_a_judge_that_flips_a_coin_is_seen_before_anything_is_learnt(make_context, world_index):
+    context = make_context(script=Script(coin=True), overrides=["rounds=0"])
+    context.state.round = 0
+    (line,), warnings = evaluated(context, world_index)
+    assert names(line) == {"judge_agreement"} and "coin flip" in warnings[0]
 
 
-def test_a_generator_that_repeats_itself_is_seen(make_loop, world_index):
-    loop = make_loop(script=Script(repeat=True), overrides=["rounds=1", "generator.min_acceptance=0"])
-    (line,), _ = measured(loop, world_index)
+def test_a_generator_that_repeats_itself_is_seen(make_context, world_index):
+    context = make_context(script=Script(repeat=True), overrides=["rounds=1", "generator.min_acceptance=0"])
+    (line,), _ = evaluated(context, world_index)
     assert line["question_diversity"] == 0.0 and line["new_questions"] == 1
     assert names(line) >= {"question_diversity", "new_question_rate"}
 
 
-def test_no_reward_sees_the_oracle(make_loop, world_index):
+def test_no_reward_sees_the_oracle(make_context, world_index):
     """With the true oracle, one that lies and none: the same lines but for what is said of the truth."""
     truths = {"true_reward", "true_gap", "solvable", "seconds", "tokens_per_s"}
     found = []
     for name, oracle in (("true", WORLD.answer), ("false", lambda _: "no"), ("none", None)):
-        loop = make_loop(name, Script(), ["rounds=1"])
-        loop.oracle = oracle
-        measured(loop, world_index)
-        lines = [json.loads(line) for line in (loop.run.path / "metrics.jsonl").read_text().splitlines()]
+        context = make_context(name, Script(), ["rounds=1"])
+        with_oracle(context, oracle)
+        evaluated(context, world_index)
+        lines = [
+            json.loads(line) for line in (context.checkpointer.run.path / "metrics.jsonl").read_text().splitlines()
+        ]
         found.append([{key: value for key, value in line.items() if key not in truths} for line in lines])
         assert all((line["true_gap"] is None) == (oracle is None) for line in lines if line["phase"] == "policy")
     assert found[0] == found[1] == found[2] and len(found[0]) == 6
@@ -360,7 +380,7 @@ def test_the_probe_moves_no_other_figure(config, tmp_path):
     lines = []
     for probe in (0, 3):
         own = replace(config, rounds=0, monitor=replace(config.monitor, judge_probe=probe))
-        train.train(own, tmp_path / str(probe), lambda *_: None)
+        train.train(own, tmp_path / str(probe))
         lines += untimed(tmp_path / str(probe) / "rounds.jsonl")
     without, with_probe = lines
     added = set(with_probe) - set(without)

@@ -63,7 +63,7 @@ def test_picture_is_complete_and_of_the_size_promised(run):
 def test_picture_of_two_judges_and_of_a_reward_below_zero(run):
     """A second judge has a phase of its own; R-Zero pays a challenger less than nothing for a badly formed question."""
     plain = draw(run).read_bytes()
-    for name, reward in (("grm2", 0.9), ("generator", -0.5)):
+    for name, reward in (("second_judge", 0.9), ("generator", -0.5)):
         with (run / "metrics.jsonl").open("a") as lines:
             lines.write(json.dumps({"round": 1, "phase": name, "step": 3, "reward": reward, "reward_parts": {}}) + "\n")
         changed = draw(run).read_bytes()
@@ -81,7 +81,7 @@ def test_a_run_without_an_oracle_or_any_step(tmp_path):
 
 def test_reuse_is_summed_by_role_over_the_steps(tmp_path):
     counts = {"requests": 2, "context": 100, "reusable": 60, "reusable_own": 50, "reused": 65, "missed": 15}
-    steps = [{"reuse": {"grm": counts, "policy": counts}}, {"reuse": {"grm": counts}}]
+    steps = [{"prefix_cache": {"grm": counts, "policy": counts}}, {"prefix_cache": {"grm": counts}}]
     log = RunLog.read(write_run(tmp_path / "run", [round_line(0, 0.1, None, ())], steps))
     assert log.reuse() == {"grm": {key: 2 * n for key, n in counts.items()}, "policy": counts}
     console = Console(width=120, record=True, file=io.StringIO())

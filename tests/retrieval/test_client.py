@@ -24,7 +24,7 @@ from aslfast.retrieval.retriever import open_index, retrieve
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.trainer.build import build_search_tool
-from aslfast.trainer.datasets import file_environment
+from aslfast.trainer.datasets import file_datasets
 from tests.support.retrieval_server import Serving
 from tests.support.scripted_sampler import ScriptedSampler
 
@@ -147,7 +147,7 @@ def tiny(tmp_path, index):
 def test_a_trajectory_of_the_tiny_recipe_is_the_same_by_path_and_by_url(served, lab_index, tmp_path, tokenizer):
     def trajectory(index):
         config = tiny(tmp_path, index)
-        environment = file_environment(config)
+        environment = file_datasets(config)
         assert environment.eval_index is environment.index
         text = '<think>x</think><tool_call>{"name": "search", "arguments": {"query": "Raze Lankim author"}}</tool_call>'
         sampler = ScriptedSampler(tokenizer, [text, "<think>y</think><answer>Zulo Nirbir</answer>"])
@@ -163,7 +163,7 @@ def test_a_run_without_its_server_is_an_error_before_it_starts(tmp_path):
     config = tiny(tmp_path, "http://127.0.0.1:9")
     config = dataclasses.replace(config, tool=dataclasses.replace(config.tool, retries=1))
     with pytest.raises(UserError, match=r"http://127.0.0.1:9/retrieve: no answer in 2 attempts .*aslfast index serve"):
-        file_environment(config)
+        file_datasets(config)
 
 
 # --- other servers ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How trajectories flow through a round: no barrier, one gate, shared verdicts, and a tool that fails."""
+"""How trajectories flow through a round: no barrier, one concurrency limit, shared verdicts, and a tool that fails."""
 
 import asyncio
 import dataclasses
@@ -18,15 +18,16 @@ from aslfast.learner.advantage import advantages
 from aslfast.prompts import role_tasks
 from aslfast.retrieval.client import RemoteIndex
 from aslfast.retrieval.retriever import retrieve
-from aslfast.rollout.judge import Judging
+from aslfast.rollout.context import max_concurrent
+from aslfast.rollout.counters import StepCounters
+from aslfast.rollout.judge import Judge
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
-from aslfast.rounds.context import trajectories_at_once
 from aslfast.rounds.generator_phase import question_group
 from aslfast.rounds.policy_phase import answer_group
 from aslfast.rounds.round import run_round
-from tests.support.scripted_world import WORLD, actors, play
+from tests.support.scripted_world import WORLD, actors, gather, hooked, play
 
 TOPIC = role_tasks.generator_task("g1-0", sorted(WORLD.facts)[0], 1, "compact")
 
@@ -40,7 +41,7 @@ def enter_all(at_once, depths, cancel=()):
 
     async def one(gate, name, depth):
         nonlocal inside, most
-        async with gate.inside(depth):
+        async with gate.acquire(depth):
             order.append(name)
             inside += 1
             most = max(most, inside)
@@ -75,39 +76,41 @@ def test_whoever_is_cancelled_takes_no_place():
     gate = PrioritySemaphore(1)
 
     async def cancelled_just_when_its_turn_comes():
-        async with gate.inside(0):
-            waiting = asyncio.ensure_future(gate._enter(0))
+        async with gate.acquire(0):
+            waiting = asyncio.ensure_future(gate._wait(0))
             await asyncio.sleep(0)
         waiting.cancel()  # it has been given the place, and has not run yet
         await asyncio.gather(waiting, return_exceptions=True)
-        await asyncio.wait_for(gate._enter(0), 1)
+        await asyncio.wait_for(gate._wait(0), 1)
 
     asyncio.run(cancelled_just_when_its_turn_comes())
 
 
-def test_a_round_through_a_gate_for_one(make_loop):
+def test_a_round_through_a_gate_for_one(make_context):
     """Parents and children share one place without a deadlock, and every metric is that of an open gate."""
-    narrow, wide = make_loop("narrow", actors()), make_loop("wide", actors())
-    narrow.gate = PrioritySemaphore(1)
-    timing = {"seconds", "tokens_per_s", "reuse"}
-    lines = [[{k: v for k, v in line.items() if k not in timing} for line in play(loop)] for loop in (narrow, wide)]
+    narrow, wide = make_context("narrow", actors()), make_context("wide", actors())
+    narrow.limit = PrioritySemaphore(1)
+    timing = {"seconds", "tokens_per_s", "prefix_cache"}
+    lines = [
+        [{k: v for k, v in line.items() if k not in timing} for line in play(context)] for context in (narrow, wide)
+    ]
     assert lines[0] == lines[1] and len(lines[0]) == 6
 
 
 def test_how_many_at_once():
-    assert trajectories_at_once(load_recipe("tiny", ["sampler.max_running_requests=10"])) == 10
-    assert trajectories_at_once(load_recipe("tiny", ["sampler.max_running_requests=10", "sampler.kind=sglang"])) == 15
+    assert max_concurrent(load_recipe("tiny", ["sampler.max_running_requests=10"])) == 10
+    assert max_concurrent(load_recipe("tiny", ["sampler.max_running_requests=10", "sampler.kind=sglang"])) == 15
 
 
 # --- no barrier ------------------------------------------------------------------------------------------------
 
 
-def test_a_slow_trajectory_holds_up_nobody(make_loop):
+def test_a_slow_trajectory_holds_up_nobody(make_context):
     """One question, then one attempt, is stuck: all that does not depend on it is finished meanwhile."""
-    loop = make_loop(script=actors(), overrides=["generator.group_size=4", "generator.rollouts_per_question=4"])
+    context = make_context(script=actors(), overrides=["generator.group_size=4", "generator.rollouts_per_question=4"])
     finished = Counter()
     release = asyncio.Event()
-    inner = loop.meter.sampler
+    inner = context.prefix_cache.sampler
 
     class Stuck:
         async def generate(self, request):
@@ -120,15 +123,17 @@ def test_a_slow_trajectory_holds_up_nobody(make_loop):
         def release(self, session):
             inner.release(session)
 
-    loop.meter.sampler = Stuck()
+    context.prefix_cache.sampler = Stuck()
+
+    rollouts = context.start_step()
 
     async def run():
-        group = asyncio.ensure_future(question_group(loop, TOPIC))
+        group = asyncio.ensure_future(question_group(rollouts, TOPIC))
         for _ in range(2000):
             await asyncio.sleep(0)
         before = Counter(finished)
         release.set()
-        return before, (await group)
+        return before, (await group).group
 
     before, group = asyncio.run(run())
     assert before["generator"] == 3 * 2  # the fourth question is stuck; two turns each
@@ -139,18 +144,18 @@ def test_a_slow_trajectory_holds_up_nobody(make_loop):
 # --- verdicts --------------------------------------------------------------------------------------------------
 
 
-def test_shared_verdicts_change_nothing_with_a_judge_that_is_sure(make_loop):
+def test_shared_verdicts_change_nothing_with_a_judge_that_is_sure(make_context):
     """The judge is deterministic (fair=1), so sharing saves requests and nothing else."""
 
     def lines(name, share):
-        loop = make_loop(name, actors(fair=1.0), [f"grm.share_verdicts={share}", "policy.verdicts_per_answer=3"])
-        return play(loop), loop
+        context = make_context(name, actors(fair=1.0), [f"grm.share_verdicts={share}", "policy.verdicts_per_answer=3"])
+        return play(context), context
 
     plain, shared = lines("plain", "false"), lines("shared", "true")
     kept = {"reward", "reward_parts", "zero_variance_groups", "trajectories", "grad_norm", "loss"}
     for left, right in zip(plain[0], shared[0], strict=True):
         assert {k: left[k] for k in kept} == {k: right[k] for k in kept}
-    assert plain[1].pool == shared[1].pool
+    assert plain[1].state.pool == shared[1].state.pool
     assert all(line["verdicts_reused"] == 0.0 for line in plain[0])
     for role in ("generator", "policy"):
         assert all(0.05 < line["verdicts_reused"] < 1 for line in shared[0] if line["phase"] == role)
@@ -171,10 +176,11 @@ def test_what_is_shared():
         return verdict(task, number, ("correct", "wrong")[number])
 
     async def ask(share):
-        judge = Judging(sample, "compact", "tool", share)
+        counters = StepCounters()
+        judge = Judge(sample, "compact", "tool", share, {}, counters)
         answers = [("who?", "the Aker"), ("who?", "Aker."), ("where?", "Aker"), ("who?", "Oslo")]
         found = await asyncio.gather(*(judge.verdicts(f"t{i}", *pair, "Aker", 2) for i, pair in enumerate(answers)))
-        return found, judge.asked, judge.reused
+        return found, counters.verdicts, counters.verdicts_reused
 
     found, *counts = asyncio.run(ask(share=True))
     assert found == [("correct", "wrong")] * 4 and counts == [8, 2] and len(asked) == 6
@@ -193,7 +199,7 @@ def test_the_statistics_of_shared_verdicts():
                 sure = random.Random(f"{task.id} {seed}").random() < 0.3
                 return verdict(task, number, "correct" if sure else "wrong")
 
-            judge = Judging(sample, "compact", "tool", share)
+            judge = Judge(sample, "compact", "tool", share, {}, StepCounters())
             given = await asyncio.gather(*(judge.verdicts(f"t{i}", "who?", "Aker", "Aker", 1) for i in range(4)))
             return sum(v == ("correct",) for v in given) / 4
 
@@ -210,18 +216,17 @@ def test_the_statistics_of_shared_verdicts():
     assert set(shared) == {0.0, 1.0} and len(set(plain)) == 5  # entropy 0 against the judge's own indecision
 
 
-def test_self_checks_are_never_shared(make_loop):
-    loop = make_loop(script=actors(), overrides=["grm.share_verdicts=true", "generator.self_checks=4"])
+def test_self_checks_are_never_shared(make_context):
+    context = make_context(script=actors(), overrides=["grm.share_verdicts=true", "generator.self_checks=4"])
     checks = Counter()
-    sample = loop.sample
 
-    async def counted(task, number):
+    async def counted(play, task, number):
         if task.id.endswith("-c"):
             checks[task.id] += 1
-        return await sample(task, number)
+        return await play()
 
-    loop.sample = counted
-    group = asyncio.run(question_group(loop, TOPIC))
+    hooked(context, counted)
+    group = gather(context, question_group, TOPIC)
     assert list(checks.values()) == [4] * sum(t.output is not None for t in group.trajectories)
 
 
@@ -244,82 +249,79 @@ class Flaky(RemoteIndex):
         return 200, httpx.Headers(), orjson.dumps({"result": [[dataclasses.asdict(p) for p in row] for row in rows]})
 
 
-def with_tool(loop, index, share):
+def with_tool(context, index, share):
     """The calls one at a time, so that a failure is one trajectory's."""
     flaky = Flaky(index, share)
     pool = ToolExecutor(SearchTool(flaky, 1), threaded=True, deadline_s=5)
-    loop.rollout = dataclasses.replace(loop.rollout, tool=pool)
+    context.rollout = dataclasses.replace(context.rollout, tool=pool)
     return flaky
 
 
-def test_a_round_with_a_tool_that_fails_now_and_then(make_loop, world_index):
+def test_a_round_with_a_tool_that_fails_now_and_then(make_context, world_index):
     """Every trajectory is either rewarded or lost; the lost ones are written, counted and learnt from by nobody."""
-    loop = make_loop(script=actors(), overrides=["policy.steps=4", "policy.group_size=8"])
-    loop.gate = PrioritySemaphore(1)
-    flaky = with_tool(loop, world_index, 0.1)
-    lines = play(loop)
+    context = make_context(script=actors(), overrides=["policy.steps=4", "policy.group_size=8"])
+    context.limit = PrioritySemaphore(1)
+    flaky = with_tool(context, world_index, 0.1)
+    lines = play(context)
     sizes = {"generator": 9, "grm": 9, "policy": 32}
     for line in lines:
-        assert line["trajectories"] + line["lost"] == sizes[line["phase"]]
+        assert line["trajectories"] + line["failed"] == sizes[line["phase"]]
     assert sum(line["tool_failed"] for line in lines) == flaky.cut > 10
-    assert 0 < sum(line["lost"] for line in lines) <= flaky.cut
+    assert 0 < sum(line["failed"] for line in lines) <= flaky.cut
     for role in ("generator", "grm", "policy"):
-        rows = pq.read_table(loop.run.path / "trajectories" / f"round-001-{role}.parquet").to_pylist()
+        rows = pq.read_table(context.checkpointer.run.path / "trajectories" / f"round-001-{role}.parquet").to_pylist()
         lost = [row for row in rows if row["reward"] is None]
         assert len(rows) == sum(sizes[role] for line in lines if line["phase"] == role)
-        assert len(lost) == sum(line["lost"] for line in lines if line["phase"] == role)
+        assert len(lost) == sum(line["failed"] for line in lines if line["phase"] == role)
         assert all(row["stop"] == "tool_failed" for row in lost if role != "generator")
 
 
-def test_a_step_of_which_nothing_is_left_stops_the_run(make_loop, world_index):
-    loop = make_loop(script=actors())
-    with_tool(loop, world_index, 1.0)
+def test_a_step_of_which_nothing_is_left_stops_the_run(make_context, world_index):
+    context = make_context(script=actors())
+    with_tool(context, world_index, 1.0)
     with pytest.raises(UserError, match="round 1: the search tool failed all of a generator step"):
-        asyncio.run(run_round(loop))
+        asyncio.run(run_round(context))
 
 
-def test_failures_do_not_enter_the_statistics(make_loop):
+def test_failures_do_not_enter_the_statistics(make_context):
     """Attempts and judges that the tool failed: the entropy and the majority are those of the others."""
-    loop = make_loop(
+    context = make_context(
         script=actors(right=1.0, fair=1.0), overrides=["generator.rollouts_per_question=4", "generator.group_size=1"]
     )
-    sample, failing = loop.sample, set()
+    failing = set()
 
-    async def failed(task, number):
-        trajectory = await sample(task, number)
+    async def failed(play, task, number):
+        trajectory = await play()
         if (task.id[-2:], number) not in failing:
             return trajectory
         return dataclasses.replace(trajectory, stop=StopReason.TOOL_FAILED, output=None, output_answer=None)
 
-    loop.sample = failed
-    loop.next_step()  # so that the judges are asked through it
+    hooked(context, failed)
     failing |= {("-p", 0), ("-p", 2), ("-c", 1)}
-    group = asyncio.run(question_group(loop, TOPIC))
-    (question,) = loop.pool.values()
+    group = gather(context, question_group, TOPIC)
+    (question,) = context.state.pool.values()
     assert len(question.attempts) == 2 and group.rewards[0].parts["entropy"] == 0.0  # all that is left is right
     for everyone in ({("-p", i) for i in range(4)}, {("-c", i) for i in range(2)}):
         failing.clear()
         failing |= everyone
-        loop.pool.clear()
-        group = asyncio.run(question_group(loop, TOPIC))
-        assert not group.trajectories and len(group.lost) == 1 and not loop.pool
+        context.state.pool.clear()
+        group = gather(context, question_group, TOPIC)
+        assert not group.trajectories and len(group.failed) == 1 and not context.state.pool
 
 
-def test_a_policy_whose_judge_is_failed_is_left_out(make_loop):
-    loop = make_loop(script=actors(right=1.0, fair=1.0), overrides=["policy.verdicts_per_answer=2"])
-    sample = loop.sample
+def test_a_policy_whose_judge_is_failed_is_left_out(make_context):
+    context = make_context(script=actors(right=1.0, fair=1.0), overrides=["policy.verdicts_per_answer=2"])
 
-    async def failed(task, number):
-        trajectory = await sample(task, number)
+    async def failed(play, task, number):
+        trajectory = await play()
         lost = task.role == "grm" and (task.id.endswith("1-v") or (task.id.endswith("2-v") and number == 0))
         return dataclasses.replace(trajectory, stop=StopReason.TOOL_FAILED, output=None) if lost else trajectory
 
-    loop.sample = failed
-    loop.next_step()
+    hooked(context, failed)
     question = WORLD.questions(random.Random(0), 1)[0]
     task = role_tasks.policy_task("p1-0", question.question, "compact", (question.answer,), question.hops)
-    group = asyncio.run(answer_group(loop, task))
-    assert len(group.trajectories) == 3 and len(group.lost) == 1
+    group = gather(context, answer_group, task)
+    assert len(group.trajectories) == 3 and len(group.failed) == 1
     assert [r.parts["judge"] for r in group.rewards] == [1.0] * 3  # one verdict of two is enough
 
 
@@ -329,13 +331,13 @@ def test_lost_trajectories_have_no_advantage():
         verdict(task, 0, stop=s) for s in (StopReason.FINISHED, StopReason.NO_OUTPUT, StopReason.TOOL_FAILED)
     )
     group = Group.of([(good, Reward({"judge": 1.0})), (lost, None), (bad, Reward({"judge": 0.0}))])
-    assert group.lost == (lost,)
+    assert group.failed == (lost,)
     kept, advantage = advantages([group, Group.of([(lost, None)])], AdvantageConfig())
     assert kept == [good, bad] and advantage[0] == pytest.approx(-advantage[1])
 
 
-def test_opinions():
+def test_what_the_tool_failed_is_no_verdict():
     task = role_tasks.grm_task("j", "who?", "Aker", "compact")
     silent, gone = (verdict(task, 0, stop=s) for s in (StopReason.NO_OUTPUT, StopReason.TOOL_FAILED))
-    judge = Judging(None, "compact", "tool", share=False)
-    assert judge.opinions([verdict(task, 0), silent, gone]) == ("correct", None)
+    judge = Judge(None, "compact", "tool", False, {}, StepCounters())
+    assert judge.read([verdict(task, 0), silent, gone]) == ("correct", None)

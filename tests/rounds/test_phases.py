@@ -20,43 +20,45 @@ from aslfast.prompts import role_tasks
 from aslfast.rewards.distractors import answer_form, plausible_wrong
 from aslfast.rewards.references import voted_reference
 from aslfast.rollout.judge import other_fold, source_fold
-from aslfast.rounds.generator_phase import generator_tasks, grow, question_group
-from aslfast.rounds.judge_phase import real_tasks, verification_tasks
+from aslfast.rounds.generator_phase import generate_question, generator_tasks, question_group
+from aslfast.rounds.judge_phase import gold_tasks, verification_tasks
 from aslfast.rounds.phases import phases_of
-from aslfast.rounds.policy_phase import answer_group, note_solved, policy_tasks
+from aslfast.rounds.policy_phase import answer_group, policy_tasks, record_accuracy
 from aslfast.rounds.schedule import by_round
-from tests.support.scripted_world import WORLD, actors, attempts_of, play, prefilled
+from tests.support.scripted_world import WORLD, actors, attempts_of, gather, play, prefilled
 
 REAL = [Question(f"r{i}", q.question, (q.answer,), q.hops) for i, q in enumerate(WORLD.questions(random.Random(3), 30))]
 
 
-def labelled(loop):
-    loop.labelled = REAL
-    return loop
+def labelled(context):
+    context.data = dataclasses.replace(context.data, labelled=REAL)
+    return context
 
 
 def test_by_round():
     assert [by_round(("topic", "width", "depth"), n) for n in (1, 2, 3, 9)] == ["topic", "width", "depth", "depth"]
 
 
-def test_phases_stand_in_the_recipes_order(make_loop):
-    loop = prefilled(make_loop(script=actors(), overrides=['phases=["policy", "generator"]']))
-    assert list(dict.fromkeys(line["phase"] for line in play(loop))) == ["policy", "generator"]
-    assert loop.phases_done == ((1, "policy"), (1, "generator"))
+def test_phases_stand_in_the_recipes_order(make_context):
+    context = prefilled(make_context(script=actors(), overrides=['phases=["policy", "generator"]']))
+    assert list(dict.fromkeys(line["phase"] for line in play(context))) == ["policy", "generator"]
+    assert context.state.phases_done == ((1, "policy"), (1, "generator"))
 
 
 # --- generator -------------------------------------------------------------------------------------------------
 
 
-def test_later_rounds_vary_what_the_policy_has_trained_on(make_loop):
+def test_later_rounds_vary_what_the_policy_has_trained_on(make_context):
     """Width keeps the hops; depth adds one from an accuracy of half on, else takes one, within the recipe's hops."""
-    loop = prefilled(make_loop(script=actors(), overrides=['generator.source=["topic", "width", "depth"]']))
-    keys = list(loop.pool)
-    loop.solved = {keys[0]: 0.5, keys[1]: 0.49, keys[2]: 1.0, "not in the pool": 1.0}
-    olds = {loop.pool[key].question: (loop.pool[key], loop.solved[key]) for key in keys[:3]}
+    context = prefilled(make_context(script=actors(), overrides=['generator.source=["topic", "width", "depth"]']))
+    keys = list(context.state.pool)
+    context.state.accuracy = {keys[0]: 0.5, keys[1]: 0.49, keys[2]: 1.0, "not in the pool": 1.0}
+    olds = {
+        context.state.pool[key].question: (context.state.pool[key], context.state.accuracy[key]) for key in keys[:3]
+    }
     for number, kind in ((1, "topic"), (2, "width"), (3, "depth"), (4, "depth")):
-        loop.round = number
-        tasks = [task for step in generator_tasks(loop) for task in step]
+        context.state.round = number
+        tasks = [task for step in generator_tasks(context.tasks) for task in step]
         assert len(tasks) == 6 and len({task.id for task in tasks}) == 6
         if kind == "topic":
             assert {task.question for task in tasks} == {""}
@@ -69,34 +71,34 @@ def test_later_rounds_vary_what_the_policy_has_trained_on(make_loop):
             assert task.prompt == f"ask {task.hops}: {old.reference}"
 
 
-def test_topics_until_something_was_trained_on(make_loop):
-    loop = make_loop(script=actors(), overrides=['generator.source=["depth"]'])
-    assert {task.question for step in generator_tasks(loop) for task in step} == {""}
+def test_topics_until_something_was_trained_on(make_context):
+    context = make_context(script=actors(), overrides=['generator.source=["depth"]'])
+    assert {task.question for step in generator_tasks(context.tasks) for task in step} == {""}
 
 
-def test_the_policys_phase_leaves_its_accuracies(make_loop):
+def test_the_policys_phase_leaves_its_accuracies(make_context):
     """Of the questions of the newest phase alone, without the format reward."""
-    loop = prefilled(make_loop(script=actors(fair=1.0)))
-    loop.solved = {"old": 1.0}
-    tasks = policy_tasks(loop)
-    groups = [asyncio.run(answer_group(loop, task)) for task in tasks[0]]
-    note_solved(loop, groups)
-    assert loop.solved.keys() == {rewards.normalize(task.question) for task in tasks[0]}
+    context = prefilled(make_context(script=actors(fair=1.0)))
+    context.state.accuracy = {"old": 1.0}
+    tasks = policy_tasks(context.tasks)
+    groups = [gather(context, answer_group, task) for task in tasks[0]]
+    record_accuracy(context.state, groups)
+    assert context.state.accuracy.keys() == {rewards.normalize(task.question) for task in tasks[0]}
     for group in groups:
         question = group.trajectories[0].task.question
         right = [t.output == WORLD.answer(question) for t in group.trajectories]
-        assert loop.solved[rewards.normalize(question)] == pytest.approx(sum(right) / len(right))
-    loop.step_rewards = (0.5,)  # a later step of the same phase adds to them
-    before = dict(loop.solved)
-    note_solved(loop, [])
-    assert loop.solved == before
+        assert context.state.accuracy[rewards.normalize(question)] == pytest.approx(sum(right) / len(right))
+    context.state.phase_step = 1  # a later step of the same phase adds to them
+    before = dict(context.state.accuracy)
+    record_accuracy(context.state, [])
+    assert context.state.accuracy == before
 
 
-def test_enough_questions_end_the_phase(make_loop):
+def test_enough_questions_end_the_phase(make_context):
     def steps(name, wanted):
-        loop = make_loop(name, actors(), [f"generator.target_questions={wanted}", "generator.steps=4"])
-        lines = [line for line in play(loop) if line["phase"] == "generator"]
-        return len(lines), len(loop.pool)
+        context = make_context(name, actors(), [f"generator.target_questions={wanted}", "generator.steps=4"])
+        lines = [line for line in play(context) if line["phase"] == "generator"]
+        return len(lines), len(context.state.pool)
 
     all_steps, _ = steps("all", [0])
     enough, found = steps("enough", [3])
@@ -105,11 +107,11 @@ def test_enough_questions_end_the_phase(make_loop):
 
 
 @pytest.mark.parametrize("keep, enters", [((0.0, 1.0), True), ((0.9, 1.0), True), ((0.3, 0.8), False)])
-def test_the_pool_keeps_a_range_of_difficulty(make_loop, keep, enters):
+def test_the_pool_keeps_a_range_of_difficulty(make_context, keep, enters):
     """All attempts are right here, so a pool of middling questions takes none."""
-    loop = make_loop(script=actors(right=1.0, fair=1.0), overrides=[f"generator.pass_rate_range={list(keep)}"])
-    asyncio.run(question_group(loop, role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")))
-    assert bool(loop.pool) is enters
+    context = make_context(script=actors(right=1.0, fair=1.0), overrides=[f"generator.pass_rate_range={list(keep)}"])
+    gather(context, question_group, role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact"))
+    assert bool(context.state.pool) is enters
 
 
 VOTE = [
@@ -120,22 +122,24 @@ VOTE = [
 ]
 
 
-def test_a_vote_replaces_the_generators_answer(make_loop):
+def test_a_vote_replaces_the_generators_answer(make_context):
     """R-Zero: the solver's majority is the reference, and p is the share that agrees with it. No judge is asked."""
-    loop = make_loop(script=actors(right=1.0, honest=0.0), overrides=VOTE)
+    context = make_context(script=actors(right=1.0, honest=0.0), overrides=VOTE)
     task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
-    written, question, evidence = asyncio.run(grow(loop, task, 0))
+    outcome = asyncio.run(generate_question(context.start_step(), task, 0))
+    written, question, evidence = outcome.written, outcome.accepted, outcome.evidence
     truth = WORLD.answer(question.question)
     assert question.reference == truth != written.output_answer
     assert evidence.verdicts == ("correct",) * 4 and [a.answer for a in question.attempts] == [truth] * 4
-    assert {request.adapter for request in loop.rollout.sampler.sampler.requests} == {"generator", "policy"}
+    assert {request.adapter for request in context.rollout.sampler.requests} == {"generator", "policy"}
 
 
-def test_without_a_judge_the_rule_measures_the_attempts(make_loop):
+def test_without_a_judge_the_rule_measures_the_attempts(make_context):
     """Absolute Zero: against the generator's own answer, wrong here, so no attempt passes."""
-    loop = make_loop(script=actors(right=1.0, honest=0.0), overrides=[*VOTE, "generator.reference=own"])
+    context = make_context(script=actors(right=1.0, honest=0.0), overrides=[*VOTE, "generator.reference=own"])
     task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
-    _, question, evidence = asyncio.run(grow(loop, task, 0))
+    outcome = asyncio.run(generate_question(context.start_step(), task, 0))
+    question, evidence = outcome.accepted, outcome.evidence
     assert evidence.verdicts == ("wrong",) * 4 and question.reference != WORLD.answer(question.question)
 
 
@@ -153,32 +157,34 @@ def test_the_vote(answers):
 # --- ends ------------------------------------------------------------------------------------------------------
 
 
-def test_a_plateau_ends_a_phase(make_loop):
+def test_a_plateau_ends_a_phase(make_context):
     """A random model earns nothing: after the window of 4 steps its reward has stopped to rise."""
-    loop = prefilled(
-        make_loop(
+    context = prefilled(
+        make_context(
             overrides=["policy.steps=9", "policy.plateau_window=4", "policy.prompts_per_step=1", "generator.steps=1"]
         )
     )
-    lines = [line for line in play(loop) if line["phase"] == "policy"]
-    assert len(lines) == 4 and loop.step_rewards == () and loop.phase_step == 0
-    loop = prefilled(make_loop("none", overrides=["policy.steps=5", "policy.prompts_per_step=1", "generator.steps=1"]))
-    assert len([line for line in play(loop) if line["phase"] == "policy"]) == 5
+    lines = [line for line in play(context) if line["phase"] == "policy"]
+    assert len(lines) == 4 and context.state.step_rewards == () and context.state.phase_step == 0
+    context = prefilled(
+        make_context("none", overrides=["policy.steps=5", "policy.prompts_per_step=1", "generator.steps=1"])
+    )
+    assert len([line for line in play(context) if line["phase"] == "policy"]) == 5
 
 
 # --- questions of the policy -----------------------------------------------------------------------------------
 
 
-def test_a_pool_of_so_many_questions(make_loop):
-    loop = make_loop(
+def test_a_pool_of_so_many_questions(make_context):
+    context = make_context(
         script=actors(), overrides=["policy.steps=3", "policy.prompts_per_step=6", "policy.max_questions=5"]
     )
-    loop.pool = prefilled(make_loop("other", actors())).pool
-    tasks = [task for step in policy_tasks(loop) for task in step]
+    context.state.pool = prefilled(make_context("other", actors())).state.pool
+    tasks = [task for step in policy_tasks(context.tasks) for task in step]
     assert len(tasks) == 18 and len({task.question for task in tasks}) == 5
 
 
-def test_labelled_questions_need_no_generator(make_loop):
+def test_labelled_questions_need_no_generator(make_context):
     """Search-R1: the reward is exact match with the real answers."""
     recipe = load_recipe("search-r1-tiny")
     assert [phase.name for phase in phases_of(recipe)] == ["policy"]
@@ -188,27 +194,27 @@ def test_labelled_questions_need_no_generator(make_loop):
         "policy.verdicts_per_answer=0",
         'phases=["policy"]',
     ]
-    loop = labelled(make_loop(script=actors(), overrides=rule))
-    lines = play(loop)
-    assert [line["phase"] for line in lines] == ["policy", "policy"] and not loop.pool
-    asked = {task.question for step in policy_tasks(loop) for task in step}
+    context = labelled(make_context(script=actors(), overrides=rule))
+    lines = play(context)
+    assert [line["phase"] for line in lines] == ["policy", "policy"] and not context.state.pool
+    asked = {task.question for step in policy_tasks(context.tasks) for task in step}
     assert asked <= {q.question for q in REAL}
     assert all(0 < line["reward_parts"]["rule"] < 1 for line in lines)
-    assert {request.adapter for request in loop.rollout.sampler.sampler.requests} == {"policy"}
+    assert {request.adapter for request in context.rollout.sampler.requests} == {"policy"}
 
 
 # --- real verification data ------------------------------------------------------------------------------------
 
 
-def test_late_injection(make_loop):
+def test_late_injection(make_context):
     """From the round on, that share of the judge's tasks comes from real questions, right and wrong in turn."""
-    loop = labelled(
-        prefilled(make_loop(overrides=["grm.gold_label_fraction=0.5", "grm.gold_label_from_round=3", "grm.steps=4"]))
+    context = labelled(
+        prefilled(make_context(overrides=["grm.gold_label_fraction=0.5", "grm.gold_label_from_round=3", "grm.steps=4"]))
     )
     for number, share in ((1, 0), (3, 0.5)):
-        loop.round = number
-        loop.pool = {k: dataclasses.replace(q, id=f"qg{number}-{i}-0") for i, (k, q) in enumerate(loop.pool.items())}
-        tasks = [task for step in verification_tasks(loop) for task in step]
+        context.state.round = number
+        context.state.pool = {k: dataclasses.replace(q, round=number) for k, q in context.state.pool.items()}
+        tasks = [task for step in verification_tasks(context.tasks) for task in step]
         real = [task for task in tasks if task.id.startswith("r")]
         assert len(tasks) == 12 and len(real) == share * 12
     for task in real:
@@ -217,12 +223,14 @@ def test_late_injection(make_loop):
     assert Counter(task.references[0] for task in real) == {"correct": 3, "wrong": 3}
 
 
-def test_real_tasks_alone_and_more_than_there_are_questions(make_loop):
+def test_gold_tasks_alone_and_more_than_there_are_questions(make_context):
     """Labels from real data only: grm.gold_label_fraction = 1."""
-    loop = labelled(make_loop(overrides=["grm.gold_label_fraction=1.0", "grm.steps=30", "grm.prompts_per_step=4"]))
-    tasks = [task for step in verification_tasks(loop) for task in step]
+    context = labelled(
+        make_context(overrides=["grm.gold_label_fraction=1.0", "grm.steps=30", "grm.prompts_per_step=4"])
+    )
+    tasks = [task for step in verification_tasks(context.tasks) for task in step]
     assert len(tasks) == 120 == len({task.id for task in tasks})
-    assert real_tasks(loop, 0, 0, random.Random(0)) == []
+    assert gold_tasks(context.tasks, 0, 0, random.Random(0)) == []
 
 
 @given(st.integers(0, 10_000))
@@ -266,31 +274,31 @@ def test_a_source_falls_into_one_half():
     assert [other_fold(fold) for fold in (0, 1, 2)] == [0, 2, 1]
 
 
-def test_each_judge_learns_on_its_half_and_judges_the_other(make_loop):
-    loop = make_loop(script=actors(), overrides=FOLDS)
+def test_each_judge_learns_on_its_half_and_judges_the_other(make_context):
+    context = make_context(script=actors(), overrides=FOLDS)
     for fold in (1, 2):
         name = f"q{fold}?"
         attempts = attempts_of("Oslo", "Rome")
-        question = dataclasses.replace(prefilled(make_loop(f"of{fold}")).pool.popitem()[1], fold=fold)
-        loop.pool[name] = dataclasses.replace(question, question=name, reference="Oslo", attempts=attempts)
+        question = dataclasses.replace(prefilled(make_context(f"of{fold}")).state.pool.popitem()[1], fold=fold)
+        context.state.pool[name] = dataclasses.replace(question, question=name, reference="Oslo", attempts=attempts)
     for fold, judge in ((1, "grm"), (2, SECOND_JUDGE)):
-        tasks = [task for step in verification_tasks(loop, fold) for task in step]
+        tasks = [task for step in verification_tasks(context.tasks, fold) for task in step]
         assert {task.question for task in tasks} == {f"q{fold}?"} and {task.adapter for task in tasks} == {judge}
-    for task in (task for step in policy_tasks(loop) for task in step):
-        loop.rollout.sampler.sampler.requests.clear()
-        asyncio.run(loop.judging.verdicts("v", task.question, "Oslo", "Oslo", 1, task.fold))
-        (asked,) = {request.adapter for request in loop.rollout.sampler.sampler.requests}
+    for task in (task for step in policy_tasks(context.tasks) for task in step):
+        context.rollout.sampler.requests.clear()
+        asyncio.run(context.start_step().judge.verdicts("v", task.question, "Oslo", "Oslo", 1, task.fold))
+        (asked,) = {request.adapter for request in context.rollout.sampler.requests}
         assert asked == ("grm" if task.question == "q2?" else SECOND_JUDGE)
 
 
-def test_a_round_with_two_judges(make_loop):
-    loop = make_loop(script=actors(), overrides=[*FOLDS, "generator.steps=3"])
-    lines = play(loop)
-    assert [phase.name for phase in phases_of(loop.config)] == ["generator", "grm", SECOND_JUDGE, "policy"]
+def test_a_round_with_two_judges(make_context):
+    context = make_context(script=actors(), overrides=[*FOLDS, "generator.steps=3"])
+    lines = play(context)
+    assert [phase.name for phase in phases_of(context.config)] == ["generator", "grm", SECOND_JUDGE, "policy"]
     assert {line["phase"] for line in lines} == {"generator", "grm", SECOND_JUDGE, "policy"}
-    assert loop.learner.version["grm"] > 0 and loop.learner.version[SECOND_JUDGE] > 0
-    assert (loop.run.path / "adapters" / SECOND_JUDGE).is_dir()
-    judged = {q.fold for q in loop.pool.values()}
+    assert context.learner.version["grm"] > 0 and context.learner.version[SECOND_JUDGE] > 0
+    assert (context.checkpointer.run.path / "adapters" / SECOND_JUDGE).is_dir()
+    judged = {q.fold for q in context.state.pool.values()}
     assert judged == {1, 2}
 
 

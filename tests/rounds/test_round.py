@@ -4,7 +4,6 @@ The actors play a lab world with known odds, over a real learner on a tiny rando
 the local sampler, whose random model never gets anything right.
 """
 
-import asyncio
 import dataclasses
 import math
 import random
@@ -16,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from aslfast import rewards
-from aslfast.checkpoint.state import PoolQuestion
 from aslfast.core import ROLES
 from aslfast.lab.world import parse_question
 from aslfast.prompts import role_tasks
@@ -24,7 +22,16 @@ from aslfast.rewards import Attempt
 from aslfast.rounds.generator_phase import drop_near_duplicates, generator_tasks, question_group
 from aslfast.rounds.judge_phase import labelled_attempts, verdict_group, verification_tasks
 from aslfast.rounds.policy_phase import answer_group, policy_tasks
-from tests.support.scripted_world import WORLD, actors, attempts_of, play, prefilled, question_turn
+from tests.support.scripted_world import (
+    WORLD,
+    actors,
+    attempts_of,
+    gather,
+    play,
+    pool_question,
+    prefilled,
+    question_turn,
+)
 from tests.support.tiny_models import tiny_model
 
 TIMING = {"seconds", "tokens_per_s"}
@@ -33,14 +40,14 @@ TIMING = {"seconds", "tokens_per_s"}
 KEYS = {"round", "phase", "step", "reward", "reward_parts", "kl", "entropy", "grad_norm", "tokens_per_s", "seconds"}
 
 
-def test_a_whole_round(make_loop, tokenizer):
-    loop = make_loop(script=actors())
-    before = {name: weight.clone() for name, weight in loop.learner.model.state_dict().items()}
-    lines = play(loop)
+def test_a_whole_round(make_context, tokenizer):
+    context = make_context(script=actors())
+    before = {name: weight.clone() for name, weight in context.learner.model.state_dict().items()}
+    lines = play(context)
     assert [(line["round"], line["phase"], line["step"]) for line in lines] == [
         (1, role, step) for role in ROLES for step in (1, 2)
     ]
-    config = loop.config
+    config = context.config
     counts = {"generator": (3, 3), "grm": (3, 3), "policy": (4, 4)}
     for line in lines:
         assert set(line) >= KEYS
@@ -51,7 +58,7 @@ def test_a_whole_round(make_loop, tokenizer):
         learned = line["zero_variance_groups"] < 1
         assert (line["grad_norm"] > 0) == learned
     for role in ROLES:
-        rows = pq.read_table(loop.run.path / "trajectories" / f"round-001-{role}.parquet").to_pylist()
+        rows = pq.read_table(context.checkpointer.run.path / "trajectories" / f"round-001-{role}.parquet").to_pylist()
         for line in (line for line in lines if line["phase"] == role):
             own = [row for row in rows if row["step"] == line["step"]]
             assert len(own) == line["trajectories"]
@@ -59,68 +66,70 @@ def test_a_whole_round(make_loop, tokenizer):
             sampled = [p for row in own for p, live in zip(row["logprobs"], row["loss_mask"], strict=True) if live]
             assert line["entropy"] == pytest.approx(-sum(sampled) / len(sampled), rel=1e-5)
             assert {row["role"] for row in own} == {role}
-        version = loop.learner.version[role]
+        version = context.learner.version[role]
         assert version > 0
-        folder = loop.run.path / "adapters" / role / f"v{version:04d}"
+        folder = context.checkpointer.run.path / "adapters" / role / f"v{version:04d}"
         peft.PeftModel.from_pretrained(tiny_model(tokenizer), folder)
-    moved = {name for name, weight in loop.learner.model.state_dict().items() if not weight.equal(before[name])}
+    moved = {name for name, weight in context.learner.model.state_dict().items() if not weight.equal(before[name])}
     assert moved == {name for name in before if ".lora_" in name}
-    assert loop.pool and config.generator.learn
+    assert context.state.pool and config.generator.learn
 
 
-def test_same_seed_same_metrics(make_loop):
+def test_same_seed_same_metrics(make_context):
     def without_timing(lines):
         return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
 
-    first, again, other = (play(make_loop(f"run{i}", actors(), seed=seed)) for i, seed in enumerate((0, 0, 1)))
+    first, again, other = (play(make_context(f"run{i}", actors(), seed=seed)) for i, seed in enumerate((0, 0, 1)))
     assert without_timing(first) == without_timing(again) != without_timing(other)
-    local = [play(prefilled(make_loop(f"local{i}"))) for i in range(2)]
+    local = [play(prefilled(make_context(f"local{i}"))) for i in range(2)]
     assert without_timing(local[0]) == without_timing(local[1])
 
 
-def test_a_round_in_which_nothing_succeeds(make_loop):
+def test_a_round_in_which_nothing_succeeds(make_context):
     """A random model: no reward, no step, every line and file all the same; then again, with the versions as saved."""
-    loop = prefilled(make_loop())
-    lines = play(loop)
+    context = prefilled(make_context())
+    lines = play(context)
     assert [line["phase"] for line in lines] == [role for role in ROLES for _ in range(2)]
     assert all(set(line) >= KEYS and line["reward"] == 0 == line["grad_norm"] for line in lines)
-    assert loop.learner.version == dict.fromkeys(ROLES, 0)
-    assert all((loop.run.path / "adapters" / role / "v0000").is_dir() for role in ROLES)
-    loop.round = 2
-    assert len(play(loop)) > len(lines)
+    assert context.learner.version == dict.fromkeys(ROLES, 0)
+    assert all((context.checkpointer.run.path / "adapters" / role / "v0000").is_dir() for role in ROLES)
+    context.state.round = 2
+    assert len(play(context)) > len(lines)
 
 
-def test_a_round_without_questions(make_loop):
+def test_a_round_without_questions(make_context):
     """Nothing passes the gate: the other phases have no tasks and the round still ends."""
-    loop = make_loop(script=actors(fair=0.0))
-    lines = play(loop)
-    assert not loop.pool and {line["phase"] for line in lines} == {"generator"}
-    assert all((loop.run.path / "trajectories" / f"round-001-{role}.parquet").is_file() for role in ROLES)
+    context = make_context(script=actors(fair=0.0))
+    lines = play(context)
+    assert not context.state.pool and {line["phase"] for line in lines} == {"generator"}
+    assert all(
+        (context.checkpointer.run.path / "trajectories" / f"round-001-{role}.parquet").is_file() for role in ROLES
+    )
 
 
 @pytest.mark.parametrize("share, checks, enters", [(0.5, 1.0, True), (1.0, 1.0, True), (0.5, 0.0, False)])
-def test_the_gate_of_the_pool(make_loop, share, checks, enters):
-    loop = make_loop(script=actors(fair=checks), overrides=[f"generator.min_acceptance={share}"])
+def test_the_gate_of_the_pool(make_context, share, checks, enters):
+    context = make_context(script=actors(fair=checks), overrides=[f"generator.min_acceptance={share}"])
     task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
-    group = asyncio.run(question_group(loop, task))
-    assert bool(loop.pool) is enters and len(group.trajectories) == 3
-    for question in loop.pool.values():
+    group = gather(context, question_group, task)
+    assert bool(context.state.pool) is enters and len(group.trajectories) == 3
+    for question in context.state.pool.values():
         assert WORLD.answer(question.question) == question.reference and question.hops == 1
         assert len(question.attempts) == 4
         for attempt in question.attempts:
             assert attempt.verdicts == ("correct" if attempt.answer == question.reference else "wrong",)
 
 
-def test_rewards_of_the_generator(make_loop):
+def test_rewards_of_the_generator(make_context):
     """The entropy of the policy's verdicts, by the questions that it wrote."""
-    loop = make_loop(script=actors(right=1.0, fair=1.0))
+    context = make_context(script=actors(right=1.0, fair=1.0))
     task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
-    easy = asyncio.run(question_group(loop, task))
+    easy = gather(context, question_group, task)
     assert all(r.parts["entropy"] == 0.0 for r in easy.rewards)
     assert all(r.parts["format"] > 0.0 for r in easy.rewards)
-    loop = make_loop("other", actors(right=0.5, fair=1.0))
-    mixed = asyncio.run(question_group(loop, task))
-    by_question = {q.question: q for q in loop.pool.values()}
+    context = make_context("other", actors(right=0.5, fair=1.0))
+    mixed = gather(context, question_group, task)
+    by_question = {q.question: q for q in context.state.pool.values()}
     for trajectory, given in zip(mixed.trajectories, mixed.rewards, strict=True):
         verdicts = [a.verdicts[0] for a in by_question[trajectory.output].attempts]
         if Counter(t.output for t in mixed.trajectories)[trajectory.output] == 1:
@@ -129,7 +138,7 @@ def test_rewards_of_the_generator(make_loop):
 
 def question_with(*attempts, reference="Oslo"):
     made = tuple(Attempt(answer, tuple(verdicts)) for answer, *verdicts in attempts)
-    return PoolQuestion("qg1-0-0", "which town?", reference, 1, made)
+    return pool_question("qg1-0-0", "which town?", reference, 1, made)
 
 
 def test_labels_from_the_reference():
@@ -161,17 +170,17 @@ def test_labels_by_consensus():
         assert labelled_attempts(dissent, "consensus") == {}
 
 
-def test_verification_tasks_are_balanced_for_each_question(make_loop):
-    loop = make_loop(script=actors(), overrides=["grm.steps=1", "grm.prompts_per_step=8"])
-    loop.pool = {
-        "a": PoolQuestion("qg1-0-0", "a?", "Oslo", 1, attempts_of("Oslo", "Rome", "Kiel", "Bergen")),
-        "b": PoolQuestion("qg1-1-0", "b?", "Oslo", 2, attempts_of("Oslo", "the Oslo", "OSLO", "Rome", "Kiel")),
-        "only right": PoolQuestion("qg1-2-0", "c?", "Oslo", 1, attempts_of("Oslo")),
-        "only wrong": PoolQuestion("qg1-3-0", "d?", "Oslo", 1, attempts_of("Rome")),
-        "an older round's": PoolQuestion("qg0-4-0", "e?", "Oslo", 1, attempts_of("Oslo", "Rome")),
-        "round eleven's": PoolQuestion("qg11-4-0", "f?", "Oslo", 1, attempts_of("Oslo", "Rome")),
+def test_verification_tasks_are_balanced_for_each_question(make_context):
+    context = make_context(script=actors(), overrides=["grm.steps=1", "grm.prompts_per_step=8"])
+    context.state.pool = {
+        "a": pool_question("qg1-0-0", "a?", "Oslo", 1, attempts_of("Oslo", "Rome", "Kiel", "Bergen")),
+        "b": pool_question("qg1-1-0", "b?", "Oslo", 2, attempts_of("Oslo", "the Oslo", "OSLO", "Rome", "Kiel")),
+        "only right": pool_question("qg1-2-0", "c?", "Oslo", 1, attempts_of("Oslo")),
+        "only wrong": pool_question("qg1-3-0", "d?", "Oslo", 1, attempts_of("Rome")),
+        "an older round's": pool_question("qg0-4-0", "e?", "Oslo", 1, attempts_of("Oslo", "Rome")),
+        "round eleven's": pool_question("qg11-4-0", "f?", "Oslo", 1, attempts_of("Oslo", "Rome")),
     }
-    (tasks,) = verification_tasks(loop)
+    (tasks,) = verification_tasks(context.tasks)
     assert len({task.id for task in tasks}) == len(tasks)  # a task that comes again is sampled anew
     distinct = {task.prompt: task for task in tasks}
     counts = Counter((task.question, task.references) for task in distinct.values())
@@ -182,32 +191,32 @@ def test_verification_tasks_are_balanced_for_each_question(make_loop):
         assert task.references == ("correct" if rewards.exact_match(answer, ["Oslo"]) else "wrong",)
 
 
-def test_policy_tasks_hold_all_hops_alike(make_loop):
-    loop = make_loop(script=actors(), overrides=["policy.steps=3", "policy.prompts_per_step=6"])
+def test_policy_tasks_hold_all_hops_alike(make_context):
+    context = make_context(script=actors(), overrides=["policy.steps=3", "policy.prompts_per_step=6"])
     for i, hops in enumerate([1] * 9 + [2] * 2 + [3]):
-        loop.pool[str(i)] = PoolQuestion(f"qg{i % 2}-{i}-0", f"question {i}?", "x", hops, ())
-    steps = policy_tasks(loop)
+        context.state.pool[str(i)] = pool_question(f"qg{i % 2}-{i}-0", f"question {i}?", "x", hops, ())
+    steps = policy_tasks(context.tasks)
     assert [len(step) for step in steps] == [6, 6, 6]
     for step in steps:
         assert Counter(task.hops for task in step) == {1: 2, 2: 2, 3: 2}
         assert all(task.references == ("x",) for task in step)
     one_hop = [task for step in steps for task in step if task.hops == 1]
     assert len({task.question for task in one_hop}) == 6
-    newest = [q.question for q in loop.pool.values() if q.hops == 1 and q.id.startswith("qg1-")]
+    newest = [q.question for q in context.state.pool.values() if q.hops == 1 and q.id.startswith("qg1-")]
     assert {task.question for task in one_hop[: len(newest)]} == set(newest)  # this round's come first
 
 
-def test_few_questions_are_set_again(make_loop):
+def test_few_questions_are_set_again(make_context):
     """Fewer questions than a step takes: the same task twice in one step, side by side on one sampler."""
-    loop = prefilled(
-        make_loop(overrides=["policy.prompts_per_step=12", "grm.prompts_per_step=14", "generator.steps=1"])
+    context = prefilled(
+        make_context(overrides=["policy.prompts_per_step=12", "grm.prompts_per_step=14", "generator.steps=1"])
     )
-    assert [line["phase"] for line in play(loop)][-2:] == ["policy", "policy"]
+    assert [line["phase"] for line in play(context)][-2:] == ["policy", "policy"]
 
 
-def test_generated_topics_do_not_repeat_within_a_round(make_loop):
-    loop = make_loop(script=actors(), overrides=["generator.steps=5", "generator.prompts_per_step=5"])
-    tasks = [task for step in generator_tasks(loop) for task in step]
+def test_generated_topics_do_not_repeat_within_a_round(make_context):
+    context = make_context(script=actors(), overrides=["generator.steps=5", "generator.prompts_per_step=5"])
+    tasks = [task for step in generator_tasks(context.tasks) for task in step]
     topics = [task.prompt.partition(": ")[2] for task in tasks]
     assert len(tasks) == 25 and len(set(topics)) == 25 and set(topics) <= set(WORLD.facts)
     assert Counter(task.hops for task in tasks) == {1: 9, 2: 8, 3: 8}
@@ -222,25 +231,27 @@ def test_the_script_knows_the_world():
         assert question is not None and parse_question(question) and WORLD.answer(question) == answer
 
 
-def test_a_rule_rewards_without_a_judge(make_loop):
+def test_a_rule_rewards_without_a_judge(make_context):
     """Exact match with the reference, and nobody asks the judge; with the judge's verdicts instead, it is asked."""
     rule = ["policy.reward=exact_match", "policy.verdicts_per_answer=0", "format_weight=0"]
-    loop = prefilled(make_loop(script=actors(), overrides=rule))
-    group = asyncio.run(answer_group(loop, policy_tasks(loop)[0][0]))
+    context = prefilled(make_context(script=actors(), overrides=rule))
+    group = gather(context, answer_group, policy_tasks(context.tasks)[0][0])
     for trajectory, given in zip(group.trajectories, group.rewards, strict=True):
         right = rewards.exact_match(trajectory.output, trajectory.task.references)
         assert given.parts == {"rule": float(right), "format": 0.0}
     assert {r.total for r in group.rewards} == {0.0, 1.0}
-    assert {request.adapter for request in loop.rollout.sampler.sampler.requests} == {"policy"}
+    assert {request.adapter for request in context.rollout.sampler.requests} == {"policy"}
 
 
 @pytest.mark.parametrize("name", rewards.GENERATOR_REWARDS)
-def test_a_recipe_picks_the_generators_reward(make_loop, name):
-    loop = make_loop(script=actors(right=0.5, fair=1.0), overrides=[f"generator.reward={name}", "format_weight=0"])
+def test_a_recipe_picks_the_generators_reward(make_context, name):
+    context = make_context(
+        script=actors(right=0.5, fair=1.0), overrides=[f"generator.reward={name}", "format_weight=0"]
+    )
     task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
-    group = asyncio.run(question_group(loop, task))
+    group = gather(context, question_group, task)
     batch = tuple(t.output for t in group.trajectories)
-    by_question = {q.question: q for q in loop.pool.values()}
+    by_question = {q.question: q for q in context.state.pool.values()}
     for trajectory, given in zip(group.trajectories, group.rewards, strict=True):
         if batch.count(trajectory.output) > 1:  # its own attempts are not those that the pool kept
             continue
@@ -250,7 +261,7 @@ def test_a_recipe_picks_the_generators_reward(make_loop, name):
         assert given.parts == {**wanted, "format": 0.0}
 
 
-def test_a_judge_that_grades(make_loop):
+def test_a_judge_that_grades(make_context):
     """Its grades pay the policy, pass the gate, label attempts and are paid against the label."""
 
     def play(prompt, seed):
@@ -261,20 +272,20 @@ def test_a_judge_that_grades(make_loop):
         return actors(right=0.5)(prompt, seed)
 
     overrides = ["grm.variant=ranking", "grm.label=majority", "policy.reward=mean", "format_weight=0"]
-    loop = make_loop(script=play, overrides=overrides)
-    asyncio.run(question_group(loop, role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")))
-    assert {v for q in loop.pool.values() for a in q.attempts for v in a.verdicts} == {"B", "F"}
-    task = verification_tasks(loop)[0][0]
-    group = asyncio.run(verdict_group(loop, task))
+    context = make_context(script=play, overrides=overrides)
+    gather(context, question_group, role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact"))
+    assert {v for q in context.state.pool.values() for a in q.attempts for v in a.verdicts} == {"B", "F"}
+    task = verification_tasks(context.tasks)[0][0]
+    group = gather(context, verdict_group, task)
     paid = {"correct": 1 - 0.2**2, "wrong": 1 - 0.0**2}[task.references[0]]
     assert [r.parts["match"] for r in group.rewards] == pytest.approx([paid] * 3)
-    answered = asyncio.run(answer_group(loop, policy_tasks(loop)[0][0]))
+    answered = gather(context, answer_group, policy_tasks(context.tasks)[0][0])
     assert {r.parts["judge"] for r in answered.rewards} == {0.8, 0.0}
 
 
-def test_near_duplicates_leave_the_pool(make_loop):
-    loop = make_loop(script=actors())
+def test_near_duplicates_leave_the_pool(make_context):
+    context = make_context(script=actors())
     asked = ["Which river is in Oslo?", "which river is there in Oslo", "Which river is in Rome?"]
-    loop.pool = {q: PoolQuestion(f"qg1-{i}-0", q, "x", 1, ()) for i, q in enumerate(asked)}
-    drop_near_duplicates(loop)
-    assert list(loop.pool) == [asked[0], asked[2]]
+    context.state.pool = {q: pool_question(f"qg1-{i}-0", q, "x", 1, ()) for i, q in enumerate(asked)}
+    drop_near_duplicates(context.state)
+    assert list(context.state.pool) == [asked[0], asked[2]]

@@ -61,10 +61,10 @@ def go(config: RunConfig, run: Path, die_before: int = 0) -> None:
         left = itertools.count(die_before - 1, -1)
         _before_each_operation(run, lambda: next(left) or os.kill(os.getpid(), signal.SIGKILL))
     if (run / "config.toml").exists():
-        train.resume(run, lambda *_: None)
+        train.resume(run)
     else:
         shutil.rmtree(run, ignore_errors=True)
-        train.train(config, run, lambda *_: None)
+        train.train(config, run)
 
 
 def go_watched(config: RunConfig, run: Path, snapshots: Path) -> None:
@@ -76,7 +76,7 @@ def go_watched(config: RunConfig, run: Path, snapshots: Path) -> None:
             shutil.copytree(run, snapshots / f"{next(numbers):04d}", copy_function=linked)
 
     _before_each_operation(run, keep)
-    train.train(config, run, lambda *_: None)
+    train.train(config, run)
 
 
 def linked(source: str, copy: str) -> None:

@@ -4,11 +4,15 @@ import asyncio
 import json
 import random
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 from aslfast import rewards
 from aslfast.checkpoint.state import PoolQuestion
 from aslfast.lab.world import World, write_question
 from aslfast.rewards import Attempt
+from aslfast.rollout.multi_turn import Rollout
+from aslfast.rounds.group_result import extended_pool
 from aslfast.rounds.round import run_round
 
 WORLD = World.make(0, "train", {"work": 12, "person": 10, "place": 8})
@@ -52,18 +56,49 @@ def question_turn(topic, hops, rng, honest):
     return f"<think>so</think><question>{write_question(topic, relations)}</question><answer>{answer}</answer>"
 
 
-def play(loop):
-    asyncio.run(run_round(loop))
-    return [json.loads(line) for line in (loop.run.path / "metrics.jsonl").read_text().splitlines()]
+def play(context):
+    """The lines of metrics.jsonl after one round."""
+    asyncio.run(run_round(context))
+    return [json.loads(line) for line in (context.checkpointer.run.path / "metrics.jsonl").read_text().splitlines()]
 
 
-def prefilled(loop):
+def gather(context, play_group, task):
+    """The group of one task, played in a step of its own; its new questions enter the question pool."""
+    result = asyncio.run(play_group(context.start_step().for_group(), task))
+    context.state.pool = extended_pool(context.state.pool, [result])
+    return result.group
+
+
+@dataclass(frozen=True)
+class HookedRollout(Rollout):
+    """A rollout whose trajectories pass through `hook(play, task, number)`; `play()` plays the real one."""
+
+    hook: Callable | None = None
+
+    async def run(self, task, sample, *rest):
+        return await self.hook(lambda: super(HookedRollout, self).run(task, sample, *rest), task, sample)
+
+
+def hooked(context, hook):
+    """The context, its rollouts seen and changed by `hook`."""
+    parts = {item.name: getattr(context.rollout, item.name) for item in fields(context.rollout)}
+    context.rollout = HookedRollout(**parts, hook=hook)
+    return context
+
+
+def pool_question(task_id, question, reference, hops, attempts=(), fold=0):
+    """A question of the round that its id names: qg<round>-<task>-<number>."""
+    number = int(re.match(r"qg(\d+)-", task_id)[1])
+    return PoolQuestion(task_id, question, reference, hops, attempts, fold, number)
+
+
+def prefilled(context):
     """With questions in the pool, so that every phase has something to do."""
     for i, item in enumerate(WORLD.questions(random.Random(0), 6)):
         wrong = WORLD.alternatives(item.answer)[0]
-        question = PoolQuestion(f"qg1-{i}-0", item.question, item.answer, item.hops, attempts_of(item.answer, wrong))
-        loop.pool[rewards.normalize(item.question)] = question
-    return loop
+        question = pool_question(f"qg1-{i}-0", item.question, item.answer, item.hops, attempts_of(item.answer, wrong))
+        context.state.pool[rewards.normalize(item.question)] = question
+    return context
 
 
 def attempts_of(*answers):

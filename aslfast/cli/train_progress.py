@@ -1,0 +1,57 @@
+"""The progress of a run in the terminal."""
+
+from __future__ import annotations
+
+from aslfast.cli.progress import Meter
+from aslfast.config import RunConfig
+from aslfast.preflight import dry_run
+from aslfast.rounds.observer import Observer, Position
+from aslfast.rounds.records import RoundRecord, StepRecord
+
+
+class TrainProgress(Observer):
+    """One bar over all trajectories of a run; a step moves it by what was planned."""
+
+    def __init__(self, config: RunConfig, meter: Meter) -> None:
+        self.meter = meter
+        self.round_size = dry_run.round_trajectories(config)
+        self.eval_size = dry_run.evaluation_trajectories(config)
+        self.phases = {phase.name: phase for phase in dry_run.phases(config)}
+        self.rounds = config.rounds
+
+    def setup(self, what: str) -> None:
+        self.meter.advance(0, note=f"opening {what}")
+
+    def resumed(self, at: Position) -> None:
+        number, done = at.round, at.round * self.eval_size + max(0, at.round - 1) * self.round_size
+        left = [phase for phase in self.phases.values() if number and phase.name not in at.phases_done]
+        done += sum(phase.steps * phase.per_step for phase in self.phases.values() if number and phase not in left)
+        done += at.phase_step * left[0].per_step if left else 0
+        place = f" {left[0].name} after step {at.phase_step}/{left[0].steps}" if left else ", to be evaluated"
+        self.meter.say(f"resumed in round {number}/{self.rounds}{place}")
+        self.meter.move_to(done)
+        self.meter.restart()
+
+    def step(self, record: StepRecord) -> None:
+        phase = self.phases[record.phase]
+        place = f"round {record.round}/{self.rounds} {record.phase} step {record.step}/{phase.steps}"
+        tokens, reward = record.counters.sampled_tokens, record.summary.reward
+        self.meter.advance(phase.per_step, tokens, f"{place} reward {reward:.2f}")
+
+    def warning(self, text: str) -> None:
+        self.meter.say(text)
+
+    def evaluating(self, round_number: int) -> None:
+        if round_number == 0:
+            self.meter.restart()  # opening the model says nothing about the pace
+        done = round_number * (self.round_size + self.eval_size)
+        self.meter.move_to(done, note=f"round {round_number}/{self.rounds} evaluating")
+
+    def trajectory(self, sampled_tokens: int) -> None:
+        self.meter.advance(1, sampled_tokens)
+
+    def evaluated(self, record: RoundRecord) -> None:
+        number, accuracy = record.round, float(record.scores["policy_accuracy"])
+        text = f"policy accuracy {100 * accuracy:.1f}% ({record.seconds:.0f} s)"
+        self.meter.say(f"round {number}/{self.rounds}: {text}")
+        self.meter.move_to(number * self.round_size + (number + 1) * self.eval_size)

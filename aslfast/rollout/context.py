@@ -1,0 +1,57 @@
+"""What the rollouts of one optimizer step share: sampler and tool, the concurrency limit, seeds, verdicts, counters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from aslfast.config import RunConfig
+from aslfast.core import Role, StopReason, Task, Trajectory
+from aslfast.rollout.counters import StepCounters
+from aslfast.rollout.judge import Judge, VerdictCache
+from aslfast.rollout.multi_turn import Rollout
+from aslfast.rollout.priority_semaphore import PrioritySemaphore
+
+DEPTH: dict[Role, int] = {"generator": 0, "policy": 1, "grm": 2}  # who waits for whom: the limit lets the deepest first
+
+
+@dataclass(frozen=True)
+class RolloutContext:
+    """Samples trajectories for the groups of one step; each group gets a copy of its own from `for_group`."""
+
+    config: RunConfig
+    rollout: Rollout
+    limit: PrioritySemaphore
+    versions: Mapping[str, int]  # of the adapters
+    round: int
+    seed: int  # of the step
+    verdict_cache: VerdictCache = field(default_factory=VerdictCache)
+    counters: StepCounters = field(default_factory=StepCounters)
+
+    def for_group(self) -> RolloutContext:
+        """Return this context with counters of its own."""
+        return replace(self, counters=StepCounters())
+
+    async def sample(self, task: Task, number: int) -> Trajectory:
+        """Return the `number`-th trajectory of a task, once the concurrency limit lets it run."""
+        async with self.limit.acquire(DEPTH[task.role]):
+            trajectory = await self.rollout.run(task, number, self.seed, task.adapter, self.versions[task.adapter])
+        self.counters.sampled_tokens += trajectory.n_sampled
+        self.counters.tool_failed += trajectory.stop is StopReason.TOOL_FAILED
+        return trajectory
+
+    @property
+    def judge(self) -> Judge:
+        """The judge as this group asks it."""
+        grm, prompts = self.config.grm, self.config.model.prompts
+        return Judge(self.sample, prompts, grm.variant, grm.share_verdicts, self.verdict_cache, self.counters)
+
+
+def max_concurrent(config: RunConfig) -> int:
+    """Return how many trajectories may run at once.
+
+    The local sampler: as many as it has slots; with more it would lose keys and values between turns. An engine keeps
+    those of more sessions than it runs, and some of them wait for the tool: half as many again.
+    """
+    slots = config.sampler.max_running_requests
+    return slots if config.sampler.kind == "local" else slots * 3 // 2

@@ -1,0 +1,32 @@
+"""What playing one task comes to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from aslfast.checkpoint.state import PoolQuestion
+from aslfast.core import Group
+from aslfast.rewards import normalize
+from aslfast.rollout.counters import StepCounters
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """A task's group, the questions that it adds to the question pool, and what its rollouts add up to."""
+
+    group: Group
+    counters: StepCounters
+    new_questions: Sequence[PoolQuestion] = ()
+
+
+def extended_pool(pool: Mapping[str, PoolQuestion], results: Iterable[GroupResult]) -> dict[str, PoolQuestion]:
+    """Return the question pool with the new questions of a step; of equal ones the first stays.
+
+    In the order of the tasks, not of completion: that depends on which trajectories run side by side.
+    """
+    extended = dict(pool)
+    for result in results:
+        for question in result.new_questions:
+            extended.setdefault(normalize(question.question), question)
+    return extended

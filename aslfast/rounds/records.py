@@ -1,0 +1,105 @@
+"""The records of a run: one an optimizer step (metrics.jsonl), one a round (rounds.jsonl)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from aslfast.core import Group
+from aslfast.learner.step_metrics import UpdateStats
+from aslfast.rollout.counters import StepCounters
+from aslfast.sampler.prefix_cache_stats import PrefixCacheCounts
+
+Metrics = Mapping[str, Any]  # by name, as JSON can hold them
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSummary:
+    """Means over the trajectories of a step's role.
+
+    entropy: minus the mean log-prob of the sampled tokens, an unbiased estimate of the mean entropy in nats a token.
+    """
+
+    reward: float
+    reward_parts: Mapping[str, float]
+    entropy: float
+    finished: float
+    zero_variance_groups: float  # fraction of the groups whose rewards are all equal
+    trajectories: int
+    failed: int  # trajectories without a reward, counted and left out of the rest
+
+    @classmethod
+    def of(cls, groups: Sequence[Group]) -> GroupSummary:
+        """Return the summary of a step's groups, of which at least one has a trajectory with a reward."""
+        trajectories = [t for g in groups for t in g.trajectories]
+        rewards = [r for g in groups for r in g.rewards]
+        return cls(
+            reward=sum(r.total for r in rewards) / len(rewards),
+            reward_parts={name: sum(r.parts[name] for r in rewards) / len(rewards) for name in rewards[0].parts},
+            entropy=-sum(sum(t.logprobs) for t in trajectories) / max(1, sum(t.n_sampled for t in trajectories)),
+            finished=sum(t.output is not None for t in trajectories) / len(trajectories),
+            zero_variance_groups=sum(len({r.total for r in g.rewards}) <= 1 for g in groups) / len(groups),
+            trajectories=len(trajectories),
+            failed=sum(len(g.failed) for g in groups),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class NoUpdate:
+    """What a step without an optimizer step reports in place of UpdateStats."""
+
+    kl: float | None = None
+    grad_norm: float = 0.0
+    loss: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One optimizer step: a line of metrics.jsonl."""
+
+    round: int
+    phase: str
+    step: int
+    summary: GroupSummary
+    health: Metrics  # aslfast.metrics.health
+    update: UpdateStats | NoUpdate
+    weight_sync: Metrics  # of the check after the update
+    counters: StepCounters
+    prefix_cache: Mapping[str, PrefixCacheCounts]  # by adapter
+    seconds: float
+
+    def as_json(self) -> dict[str, object]:
+        """Return the record as one flat JSON object."""
+        counters = self.counters
+        return {
+            "round": self.round,
+            "phase": self.phase,
+            "step": self.step,
+            **asdict(self.summary),
+            **self.health,
+            **asdict(self.update),
+            **self.weight_sync,
+            "sampled_tokens": counters.sampled_tokens,
+            "tool_failed": counters.tool_failed,
+            "verdicts_reused": counters.verdicts_reused / max(1, counters.verdicts),
+            "prefix_cache": {name: asdict(stats) for name, stats in self.prefix_cache.items()},
+            "tokens_per_s": counters.sampled_tokens / self.seconds,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """One round, evaluated: a line of rounds.jsonl."""
+
+    round: int
+    scores: Metrics  # against the ground truth: aslfast.metrics.scoring
+    seconds: float
+    health: Metrics = field(default_factory=dict)  # means over the round's steps: aslfast.metrics.health
+    alarms: Sequence[Mapping[str, object]] = ()
+
+    def as_json(self) -> dict[str, object]:
+        """Return the record as one flat JSON object."""
+        head = {"round": self.round, **self.scores, "seconds": self.seconds}
+        return {**head, **self.health, "alarms": list(self.alarms)}
