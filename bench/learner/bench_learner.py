@@ -30,7 +30,7 @@ from aslfast.core import Trajectory
 from aslfast.learner.batch import make_batch, micro_batches
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
-from aslfast.trainer.datasets import LAB_BASE
+from aslfast.models.base_model import LAB_BASE, load_base
 from bench.learner.flops import step_flops
 from bench.learner.padded_step import PaddedStep
 from bench.learner.tables import step_lines
@@ -70,7 +70,7 @@ REHEARSAL = {
 
 def base_of(setup: Setup, device: str) -> Any:
     if not setup.base:
-        return lora.load_base(LAB_BASE, torch.float32, device)[0]
+        return load_base(LAB_BASE, torch.float32, device)[0]
     config = transformers.Qwen2Config(**setup.base, max_position_embeddings=32768)
     torch.manual_seed(0)
     before = torch.get_default_dtype()

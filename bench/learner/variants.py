@@ -12,7 +12,7 @@ from torch import Tensor
 from aslfast.core import Trajectory
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
-from aslfast.models.activation_checkpointing import checkpointed
+from aslfast.models.activation_checkpointing import checkpoint_activations
 from bench.learner.padded_step import PaddedStep
 
 ROLE = "policy"
@@ -53,7 +53,7 @@ class Side:
         if self.padded is None:
             self.learner.accumulate(trajectories, advantages, live, with_kl=False)
         else:
-            with checkpointed(self.learner.base, self.learner.config.activation_checkpointing):
+            with checkpoint_activations(self.learner.base, self.learner.config.activation_checkpointing):
                 self.padded.accumulate(trajectories, advantages, live)
 
     def update(self) -> None:

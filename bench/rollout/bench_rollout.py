@@ -52,6 +52,7 @@ from aslfast.index.bm25 import BM25Index
 from aslfast.lab.world import World
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
+from aslfast.models.base_model import load_base
 from aslfast.prompts import role_tasks
 from aslfast.prompts.chat_template import Chat
 from aslfast.rollout.multi_turn import Limits
@@ -190,7 +191,7 @@ def once(bench: Bench, name: str, variant: Variant) -> dict[str, float]:
 def fresh(engine: Watched) -> None:
     """Nothing is cached from the repeat before."""
     if isinstance(engine.sampler, SGLangSampler):
-        engine.sampler.start().call("flush_cache")
+        engine.sampler.running_engine().call("flush_cache")
     else:
         engine.sampler.flush()  # type: ignore[attr-defined]
 
@@ -233,7 +234,7 @@ def pin_engines(engines: Sequence[Watched]) -> None:
     cores = sorted(os.sched_getaffinity(0))
     for engine in engines:
         if isinstance(engine.sampler, SGLangSampler):
-            for pid in engine.sampler.start().pids:
+            for pid in engine.sampler.running_engine().pids:
                 for thread in os.listdir(f"/proc/{pid}/task"):
                     os.sched_setaffinity(int(thread), cores[-1:])
 
@@ -246,7 +247,7 @@ def prepared(args: argparse.Namespace, work: Path) -> Bench:
     folder = endless_base(args.model, args.dtype, args.device, work / "base")
     config = replace(config, model=replace(config.model, path=str(folder)), threads=1)
     torch.set_num_threads(1)
-    base, tokenizer = lora.load_base(folder, getattr(torch, args.dtype), args.device)
+    base, tokenizer = load_base(folder, getattr(torch, args.dtype), args.device)
     tokenizer.eos_token = None
     model = lora.add_adapters(base, config.lora.rank, config.lora.alpha, 0)
     give_adapters_weight(model, 0)

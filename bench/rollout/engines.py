@@ -19,11 +19,11 @@ import transformers
 from aslfast.config import RunConfig
 from aslfast.core import ROLES
 from aslfast.models import lora
+from aslfast.models.base_model import LAB_BASE, load_base
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import Sample, Sampler, SampleRequest
 from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.trainer.build import build_sampler
-from aslfast.trainer.datasets import LAB_BASE
 
 SHAPES = {
     "random-7b": {  # Qwen2.5-7B's
@@ -153,7 +153,7 @@ class Makers:
             self.config, model=replace(self.config.model, path=str(folder)),
             sampler=replace(self.config.sampler, max_running_requests=rows),
         )  # fmt: skip
-        model, _ = lora.load_base(folder, getattr(torch, config.model.dtype), config.model.device)
+        model, _ = load_base(folder, getattr(torch, config.model.dtype), config.model.device)
         return Watched(self._started(config, model), rows)
 
     def _started(self, config: RunConfig, model: Any) -> LocalSampler | SGLangSampler:
@@ -167,7 +167,7 @@ class Makers:
 
 def merged_base(base: Path, model: Any, role: str) -> Any:
     """A fresh base with the role's weights added: W + (alpha / r) B A."""
-    plain, _ = lora.load_base(base, model.dtype, "cpu")
+    plain, _ = load_base(base, model.dtype, "cpu")
     weights = dict(plain.named_parameters())
     for name, module in model.get_base_model().named_modules():
         if hasattr(module, "get_delta_weight"):
@@ -193,7 +193,7 @@ def awake(samplers: Sequence[Watched]):
 
 def _signal(sampler: Any, number: int) -> None:
     if isinstance(sampler, SGLangSampler):
-        for pid in sampler.start().pids:
+        for pid in sampler.running_engine().pids:
             os.kill(pid, number)
 
 

@@ -54,7 +54,6 @@ from aslfast.models import lora
 from aslfast.rounds import commit
 from aslfast.rounds.context import Loop
 from aslfast.rounds.round import run_round
-from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
@@ -132,8 +131,7 @@ def opened(config: RunConfig, folder: Path, lengths: Lengths | None = None) -> I
     with ExitStack() as stack:
         sampler = build_sampler(config, model, tokenizer, folder / "engine.log", told)
         stack.callback(sampler.close)
-        if isinstance(sampler, SGLangSampler):
-            sampler.start()
+        sampler.start()
         rollout = build_rollout(config, sampler, tokenizer, build_search_tool(config, environment.index))
         rollout = LongTailed(**vars(rollout), lengths=lengths) if lengths else rollout
         run = stack.enter_context(RunDir.create(folder / "run", config))
