@@ -21,7 +21,7 @@ from aslfast.core import Task, Trajectory
 from aslfast.distributed.process_group import ProcessGroup
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
-from aslfast.learner.optimizer_state import learner_bytes, put_learner
+from aslfast.learner.optimizer_state import learner_bytes, load_learner_bytes
 from aslfast.models import lora
 from aslfast.models.fsdp import form_model_parallel_groups
 from aslfast.rollout.context import RolloutContext
@@ -125,7 +125,7 @@ def sync_initial_state(learner: Learner, state: TrainState, inputs: Mapping[str,
     values, versions = msgspec.json.decode(data)
     restore(state, snapshot(of_data(values)))
     for role in learner.version:
-        put_learner(learner, role, versions[role], ranks.broadcast(learner_bytes(learner, role)))
+        load_learner_bytes(learner, role, versions[role], ranks.broadcast(learner_bytes(learner, role)))
 
 
 def broadcast_record(ranks: ProcessGroup, record: RoundRecord) -> RoundRecord:
