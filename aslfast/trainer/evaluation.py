@@ -9,7 +9,7 @@ from typing import Any
 from aslfast.core import Task, Trajectory
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.metrics import judge_probe, scoring
-from aslfast.rollout.multi_turn import Rollout, bounded, stable_seed
+from aslfast.rollout.multi_turn import Rollout, gather_bounded, stable_seed
 from aslfast.rounds import replicas
 from aslfast.rounds.context import RoundContext
 from aslfast.trainer.build import build_search_tool
@@ -36,7 +36,7 @@ class Evaluation:
         return await replicas.play_tasks(self.ranks, tasks, self._play_own)
 
     async def _play_own(self, tasks: Sequence[Task]) -> list[Trajectory]:
-        return await bounded([lambda task=task: self._one(task) for task in tasks], self.max_concurrent)
+        return await gather_bounded([lambda task=task: self._one(task) for task in tasks], self.max_concurrent)
 
     async def _one(self, task: Task) -> Trajectory:
         adapter = task.adapter if self.adapters else None
