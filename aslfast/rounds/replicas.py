@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from hashlib import blake2b
 from typing import Any, TypeVar
 
 import msgspec
 import torch
 
-from aslfast.checkpoint.state import TrainState, of_data, restore, snapshot
+from aslfast.checkpoint.state import TrainState, restore, snapshot, state_from_data
 from aslfast.config import RunConfig, from_tree, to_toml, toml
 from aslfast.core import Task, Trajectory
 from aslfast.distributed.process_group import ProcessGroup
@@ -123,7 +123,7 @@ def sync_initial_state(learner: Learner, state: TrainState, inputs: Mapping[str,
             raise UserError(f"{key} differs between rank {rank} and rank {ranks.rank}; give all ranks the same")
     data = ranks.broadcast(msgspec.json.encode((snapshot(state), learner.version)))
     values, versions = msgspec.json.decode(data)
-    restore(state, snapshot(of_data(values)))
+    restore(state, state_from_data(values))
     for role in learner.version:
         load_learner_bytes(learner, role, versions[role], ranks.broadcast(learner_bytes(learner, role)))
 
@@ -146,7 +146,7 @@ def assert_replicas_in_sync(learner: Learner, state: TrainState) -> None:
 
 
 def _mark(learner: Learner, state: TrainState) -> str:
-    values = snapshot(state) | {"seconds": 0.0}  # each rank has a clock of its own
+    values = replace(state, seconds=0.0)  # each rank has a clock of its own
     digest = blake2b(msgspec.json.encode(values), digest_size=16)
     for role in learner.version:
         for parameter in lora.parameters_of(learner.model, role):

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from aslfast import __version__
-from aslfast.checkpoint.ledger import Provenance
+from aslfast.checkpoint.commits import Provenance
 from aslfast.config import RunConfig
 from aslfast.errors import UserError
 from aslfast.trainer.datasets import model_folder

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from aslfast.checkpoint.base_run_dir import BaseRunDir
 from aslfast.checkpoint.null_run_dir import NullRunDir
 from aslfast.checkpoint.recovery import METRICS, ROUNDS
 from aslfast.checkpoint.run_dir import LEDGER, RunDir, check_new_run_dir, read_run_config, resume_command
@@ -90,7 +91,7 @@ def _resume(folder: Path, observer: Observer, ranks: ProcessGroup) -> None:
     with RunDir.resume(folder) if ranks.is_rank_zero else NullRunDir() as run:
         for warning in run.warnings:
             observer.warning(warning)
-        if ranks.broadcast(b"1" if ranks.is_rank_zero and run.round > config.rounds else b""):
+        if ranks.broadcast(b"1" if run.is_finished(config.rounds) else b""):
             run.finish()
             observer.warning(f"{folder}: finished, all {config.rounds} rounds; nothing to go on with")
         else:
@@ -131,7 +132,7 @@ def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _
     return _Parts(learner, tokenizer, datasets, initialised)
 
 
-def _continue(config: RunConfig, parts: _Parts, run: RunDir, observer: Observer) -> None:
+def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Observer) -> None:
     """Train from the run's last commit, or from the start where there is none."""
     with run.writing():
         datasets = parts.datasets or lab_datasets(config, run.path / "lab")
