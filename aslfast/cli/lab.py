@@ -28,13 +28,13 @@ def train_base(out: Path, seed: int, quiet: bool) -> None:
 
 
 def measure(model: str, worlds: int, quiet: bool) -> list[dict[str, Any]]:
-    from aslfast.trainer.lab_evaluation import measure_base
+    from aslfast.trainer.lab_evaluation import evaluate_base
 
     quiet_libraries()
     measured = []
     with Meter("measure", worlds, "worlds", quiet) as meter:
         for seed in range(FIRST_WORLD, FIRST_WORLD + worlds):
-            measured += measure_base(model, [seed])
+            measured += evaluate_base(model, [seed])
             meter.advance()
     return measured
 

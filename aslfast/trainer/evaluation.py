@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from aslfast.core import Task, Trajectory
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
@@ -20,7 +19,7 @@ from aslfast.trainer.datasets import Datasets
 class Evaluation:
     """Plays tasks, one trajectory each: with their role's adapter, or with the base alone (`adapters` false).
 
-    done: called with each trajectory. version: what trajectories say of their adapter.
+    done: called with each trajectory. version: of the adapters, recorded in the trajectories.
     """
 
     rollout: Rollout
@@ -32,7 +31,7 @@ class Evaluation:
     ranks: ProcessGroup = SINGLE_PROCESS
 
     async def play(self, tasks: Sequence[Task]) -> list[Trajectory]:
-        """Return one trajectory a task, in order; each rank plays its part of them."""
+        """Return one trajectory per task, in order; each rank plays its part of them."""
         return await replicas.play_tasks(self.ranks, tasks, self._play_own)
 
     async def _play_own(self, tasks: Sequence[Task]) -> list[Trajectory]:
@@ -45,7 +44,7 @@ class Evaluation:
         return trajectory
 
 
-async def evaluate(context: RoundContext, datasets: Datasets) -> dict[str, Any]:
+async def evaluate(context: RoundContext, datasets: Datasets) -> dict[str, object]:
     """Return the scores of the three roles, on the same held-out tasks with the same seeds in every round."""
     config = context.config
     context.rollout.sampler.flush()
@@ -61,14 +60,13 @@ async def evaluate(context: RoundContext, datasets: Datasets) -> dict[str, Any]:
 
 async def ground_truth_scores(
     evaluation: Evaluation, datasets: Datasets, probe: judge_probe.Probe | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Return the scores of every role that the datasets can score; None for those of the others.
 
-    The judge probe comes last, so that it moves no bit of the rest.
+    The judge probe comes last, so that the bits of the rest do not depend on it.
     """
     answered = await evaluation.play(datasets.policy_evals)
-    scores = scoring.policy_scores(answered)
-    scores |= {"grm_accuracy": None, "solvable_share": None}
+    scores: dict[str, object] = {**scoring.policy_scores(answered), "grm_accuracy": None, "solvable_share": None}
     if datasets.grm_evals:
         scores |= scoring.grm_scores(await evaluation.play(datasets.grm_evals))
     if datasets.generator_evals and datasets.oracle:

@@ -22,7 +22,7 @@ from aslfast.config import load_recipe, to_toml
 from aslfast.errors import UserError
 from aslfast.files.checksum import damage
 from aslfast.trainer import train
-from aslfast.trainer.datasets import lab_datasets
+from aslfast.trainer.lab_datasets import lab_datasets
 from tests.support.killed_runs import N_COMMITS, N_STEPS, bits_of, go, go_watched, lab_config, linked, started, untimed
 
 KILLS = 20
@@ -207,7 +207,7 @@ def test_other_inputs_are_refused(config, left_after, tmp_path):
     (run / "config.toml").write_text((run / "config.toml").read_text().replace(config.data.topics, str(topics)))
     topics.write_text(topics.read_text() + "one more\n")
     before = (run / "ledger.sqlite").read_bytes()
-    with pytest.raises(UserError, match=r"data.topics: not what it was when the run started; put that back"):
+    with pytest.raises(UserError, match=r"data.topics: not what it was when the run started; restore it"):
         train.resume(run)
     assert (run / "ledger.sqlite").read_bytes() == before
 

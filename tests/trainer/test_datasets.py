@@ -1,9 +1,8 @@
-"""What an environment offers to ask about, and how the lab's judge is asked."""
+"""The topics that ship with aslfast, and a user's own."""
 
 import pytest
 
 from aslfast.errors import UserError
-from aslfast.lab.world import World
 from aslfast.trainer import datasets
 
 
@@ -14,13 +13,3 @@ def test_general_topics(tmp_path):
     assert datasets.read_topics(str(tmp_path / "mine.txt")) == ["Rivers", "Old towns"]
     with pytest.raises(UserError, match="no such topics file"):
         datasets.read_topics("generl")
-
-
-def test_the_labs_judge_is_asked_in_its_variant():
-    world = World.make(0, "heldout", {"work": 12, "person": 10, "place": 8})
-    questions = datasets.lab_questions(world, 0, 4)
-    tasks = datasets.lab_judgements(world, questions, 0, "compact", "reference")
-    for task in tasks[:8]:
-        asked, _, shown = task.prompt.rpartition(" says ")
-        assert shown == world.answer(task.question)
-        assert asked.endswith(f"answer: {shown}") == (task.references == ("correct",))
