@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from aslfast.core import Task, Trajectory
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.metrics import judge_probe, scoring
+from aslfast.metrics.scoring import Scores
 from aslfast.rollout.multi_turn import Rollout, gather_bounded, stable_seed
 from aslfast.rounds import replicas
 from aslfast.rounds.context import RoundContext
@@ -44,7 +45,7 @@ class Evaluation:
         return trajectory
 
 
-async def evaluate(context: RoundContext, datasets: Datasets) -> dict[str, object]:
+async def evaluate(context: RoundContext, datasets: Datasets) -> Scores:
     """Return the scores of the three roles, on the same held-out tasks with the same seeds in every round."""
     config = context.config
     context.rollout.sampler.flush()
@@ -54,22 +55,22 @@ async def evaluate(context: RoundContext, datasets: Datasets) -> dict[str, objec
         done=lambda trajectory: context.observer.trajectory(trajectory.n_sampled), ranks=context.learner.ranks,
     )  # fmt: skip
     judged = config.policy.verdicts_per_answer > 0  # else no reward comes from a judge
-    probe = judge_probe.Probe(config) if judged and config.monitor.judge_probe else None
+    probe = judge_probe.JudgeProbe(config) if judged and config.monitor.judge_probe else None
     return await ground_truth_scores(evaluation, datasets, probe)
 
 
 async def ground_truth_scores(
-    evaluation: Evaluation, datasets: Datasets, probe: judge_probe.Probe | None = None
-) -> dict[str, object]:
+    evaluation: Evaluation, datasets: Datasets, probe: judge_probe.JudgeProbe | None = None
+) -> Scores:
     """Return the scores of every role that the datasets can score; None for those of the others.
 
     The judge probe comes last, so that the bits of the rest do not depend on it.
     """
     answered = await evaluation.play(datasets.policy_evals)
-    scores: dict[str, object] = {**scoring.policy_scores(answered), "grm_accuracy": None, "solvable_share": None}
+    scores: Scores = {**scoring.policy_scores(answered), "grm_accuracy": None, "solvable_share": None}
     if datasets.grm_evals:
         scores |= scoring.grm_scores(await evaluation.play(datasets.grm_evals))
     if datasets.generator_evals and datasets.oracle:
         written = await evaluation.play(datasets.generator_evals)
         scores |= scoring.generator_scores(written, datasets.oracle)
-    return {**await probe.figures(answered, evaluation.play), **scores} if probe else scores
+    return {**await probe.evaluate(answered, evaluation.play), **scores} if probe else scores

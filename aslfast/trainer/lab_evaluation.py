@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aslfast.config import load_recipe
+from aslfast.metrics.scoring import Scores
 from aslfast.models import lora
 from aslfast.rollout.multi_turn import stable_seed
 from aslfast.trainer.build import build_rollout, build_sampler, build_search_tool, prepare_torch
@@ -16,12 +17,12 @@ from aslfast.trainer.evaluation import Evaluation, ground_truth_scores
 from aslfast.trainer.lab_datasets import lab_datasets
 
 
-def evaluate_base(model_path: str, seeds: Sequence[int]) -> list[dict[str, object]]:
+def evaluate_base(model_path: str, seeds: Sequence[int]) -> list[Scores]:
     """Return the scores of the three roles on the held-out world of each seed, sampled as in the recipe tiny."""
     return [_evaluate_world(model_path, seed) for seed in seeds]
 
 
-def _evaluate_world(model_path: str, seed: int) -> dict[str, object]:
+def _evaluate_world(model_path: str, seed: int) -> Scores:
     config = load_recipe("tiny", seed=seed)
     prepare_torch(config)
     model, tokenizer = lora.load_base(model_folder(model_path))

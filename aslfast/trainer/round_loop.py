@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from aslfast.checkpoint.recovery import METRICS, ROUNDS
 from aslfast.checkpoint.run_dir import resume_command
-from aslfast.metrics import alarms
+from aslfast.metrics import monitor
+from aslfast.metrics.scoring import Scores
 from aslfast.rounds import replicas
 from aslfast.rounds.context import RoundContext
 from aslfast.rounds.records import RoundRecord
@@ -47,20 +48,20 @@ async def _rounds(context: RoundContext, datasets: Datasets) -> None:
         scores = await evaluate(context, datasets)
         record = _commit_round(context, scores)
         context.observer.evaluated(record)
-        for text in alarms.alarms_of(record.as_json()):
+        for text in monitor.alarm_texts(record.as_json()):
             context.observer.warning(text)
         gc.collect()
         if state.round <= config.rounds:
-            alarms.check(record.as_json(), config.monitor, resume_command(context.checkpointer.run.path))
+            monitor.stop_for_alarms(record.as_json(), config.monitor, resume_command(context.checkpointer.run.path))
 
 
-def _commit_round(context: RoundContext, scores: dict[str, object]) -> RoundRecord:
+def _commit_round(context: RoundContext, scores: Scores) -> RoundRecord:
     """Commit the round's record, with its health metrics and alarms; advance the state to the next round."""
     state, config, run = context.state, context.config, context.checkpointer.run
     context.checkpointer.update_clock()
     record = RoundRecord(state.round, scores, state.seconds)
     history = run.history
-    health, raised = alarms.monitor_round(
+    health, raised = monitor.monitor_round(
         record.as_json(), history.get(METRICS, ()), history.get(ROUNDS, ()), len(state.pool), config.monitor
     )
     record = replicas.broadcast_record(context.learner.ranks, replace(record, health=health, alarms=raised))

@@ -91,7 +91,7 @@ class _Watch:
         yield learner, "_inputs", self.inputs(learner._inputs)
         yield torch.Tensor, "backward", self.timed("backward", torch.Tensor.backward)
         yield Judging, "opinions", self.timed("reward", Judging.opinions)
-        yield round, "step_figures", self.timed("monitor", round.step_figures)
+        yield round, "step_health", self.timed("monitor", round.step_health)
         named = [(learner, name, part) for name, part in LEARN.items()]
         named += [(loop, name, "sync") for name in ("flush", "prove")]
         named += [(commit, name, "commit") for name in ("step", "phase")]

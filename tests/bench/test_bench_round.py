@@ -123,7 +123,7 @@ def round_of(folder, instrumented):
 
 def things_patched():
     """What the benchmark replaces outside the loop, as it is now."""
-    owners = {rewards: rewards.__all__, round: ("_phase", "step_figures"), replicas: ("groups",),
+    owners = {rewards: rewards.__all__, round: ("_phase", "step_health"), replicas: ("groups",),
               commit: ("step", "phase"), Judging: ("opinions",), torch.Tensor: ("backward",)}  # fmt: skip
     return {(owner, name): getattr(owner, name) for owner, names in owners.items() for name in names}
 
