@@ -15,8 +15,8 @@ from aslfast.core import Group, Trajectory
 def advantages(groups: Sequence[Group], config: AdvantageConfig) -> tuple[list[Trajectory], list[float]]:
     """Return the trajectories to learn from and their advantages: every trajectory with a sampled token.
 
-    With `drop_zero_variance`, groups whose rewards are all equal are left out (DAPO, arXiv 2503.14476); they still count
-    in the baseline and the scale.
+    With `drop_zero_variance`, groups whose rewards are all equal are left out (DAPO, arXiv 2503.14476); they still
+    count in the baseline and the scale.
     """
     rewards_N = torch.tensor([reward.total for group in groups for reward in group.rewards], dtype=torch.float64)
     ids_N = torch.tensor([i for i, group in enumerate(groups) for _ in group.trajectories])

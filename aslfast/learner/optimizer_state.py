@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save, save_file
 from torch.nn import Parameter
 
+from aslfast.files.atomic import atomic_file
 from aslfast.learner.learner import Learner
 
 WEIGHT = "weight"
@@ -20,15 +21,12 @@ def save_learner(learner: Learner, role: str, path: Path) -> Path:
 
     All or nothing: 12 bytes a parameter in float32, 0.96 GB for 80 million. Raise OSError.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    partial.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     try:
-        save_file(_tensors(learner, role), partial, metadata={"role": role, "version": str(learner.version[role])})
-        partial.replace(path)
+        with atomic_file(path) as partial:
+            save_file(_tensors(learner, role), partial, metadata={"role": role, "version": str(learner.version[role])})
     except SafetensorError as error:  # raised for a full disk, too
         raise OSError(None, str(error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

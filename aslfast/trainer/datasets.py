@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from aslfast.config import RunConfig
 from aslfast.core import Task
 from aslfast.data.qa_dataset import Question, read_questions
+from aslfast.data.topics import read_topics
 from aslfast.errors import UserError
 from aslfast.prompts import role_tasks
 from aslfast.retrieval.retriever import AnyIndex, open_index
@@ -70,17 +70,6 @@ def labelled_questions(config: RunConfig) -> list[Question]:
         why = "policy.question_source is labelled" if by_policy else "grm.gold_label_fraction is above 0"
         raise UserError(f"data.labelled is not set, and {why}; name a question file with --set data.labelled=PATH")
     return read_questions(config.data.labelled, config.data.labelled_count)
-
-
-def read_topics(place: str) -> list[str]:
-    """Return a file's topics, one a line; "general": the 73 that ship with aslfast. Raises UserError."""
-    path = Path(str(files("aslfast.data") / "general_topics.txt")) if place == "general" else Path(place)
-    if not path.is_file():
-        raise UserError(f"{path}: no such topics file; give a text file with one topic a line")
-    topics = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not topics:
-        raise UserError(f"{path}: no topics in it; give a text file with one topic a line")
-    return topics
 
 
 def policy_evals(questions: Sequence[Question], prompts: str) -> list[Task]:

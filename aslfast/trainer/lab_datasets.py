@@ -27,9 +27,7 @@ def lab_datasets(config: RunConfig, folder: Path) -> Datasets:
     seed, learned, heldout = config.seed, World.make(config.seed, "train"), World.make(config.seed, "heldout")
     index, eval_index = _index(learned, folder / "train.idx"), _index(heldout, folder / "heldout.idx")
     questions = lab_questions(heldout, seed, config.data.eval_count)
-    partial = folder / ".heldout.parquet.partial"
-    write_questions(partial, questions)
-    partial.replace(folder / "heldout.parquet")
+    write_questions(folder / "heldout.parquet", questions)
     return Datasets(
         index=index,
         topics=list(learned.facts),

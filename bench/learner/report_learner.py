@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aslfast.config.algorithms import algorithm_names, settings_of
-from aslfast.files.jsonl import write_text
+from aslfast.files.atomic import write_text
 from bench.learner.plots import draw
 from bench.learner.tables import (
     Result,

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from aslfast.files.jsonl import write_text
+from aslfast.files.atomic import write_text
 from bench.paper_claims.arms import Claim, read_claims
 from bench.paper_claims.metrics import (
     Result,

@@ -7,7 +7,7 @@ import pytest
 from aslfast.checkpoint.commits import Commit, CommittedState, Provenance
 from aslfast.checkpoint.ledger import Ledger
 from aslfast.errors import UserError
-from aslfast.files.checksum import StoredFile, damage, store
+from aslfast.files.checksum import StoredFile
 
 COMMITS = [
     Commit("run_started", {"round": 0}, {"steps/a": StoredFile(3, "x")}, provenance=Provenance({"model.path": "m"})),
@@ -91,19 +91,3 @@ def test_nan_is_not_committed(filled):
         ledger.append(Commit("step", lines={"m.jsonl": {"kl": float("nan")}}))
     ledger.close()
     assert read(filled) == COMMITS
-
-
-def test_files_are_checked_by_size_and_content(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "one").write_bytes(b"1" * 3_000_000)
-    (tmp_path / "two").write_bytes(b"")
-    stored = store(tmp_path, [tmp_path / "a", tmp_path / "two"])
-    assert {name: kept.bytes for name, kept in stored.items()} == {"a/one": 3_000_000, "two": 0}
-    assert all(damage(tmp_path / name, kept) is None for name, kept in stored.items())
-    (tmp_path / "a" / "one").write_bytes(b"1" * 2_999_999 + b"2")
-    assert damage(tmp_path / "a" / "one", stored["a/one"]) == "its checksum is wrong"
-    assert damage(tmp_path / "a" / "one", stored["a/one"], whole=False) is None
-    (tmp_path / "a" / "one").write_bytes(b"1")
-    assert damage(tmp_path / "a" / "one", stored["a/one"], whole=False) == "1 bytes, expected 3000000"
-    (tmp_path / "two").unlink()
-    assert damage(tmp_path / "two", stored["two"]) == "No such file or directory"

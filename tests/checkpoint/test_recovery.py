@@ -11,7 +11,7 @@ from aslfast.checkpoint.run_dir import RunDir
 from aslfast.checkpoint.state import PoolQuestion, TrainState, snapshot
 from aslfast.config import load_recipe
 from aslfast.errors import UserError
-from tests.support.tiny_models import small_disk
+from tests.support.faults.small_disk import small_disk
 
 
 def question(text):

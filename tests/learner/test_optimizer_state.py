@@ -8,7 +8,8 @@ from aslfast.core import ROLES
 from aslfast.learner.learner import Learner
 from aslfast.learner.optimizer_state import load_learner, save_learner
 from aslfast.models import lora
-from tests.support.tiny_models import small_disk, stir, tiny_model
+from tests.support.faults.small_disk import small_disk
+from tests.support.tiny_models import stir, tiny_model
 from tests.support.token_streams import trajectory
 
 
