@@ -1,46 +1,47 @@
-"""Recovery of a run that was killed: its folder becomes what the newest whole commit of its ledger says."""
+"""Recovery of a run that was killed: restore its folder to the last whole commit of its ledger."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from aslfast.checkpoint.ledger import CommittedState, Ledger
+from aslfast.checkpoint.commits import CommittedState
+from aslfast.checkpoint.ledger import Ledger
 from aslfast.errors import UserError
 from aslfast.files.checksum import damage
 from aslfast.files.jsonl import rewrite_lines
 
-METRICS, ROUNDS = "metrics.jsonl", "rounds.jsonl"  # a line an optimizer step, a line a round
+METRICS, ROUNDS = "metrics.jsonl", "rounds.jsonl"  # one line per optimizer step, one line per round
 LINES = (METRICS, ROUNDS)
 STEPS = "steps"  # what only a resume reads: the learner's state, the trajectories of the current phase
-# Where a run writes the files that its ledger names. A file there without a name in it is not committed.
+# Where a run writes the files that its ledger names. A file there that no commit names is not committed.
 NAMED = (f"{STEPS}/*", "trajectories/round-*.parquet", "adapters/*/v*/adapter_*")
 PARTIAL = (".*.partial", f"{STEPS}/.*.partial", "trajectories/.*.partial", "adapters/*/.*.partial")
 
 
 def recover(run: Path, ledger: Ledger) -> tuple[CommittedState, list[str]]:
-    """Return what is committed, and what a person should know about it. Raises UserError, OSError.
+    """Return what is committed, and warnings for the user. Raise UserError, OSError.
 
-    Where a file that the next step needs is damaged, the last commit is taken back: the files of the one before are
-    still there, and doing the step again gives the same bits.
+    If a file that the next step needs is damaged, the last commit is undone: the files of the one before are still
+    there, and repeating the step gives the same bits.
     """
     commits = ledger.read()
     if not commits and any((run / name).exists() for name in LINES):
-        raise UserError(f"{ledger.file}: empty or missing, though steps were done; {_remedy(run)}")
+        raise UserError(f"{ledger.file}: empty or missing, though steps were done; {_suggestion(run)}")
     committed, warnings = CommittedState.of(commits), []
     if found := _damage(run, committed):
-        committed = CommittedState.of(ledger.cut(len(commits) - 1))
+        committed = CommittedState.of(ledger.truncate(len(commits) - 1))
         if _damage(run, committed):
-            raise UserError(f"{found}; {_remedy(run)}")
-        warnings.append(f"{found}; the last commit is taken back and what it did is done again")
+            raise UserError(f"{found}; {_suggestion(run)}")
+        warnings.append(f"{found}; the last commit is undone, and its step is done again")
     _remove_unnamed(run, committed)
     for name in LINES:
         rewrite_lines(run / name, committed.lines.get(name, ()))
     return committed, warnings + _warnings(run, committed)
 
 
-def _remedy(run: Path) -> str:
-    return f"put back a copy of it, or start a new run from what is in {run}/adapters"
+def _suggestion(run: Path) -> str:
+    return f"restore a copy of it, or start a new run from what is in {run}/adapters"
 
 
 def _damage(run: Path, committed: CommittedState) -> str | None:
@@ -52,7 +53,7 @@ def _damage(run: Path, committed: CommittedState) -> str | None:
 
 
 def _warnings(run: Path, committed: CommittedState) -> list[str]:
-    """Return a line where files that no step needs any more are missing or cut short."""
+    """Return a warning if files that no later step needs are missing or truncated."""
     sizes = ((name, damage(run / name, stored, whole=False)) for name, stored in committed.files.items())
     found = [f"{run / name}: {what}" for name, what in sizes if what]
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
@@ -60,7 +61,7 @@ def _warnings(run: Path, committed: CommittedState) -> list[str]:
 
 
 def _remove_unnamed(run: Path, committed: CommittedState) -> None:
-    """Remove files that no commit names; what the last commit dropped stays, in case it is taken back."""
+    """Remove files that no commit names; keep what the last commit dropped, in case it is undone later."""
     named = {run / name for name in (*committed.files, *committed.removable)}
     for path in (path for pattern in NAMED for path in run.glob(pattern)):
         if path not in named:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shlex
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
-from aslfast.checkpoint.ledger import Commit, CommittedState, Ledger, Provenance
+from aslfast.checkpoint.base_run_dir import BaseRunDir
+from aslfast.checkpoint.commits import Commit, PendingCommit
+from aslfast.checkpoint.ledger import Ledger
 from aslfast.checkpoint.recovery import ROUNDS, STEPS, recover
-from aslfast.checkpoint.state import TrainState, changes, of_data, restore, snapshot
+from aslfast.checkpoint.state import TrainState, changes, restore, snapshot, state_from_data
 from aslfast.config import RunConfig, from_tree, to_toml, toml
 from aslfast.config.renamed import RENAMED, renamed_key
 from aslfast.errors import UserError
@@ -22,55 +24,46 @@ from aslfast.files.jsonl import append_line
 CONFIG, LEDGER, LOCK = "config.toml", "ledger.sqlite", "run.lock"
 
 
-class RunDir:
-    """Everything that a run writes, held by one process until `close`. Made by `create` or `resume`.
-
-    An OSError on the way becomes a UserError with a remedy.
-    warnings: what a person should know of a resumed run. history: the lines committed so far, by file.
-    """
+class RunDir(BaseRunDir):
+    """Everything that a run writes, locked by one process until `close`. Make it with `create` or `resume`."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self._open = ExitStack()
-        weakref.finalize(self, self._open.close)  # of a run that nobody closed
+        weakref.finalize(self, self._open.close)  # if `close` is never called
         taken = f"{path}: another process is training this run; wait until it is done, or stop it"
         self._open.enter_context(lock.hold(path / LOCK, taken))
         self._ledger = Ledger(path / LEDGER)
         self._open.callback(self._ledger.close)
-        self._have(CommittedState())
-        self.warnings: list[str] = []
+        super().__init__(path)
+        self._committed = TrainState()
+        self._removable: Sequence[str] = ()
 
     @classmethod
     def create(cls, path: str | Path, config: RunConfig) -> RunDir:
-        """Return a new folder, empty but for config.toml. Raises UserError."""
+        """Return a new folder, empty but for config.toml. Raise UserError."""
         folder = Path(path)
         check_new_run_dir(folder)
-        with _explained(folder, "or choose another --out"):
+        with _explain_os_error(folder, "or choose another --out"):
             folder.mkdir(parents=True, exist_ok=True)
             write_text(folder / CONFIG, to_toml(config))
             run = cls(folder)
-            with run._closed_on_error():
+            with run._close_on_error():
                 run._ledger.read()
             return run
 
     @classmethod
     def resume(cls, path: str | Path) -> RunDir:
-        """Return a run that ended in any way, as its newest whole commit left it. Raises UserError."""
-        with _explained(Path(path), f"then: {resume_command(path)}"):
+        """Return a run that ended in any way, restored to its last whole commit. Raise UserError."""
+        with _explain_os_error(Path(path), f"then: {resume_command(path)}"):
             run = cls(Path(path))
-            with run._closed_on_error():
+            with run._close_on_error():
                 committed, run.warnings = recover(run.path, run._ledger)
-                run._have(committed)
+                run._set_committed(committed, evaluated=ROUNDS in committed.lines)
+                run._committed, run._removable = state_from_data(committed.state), committed.removable
             return run
 
-    def _have(self, committed: CommittedState) -> None:
-        self.files, self.provenance, self.history = committed.files, committed.provenance, committed.lines
-        self.evaluated = ROUNDS in committed.lines
-        self._committed = snapshot(of_data(committed.state))
-        self._removable: Sequence[str] = committed.removable
-
     @contextmanager
-    def _closed_on_error(self) -> Iterator[None]:
+    def _close_on_error(self) -> Iterator[None]:
         try:
             yield
         except BaseException:
@@ -78,41 +71,36 @@ class RunDir:
             raise
 
     def close(self) -> None:
-        """Let the folder go."""
+        """Release the folder."""
         self._open.close()
 
-    def __enter__(self) -> RunDir:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @property
-    def round(self) -> int:
-        """The round under way; one more than there are when the run is finished."""
-        return self._committed["round"]
+    def is_finished(self, rounds: int) -> bool:
+        """Return whether that many rounds are committed."""
+        return self._committed.round > rounds
 
     def writing(self) -> AbstractContextManager[None]:
-        """Turn an OSError of the block into a UserError with a remedy."""
-        return _explained(
-            self.path, f"then: {resume_command(self.path)}" if self.evaluated else "or choose another --out"
-        )
+        """Turn an OSError of the block into a UserError that suggests what to do."""
+        resume = f"then: {resume_command(self.path)}"
+        return _explain_os_error(self.path, resume if self.evaluated else "or choose another --out")
 
     def restore(self, state: TrainState) -> None:
         """Set `state` to what was last committed."""
         restore(state, self._committed)
 
-    def commit(
-        self, what: str, state: TrainState, made: Sequence[Path] = (), dropped: Sequence[str] = (),
-        lines: Mapping[str, dict[str, object]] | None = None, provenance: Provenance | None = None,
-    ) -> None:  # fmt: skip
-        """Commit all or nothing: files and folders `made`, complete under their names; names `dropped`; state; lines.
+    def commit(self, state: TrainState, pending: PendingCommit) -> None:
+        """Commit the state, files and lines: all or nothing.
 
-        A dropped file is removed with the next commit: until then the one before is whole too, to fall back on.
+        A dropped file is removed by the next commit: until then the commit before is whole, too, as a fallback.
         """
         with self.writing():
-            change = changes(self._committed, state)
-            commit = Commit(what, change, store(self.path, made), tuple(dropped), dict(lines or {}), provenance)
+            commit = Commit(
+                what=pending.what,
+                state=changes(self._committed, state),
+                made=store(self.path, pending.made),
+                dropped=tuple(pending.dropped),
+                lines=dict(pending.lines),
+                provenance=pending.provenance,
+            )
             self._ledger.append(commit)
             self._committed = snapshot(state)
             self.files = {name: f for name, f in (self.files | commit.made).items() if name not in commit.dropped}
@@ -137,16 +125,17 @@ class RunDir:
 
 
 @contextmanager
-def _explained(folder: Path, remedy: str) -> Iterator[None]:
+def _explain_os_error(folder: Path, suggestion: str) -> Iterator[None]:
+    """Turn an OSError of the block into a UserError."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(f"{folder}: cannot be written ({reason}); free the space, {remedy}") from error
+        raise UserError(f"{folder}: cannot be written ({reason}); free the space, {suggestion}") from error
 
 
 def resume_command(run: str | Path) -> str:
-    """Return the command that goes on with a run."""
+    """Return the command that resumes a run."""
     return f"aslfast train --resume {shlex.quote(str(run))}"
 
 
@@ -157,7 +146,7 @@ def check_new_run_dir(folder: Path) -> None:
 
 
 def read_run_config(run: Path) -> RunConfig:
-    """Return the configuration that a run was started with. Raises UserError."""
+    """Return the configuration that a run was started with. Raise UserError."""
     file = run / CONFIG
     try:
         tree = toml.parse(file.read_text(encoding="utf-8"))

@@ -1,10 +1,9 @@
-"""What a run must remember from one commit to the next: one dataclass, and its way into the ledger and back."""
+"""The training state that survives from one commit to the next, and its way into the ledger and back."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
 
 import msgspec
 
@@ -22,7 +21,7 @@ class PoolQuestion:
     hops: int
     attempts: tuple[Attempt, ...]
     fold: int = 0  # of its source documents: see Task
-    round: int = 0  # that wrote it
+    round: int = 0  # in which it was generated
 
 
 @dataclass(kw_only=True)
@@ -33,52 +32,55 @@ class TrainState:
     default; its values are replaced, never changed in place. Of a dict only the entries that changed are written.
     """
 
-    round: int = 0  # under way; 0 evaluates the base
+    round: int = 0  # the current one; 0 evaluates the base
     phases_done: tuple[tuple[int, str], ...] = ()  # round and name
-    tasks: tuple[tuple[Task, ...], ...] = ()  # of the phase under way, by step: set once, when it starts
-    phase_step: int = 0  # steps of that phase that are done
-    step: int = 0  # steps of the run that were started
-    seconds: float = 0.0  # of the round so far, without what a kill undid
+    tasks: tuple[tuple[Task, ...], ...] = ()  # of the current phase, by step: set once, when it starts
+    phase_step: int = 0  # completed steps of that phase
+    step: int = 0  # started steps of the run
+    seconds: float = 0.0  # of the round so far, without work that a kill undid
     step_rewards: tuple[float, ...] = ()  # mean rewards of the steps of that phase
-    pool: dict[str, PoolQuestion] = field(default_factory=dict)  # by normalised question; grows over the rounds
-    accuracy: dict[str, float] = field(default_factory=dict)  # of the newest policy phase, by normalised question
+    pool: dict[str, PoolQuestion] = field(default_factory=dict)  # question pool by normalised question; grows by rounds
+    accuracy: dict[str, float] = field(default_factory=dict)  # of the last policy phase, by normalised question
 
 
-def snapshot(state: TrainState) -> dict[str, Any]:
-    """Return the fields by name, with copies of the dicts, so that later changes stay out."""
-    values = {item.name: getattr(state, item.name) for item in fields(TrainState)}
-    return {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
+def snapshot(state: TrainState) -> TrainState:
+    """Return a copy that later changes do not affect."""
+    copy = TrainState()
+    restore(copy, state)
+    return copy
 
 
-def changes(before: Mapping[str, Any], state: TrainState) -> dict[str, Any]:
-    """Return what differs from a snapshot, as JSON data; an entry of a dict that is gone is None."""
-    found: dict[str, Any] = {}
-    for name, value in snapshot(state).items():
-        old = before[name]
+def restore(state: TrainState, saved: TrainState) -> None:
+    """Set every field of `state` to that of `saved`; dicts are copied."""
+    for item in fields(TrainState):
+        value = getattr(saved, item.name)
+        setattr(state, item.name, dict(value) if isinstance(value, dict) else value)
+
+
+def changes(before: TrainState, state: TrainState) -> dict[str, object]:
+    """Return what differs from a snapshot, as JSON data; a removed entry of a dict is None."""
+    found: dict[str, object] = {}
+    for item in fields(TrainState):
+        old, value = getattr(before, item.name), getattr(state, item.name)
         if isinstance(value, dict):
             changed = {key: value.get(key) for key in old | value if old.get(key) is not value.get(key)}
-            found |= {name: changed} if changed else {}
+            found |= {item.name: changed} if changed else {}
         elif value != old:
-            found[name] = value
+            found[item.name] = value
     return msgspec.to_builtins(found)
 
 
-def apply(data: dict[str, Any], change: Mapping[str, Any]) -> None:
-    """Bring a state, as JSON data, up to date with one commit's changes."""
+def apply_changes(data: dict[str, object], change: Mapping[str, object]) -> None:
+    """Apply one commit's changes to a state as JSON data."""
     for name, value in change.items():
         if isinstance(value, dict):
-            entries = data.setdefault(name, {}) | value
+            old = data.get(name)
+            entries = (old if isinstance(old, dict) else {}) | value
             data[name] = {key: entry for key, entry in entries.items() if entry is not None}
         else:
             data[name] = value
 
 
-def restore(state: TrainState, values: Mapping[str, Any]) -> None:
-    """Set every field of `state` to what a snapshot holds."""
-    for name, value in values.items():
-        setattr(state, name, dict(value) if isinstance(value, dict) else value)
-
-
-def of_data(data: Mapping[str, Any]) -> TrainState:
+def state_from_data(data: Mapping[str, object]) -> TrainState:
     """Return the state that JSON data stands for; a missing field has its default."""
     return msgspec.convert(data, TrainState)

@@ -1,11 +1,11 @@
-"""Attention over a flat stream of packed trajectories: each token sees its own trajectory's past and nothing else.
+"""Attention over a flat stream of packed trajectories: each token attends to its own trajectory's past alone.
 
-Three back ends of the same result. Each is made once a batch from its segments and called in every layer with
+Three backends compute the same result. Each is built once per batch from its segments and called in every layer with
 query [T, H, d], key and value [T, Hkv, d] (Hkv divides H) and the factor on the scores; it returns [T, H, d].
 
 flash  the package flash-attn (2, or 3 as flash_attn_interface): variable lengths, half precision, CUDA
-flex   torch's FlexAttention under a compiled block mask: CUDA (its backward does not exist on a CPU)
-sdpa   torch's scaled_dot_product_attention over segments of like sizes, padded: everywhere
+flex   torch's FlexAttention with a compiled block mask: CUDA (it has no backward on a CPU)
+sdpa   torch's scaled_dot_product_attention over padded buckets of segments of similar lengths: everywhere
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedModel
 
 from aslfast.errors import UserError
 from aslfast.learner.attention_sdpa import PaddedAttention
 from aslfast.learner.batch import Segments
 
-NAME = "aslfast_packed"  # as transformers knows it
+NAME = "aslfast_packed"  # in transformers' registry
 FLASH_PACKAGES = ("flash_attn_interface", "flash_attn")  # 3, then 2
 
 Attend = Callable[[Tensor, Tensor, Tensor, float | None], Tensor]
 
 
+# transformers calls it: its parameters, and `attend`
 def packed_attention(
     module: torch.nn.Module,
     query: Tensor,
@@ -42,16 +43,16 @@ def packed_attention(
     attend: Attend,
     softcap: float | None = None,
     s_aux: Tensor | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """What transformers calls: query [1, H, T, d], key and value [1, Hkv, T, d] -> [1, T, H, d].
+    """Compute attention for transformers: query [1, H, T, d], key and value [1, Hkv, T, d] -> [1, T, H, d].
 
-    attend: the back end, passed to the model's forward as a keyword. Raises UserError for a model whose attention
-    is more than a softmax of scaled products.
+    attend: the backend, passed to the model's forward as a keyword. Raise UserError for a model whose attention is
+    more than a softmax of scaled products.
     """
     if softcap is not None or s_aux is not None:
         what = "caps its attention scores" if s_aux is None else "has attention sinks"
-        raise UserError(f"the base model {what}, which the packed learner does not know; use another base")
+        raise UserError(f"the base model {what}, which the packed learner does not support; use another base")
     query_THd, key_THd, value_THd = (x[0].transpose(0, 1) for x in (query, key, value))
     return attend(query_THd, key_THd, value_THd, scaling)[None], None
 
@@ -60,39 +61,48 @@ AttentionInterface.register(NAME, packed_attention)
 
 
 class FlashAttention:
-    """flash-attn's kernel for sequences of any lengths. Where a prefix is shared a segment has more keys than queries;
-    the kernel's causal mask is aligned to the last key then, which is what a segment wants."""
+    """flash-attn's kernel for sequences of varying lengths.
+
+    A segment with a shared prefix has more keys than queries; the kernel aligns its causal mask to the last key, which
+    is the pattern of a segment.
+    """
 
     def __init__(self, segments: Segments) -> None:
         self.key_K = segments.key_K if segments.shared else None
-        self.starts = [_starts(n, segments.key_K.device) for n in (segments.query_lengths, segments.key_lengths)]
+        device = segments.key_K.device
+        self.offsets = [_offsets(lengths, device) for lengths in (segments.query_lengths, segments.key_lengths)]
         self.longest = [max(segments.query_lengths), max(segments.key_lengths)]
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         if self.key_K is not None:
             key, value = key[self.key_K], value[self.key_K]
         varlen = importlib.import_module(flash_package()).flash_attn_varlen_func
-        options: dict[str, Any] = {"deterministic": torch.are_deterministic_algorithms_enabled()}  # its backward
-        out = varlen(query, key, value, *self.starts, *self.longest, softmax_scale=scale, causal=True, **options)
+        deterministic = torch.are_deterministic_algorithms_enabled()  # of its backward
+        out = varlen(
+            query, key, value, *self.offsets, *self.longest, softmax_scale=scale, causal=True,
+            deterministic=deterministic,
+        )  # fmt: skip
         return out[0] if isinstance(out, tuple) else out  # early versions of 3 return the normalisers too
 
 
 class FlexAttention:
-    """torch's FlexAttention on the flat stream as it is: nothing is gathered, blocks without a pair are skipped."""
+    """torch's FlexAttention on the flat stream itself: no gather, and blocks without a visible pair are skipped."""
 
     def __init__(self, segments: Segments) -> None:
         end_T, n = segments.end_T, len(segments.end_T)
         self.on_gpu = end_T.is_cuda
-        self.mask = create_block_mask(visible(end_T), None, None, n, n, device=end_T.device, _compile=self.on_gpu)
+        mask = mask_function(end_T)
+        self.mask = create_block_mask(mask, None, None, n, n, device=end_T.device, _compile=self.on_gpu)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        heads_first = [x.transpose(0, 1)[None] for x in (query, key, value)]
-        flex: Any = _compiled_flex() if self.on_gpu else flex_attention
-        return flex(*heads_first, block_mask=self.mask, scale=scale, enable_gqa=True)[0].transpose(0, 1)
+        q, k, v = (x.transpose(0, 1)[None] for x in (query, key, value))
+        flex = _compiled_flex() if self.on_gpu else flex_attention
+        out = cast(Tensor, flex(q, k, v, block_mask=self.mask, scale=scale, enable_gqa=True))
+        return out[0].transpose(0, 1)
 
 
-def visible(end_T: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """FlexAttention's mask function: whether token q sees token k."""
+def mask_function(end_T: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Return FlexAttention's mask function: whether token q attends to token k."""
 
     def mask(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return (k <= q) & (q < end_T[k])
@@ -101,16 +111,17 @@ def visible(end_T: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 @cache
-def _compiled_flex() -> Any:
+def _compiled_flex() -> Callable[..., object]:
     return torch.compile(flex_attention, dynamic=True)  # every pack has another length
 
 
-def _starts(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+def _offsets(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return flash-attn's cumulative lengths, from 0 to their sum."""
     ends = torch.tensor((0, *lengths), dtype=torch.int32).cumsum(0, dtype=torch.int32)
     return ends.to(device)
 
 
-BACK_ENDS: dict[str, Callable[[Segments, torch.dtype], Attend]] = {
+BACKENDS: dict[str, Callable[[Segments, torch.dtype], Attend]] = {
     "flash": lambda segments, _: FlashAttention(segments),
     "flex": lambda segments, _: FlexAttention(segments),
     "sdpa": PaddedAttention,
@@ -119,12 +130,12 @@ BACK_ENDS: dict[str, Callable[[Segments, torch.dtype], Attend]] = {
 
 @cache
 def flash_package() -> str:
-    """The flash-attn package at hand; empty if there is none."""
+    """Return the installed flash-attn package; empty if there is none."""
     return next((name for name in FLASH_PACKAGES if importlib.util.find_spec(name)), "")
 
 
-def choose(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The back end by name; "auto" is flash where it runs, else flex on a GPU, else sdpa. Raises UserError."""
+def choose_backend(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
+    """Return the backend's name; "auto" is flash where it runs, else flex on a GPU, else sdpa. Raise UserError."""
     on_gpu, half = device.type == "cuda", dtype in (torch.float16, torch.bfloat16)
     if wanted == "auto":
         if on_gpu and half and flash_package():
@@ -141,14 +152,15 @@ def choose(wanted: str, device: torch.device, dtype: torch.dtype) -> str:
     return wanted
 
 
-def check_architecture(base: Any) -> None:
-    """Raises UserError for a model whose attention is not full causal attention through transformers' interface."""
+def check_architecture(base: PreTrainedModel) -> None:
+    """Raise UserError for a model whose attention is not full causal attention through transformers' interface."""
     config = base.config
     kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if kinds or getattr(config, "sliding_window", None):
-        what = ", ".join(sorted(kinds)) or f"sliding_window={config.sliding_window}"
+    window = getattr(config, "sliding_window", None)
+    if kinds or window:
+        what = ", ".join(sorted(kinds)) or f"sliding_window={window}"
     elif not getattr(base, "_supports_attention_backend", False):
-        what = "attention of its own"
+        what = "a custom attention implementation"
     else:
         return
-    raise UserError(f"{config.model_type}: {what} is not what the packed learner computes; use another base")
+    raise UserError(f"{config.model_type}: {what} is not supported by the packed learner; use another base")

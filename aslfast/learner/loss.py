@@ -12,7 +12,7 @@ from aslfast.config.schema import LossConfig
 
 @dataclass(frozen=True)
 class LossInputs:
-    """Live tokens alone: log-probs under the learner, the sampler and, where something reads them, the base."""
+    """The loss tokens' log-probs under the learner, the sampler and, where the loss or a metric needs it, the base."""
 
     logp_L: Tensor
     sampler_logp_L: Tensor
@@ -23,20 +23,20 @@ class LossInputs:
 
 
 def normalizer_of(config: LossConfig, loss_tokens: int, sequences: int) -> float:
-    """What the sum over a whole step is divided by, given its live tokens and its trajectories that have any."""
+    """Return the divisor of the loss, given a whole step's loss tokens and its trajectories that have any."""
     counts = {"token_mean": loss_tokens, "sequence_mean": sequences, "constant": sequences * config.trajectory_tokens}
     return float(counts[config.aggregate])
 
 
 def loss_of(inputs: LossInputs, config: LossConfig) -> tuple[Tensor, PolicyMetrics]:
-    """The scalar to minimise and its metrics. There is one optimizer step a batch, so pi is the policy before it.
+    """Return the scalar to minimise and its metrics. A batch gets one optimizer step, so pi is the policy before it.
 
-    tis_cap 0: the ratio is r_t = pi(t) / mu(t) with mu the sampler's own probability, and clipping acts on whatever
-        sampler and learner differ in.
+    tis_cap 0: the ratio is r_t = pi(t) / mu(t) with mu the sampler's own probability, and clipping acts on the mismatch
+        between sampler and learner.
     tis_cap C: the old policy is the learner itself, r_t = pi(t) / stopgrad(pi(t)) = 1, and each token is weighted by
         w_t = min(pi(t) / mu(t), C), without a gradient: on policy the gradient is that of
         sum_t w_t A_t log pi(t) / normalizer (Yao et al. 2025, "Your efficient RL framework secretly brings you
-        off-policy RL training"; here per token as there).
+        off-policy RL training"; per token, as in the source).
     """
     k3_coef = config.kl_coef if config.kl_estimator == "k3" else 0.0
     loss, metrics = policy_loss(
@@ -63,7 +63,7 @@ def loss_of(inputs: LossInputs, config: LossConfig) -> tuple[Tensor, PolicyMetri
 
 
 def _k2(inputs: LossInputs, aggregate: str) -> Tensor:
-    """(logp - base)^2 / 2, aggregated as the loss is. Its gradient is, in expectation, that of the KL to the base."""
+    """Return (logp - base)^2 / 2, aggregated as the loss is. Its expected gradient is that of the KL to the base."""
     assert inputs.base_logp_L is not None
     k2_L = (inputs.logp_L - inputs.base_logp_L).square() / 2
     if aggregate == "sequence_mean":

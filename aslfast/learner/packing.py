@@ -1,4 +1,4 @@
-"""Which trajectories go through the model together: bins of a token budget, balanced, none dropped and none cut."""
+"""Which trajectories go through the model together: balanced packs of a token budget; none is dropped or truncated."""
 
 from __future__ import annotations
 
@@ -6,46 +6,46 @@ from collections.abc import Sequence
 
 from aslfast.learner.prefix_tree import Ints, prefix_tree
 
-LEAST_SHARE = 0.08  # of the tokens; below, sharing saves less than the longer lists of keys cost (docs/learner.md)
+MIN_SHARED_FRACTION = 0.08  # of the tokens; below, sharing saves less than the longer key lists cost (docs/learner.md)
 
 
-def pays(streams: Sequence[Ints]) -> bool:
-    """Whether sharing prefixes among these streams saves enough."""
-    return sum(prefix_tree(streams).shared) >= LEAST_SHARE * sum(map(len, streams))
+def sharing_is_worthwhile(streams: Sequence[Ints]) -> bool:
+    """Return whether sharing prefixes among these streams saves enough."""
+    return sum(prefix_tree(streams).shared) >= MIN_SHARED_FRACTION * sum(map(len, streams))
 
 
-def packs(streams: Sequence[Ints], prompts: Sequence[int], max_tokens: int, share: bool) -> list[list[int]]:
-    """Indices of streams, in packs of at most `max_tokens` distinct tokens (or what the longest stream has, if more).
+def pack_streams(streams: Sequence[Ints], prompts: Sequence[int], max_tokens: int, share: bool) -> list[list[int]]:
+    """Return the streams' indices in packs of at most `max_tokens` distinct tokens (or the longest stream's, if more).
 
-    prompts: tokens of each stream before the first that was sampled; streams of one prompt stay together where they
-    fit. Each cluster of them goes to the emptiest pack, the largest first (LPT, Graham 1969: at most 4/3 of the best
-    largest pack), in as few packs as that allows.
+    prompts: the number of tokens of each stream before its first sampled one; streams of one prompt stay together where
+    they fit. Each cluster of them goes to the emptiest pack, the largest first (LPT, Graham 1969: at most 4/3 of the
+    best largest pack), in as few packs as that allows.
     """
     clusters, sizes = _clusters(streams, prompts, max_tokens, share)
     limit = max([max_tokens, *sizes])
     n_packs = -(-sum(sizes) // limit)
     while clusters:
-        chosen, loads = _spread(sizes, n_packs)
+        packs, loads = _balance(sizes, n_packs)
         if max(loads) <= limit:
-            return [[i for c in pack for i in clusters[c]] for pack in chosen if pack]
+            return [[i for c in pack for i in clusters[c]] for pack in packs if pack]
         n_packs += 1
     return []
 
 
-def _spread(sizes: Sequence[int], n_packs: int) -> tuple[list[list[int]], list[int]]:
-    """The largest first, each to the emptiest of `n_packs`; what each then holds and weighs."""
-    chosen, loads = [[] for _ in range(n_packs)], [0] * n_packs
+def _balance(sizes: Sequence[int], n_packs: int) -> tuple[list[list[int]], list[int]]:
+    """Assign the items, largest first, each to the emptiest of `n_packs`; return the packs and their loads."""
+    packs, loads = [[] for _ in range(n_packs)], [0] * n_packs
     for c in sorted(range(len(sizes)), key=lambda c: (-sizes[c], c)):
         emptiest = loads.index(min(loads))
-        chosen[emptiest].append(c)
+        packs[emptiest].append(c)
         loads[emptiest] += sizes[c]
-    return chosen, loads
+    return packs, loads
 
 
 def _clusters(
     streams: Sequence[Ints], prompts: Sequence[int], max_tokens: int, share: bool
 ) -> tuple[list[list[int]], list[int]]:
-    """Streams that start with the same prompt, cut where they outgrow a pack; and each cluster's distinct tokens."""
+    """Return clusters of streams that start with the same prompt, split at `max_tokens`; and their distinct tokens."""
     tree = prefix_tree(streams, share)
     clusters: list[list[int]] = []
     sizes: list[int] = []

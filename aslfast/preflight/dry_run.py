@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from aslfast.config import RunConfig
 from aslfast.core import SECOND_JUDGE, role_of
-from aslfast.trainer.datasets import GENERATOR_EVALS, GRM_EVALS
+from aslfast.trainer.lab_datasets import GENERATOR_EVALS, GRM_EVALS
 
 
 @dataclass(frozen=True, slots=True)

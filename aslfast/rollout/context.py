@@ -1,4 +1,4 @@
-"""What the rollouts of one optimizer step share: sampler and tool, the concurrency limit, seeds, verdicts, counters."""
+"""What the rollouts of one optimizer step share: sampler and tool, concurrency limit, seed, verdict cache, counters."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from aslfast.rollout.judge import Judge, VerdictCache
 from aslfast.rollout.multi_turn import Rollout
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
 
-DEPTH: dict[Role, int] = {"generator": 0, "policy": 1, "grm": 2}  # who waits for whom: the limit lets the deepest first
+DEPTH: dict[Role, int] = {"generator": 0, "policy": 1, "grm": 2}  # a role waits for the one below it; deepest first
 
 
 @dataclass(frozen=True)
 class RolloutContext:
-    """Samples trajectories for the groups of one step; each group gets a copy of its own from `for_group`."""
+    """Samples trajectories for the groups of one step; each group gets its own copy from `for_group`."""
 
     config: RunConfig
     rollout: Rollout
@@ -42,7 +42,7 @@ class RolloutContext:
 
     @property
     def judge(self) -> Judge:
-        """The judge as this group asks it."""
+        """The judge, with this context's counters."""
         grm, prompts = self.config.grm, self.config.model.prompts
         return Judge(self.sample, prompts, grm.variant, grm.share_verdicts, self.verdict_cache, self.counters)
 
@@ -50,8 +50,8 @@ class RolloutContext:
 def max_concurrent(config: RunConfig) -> int:
     """Return how many trajectories may run at once.
 
-    The local sampler: as many as it has slots; with more it would lose keys and values between turns. An engine keeps
-    those of more sessions than it runs, and some of them wait for the tool: half as many again.
+    With the local sampler as many as it has slots: more would evict keys and values between turns. An engine keeps
+    those of more sequences than it runs, and some wait for the tool: half as many again.
     """
     slots = config.sampler.max_running_requests
     return slots if config.sampler.kind == "local" else slots * 3 // 2

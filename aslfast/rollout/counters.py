@@ -1,4 +1,4 @@
-"""What the rollouts of one group, or of one optimizer step, add up to beside their trajectories."""
+"""Totals over the rollouts of one group, or of one optimizer step."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class StepCounters:
-    """Counts over all roles that play for a group; those of a step are the sum over its groups."""
+    """Counts over all roles that sample for a group; those of a step are the sum over its groups."""
 
     sampled_tokens: int = 0
     tool_failed: int = 0  # trajectories
-    verdicts: int = 0  # asked for on answers, self checks not counted
-    verdicts_reused: int = 0  # of those, taken from an equal answer
+    verdicts: int = 0  # requested for answers, self checks not counted
+    verdicts_reused: int = 0  # of those, shared with an equal answer
 
     @classmethod
     def total(cls, parts: Iterable[StepCounters]) -> StepCounters:

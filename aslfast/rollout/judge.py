@@ -1,28 +1,28 @@
-"""Verdicts on answers: one request each or, if the recipe says so, one for equal answers of a step.
+"""Verdicts on answers: one request each or, if the recipe says so, one for all equal answers of a step.
 
 Sharing (`grm.share_verdicts`): within a step, answers to the same question that are equal when normalised get the
-same i-th verdict, from one request; the judge reads the spelling that came first. Let p(a) be the chance that the judge
-calls answer a correct, and v_k the verdict on the k-th attempt.
+same i-th verdict, from one request; the judge reads the spelling that came first. Let p(a) be the probability that the
+judge calls answer a correct, and v_k the verdict on the k-th attempt.
 
 - Policy reward: E[v_k | a_k] = p(a_k) with and without sharing, so mean rewards stay unbiased. The verdicts of equal
-  answers, independent before, become one draw: of m equal answers the mean has variance p(1-p) instead of p(1-p)/m.
-  Within a group equal answers are then equally paid (the judge's noise no longer tells them apart), but what the judge
-  errs on once it errs on for all of them: noise between different answers no longer averages out.
-- Generator reward: the entropy H of the share of `correct` among K attempts. The share has the same mean, and shared
-  it is a mean-preserving spread of the unshared one, so, H being concave, E[H] can only fall. What is lost is the
+  answers, independent otherwise, become one draw: over m equal answers the mean has variance p(1-p) instead of
+  p(1-p)/m. Within a group equal answers then get equal rewards (the judge's noise no longer separates them), but one
+  error of the judge affects all of them: noise between different answers no longer averages out.
+- Generator reward: the entropy H of the fraction of `correct` among K attempts. Shared, the fraction has the same mean
+  and is a mean-preserving spread of the unshared one; H is concave, so E[H] can only fall. The difference is the
   judge's own indecision: K equal answers and p = 1/2 give nearly ln 2 unshared and exactly 0 shared. Shared entropy
-  pays for attempts that disagree, unshared entropy also for a judge that cannot decide. It is another reward.
-- Labels by majority: m equal answers carry one vote, not m.
-- Self checks never share, neither with each other (they are the acceptance filter's independent samples) nor with attempts: given a
-  question that passed the acceptance filter, its checks lean to `correct`, and an attempt that took one over would be biased.
+  rewards attempts that disagree, unshared entropy also a judge that cannot decide. It is another reward.
+- Labels by majority: m equal answers have one vote, not m.
+- Self checks are never shared, neither with each other (they are the acceptance filter's independent samples) nor with
+  attempts: given a question that passed the acceptance filter, its checks lean to `correct`, and an attempt that reused
+  one would be biased.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from aslfast import rewards
 from aslfast.core import StopReason, Task, Trajectory
@@ -30,21 +30,24 @@ from aslfast.prompts import role_tasks
 from aslfast.rollout.counters import StepCounters
 from aslfast.rollout.multi_turn import stable_seed
 
-Sampled = Callable[[Task, int], Coroutine[Any, Any, Trajectory]]
-# (question, normalised answer, reference, number of the verdict) -> the judge's trajectory, under way or done
+SampleTask = Callable[[Task, int], Awaitable[Trajectory]]  # (task, number) -> the number-th trajectory of the task
+# (question, normalised answer, reference, number of the verdict) -> the judge's trajectory, running or done
 VerdictCache = dict[tuple[str, str, str, int], Awaitable[Trajectory]]
 
 
 def other_fold(fold: int) -> int:
-    """Who was trained on one half of the source documents judges the other half (CrossFit, arXiv 2609.39102)."""
+    """Return the fold whose judge scores a question of this fold (CrossFit, arXiv 2609.39102); 0 stays 0.
+
+    A judge scores the half of the source documents that it was not trained on.
+    """
     return 3 - fold if fold else 0
 
 
 def source_fold(written: Trajectory, folds: int) -> int:
-    """The half, 1 or 2, that a question's source document falls into; 0 where judges are not folded.
+    """Return the fold, 1 or 2, of a generated question's source document; 0 if there is one judge.
 
-    The document is the passage that the generator found last before it wrote (the one its answer was read from),
-    known by its title, so that every question from it falls into the same half. We differ from CrossFit, where
+    The source is the passage that the generator retrieved last before it wrote (the one its answer was read from),
+    identified by its title, so that every question from it is in the same fold. We differ from CrossFit, where
     questions are made from a given document; here the generator finds its own.
     """
     if folds == 1:
@@ -56,9 +59,9 @@ def source_fold(written: Trajectory, folds: int) -> int:
 
 @dataclass(frozen=True)
 class Judge:
-    """Asks the judge. `sample` plays the number-th trajectory of a task; `cache` holds the shared verdicts of a step."""
+    """Requests verdicts. `cache` holds the shared verdicts of a step."""
 
-    sample: Sampled
+    sample: SampleTask
     prompts: str
     variant: str  # of the judge's prompt: rewards/judge.py
     share: bool  # grm.share_verdicts
@@ -69,13 +72,13 @@ class Judge:
         self, task_id: str, question: str, answer: str, reference: str, label: str | None = None, hops: int = 0,
         fold: int = 0,
     ) -> Task:  # fmt: skip
-        """Return the task of judging an answer. fold: the judge's; `other_fold` of a question's source may judge it."""
+        """Return the task of judging an answer. fold: the judge's, `other_fold` of the question's."""
         return role_tasks.grm_task(task_id, question, answer, self.prompts, label, hops, self.variant, reference, fold)
 
     async def verdicts(
         self, task_id: str, question: str, answer: str, reference: str, count: int, source_fold: int = 0
     ) -> tuple[str | None, ...]:
-        """Return `count` verdicts: None where the judge gave none; those that the tool failed are left out."""
+        """Return `count` verdicts, None for a trajectory without one; those that the tool failed are left out."""
         task = self.task(task_id, question, answer, reference, fold=other_fold(source_fold))
         judged = (self._verdict(task, answer, reference, i) for i in range(count))
         return self.read(await asyncio.gather(*judged))
@@ -87,12 +90,12 @@ class Judge:
         key = task.question, rewards.normalize(answer), reference, number
         if key in self.cache:
             self.counters.verdicts_reused += 1
-        else:  # a name that does not tell whose answer came first: the same draw whatever the order
-            same = replace(task, id=f"v{stable_seed(*key[:2])}")
-            self.cache[key] = asyncio.ensure_future(self.sample(same, number))
+        else:  # an id that does not depend on whose answer came first: the same draw in any order
+            shared = replace(task, id=f"v{stable_seed(*key[:2])}")
+            self.cache[key] = asyncio.ensure_future(self.sample(shared, number))
         return await self.cache[key]
 
     def read(self, judged: Sequence[Trajectory]) -> tuple[str | None, ...]:
-        """Return the verdicts of the trajectories that the tool did not fail; None where one came to no verdict."""
-        heard = [t.output for t in judged if t.stop is not StopReason.TOOL_FAILED]
-        return tuple(rewards.offered(verdict, self.variant) for verdict in heard)
+        """Return the verdicts, None for a trajectory without one; those that the tool failed are left out."""
+        outputs = [t.output for t in judged if t.stop is not StopReason.TOOL_FAILED]
+        return tuple(rewards.offered(output, self.variant) for output in outputs)

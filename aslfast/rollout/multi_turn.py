@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TypeVar
 
 from aslfast.core import Kind, Role, StopReason, Task, Trajectory, Turn
 from aslfast.prompts.chat_template import Chat
@@ -15,6 +15,8 @@ from aslfast.prompts.role_tasks import STOP_TEXTS, Call, parse_call, parse_outpu
 from aslfast.rollout.search_tool import SEARCH
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.protocol import Sample, Sampler, SampleRequest
+
+T = TypeVar("T")
 
 _runs = itertools.count()
 
@@ -29,38 +31,51 @@ class Limits:
 
 
 @dataclass(slots=True)
-class _Stream:
-    """A trajectory under way."""
+class _Episode:
+    """A trajectory in progress. The seed of each turn is derived from `name`; `session` is unique in the process."""
 
+    name: str
+    session: str
+    adapter: str | None
     ids: list[int] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
 
-    def extend(
-        self, kind: Kind, ids: Sequence[int], text: str, logprobs: Sequence[float] | None = None, cached_tokens: int = 0
-    ) -> None:
-        self.turns.append(Turn(kind, len(self.ids), len(self.ids) + len(ids), text, cached_tokens))
+    def append(self, kind: Kind, ids: Sequence[int], text: str) -> None:
+        """Append tokens that the model did not sample."""
+        self._extend(Turn(kind, len(self.ids), len(self.ids) + len(ids), text), ids, 0, [0.0] * len(ids))
+
+    def append_sampled(self, sample: Sample, text: str) -> None:
+        """Append a turn that the model sampled."""
+        ids = sample.token_ids
+        turn = Turn("sampled", len(self.ids), len(self.ids) + len(ids), text, sample.cached_tokens)
+        self._extend(turn, ids, 1, sample.logprobs)
+
+    def _extend(self, turn: Turn, ids: Sequence[int], in_loss: int, logprobs: Sequence[float]) -> None:
+        self.turns.append(turn)
         self.ids += ids
-        self.mask += [int(logprobs is not None)] * len(ids)
-        self.logprobs += [0.0] * len(ids) if logprobs is None else logprobs
+        self.mask += [in_loss] * len(ids)
+        self.logprobs += logprobs
 
 
 @dataclass(frozen=True, slots=True)
 class _End:
+    """How a trajectory ends."""
+
     stop: StopReason
     output: str | None = None
     output_answer: str | None = None
 
 
 def read_turn(role: Role, text: str, finish: str) -> Call | _End:
-    """What a sampled turn does: a search to run, or how the trajectory ends."""
+    """Return what a sampled turn does: a search to run, or how the trajectory ends."""
     if finish == "length":
         return _End(StopReason.TURN_TOO_LONG)
-    said = without_thinking(text)
-    if "<tool_call>" not in said and "</tool_call>" not in said:
+    visible = without_thinking(text)
+    if "<tool_call>" not in visible and "</tool_call>" not in visible:
         return _End(*parse_output(role, text))
-    call = parse_call(said)
+    call = parse_call(visible)
     if call and call.name != SEARCH:
         return _End(StopReason.UNKNOWN_TOOL)
     return call if call and call.queries else _End(StopReason.MALFORMED_CALL)
@@ -77,57 +92,67 @@ class Rollout:
     temperature: float
     system: str = ""
 
-    async def run(self, task: Task, sample: int, seed: int, adapter: str | None, version: int = 0) -> Trajectory:
-        """The `sample`-th trajectory of a task. The same seed gives the same trajectory whatever runs beside it."""
-        name = f"{task.id}#{sample}@{seed}"
-        session = f"{name}~{next(_runs)}"  # the same task may run twice at once
-        stream = _Stream()
-        stream.extend("prompt", self.chat.prompt_ids(task.prompt, self.system), task.prompt)
-        try:
-            end = await self._turns(task.role, stream, name, session, adapter)
-        finally:
-            self.sampler.release(session)
-        return Trajectory(
-            task, tuple(stream.ids), tuple(stream.mask), tuple(stream.logprobs), tuple(stream.turns),
-            end.stop, end.output, end.output_answer, version,
-        )  # fmt: skip
+    async def run(self, task: Task, number: int, seed: int, adapter: str | None, version: int = 0) -> Trajectory:
+        """Return the `number`-th trajectory of a task, sampled with an adapter of this version; None: the base alone.
 
-    async def _turns(self, role: Role, stream: _Stream, name: str, session: str, adapter: str | None) -> _End:
+        The same task, number and seed give the same trajectory, whatever else is running.
+        """
+        name = f"{task.id}#{number}@{seed}"
+        episode = _Episode(name, f"{name}~{next(_runs)}", adapter)  # the same name may run twice at once
+        episode.append("prompt", self.chat.prompt_ids(task.prompt, self.system), task.prompt)
+        try:
+            end = await self._run_turns(task.role, episode)
+        finally:
+            self.sampler.release(episode.session)
+        return Trajectory(
+            task=task,
+            token_ids=tuple(episode.ids),
+            loss_mask=tuple(episode.mask),
+            logprobs=tuple(episode.logprobs),
+            turns=tuple(episode.turns),
+            stop=end.stop,
+            output=end.output,
+            output_answer=end.output_answer,
+            adapter_version=version,
+        )
+
+    async def _run_turns(self, role: Role, episode: _Episode) -> _End:
         for turn in range(self.limits.max_turns):
-            if len(stream.ids) + self.limits.max_new_tokens > self.limits.max_context:
+            if len(episode.ids) + self.limits.max_new_tokens > self.limits.max_context:
                 return _End(StopReason.CONTEXT_FULL)
-            sample = await self._sample(stream, session, adapter, stable_seed(name, turn))
+            sample = await self._sample(episode, stable_seed(episode.name, turn))
             text = self.chat.text(sample.token_ids)
-            stream.extend("sampled", sample.token_ids, text, sample.logprobs, sample.cached_tokens)
-            step = read_turn(role, text, sample.finish)
-            if isinstance(step, _End):
-                return step
-            if turn + 1 < self.limits.max_turns:  # no observation that nobody reads
-                observation = await self.tool.call(step)
+            episode.append_sampled(sample, text)
+            action = read_turn(role, text, sample.finish)
+            if isinstance(action, _End):
+                return action
+            if turn + 1 < self.limits.max_turns:  # no turn would read the last observation
+                observation = await self.tool.call(action)
                 if observation is None:
                     return _End(StopReason.TOOL_FAILED)
                 closed = self.chat.ends_turn(sample.token_ids)
-                stream.extend("tool", self.chat.observation_ids(observation, closed), observation)
+                episode.append("tool", self.chat.observation_ids(observation, closed), observation)
         return _End(StopReason.TURN_LIMIT)
 
-    async def _sample(self, stream: _Stream, session: str, adapter: str | None, seed: int) -> Sample:
+    async def _sample(self, episode: _Episode, seed: int) -> Sample:
         request = SampleRequest(
-            tuple(stream.ids), session, adapter, self.limits.max_new_tokens, self.temperature, STOP_TEXTS, seed
-        )
+            tuple(episode.ids), episode.session, episode.adapter, self.limits.max_new_tokens, self.temperature,
+            STOP_TEXTS, seed,
+        )  # fmt: skip
         return await self.sampler.generate(request)
 
 
 def stable_seed(*parts: object) -> int:
-    """A 63-bit seed from any values, the same in every process (Python's own hash of a string is not)."""
+    """Return a 63-bit seed from any values, the same in every process (Python's own hash of a string is not)."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
-async def bounded(jobs: Sequence[Callable[[], Coroutine[Any, Any, Any]]], at_once: int) -> list[Any]:
-    """The jobs' results in order, at most `at_once` under way: the sampler stays full and memory stays bounded."""
-    gate = asyncio.Semaphore(at_once)
+async def gather_bounded(jobs: Sequence[Callable[[], Awaitable[T]]], max_concurrent: int) -> list[T]:
+    """Return the jobs' results in order; run at most `max_concurrent` at once, so that memory stays bounded."""
+    semaphore = asyncio.Semaphore(max_concurrent)
 
-    async def one(job: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        async with gate:
+    async def run(job: Callable[[], Awaitable[T]]) -> T:
+        async with semaphore:
             return await job()
 
-    return list(await asyncio.gather(*(one(job) for job in jobs)))
+    return list(await asyncio.gather(*(run(job) for job in jobs)))

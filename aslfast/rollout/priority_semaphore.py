@@ -1,4 +1,4 @@
-"""How many trajectories run at once, and which of those that wait starts next."""
+"""How many trajectories run at once, and which waiting one starts next."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from contextlib import asynccontextmanager
 
 
 class PrioritySemaphore:
-    """Lets at most `limit` holders run; of those that wait, the deepest acquires first, then the oldest.
+    """Lets at most `limit` holders run; of the waiting ones the deepest acquires first, then the oldest.
 
-    Depth is how far down the graph a trajectory stands (question 0, attempt 1, verdict 2), so that what was begun is
-    finished before more is begun, and memory stays bounded. A parent must release before its children acquire: no
-    holder waits for another permit, and so there is no deadlock.
+    Depth is how far down the dependency graph a trajectory is (question 0, attempt 1, verdict 2), so that started work
+    is finished before more is started, and memory stays bounded. A parent must release before its children acquire: no
+    holder waits for another permit, so there is no deadlock.
     """
 
     def __init__(self, limit: int) -> None:
@@ -35,20 +35,20 @@ class PrioritySemaphore:
         if self._free:
             self._free -= 1
             return
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (-depth, next(self._order), turn))
+        permit: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (-depth, next(self._order), permit))
         try:
-            await turn
+            await permit
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():  # the permit came just before: pass it on
+            if permit.done() and not permit.cancelled():  # granted just before the cancellation: pass it on
                 self._release()
             raise
 
     def _release(self) -> None:
-        """Hand the permit to the next waiter, so that no newcomer slips in between."""
+        """Hand the permit to the next waiter directly, so that no newcomer takes it first."""
         while self._waiting:
-            turn = heapq.heappop(self._waiting)[2]
-            if not turn.done():
-                turn.set_result(None)
+            permit = heapq.heappop(self._waiting)[2]
+            if not permit.done():
+                permit.set_result(None)
                 return
         self._free += 1

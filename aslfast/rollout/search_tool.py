@@ -1,4 +1,4 @@
-"""The search tool: calls in, observation texts out, many at a time."""
+"""The search tool: calls in, observation texts out, in batches."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ NOTHING_FOUND = "nothing found"
 
 @dataclass(frozen=True)
 class SearchTool:
-    """Answers a call with the `top_k` best passages of each query, each cut to `max_passage_chars`."""
+    """Answers a call with the `top_k` best passages of each query, each truncated to `max_passage_chars`."""
 
     index: AnyIndex
     top_k: int = 3
     max_passage_chars: int = 2000
 
     def answer(self, calls: Sequence[Call]) -> list[str]:
-        """One observation a call; the queries of all calls are searched as one batch."""
+        """Return one observation per call; the queries of all calls are searched as one batch."""
         queries = [[query[:MAX_QUERY_CHARS] for query in call.queries[:MAX_QUERIES]] for call in calls]
-        flat = [query for listed in queries for query in listed]
+        flat = [query for of_call in queries for query in of_call]
         found = iter(retrieve(self.index, flat, self.top_k))
-        return [self._observation([next(found) for _ in listed]) for listed in queries]
+        return [self._observation([next(found) for _ in of_call]) for of_call in queries]
 
     def _observation(self, results: Sequence[Sequence[Passage]]) -> str:
         passages = dict.fromkeys(passage for result in results for passage in result)

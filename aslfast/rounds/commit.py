@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from aslfast.checkpoint.ledger import Provenance
+from aslfast.checkpoint.base_run_dir import BaseRunDir
+from aslfast.checkpoint.commits import PendingCommit, Provenance
 from aslfast.checkpoint.recovery import METRICS, ROUNDS, STEPS
-from aslfast.checkpoint.run_dir import RunDir
 from aslfast.checkpoint.state import TrainState
 from aslfast.core import Group
 from aslfast.data.trajectories import Record, join_trajectories, write_trajectories
@@ -21,7 +21,7 @@ from aslfast.rounds.records import RoundRecord, StepRecord
 class Checkpointer:
     """Commits a run's state and its learner's; rank 0 alone writes, the others hold the same state."""
 
-    def __init__(self, run: RunDir, state: TrainState, learner: Learner) -> None:
+    def __init__(self, run: BaseRunDir, state: TrainState, learner: Learner) -> None:
         self.run, self.state, self.learner = run, state, learner
         self._writes = learner.ranks.is_rank_zero
         self._since = time.perf_counter()  # when state.seconds was last brought up to date
@@ -43,7 +43,7 @@ class Checkpointer:
         with self.run.writing():
             made = [save_learner(self.learner, name, self._learner_file(name)) for name in self.learner.version]
             made += [lora.save_adapter(self.learner.model, name, self._adapters(name), 0) for name in initialised]
-        self.run.commit("run_started", self.state, made, provenance=provenance)
+        self.run.commit(self.state, PendingCommit("run_started", made, provenance=provenance))
 
     def resume(self) -> None:
         """Restore state and learner as they were at the last commit."""
@@ -65,7 +65,7 @@ class Checkpointer:
                 dropped = self._learner_files(adapter)
                 made.append(save_learner(self.learner, adapter, learner_file))
         self.update_clock()
-        self.run.commit("step", self.state, made, dropped, {METRICS: record.as_json()})
+        self.run.commit(self.state, PendingCommit("step", made, dropped, {METRICS: record.as_json()}))
 
     def phase(self, adapter: str, steps: int, learned: bool) -> None:
         """Commit a phase: one file of its trajectories in place of one a step, and the adapter that it ends with."""
@@ -81,14 +81,14 @@ class Checkpointer:
                 version = self.learner.version[adapter]
                 made.append(lora.save_adapter(self.learner.model, adapter, self._adapters(adapter), version))
         self.update_clock()
-        self.run.commit("phase", self.state, made, [self._name(part) for part in parts])
+        self.run.commit(self.state, PendingCommit("phase", made, [self._name(part) for part in parts]))
 
     def round(self, record: RoundRecord, last: bool) -> None:
         """Commit a round's record. After the `last` round no step follows: the learner's state goes."""
         if not self._writes:
             return
         dropped = [name for adapter in self.learner.version for name in self._learner_files(adapter)] if last else []
-        self.run.commit("round", self.state, (), dropped, {ROUNDS: record.as_json()})
+        self.run.commit(self.state, PendingCommit("round", (), dropped, {ROUNDS: record.as_json()}))
 
     def _adapters(self, adapter: str) -> Path:
         return self.run.path / "adapters" / adapter

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
 import torch
 
-from aslfast.checkpoint.state import TrainState, of_data, restore, snapshot
+from aslfast.checkpoint.state import TrainState, restore
 from aslfast.config import RunConfig, from_tree, to_toml, toml
 from aslfast.core import Task, Trajectory
 from aslfast.distributed.collectives import all_gather_objects, broadcast_object
 from aslfast.distributed.process_group import ProcessGroup
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
-from aslfast.learner.optimizer_state import learner_bytes, put_learner
+from aslfast.learner.optimizer_state import learner_bytes, load_learner_bytes
 from aslfast.models import lora
 from aslfast.rollout.context import RolloutContext
 from aslfast.rollout.counters import StepCounters
@@ -113,12 +113,10 @@ def sync_initial_state(learner: Learner, state: TrainState, inputs: Mapping[str,
     for rank, theirs in enumerate(all_gather_objects(ranks, dict(inputs), dict[str, str])):
         if key := next((key for key, mark in inputs.items() if theirs.get(key) != mark), None):
             raise UserError(f"{key} differs between rank {rank} and rank {ranks.rank}; give all ranks the same")
-    values, versions = broadcast_object(
-        ranks, (snapshot(state), learner.version), tuple[dict[str, Any], dict[str, int]]
-    )
-    restore(state, snapshot(of_data(values)))
+    first_state, versions = broadcast_object(ranks, (state, learner.version), tuple[TrainState, dict[str, int]])
+    restore(state, first_state)
     for role in learner.version:
-        put_learner(learner, role, versions[role], ranks.broadcast(learner_bytes(learner, role)))
+        load_learner_bytes(learner, role, versions[role], ranks.broadcast(learner_bytes(learner, role)))
 
 
 def broadcast_record(ranks: ProcessGroup, record: RoundRecord) -> RoundRecord:
@@ -137,7 +135,7 @@ def assert_replicas_in_sync(learner: Learner, state: TrainState) -> None:
 
 
 def _mark(learner: Learner, state: TrainState) -> str:
-    values = snapshot(state) | {"seconds": 0.0}  # each rank has a clock of its own
+    values = replace(state, seconds=0.0)  # each rank has a clock of its own
     digest = blake2b(msgspec.json.encode(values), digest_size=16)
     for role in learner.version:
         for parameter in lora.parameters_of(learner.model, role):

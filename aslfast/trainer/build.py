@@ -1,4 +1,4 @@
-"""The parts that a configuration names, put together: base, adapters, sampler, tool, rollout."""
+"""Build what a configuration names: base, adapters, sampler, search tool, rollout."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.follower import FollowerSampler
 from aslfast.sampler.local.forward_pass import eos_ids
 from aslfast.sampler.local.sampler import LocalSampler
+from aslfast.sampler.protocol import Sampler
 from aslfast.sampler.sglang.engine_supervisor import RestartPolicy
 from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.sampler.sglang.server_args import EngineArgs
@@ -40,17 +41,19 @@ from aslfast.sampler.sglang.sync_check import GroupScorer, WeightSyncCheck, chec
 
 
 def prepare_torch(config: RunConfig) -> None:
+    """Set torch's threads, seed and determinism."""
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
     debugging: Any = torch.utils.deterministic
-    debugging.fill_uninitialized_memory = False  # it writes to every new tensor
+    debugging.fill_uninitialized_memory = False  # else every new tensor is written to
     if config.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else the order of cuBLAS's sums may change
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in any order
 
 
-def check_context(model: Any, config: RunConfig) -> None:
+def check_context(model: PreTrainedModel, config: RunConfig) -> None:
+    """Raise UserError if the model has fewer positions than sampler.max_context."""
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions and positions < config.sampler.max_context:
         wanted = f"sampler.max_context is {config.sampler.max_context}"
@@ -127,24 +130,27 @@ def engine_args(
 
 
 def init_adapters(model: PeftModel, config: RunConfig) -> list[str]:
-    """Load what roles.<role>.init_adapter names; return the adapters that start from one. Raises UserError."""
-    started = []
+    """Load the adapters that roles.<role>.init_adapter names; return their names. Raise UserError."""
+    loaded = []
     for name in config.adapters:
         if folder := getattr(config.roles, role_of(name)).init_adapter:
             lora.load_adapter(model, name, Path(folder))
-            started.append(name)
-    return started
+            loaded.append(name)
+    return loaded
 
 
 def build_search_tool(config: RunConfig, index: AnyIndex) -> ToolExecutor:
-    """Return the search tool: in threads where the index or the sampler works elsewhere, else inline and reproducible."""
+    """Return the search tool: in threads if the index or the sampler runs elsewhere, else inline and reproducible."""
     tool = SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
     threaded = isinstance(index, RemoteIndex) or config.sampler.kind != "local"
     deadline_s = max_request_s(config.tool.timeout_s, config.tool.retries)
     return ToolExecutor(tool, threaded, deadline_s, config.tool.give_up_after_s)
 
 
-def build_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: ToolExecutor) -> Rollout:
+def build_rollout(
+    config: RunConfig, sampler: Sampler, tokenizer: PreTrainedTokenizerBase, tool: ToolExecutor
+) -> Rollout:
+    """Return the rollout with the recipe's limits, temperature and system prompt."""
     limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
     return Rollout(
         sampler, tool, Chat(tokenizer), limits, config.sampler.temperature, prompt_text(config.model.prompts, "system")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from aslfast.core import Task, Trajectory
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.metrics import judge_probe, scoring
-from aslfast.rollout.multi_turn import Rollout, bounded, stable_seed
+from aslfast.metrics.scoring import Scores
+from aslfast.rollout.multi_turn import Rollout, gather_bounded, stable_seed
 from aslfast.rounds import replicas
 from aslfast.rounds.context import RoundContext
 from aslfast.trainer.build import build_search_tool
@@ -20,7 +20,7 @@ from aslfast.trainer.datasets import Datasets
 class Evaluation:
     """Plays tasks, one trajectory each: with their role's adapter, or with the base alone (`adapters` false).
 
-    done: called with each trajectory. version: what trajectories say of their adapter.
+    done: called with each trajectory. version: of the adapters, recorded in the trajectories.
     """
 
     rollout: Rollout
@@ -32,11 +32,11 @@ class Evaluation:
     ranks: ProcessGroup = SINGLE_PROCESS
 
     async def play(self, tasks: Sequence[Task]) -> list[Trajectory]:
-        """Return one trajectory a task, in order; each rank plays its part of them."""
+        """Return one trajectory per task, in order; each rank plays its part of them."""
         return await replicas.play_tasks(self.ranks, tasks, self._play_own)
 
     async def _play_own(self, tasks: Sequence[Task]) -> list[Trajectory]:
-        return await bounded([lambda task=task: self._one(task) for task in tasks], self.max_concurrent)
+        return await gather_bounded([lambda task=task: self._one(task) for task in tasks], self.max_concurrent)
 
     async def _one(self, task: Task) -> Trajectory:
         adapter = task.adapter if self.adapters else None
@@ -45,7 +45,7 @@ class Evaluation:
         return trajectory
 
 
-async def evaluate(context: RoundContext, datasets: Datasets) -> dict[str, Any]:
+async def evaluate(context: RoundContext, datasets: Datasets) -> Scores:
     """Return the scores of the three roles, on the same held-out tasks with the same seeds in every round."""
     config = context.config
     context.rollout.sampler.flush()
@@ -61,14 +61,13 @@ async def evaluate(context: RoundContext, datasets: Datasets) -> dict[str, Any]:
 
 async def ground_truth_scores(
     evaluation: Evaluation, datasets: Datasets, probe: judge_probe.JudgeProbe | None = None
-) -> dict[str, Any]:
+) -> Scores:
     """Return the scores of every role that the datasets can score; None for those of the others.
 
-    The judge probe comes last, so that it moves no bit of the rest.
+    The judge probe comes last, so that the bits of the rest do not depend on it.
     """
     answered = await evaluation.play(datasets.policy_evals)
-    scores = scoring.policy_scores(answered)
-    scores |= {"grm_accuracy": None, "solvable_share": None}
+    scores: Scores = {**scoring.policy_scores(answered), "grm_accuracy": None, "solvable_share": None}
     if datasets.grm_evals:
         scores |= scoring.grm_scores(await evaluation.play(datasets.grm_evals))
     if datasets.generator_evals and datasets.oracle:

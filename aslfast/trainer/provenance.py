@@ -1,7 +1,7 @@
-"""What a run's numbers depend on beside its configuration: the inputs that it reads, the software that it runs on.
+"""Provenance of a run: what its numbers depend on besides its configuration, its inputs and its software.
 
-Recorded when a run starts and compared when it is resumed. Other inputs would make it another run, and are refused.
-Other software makes a sound run whose last bits differ, and is reported.
+It is recorded when a run starts and compared when it is resumed. Other inputs would make it another run, and are
+refused. Other software makes a valid run whose last bits differ, and is reported.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from aslfast import __version__
-from aslfast.checkpoint.ledger import Provenance
+from aslfast.checkpoint.commits import Provenance
 from aslfast.config import RunConfig
 from aslfast.errors import UserError
 from aslfast.models.base_model import model_folder
@@ -22,16 +22,16 @@ BLOCK_BYTES, BLOCKS = 1 << 16, 32
 
 
 def provenance_of(config: RunConfig, n_ranks: int = 1) -> Provenance:
-    """Return the provenance of a run that starts, or goes on, here and now. Raises UserError for a missing input.
+    """Return the provenance of a run that is started or resumed now. Raise UserError for a missing input.
 
-    An index behind a URL is known by its address alone; the lab's worlds follow from the seed and the version.
+    An index behind a URL has no checksum; the lab's worlds follow from the seed and the version.
     """
     data = config.data
     places = {"model.path": str(model_folder(config.model.path))}
     if not data.lab:
         places |= {f"data.{key}": getattr(data, key) for key in ("index", "topics", "eval_questions", "eval_index")}
-    here = {key: place for key, place in places.items() if place and not place.startswith(("http://", "https://"))}
-    return Provenance({key: fingerprint(Path(place)) for key, place in here.items()}, _software(n_ranks))
+    local = {key: place for key, place in places.items() if place and not place.startswith(("http://", "https://"))}
+    return Provenance({key: fingerprint(Path(place)) for key, place in local.items()}, _software(n_ranks))
 
 
 def _software(n_ranks: int) -> dict[str, str]:
@@ -47,13 +47,11 @@ def _software(n_ranks: int) -> dict[str, str]:
 
 
 def compare(before: Provenance, now: Provenance) -> list[str]:
-    """Return what a person should know. Raises UserError for an input that differs from when the run started."""
+    """Return warnings for the user. Raise UserError for an input that differs from when the run started."""
     for key, checksum in now.inputs.items():
         if before.inputs.get(key) != checksum:
-            raise UserError(
-                f"{key}: not what it was when the run started; put that back, or start a new run with --out"
-            )
-    old = {**now.software, **before.software}  # what the former version did not record says nothing
+            raise UserError(f"{key}: not what it was when the run started; restore it, or start a new run with --out")
+    old = {**now.software, **before.software}  # what an older version did not record is not compared
     other = [f"{name} {value} (it was {old[name]})" for name, value in now.software.items() if old[name] != value]
     return [f"{', '.join(other)}: the run goes on, but not bit for bit as it would have"] if other else []
 
@@ -61,8 +59,8 @@ def compare(before: Provenance, now: Provenance) -> list[str]:
 def fingerprint(place: Path) -> str:
     """Return a checksum of a file, or of all visible files of a folder: names, sizes and contents.
 
-    Of a large file 32 blocks of 64 KiB spread evenly: another model, or another corpus, differs everywhere. So it tells
-    other files, not a flipped bit, in milliseconds for any size. Raises UserError.
+    Of a large file only 32 evenly spread blocks of 64 KiB are read: another model, or another corpus, differs
+    everywhere. So it detects other files, not a flipped bit, in milliseconds for any size. Raise UserError.
     """
     digest = blake2b(digest_size=16)
     try:
@@ -79,7 +77,7 @@ def fingerprint(place: Path) -> str:
 
 
 def _files(place: Path) -> list[Path]:
-    """Return the files, without hidden ones: caches and marks of tools that fetch models."""
+    """Return the files without hidden ones, such as caches of tools that download models."""
     if place.is_file():
         return [place]
     found = (path for path in place.rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""A model folder, or a run with its newest adapter, opened to play one role."""
+"""A model folder, or a run with its latest adapter, opened to play one role."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+
+from peft import PeftModel
+from transformers import PreTrainedModel
 
 from aslfast.checkpoint.run_dir import read_run_config
 from aslfast.config import load_recipe
@@ -20,12 +22,12 @@ from aslfast.rollout.multi_turn import Rollout, stable_seed
 from aslfast.trainer.build import build_rollout, build_sampler, build_search_tool, load_base_model, prepare_torch
 from aslfast.trainer.evaluation import Evaluation
 
-LEAST_TURN = 16  # tokens; in less, nothing can be said
+MIN_NEW_TOKENS = 16  # a turn; fewer are too short for any output
 
 
 @dataclass(frozen=True)
 class Session:
-    """`adapter_name` None: the base alone."""
+    """An opened model that plays one role. adapter_name None: the base alone."""
 
     config: RunConfig
     rollout: Rollout
@@ -33,21 +35,21 @@ class Session:
     version: int
 
     def play(self, tasks: Sequence[Task], done: Callable[[Trajectory], None] = lambda _: None) -> list[Trajectory]:
-        """Return one trajectory a task, with the seeds that the evaluation of a run uses."""
+        """Return one trajectory per task, with the seeds that the evaluation of a run uses."""
         evaluation = Evaluation(
-            self._fitting(tasks), stable_seed(self.config.seed, "evaluation"),
+            self._fitted_rollout(tasks), stable_seed(self.config.seed, "evaluation"),
             2 * self.config.sampler.max_running_requests, self.adapter_name is not None, self.version, done,
         )  # fmt: skip
         return asyncio.run(evaluation.play(tasks))
 
-    def _fitting(self, tasks: Sequence[Task]) -> Rollout:
-        """The rollout, its turns shortened where a model's context is too small for the longest prompt and a turn."""
+    def _fitted_rollout(self, tasks: Sequence[Task]) -> Rollout:
+        """Return the rollout, with shorter turns if the context is too small for the longest prompt and a turn."""
         limits, chat = self.rollout.limits, self.rollout.chat
         longest = max(len(chat.prompt_ids(task.prompt, self.rollout.system)) for task in tasks)
         if longest + limits.max_new_tokens <= limits.max_context:
             return self.rollout
         room = (limits.max_context - longest) // 2
-        if room < LEAST_TURN:
+        if room < MIN_NEW_TOKENS:
             raise UserError(
                 f"{self.config.model.path}: the longest prompt has {longest} tokens, the context {limits.max_context}: "
                 "use --prompts compact, a larger --max-context, or a model with a longer context"
@@ -56,7 +58,7 @@ class Session:
 
 
 def settings_of(target: str, prompts: str | None = None) -> RunConfig:
-    """A run's own configuration; the recipe tiny for the lab's base; defaults for any other model. Raises UserError."""
+    """Return a run's configuration, the recipe tiny for the lab's base, defaults for other models. Raise UserError."""
     folder = model_folder(target)
     if (folder / "config.toml").is_file():
         config = read_run_config(folder)
@@ -71,7 +73,7 @@ def settings_of(target: str, prompts: str | None = None) -> RunConfig:
 
 
 def _defaults() -> RunConfig:
-    """Modest bounds: a model that never stops must not take an hour over a handful of questions."""
+    """Return tight limits: a model that never stops must not spend an hour on a handful of questions."""
     return RunConfig(
         model=ModelConfig(prompts="full"),
         sampler=SamplerConfig(max_running_requests=64, max_turns=5, max_new_tokens=512, max_context=4096),
@@ -79,7 +81,7 @@ def _defaults() -> RunConfig:
 
 
 def open_session(target: str, config: RunConfig, index: AnyIndex, role: Role) -> Session:
-    """The model of `config` and, where `target` is a run, the newest adapter of the role. Raises UserError."""
+    """Open the model of `config` and, if `target` is a run, the latest adapter of the role. Raise UserError."""
     prepare_torch(config)
     model, tokenizer = load_base_model(config)
     model, version = _with_adapter(model, model_folder(target), config, role)
@@ -91,11 +93,13 @@ def open_session(target: str, config: RunConfig, index: AnyIndex, role: Role) ->
     return Session(config, rollout, None if version is None else role, version or 0)
 
 
-def _with_adapter(model: Any, folder: Path, config: RunConfig, role: Role) -> tuple[Any, int | None]:
-    """The model with the role's newest adapter and its version; None where the run has none."""
-    newest = lora.latest(folder / "adapters" / role)
-    if newest is None:
+def _with_adapter(
+    model: PreTrainedModel, folder: Path, config: RunConfig, role: Role
+) -> tuple[PreTrainedModel | PeftModel, int | None]:
+    """Return the model with the role's latest adapter, and its version; None if there is none."""
+    latest = lora.latest(folder / "adapters" / role)
+    if latest is None:
         return model, None
-    model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, (role,))
-    lora.load_adapter(model, role, newest)
-    return model, int(newest.name[1:])
+    peft_model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, (role,))
+    lora.load_adapter(peft_model, role, latest)
+    return peft_model, int(latest.name[1:])

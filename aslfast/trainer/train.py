@@ -1,25 +1,21 @@
-"""A run from a configuration: base, adapters, sampler, learner, datasets; then round after round."""
+"""Train from a configuration: open base, adapters, learner, datasets and sampler, then play round after round."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import shutil
-import signal
-import threading
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from aslfast.checkpoint.base_run_dir import BaseRunDir
 from aslfast.checkpoint.null_run_dir import NullRunDir
-from aslfast.checkpoint.recovery import METRICS, ROUNDS
 from aslfast.checkpoint.run_dir import LEDGER, RunDir, check_new_run_dir, read_run_config, resume_command
 from aslfast.checkpoint.state import TrainState
 from aslfast.config import RunConfig
 from aslfast.distributed.process_group import ProcessGroup, init_process_group
 from aslfast.learner.learner import Learner
-from aslfast.metrics import monitor
 from aslfast.models import lora
 from aslfast.models.base_model import model_folder
 from aslfast.models.base_weights import BaseWeights
@@ -27,8 +23,6 @@ from aslfast.rounds import replicas
 from aslfast.rounds.commit import Checkpointer
 from aslfast.rounds.context import RoundContext, TrainingData
 from aslfast.rounds.observer import Observer, Position
-from aslfast.rounds.records import RoundRecord
-from aslfast.rounds.round import run_round
 from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
@@ -39,15 +33,16 @@ from aslfast.trainer.build import (
     prepare_torch,
     weight_sync_check,
 )
-from aslfast.trainer.datasets import Datasets, file_datasets, lab_datasets
-from aslfast.trainer.evaluation import evaluate
+from aslfast.trainer.datasets import Datasets, file_datasets
+from aslfast.trainer.lab_datasets import lab_datasets
 from aslfast.trainer.provenance import compare, provenance_of
+from aslfast.trainer.round_loop import play_rounds
 
 
 def train(config: RunConfig, out: str | Path, observer: Observer | None = None) -> Path:
-    """Run the whole recipe into the new folder `out`. Raises UserError for bad input before anything is written.
+    """Run the whole recipe into the new folder `out`. Raise UserError for bad input before anything is written.
 
-    An error before round 0 is evaluated leaves nothing behind. A run that is stopped or killed can be resumed.
+    An error before round 0 is evaluated removes everything. A run that is stopped or killed can be resumed.
     """
     folder, observer = Path(out), observer or Observer()
     with init_process_group(resume_command(folder)) as ranks:
@@ -73,7 +68,7 @@ def _train(config: RunConfig, folder: Path, observer: Observer, ranks: ProcessGr
 
 
 def resume(run: str | Path, observer: Observer | None = None) -> Path:
-    """Go on with a run from its last commit, to the same numbers as if nothing had happened. Raises UserError.
+    """Resume a run from its last commit, with the same results as without the interruption. Raise UserError.
 
     The same bits on the same processor, software and number of threads, with the local sampler. A finished run has
     nothing left to do.
@@ -89,7 +84,7 @@ def _resume(folder: Path, observer: Observer, ranks: ProcessGroup) -> None:
     with RunDir.resume(folder) if ranks.is_rank_zero else NullRunDir() as run:
         for warning in run.warnings:
             observer.warning(warning)
-        if ranks.broadcast(b"1" if ranks.is_rank_zero and run.round > config.rounds else b""):
+        if ranks.broadcast(b"1" if run.is_finished(config.rounds) else b""):
             run.finish()
             observer.warning(f"{folder}: finished, all {config.rounds} rounds; nothing to go on with")
         else:
@@ -105,12 +100,12 @@ def _clear(folder: Path, keep: bool) -> None:
 
 @dataclass(frozen=True)
 class _Parts:
-    """What a configuration opens before anything is written. The lab's datasets are made in the run's folder."""
+    """What is opened before anything is written. The lab's datasets are generated in the run's folder, later."""
 
     learner: Learner
-    tokenizer: Any
-    datasets: Datasets | None
-    initialised: list[str]  # adapters that start from an adapter of another run
+    tokenizer: PreTrainedTokenizerBase
+    datasets: Datasets | None  # None: the lab's
+    initialised: list[str]  # adapters that start from one of another run
 
 
 def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _Parts:
@@ -126,12 +121,12 @@ def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _
         BaseWeights(peft_model, model_folder(config.model.path)).shard(ranks)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, config.adapters, ranks)
     observer.setup(f"learner, attention by {learner.attention}")
-    ranks.barrier()  # what one of them lacks ends all before anything is written
+    ranks.barrier()  # an error on any rank ends all of them before anything is written
     return _Parts(learner, tokenizer, datasets, initialised)
 
 
-def _continue(config: RunConfig, parts: _Parts, run: RunDir, observer: Observer) -> None:
-    """Train from the run's last commit, or from the start where there is none."""
+def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Observer) -> None:
+    """Train from the run's last commit, or from the start if there is none."""
     with run.writing():
         datasets = parts.datasets or lab_datasets(config, run.path / "lab")
     learner, ranks = parts.learner, parts.learner.ranks
@@ -157,7 +152,7 @@ def _continue(config: RunConfig, parts: _Parts, run: RunDir, observer: Observer)
 
 
 def _start_or_resume(context: RoundContext, initialised: list[str]) -> None:
-    """Commit the start of a new run, or restore what was committed of another; on rank 0."""
+    """On rank 0, commit the start of a new run, or restore the last commit of a resumed one."""
     ranks, run, state = context.learner.ranks, context.checkpointer.run, context.state
     if not ranks.is_rank_zero:
         return
@@ -170,53 +165,3 @@ def _start_or_resume(context: RoundContext, initialised: list[str]) -> None:
     context.checkpointer.resume()
     done = [role for number, role in state.phases_done if number == state.round]
     context.observer.resumed(Position(state.round, done, state.phase_step))
-
-
-def play_rounds(context: RoundContext, datasets: Datasets) -> None:
-    """Run all rounds that are left. SIGINT and SIGTERM end it between two commits, as KeyboardInterrupt."""
-
-    async def rounds() -> None:
-        task = asyncio.current_task()
-        if task and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        await _rounds(context, datasets)
-
-    try:
-        asyncio.run(rounds())
-    except asyncio.CancelledError as error:
-        command = resume_command(context.checkpointer.run.path)
-        raise KeyboardInterrupt(f"stopped; go on with: {command}") from error
-
-
-async def _rounds(context: RoundContext, datasets: Datasets) -> None:
-    """Evaluate the base in round 0; in each later round learn, then evaluate."""
-    config, state = context.config, context.state
-    while state.round <= config.rounds:
-        context.checkpointer.start_clock()
-        if state.round:
-            await run_round(context)
-        context.observer.evaluating(state.round)
-        scores = await evaluate(context, datasets)
-        record = _commit_round(context, scores)
-        context.observer.evaluated(record)
-        for text in monitor.alarm_texts(record.as_json()):
-            context.observer.warning(text)
-        gc.collect()
-        if state.round <= config.rounds:
-            monitor.stop_for_alarms(record.as_json(), config.monitor, resume_command(context.checkpointer.run.path))
-
-
-def _commit_round(context: RoundContext, scores: dict[str, Any]) -> RoundRecord:
-    """Commit the round's record, with its health metrics and alarms; the state moves on to the next round."""
-    state, config, run = context.state, context.config, context.checkpointer.run
-    context.checkpointer.update_clock()
-    record = RoundRecord(state.round, scores, state.seconds)
-    history = run.history
-    health, raised = monitor.monitor_round(
-        record.as_json(), history.get(METRICS, ()), history.get(ROUNDS, ()), len(state.pool), config.monitor
-    )
-    record = replicas.broadcast_record(context.learner.ranks, replace(record, health=health, alarms=raised))
-    state.round, state.seconds = state.round + 1, 0.0
-    context.checkpointer.round(record, last=state.round > config.rounds)
-    return record

@@ -53,7 +53,7 @@ class Side:
         if self.padded is None:
             self.learner.accumulate(trajectories, advantages, live, with_kl=False)
         else:
-            with checkpoint_activations(self.learner.base, self.learner.config.activation_checkpointing):
+            with checkpoint_activations(self.learner.packed_model.base, self.learner.config.activation_checkpointing):
                 self.padded.accumulate(trajectories, advantages, live)
 
     def update(self) -> None:
@@ -72,8 +72,8 @@ class Side:
 
     def parts(self, trajectories: list[Trajectory], advantages: list[float], clock: Clock) -> dict[str, float]:
         """Seconds of one step by part; the clock waits for the device at each, so their sum is no step's time."""
-        model: Any = self.padded or self.learner
-        names = ("hidden", "logprobs") if self.padded else ("_hidden", "_logprobs")
+        model: Any = self.padded or self.learner.packed_model
+        names = "hidden", "logprobs"
         backward: Any = torch.Tensor.backward
         for part, name in zip(("forward", "forward and head"), names, strict=True):
             setattr(model, name, clock.timed(part, getattr(model, name)))

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aslfast.checkpoint.ledger import Commit, CommittedState, Ledger
+from aslfast.checkpoint.commits import Commit, CommittedState
+from aslfast.checkpoint.ledger import Ledger
 from aslfast.checkpoint.run_dir import CONFIG, LEDGER, read_run_config
-from aslfast.checkpoint.state import apply
+from aslfast.checkpoint.state import apply_changes
 from aslfast.config import RunConfig
 from aslfast.core import ROLES
 from aslfast.errors import UserError
@@ -87,7 +88,7 @@ def _pools(commits: list[Commit]) -> list[int]:
     state: dict[str, Any] = {}
     sizes = []
     for commit in commits:
-        apply(state, commit.state)
+        apply_changes(state, commit.state)
         if commit.what == "round":
             sizes.append(len(state.get("pool", {})))
     return sizes

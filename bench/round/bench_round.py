@@ -64,7 +64,8 @@ from aslfast.trainer.build import (
     prepare_torch,
     weight_sync_check,
 )
-from aslfast.trainer.datasets import file_datasets, lab_datasets
+from aslfast.trainer.datasets import file_datasets
+from aslfast.trainer.lab_datasets import lab_datasets
 from aslfast.trainer.provenance import provenance_of
 from bench.learner.bench_learner import product_rate
 from bench.learner.flops import step_flops

@@ -165,7 +165,9 @@ def test_the_work_is_what_the_metrics_say(measured):
         record = phases[line["phase"]]
         assert record.forward_tokens == line.get("forward_tokens", 0)
         assert record.loss_tokens == line.get("loss_tokens", 0)
-        assert line["trajectories"] <= record.rollouts <= sum(reuse["requests"] for reuse in line["prefix_cache"].values())
+        assert (
+            line["trajectories"] <= record.rollouts <= sum(reuse["requests"] for reuse in line["prefix_cache"].values())
+        )
         assert record.pairs >= record.forward_tokens
     assert phases["grm"].rollouts == 2 * 3  # its own alone: nobody judges a verdict
 

@@ -22,7 +22,7 @@ from aslfast.config import load_recipe, to_toml
 from aslfast.errors import UserError
 from aslfast.files.checksum import damage
 from aslfast.trainer import train
-from aslfast.trainer.datasets import lab_datasets
+from aslfast.trainer.lab_datasets import lab_datasets
 from tests.support.killed_runs import N_COMMITS, N_STEPS, bits_of, go, go_watched, lab_config, linked, started, untimed
 
 KILLS = 20
@@ -39,9 +39,9 @@ def whole(config, tmp_path_factory):
     """A run without a kill: (its folder, what a kill at each of its file operations would have left, its seconds)."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "snapshots").mkdir()
-    begun = time.perf_counter()
+    start = time.perf_counter()
     finish(started(go_watched, config, folder / "run", folder / "snapshots"))
-    return folder / "run", sorted((folder / "snapshots").iterdir()), time.perf_counter() - begun
+    return folder / "run", sorted((folder / "snapshots").iterdir()), time.perf_counter() - start
 
 
 def finish(process):
@@ -68,7 +68,7 @@ def commits_of(run):
 
 
 def test_the_run_learns(whole):
-    """Else the comparisons below would compare little."""
+    """Otherwise the comparisons below would compare little."""
     lines = untimed(whole[0] / "metrics.jsonl")
     assert len(lines) == N_STEPS and sum(line["grad_norm"] > 0 for line in lines) >= N_STEPS - 1
     assert len({line["reward"] for line in lines}) > 1
@@ -128,9 +128,9 @@ def test_a_kill_at_any_file_operation_leaves_one_commit_or_the_next(whole, tmp_p
     for number, left in enumerate(snapshots):
         copy = tmp_path / str(number)
         shutil.copytree(left, copy, copy_function=linked)
-        with RunDir.resume(copy) as taken:
-            named = {copy / name for name in (*taken.files, *taken._removable)}
-            assert all(damage(copy / name, stored) is None for name, stored in taken.files.items())
+        with RunDir.resume(copy) as resumed:
+            named = {copy / name for name in (*resumed.files, *resumed._removable)}
+            assert all(damage(copy / name, stored) is None for name, stored in resumed.files.items())
         own = commits_of(copy)
         counts.append(len(own))
         assert [body["what"] for body in own] == [body["what"] for body in bodies[: len(own)]]
@@ -147,12 +147,12 @@ GENERATED, SECOND_POLICY_STEP = 5, 9  # numbers of commits
 
 
 @pytest.mark.parametrize("name", ["policy-v00002.safetensors", "round-001-policy-00002.parquet"])
-def test_a_damaged_file_of_the_last_step_costs_that_step(config, whole, left_after, name):
+def test_a_damaged_file_of_the_last_step_repeats_that_step(config, whole, left_after, name):
     run = left_after(SECOND_POLICY_STEP)
     file = run / "steps" / name
     file.write_bytes(file.read_bytes()[:-100])
-    with RunDir.resume(run) as taken:
-        assert len(taken.warnings) == 1 and name in taken.warnings[0] and "done again" in taken.warnings[0]
+    with RunDir.resume(run) as resumed:
+        assert len(resumed.warnings) == 1 and name in resumed.warnings[0] and "done again" in resumed.warnings[0]
     assert len(commits_of(run)) == SECOND_POLICY_STEP - 1 and len(untimed(run / "metrics.jsonl")) == N_STEPS - 1
     finish(started(go, config, run))
     assert bits_of(run) == bits_of(whole[0])
@@ -163,20 +163,20 @@ def test_a_damaged_file_of_an_earlier_step_is_named(left_after):
     file = run / "steps" / "round-001-policy-00001.parquet"
     good = file.read_bytes()
     file.write_bytes(good[:50] + bytes(9) + good[59:])
-    remedy = "put back a copy of it, or start a new run from what is in .*adapters"
+    remedy = "restore a copy of it, or start a new run from what is in .*adapters"
     with pytest.raises(UserError, match=f"{file.name}: damaged \\(its checksum is wrong\\); {remedy}"):
         RunDir.resume(run)
     assert commits_of(run), "nothing that was committed is forgotten"
     file.write_bytes(good)
-    with RunDir.resume(run) as taken:
-        assert not taken.warnings
+    with RunDir.resume(run) as resumed:
+        assert not resumed.warnings
 
 
 def test_what_no_step_needs_may_be_missing(left_after):
     run = left_after(GENERATED)
     (run / "trajectories" / "round-001-generator.parquet").unlink()
-    with RunDir.resume(run) as taken:
-        (warning,) = taken.warnings
+    with RunDir.resume(run) as resumed:
+        (warning,) = resumed.warnings
     assert "round-001-generator.parquet: No such file" in warning and "goes on without" in warning
 
 
@@ -207,7 +207,7 @@ def test_other_inputs_are_refused(config, left_after, tmp_path):
     (run / "config.toml").write_text((run / "config.toml").read_text().replace(config.data.topics, str(topics)))
     topics.write_text(topics.read_text() + "one more\n")
     before = (run / "ledger.sqlite").read_bytes()
-    with pytest.raises(UserError, match=r"data.topics: not what it was when the run started; put that back"):
+    with pytest.raises(UserError, match=r"data.topics: not what it was when the run started; restore it"):
         train.resume(run)
     assert (run / "ledger.sqlite").read_bytes() == before
 
@@ -215,7 +215,7 @@ def test_other_inputs_are_refused(config, left_after, tmp_path):
 def test_a_resume_takes_no_settings(whole):
     for option in (["--set", "rounds=9"], ["--recipe", "tiny"], ["--seed", "0"], ["--out", "x"], ["--dry-run"]):
         result = CliRunner().invoke(app, ["train", "--resume", str(whole[0]), *option])
-        assert result.exit_code == 2 and f"{option[0]} with --resume; leave it out" in result.stderr
+        assert result.exit_code == 2 and f"{option[0]} does not go with --resume; leave it out" in result.stderr
 
 
 def test_what_is_no_run_is_named(left_after, tmp_path):
@@ -224,9 +224,7 @@ def test_what_is_no_run_is_named(left_after, tmp_path):
     run = left_after(GENERATED)
     for damaged in (lambda file: file.unlink(), lambda file: file.write_bytes(b"")):
         damaged(run / "ledger.sqlite")
-        with pytest.raises(
-            UserError, match=r"ledger.sqlite: empty or missing, though steps were done; put back a copy"
-        ):
+        with pytest.raises(UserError, match=r"ledger.sqlite: empty or missing, though steps were done; restore a copy"):
             train.resume(run)
     assert (run / "steps").exists() and (run / "metrics.jsonl").exists()
 

@@ -2,7 +2,10 @@
 
 import pytest
 
+from aslfast.checkpoint.commits import PendingCommit
+from aslfast.checkpoint.null_run_dir import NullRunDir
 from aslfast.checkpoint.run_dir import RunDir
+from aslfast.checkpoint.state import TrainState
 from aslfast.config import load_recipe
 from aslfast.core import StopReason, Task, Trajectory
 from aslfast.errors import UserError
@@ -47,3 +50,13 @@ def test_types_are_checked_where_they_are_made():
         Trajectory(task, (1,), (1,), (0.0,), (), StopReason.FINISHED)
     with pytest.raises(ValueError, match="unknown role"):
         Task("t", "judge", "p")  # type: ignore[arg-type]
+
+
+def test_a_null_run_dir_keeps_nothing(tmp_path):
+    """What every rank but the first has: no commit changes it, and it is gone after it is closed."""
+    with NullRunDir() as run:
+        (run.path / "steps").mkdir()
+        run.commit(TrainState(round=1), PendingCommit("round", lines={"rounds.jsonl": {"round": 0}}))
+        run.finish()
+        assert not (run.files or run.history or run.is_finished(0)) and run.evaluated
+    assert not run.path.exists()

@@ -14,7 +14,7 @@ from aslfast.core import ROLES
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup, init_process_group
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
-from aslfast.learner.optimizer_state import learner_bytes, put_learner
+from aslfast.learner.optimizer_state import learner_bytes, load_learner_bytes
 from aslfast.models import lora
 from aslfast.rewards import Attempt
 from aslfast.rounds.replicas import assert_replicas_in_sync, own_part, sync_initial_state
@@ -123,7 +123,7 @@ def test_a_step_is_skipped_by_all_or_none(tmp_path):
 def test_a_learner_travels_as_bytes():
     first, other = (learner_of(LOSSES["token_mean"]) for _ in range(2))
     expected, _ = steps_of(first, range(N))
-    put_learner(other, "policy", first.version["policy"], learner_bytes(first, "policy"))
+    load_learner_bytes(other, "policy", first.version["policy"], learner_bytes(first, "policy"))
     assert {n: p for n, p in other.model.named_parameters() if n in expected}.keys() == expected.keys()
     for learner in (first, other):
         learner.step("policy", *grouped())

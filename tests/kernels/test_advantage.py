@@ -9,7 +9,6 @@ import statistics
 
 import pytest
 import torch
-
 from aslfast_kernels import group_advantage
 
 ULP32 = torch.finfo(torch.float32).eps

@@ -24,7 +24,7 @@ from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.parsing import parse_output
 from aslfast.prompts.tool_calls import parse_call
 from aslfast.rollout.multi_turn import stable_seed
-from aslfast.trainer import build, datasets, evaluation, train
+from aslfast.trainer import build, evaluation, lab_datasets, train
 
 SHORT = [
     "rounds=1", "threads=1", "data.eval_count=30", "sampler.max_running_requests=64", "generator.steps=1",
@@ -81,9 +81,9 @@ def test_near_misses_are_not_the_name_itself():
 
 @pytest.fixture(scope="module")
 def measured():
-    from aslfast.trainer.lab_evaluation import measure_base
+    from aslfast.trainer.lab_evaluation import evaluate_base
 
-    return measure_base("lab", [77])[0]
+    return evaluate_base("lab", [77])[0]
 
 
 def test_the_shipped_base_is_mediocre_and_clearly_above_chance(measured):
@@ -138,7 +138,7 @@ def test_held_out_entities_occur_in_no_training_task(runs):
 def test_round_zero_is_the_base_itself(runs, tmp_path):
     """The fresh adapters change nothing: the same tasks and seeds give the base's accuracy."""
     config = load_recipe("tiny", SHORT, seed=5)
-    place = datasets.lab_datasets(config, tmp_path / "lab")
+    place = lab_datasets.lab_datasets(config, tmp_path / "lab")
     model, tokenizer = load_base(LAB_BASE)
     sampler = build.LocalSampler(model, tokenizer, max_running_requests=64, max_context=512)
     rollout = build.build_rollout(config, sampler, tokenizer, build.build_search_tool(config, place.eval_index))

@@ -15,8 +15,8 @@ import transformers
 from aslfast.config import load_recipe
 from aslfast.errors import UserError
 from aslfast.learner import attention, attention_sdpa
-from aslfast.learner.attention import BACK_ENDS, FlashAttention, FlexAttention, choose
-from aslfast.learner.attention_sdpa import PaddedAttention, bucketed
+from aslfast.learner.attention import BACKENDS, FlashAttention, FlexAttention, choose_backend
+from aslfast.learner.attention_sdpa import PaddedAttention, make_buckets
 from aslfast.learner.batch import make_batch
 from aslfast.trainer.build import prepare_torch
 from tests.support.token_streams import grouped, ragged
@@ -64,7 +64,7 @@ def loose_bound(exact, own):
 @pytest.mark.parametrize("batch", BATCHES)
 @pytest.mark.parametrize("most_pairs", [1 << 20, 300])
 def test_padded_attention_and_its_gradients(batch, most_pairs, monkeypatch):
-    monkeypatch.setattr(attention_sdpa, "MOST_PAIRS", most_pairs)
+    monkeypatch.setattr(attention_sdpa, "MAX_PAIRS", most_pairs)
     made = BATCHES[batch]()
     n, seen = len(made.input_T), seen_by_tokens(made)
     exact = with_gradients(lambda q, k, v: dense(q, k, v, seen), n, torch.float64)
@@ -78,19 +78,19 @@ def test_padded_attention_and_its_gradients(batch, most_pairs, monkeypatch):
 
 def test_buckets_hold_every_segment_once_and_keep_to_their_size():
     segments = make_batch(*grouped()).segments
-    buckets = bucketed(segments.query_lengths, segments.key_lengths)
+    buckets = make_buckets(segments.query_lengths, segments.key_lengths)
     assert sorted(i for bucket in buckets for i in bucket) == list(range(len(segments.query_lengths)))
     for bucket in buckets:
         keys = [segments.key_lengths[i] for i in bucket]
-        assert max(keys) <= attention_sdpa.LONGER * min(keys)
-    assert bucketed([5] * 9, [1 << 19] * 9) == [[i] for i in range(9)]
+        assert max(keys) <= attention_sdpa.MAX_LENGTH_RATIO * min(keys)
+    assert make_buckets([5] * 9, [1 << 19] * 9) == [[i] for i in range(9)]
 
 
 def test_flex_sees_what_the_tokens_see():
     made = make_batch(*grouped())
     at = torch.arange(len(made.input_T))
     none = torch.zeros((), dtype=torch.long)
-    mask = attention.visible(made.segments.end_T)(none, none, at[:, None], at[None, :])
+    mask = attention.mask_function(made.segments.end_T)(none, none, at[:, None], at[None, :])
     assert torch.equal(mask, seen_by_tokens(made))
 
 
@@ -161,7 +161,7 @@ HALF, FULL = torch.bfloat16, torch.float32
 )
 def test_choice(wanted, device, dtype, package, found, monkeypatch):
     monkeypatch.setattr(attention, "flash_package", lambda: package)
-    assert choose(wanted, device, dtype) == found in BACK_ENDS
+    assert choose_backend(wanted, device, dtype) == found in BACKENDS
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_choice(wanted, device, dtype, package, found, monkeypatch):
 def test_what_is_not_there_is_refused(wanted, device, dtype, package, line, monkeypatch):
     monkeypatch.setattr(attention, "flash_package", lambda: package)
     with pytest.raises(UserError, match=line):
-        choose(wanted, device, dtype)
+        choose_backend(wanted, device, dtype)
 
 
 def test_the_installed_package_is_found(monkeypatch, tmp_path):
@@ -192,7 +192,7 @@ def test_other_attention_is_refused():
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     sizes |= {"vocab_size": 32, "intermediate_size": 16}
     sliding = transformers.Qwen2Config(**sizes, use_sliding_window=True, sliding_window=4, max_window_layers=1)
-    with pytest.raises(UserError, match=r"qwen2: sliding_attention is not what the packed learner computes"):
+    with pytest.raises(UserError, match=r"qwen2: sliding_attention is not supported by the packed learner"):
         attention.check_architecture(transformers.Qwen2ForCausalLM(sliding))
     with pytest.raises(UserError, match=r"mistral: sliding_window=8"):
         attention.check_architecture(

@@ -23,7 +23,7 @@ from aslfast.core import StopReason
 from aslfast.lab.world import World
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.role_tasks import policy_task
-from aslfast.rollout.multi_turn import Limits, Rollout, bounded
+from aslfast.rollout.multi_turn import Limits, Rollout, gather_bounded
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
 from tests.support.tiny_models import lab_sampler, lab_with_adapters
@@ -104,7 +104,7 @@ def played(lab_index):
     jobs = [lambda task=task, i=i: one(task, i) for task in tasks for i in range(SAMPLES)]
     with closing(sampler):
         sampler.start()
-        trajectories = asyncio.run(bounded(jobs, 96))
+        trajectories = asyncio.run(gather_bounded(jobs, 96))
         yield trajectories, tool, chat, sampler, memory
 
 

@@ -13,7 +13,7 @@ from aslfast import rewards
 from aslfast.core import StopReason
 from aslfast.prompts import role_tasks
 from aslfast.prompts.chat_template import Chat
-from aslfast.rollout.multi_turn import Limits, Rollout, bounded, stable_seed
+from aslfast.rollout.multi_turn import Limits, Rollout, gather_bounded, stable_seed
 from aslfast.rollout.search_tool import NOTHING_FOUND, SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.local.sampler import LocalSampler
@@ -40,8 +40,8 @@ def play(tokenizer, index, script, role="policy", limits=LIMITS, system=""):
     return trajectory, sampler
 
 
-def paid(trajectory):
-    """The reward that its role gets where everybody else is in its favour."""
+def reward_of(trajectory):
+    """Return the reward of its role where all other roles favour it."""
     if trajectory.task.role == "policy":
         return rewards.policy_reward(trajectory, ["correct"], 1.0).total
     if trajectory.task.role == "grm":
@@ -110,7 +110,7 @@ def test_what_a_policy_does_wrong(tokenizer, index, name):
     trajectory, sampler = play(tokenizer, index, script)
     assert trajectory.stop is stop
     assert trajectory.output is None and trajectory.output_answer is None
-    assert paid(trajectory) == 0.0
+    assert reward_of(trajectory) == 0.0
     assert len(sampler.requests) == len(script)
 
 
@@ -133,7 +133,7 @@ def test_verdicts(tokenizer, index, text):
     stop, output = VERDICTS[text]
     trajectory, _ = play(tokenizer, index, [text], "grm")
     assert (trajectory.stop, trajectory.output) == (stop, output)
-    assert (paid(trajectory) >= 1.0) == (output == "correct")
+    assert (reward_of(trajectory) >= 1.0) == (output == "correct")
 
 
 QUESTIONS = {
@@ -152,7 +152,7 @@ def test_questions(tokenizer, index, text):
     stop, question, answer = QUESTIONS[text]
     trajectory, _ = play(tokenizer, index, [text], "generator")
     assert (trajectory.stop, trajectory.output, trajectory.output_answer) == (stop, question, answer)
-    assert (paid(trajectory) > 0) == (question is not None)
+    assert (reward_of(trajectory) > 0) == (question is not None)
 
 
 def test_context_full(tokenizer, index):
@@ -161,7 +161,7 @@ def test_context_full(tokenizer, index):
     room = dataclasses.replace(LIMITS, max_context=opening + first + LIMITS.max_new_tokens)
     trajectory, sampler = play(tokenizer, index, [search(), GOOD], limits=room)
     assert trajectory.stop is StopReason.CONTEXT_FULL and len(sampler.requests) == 1
-    assert paid(trajectory) == 0.0 and sampler.released == [sampler.requests[0].session]
+    assert reward_of(trajectory) == 0.0 and sampler.released == [sampler.requests[0].session]
     none = dataclasses.replace(LIMITS, max_context=opening + LIMITS.max_new_tokens - 1)
     trajectory, sampler = play(tokenizer, index, [GOOD], limits=none)
     assert trajectory.stop is StopReason.CONTEXT_FULL and not sampler.requests and trajectory.n_sampled == 0
@@ -175,7 +175,7 @@ def test_several_turns(tokenizer, index):
     assert [turn.text for turn in trajectory.turns if turn.kind == "tool"] == [
         '"Mira"\nMira was born in Oslo.', '"Oslo"\nOslo lies on the river Aker.',
     ]  # fmt: skip
-    assert paid(trajectory) == pytest.approx(1 + (1 + 1) / 4)
+    assert reward_of(trajectory) == pytest.approx(1 + (1 + 1) / 4)
     starts = [turn.start for turn in trajectory.turns if turn.kind == "sampled"]
     for request, start in zip(sampler.requests, starts, strict=True):
         assert request.token_ids == trajectory.token_ids[:start]
@@ -255,7 +255,7 @@ def real_rollout(tokenizer, model, index):
 
 
 def test_same_seed_same_trajectory(tokenizer, model, index):
-    """Whatever runs beside it, even the same task again; another sample or seed gives another one."""
+    """Whatever else is running, even the same task; another number or seed gives another trajectory."""
     rollout, task = real_rollout(tokenizer, model, index), TASKS["policy"]
 
     async def together(*runs):
@@ -274,19 +274,19 @@ def test_a_question_cannot_write_the_line_of_the_answer():
     ]
 
 
-def test_bounded_keeps_order_and_bound():
-    under_way, most = 0, 0
+def test_gather_bounded_keeps_order_and_bound():
+    running, most = 0, 0
 
     async def job(i):
-        nonlocal under_way, most
-        under_way += 1
-        most = max(most, under_way)
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
         for _ in range(5 - i % 5):
             await asyncio.sleep(0)
-        under_way -= 1
+        running -= 1
         return i
 
-    assert asyncio.run(bounded([lambda i=i: job(i) for i in range(20)], 3)) == list(range(20))
+    assert asyncio.run(gather_bounded([lambda i=i: job(i) for i in range(20)], 3)) == list(range(20))
     assert most == 3
 
 

@@ -1,4 +1,4 @@
-"""Calls of many trajectories: gathered, answered, and what becomes of those that nobody answers."""
+"""Calls of many trajectories: gathered into batches, answered, or failed."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ CALLS = [Call("search", (query,)) for query in QUERIES]
 
 @contextmanager
 def retrieval(behave):
-    """A server that asks `behave(queries)` for one text a query; an exception cuts the connection."""
+    """Run a server that answers with `behave(queries)`, one text per query; None closes the connection."""
     seen = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -58,12 +58,12 @@ def retrieval(behave):
         server.server_close()
 
 
-def pool_at(url, timeout_s=0.3, retries=0, deadline_s=5.0, give_up_after_s=60.0):
+def executor_at(url, timeout_s=0.3, retries=0, deadline_s=5.0, give_up_after_s=60.0):
     return ToolExecutor(SearchTool(RemoteIndex(url, timeout_s, retries)), True, deadline_s, give_up_after_s)
 
 
-async def ask(pool, calls):
-    return await asyncio.gather(*(pool.call(call) for call in calls))
+async def ask(executor, calls):
+    return await asyncio.gather(*(executor.call(call) for call in calls))
 
 
 @pytest.mark.parametrize("threaded", [False, True])
@@ -75,7 +75,7 @@ def test_every_call_gets_its_own_observation(index, threaded):
 
 def test_calls_of_one_turn_of_the_loop_are_one_request():
     with retrieval(lambda queries: [f"about {query}" for query in queries]) as (url, seen):
-        found = asyncio.run(ask(pool_at(url), CALLS))
+        found = asyncio.run(ask(executor_at(url), CALLS))
     assert seen == [QUERIES] and found == [f"about {query}" for query in QUERIES]
 
 
@@ -86,23 +86,23 @@ def test_calls_gather_while_all_workers_are_busy():
         free.wait(5)
         return queries
 
-    async def play(pool):
+    async def play(executor):
         asked = []
         for i in range(3 * WORKERS):
-            asked.append(asyncio.ensure_future(pool.call(Call("search", (f"q{i}",)))))
+            asked.append(asyncio.ensure_future(executor.call(Call("search", (f"q{i}",)))))
             await asyncio.sleep(0.01)
         free.set()
         return await asyncio.gather(*asked)
 
     with retrieval(behave) as (url, seen):
-        found = asyncio.run(play(pool_at(url, timeout_s=5)))
+        found = asyncio.run(play(executor_at(url, timeout_s=5)))
     assert found == [f"q{i}" for i in range(3 * WORKERS)]
     assert len(seen) == WORKERS + 1 and max(map(len, seen)) == 2 * WORKERS  # all that came meanwhile, in one request
 
 
 def test_the_loop_goes_on_while_a_call_waits():
-    async def play(pool):
-        slow = asyncio.ensure_future(pool.call(CALLS[0]))
+    async def play(executor):
+        slow = asyncio.ensure_future(executor.call(CALLS[0]))
         turns = 0
         while not slow.done():
             await asyncio.sleep(0.01)
@@ -110,12 +110,12 @@ def test_the_loop_goes_on_while_a_call_waits():
         return turns, await slow
 
     with retrieval(lambda queries: [time.sleep(0.4) or query for query in queries]) as (url, _):
-        turns, observation = asyncio.run(play(pool_at(url, timeout_s=3)))
+        turns, observation = asyncio.run(play(executor_at(url, timeout_s=3)))
     assert turns > 10 and observation == QUERIES[0]
 
 
-def test_a_call_that_nobody_answers_costs_its_own_trajectory(tokenizer):
-    """One query hangs the server: its trajectory ends, the one beside it does not."""
+def test_an_unanswered_call_ends_its_own_trajectory_alone(tokenizer):
+    """One query blocks the server: its trajectory fails, a concurrent one does not."""
 
     def behave(queries):
         if "zzz" in queries:
@@ -136,7 +136,7 @@ def test_a_call_that_nobody_answers_costs_its_own_trajectory(tokenizer):
 
     with retrieval(behave) as (url, seen):
         sampler = ScriptedSampler(tokenizer, script)
-        rollout = Rollout(sampler, pool_at(url, 1.0, retries=1), Chat(tokenizer), Limits(3, 200, 4000), 1.0)
+        rollout = Rollout(sampler, executor_at(url, 1.0, retries=1), Chat(tokenizer), Limits(3, 200, 4000), 1.0)
         failed, finished = asyncio.run(play(rollout))
     assert failed.stop is StopReason.TOOL_FAILED and failed.output is None
     assert [turn.kind for turn in failed.turns] == ["prompt", "sampled"]
@@ -144,63 +144,63 @@ def test_a_call_that_nobody_answers_costs_its_own_trajectory(tokenizer):
     assert seen.count(["zzz"]) == 2 and len(sampler.released) == 2
 
 
-def test_a_stuck_thread_is_given_up_at_the_deadline():
+def test_a_stuck_thread_is_abandoned_at_the_deadline():
     """The attempt's own timeout is longer than the deadline: the call ends in time, and its late answer is dropped."""
 
-    async def play(pool):
+    async def play(executor):
         started = time.monotonic()
-        lost = await pool.call(CALLS[0])
+        failed = await executor.call(CALLS[0])
         seconds = time.monotonic() - started
         await asyncio.sleep(0.6)
-        return lost, seconds, await pool.call(CALLS[1])
+        return failed, seconds, await executor.call(CALLS[1])
 
     with retrieval(lambda queries: [time.sleep(0.7 * (q == QUERIES[0])) or q for q in queries]) as (url, _):
-        lost, seconds, after = asyncio.run(play(pool_at(url, timeout_s=5, deadline_s=0.3)))
-    assert lost is None and seconds < 0.6 and after == QUERIES[1]
+        failed, seconds, after = asyncio.run(play(executor_at(url, timeout_s=5, deadline_s=0.3)))
+    assert failed is None and seconds < 0.6 and after == QUERIES[1]
 
 
-def test_a_tool_that_is_gone_stops_the_run_in_time():
-    async def play(pool):
-        lost = 0
+def test_a_tool_that_stopped_answering_ends_the_run():
+    async def play(executor):
+        failed = 0
         started = time.monotonic()
         try:
             while True:
-                lost += await pool.call(CALLS[0]) is None
+                failed += await executor.call(CALLS[0]) is None
         except UserError as error:
-            return lost, time.monotonic() - started, str(error)
+            return failed, time.monotonic() - started, str(error)
 
-    pool = pool_at("http://127.0.0.1:9", give_up_after_s=0.3)
-    lost, seconds, message = asyncio.run(play(pool))
-    assert lost >= 2 and 0.3 <= seconds < 1.5
+    executor = executor_at("http://127.0.0.1:9", give_up_after_s=0.3)
+    failed, seconds, message = asyncio.run(play(executor))
+    assert failed >= 2 and 0.3 <= seconds < 1.5
     assert "has answered no call" in message and "http://127.0.0.1:9/retrieve: no answer in 1 attempts" in message
 
 
-def test_one_success_says_that_the_tool_is_there():
-    """Failures, however many and long, do not stop the run while others succeed between them."""
+def test_a_success_resets_the_failures():
+    """Failures, however many and long, do not end the run while others succeed between them."""
     failing = iter([True, True, False] * 4)
 
-    async def play(pool):
+    async def play(executor):
         found = []
         for _ in range(12):
-            found.append(await pool.call(CALLS[0]))
+            found.append(await executor.call(CALLS[0]))
             await asyncio.sleep(0.02)
         return found
 
     with retrieval(lambda queries: None if next(failing) else queries) as (url, _):
-        found = asyncio.run(play(pool_at(url, give_up_after_s=0.0)))
+        found = asyncio.run(play(executor_at(url, give_up_after_s=0.0)))
     assert found == [None, None, QUERIES[0]] * 4
 
 
-def test_a_refusal_is_the_users_to_mend():
-    """What no other attempt can mend ends the run at once."""
+def test_a_wrong_answer_ends_the_run():
+    """An error that no retry can fix ends the run at once."""
     few = pytest.raises(UserError, match="not the answer of a retrieval server")
     with retrieval(lambda queries: queries[1:]) as (url, _), few:
-        asyncio.run(ask(pool_at(url), CALLS))
+        asyncio.run(ask(executor_at(url), CALLS))
 
 
 def test_a_cancelled_caller_leaves_the_others_their_answers(index):
-    async def play(pool):
-        first, second = (asyncio.ensure_future(pool.call(call)) for call in CALLS[:2])
+    async def play(executor):
+        first, second = (asyncio.ensure_future(executor.call(call)) for call in CALLS[:2])
         await asyncio.sleep(0)
         first.cancel()
         return await second

@@ -19,7 +19,7 @@ from aslfast.data.qa_dataset import write_questions
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab.world import World
 from aslfast.trainer import train
-from aslfast.trainer.datasets import lab_questions
+from aslfast.trainer.lab_datasets import lab_questions
 
 TIMING = {"seconds", "tokens_per_s", "sync_check_ms"}
 SMALL = [

@@ -48,13 +48,13 @@ def measure(
 ) -> None:
     """Evaluate a base at the three roles on new worlds, before any reinforcement learning."""
     from aslfast.cli.progress import Meter, quiet_libraries
-    from aslfast.trainer.lab_evaluation import measure_base
+    from aslfast.trainer.lab_evaluation import evaluate_base
 
     quiet_libraries()
     scores: list[dict[str, Any]] = []
     with Meter("measure", worlds, "worlds", quiet) as meter:
         for seed in range(FIRST_WORLD, FIRST_WORLD + worlds):
-            scores += measure_base(model, [seed])
+            scores += evaluate_base(model, [seed])
             meter.advance()
     print_json(scores) if as_json else print_scores(scores)
 

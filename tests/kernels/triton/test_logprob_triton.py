@@ -7,9 +7,9 @@ the same dtype and widened to float32 for the softmax, plus the same floor.
 import pytest
 import torch
 import torch.nn.functional as F
-
 from aslfast_kernels import linear_logprob, logprob
 from aslfast_kernels.logprobs import head
+
 from tests.support.exact_logprob import DTYPES, EPS32, SCALINGS, Case, assert_as_exact, naive, problem, run_naive
 from tests.support.triton_interpreter import DEVICE
 

@@ -1,0 +1,84 @@
+"""The model that the learner trains: log-probs of packed batches, with the active adapter or the base alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from aslfast_kernels import linear_logprob
+from peft import PeftModel
+from peft.helpers import disable_input_dtype_casting
+from torch import Tensor
+
+from aslfast.config.schema import LearnerConfig
+from aslfast.learner import attention
+from aslfast.learner.batch import Batch
+from aslfast.models.activation_checkpointing import checkpoint_activations
+
+
+class PackedModel:
+    """A PEFT model whose forward pass takes packed batches; UserError where its attention is not supported.
+
+    temperature: of the sampler, so that log-probs are those of the distribution that was sampled from.
+    """
+
+    def __init__(self, model: PeftModel, config: LearnerConfig, temperature: float) -> None:
+        self.base: Any = model.get_base_model()
+        attention.check_architecture(self.base)
+        self.attention = attention.choose_backend(config.attention, model.device, self.base.dtype)
+        self.model, self.temperature, self.activation_checkpointing = (
+            model,
+            temperature,
+            config.activation_checkpointing,
+        )
+
+    @contextmanager
+    def training_mode(self) -> Iterator[None]:
+        """Switch to packed attention, activation checkpointing and adapter inputs in the base's dtype.
+
+        All is undone at the end, since the sampler uses the same modules.
+        """
+        config = self.base.get_decoder().config
+        before, config._attn_implementation = config._attn_implementation, attention.NAME
+        try:
+            with (
+                checkpoint_activations(self.base, self.activation_checkpointing),
+                disable_input_dtype_casting(self.model),
+            ):
+                yield
+        finally:
+            config._attn_implementation = before
+
+    def attend(self, batch: Batch) -> attention.Attend:
+        """Return the attention backend of a batch."""
+        return attention.BACKENDS[self.attention](batch.segments, self.base.dtype)
+
+    def logprobs(self, batch: Batch, attend: attention.Attend) -> Tensor:
+        """Return the log-probs of the loss tokens [L], float32, scaled by the temperature, with the active adapter."""
+        head = self.base.get_output_embeddings()
+        logp_L = linear_logprob(
+            self.hidden(batch, attend)[batch.source_L], head.weight, batch.target_L, bias=getattr(head, "bias", None),
+            temperature=self.temperature, softcap=getattr(self.base.config, "final_logit_softcapping", None),
+        )  # fmt: skip
+        assert isinstance(logp_L, Tensor)  # no entropies were requested
+        return logp_L
+
+    def base_logprobs(self, batch: Batch, attend: attention.Attend) -> Tensor:
+        """Return the same log-probs with the base alone, without a gradient."""
+        with torch.no_grad(), self.model.disable_adapter():
+            return self.logprobs(batch, attend)
+
+    def hidden(self, batch: Batch, attend: attention.Attend) -> Tensor:
+        """Return the last hidden states [T, D].
+
+        A base in half precision computes in it, adapters included; their weights and gradients stay float32. Without
+        autocast PEFT would widen, and keep for the backward, the input of every adapted layer.
+        """
+        device, dtype = batch.input_T.device.type, self.base.dtype
+        with torch.autocast(device, dtype, enabled=dtype in (torch.bfloat16, torch.float16)):
+            out = self.base.get_decoder()(
+                input_ids=batch.input_T[None], position_ids=batch.position_T[None], use_cache=False, attend=attend
+            )
+        return out.last_hidden_state[0]
