@@ -42,7 +42,6 @@ def make_importable() -> None:
 make_importable()
 
 from aslfast_kernels import group_advantage, linear_logprob, logprob, policy_loss  # noqa: E402
-
 from bench.kernels.peers import peers, torch_eager  # noqa: E402
 from bench.kernels.timing import Timer, launches  # noqa: E402
 

@@ -29,7 +29,7 @@ from bench.shared.stamp import ROOT, quantiles, stamp
 
 Kind = Literal["none", "selective", "layers"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-SHAPE = {
+SHAPE: dict[str, Any] = {
     "hidden_size": 448, "intermediate_size": 2368, "num_hidden_layers": 8, "num_attention_heads": 7,
     "num_key_value_heads": 1, "vocab_size": 1024, "max_position_embeddings": 4096,
 }  # fmt: skip

@@ -11,12 +11,14 @@ everything but matrix products, and recomputation. Overcounted: the first layer'
 
 from __future__ import annotations
 
+from typing import Any
+
 from peft import PeftModel
 
 
 def step_flops(model: PeftModel, tokens: int, loss_tokens: int, pairs: int, role: str) -> float:
     """Return the FLOPs of one step over `tokens` tokens through the model and `pairs` attention pairs."""
-    base = model.get_base_model()
+    base: Any = model.get_base_model()
     config, decoder = base.config, base.get_decoder()
     weights = [(name, p.numel()) for name, p in decoder.layers.named_parameters() if p.dim() == 2]
     adapter = sum(n for name, n in weights if f".{role}." in name)

@@ -8,6 +8,7 @@ With `by_length` rows are sorted first, which TRL does not do by itself: less pa
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -23,6 +24,7 @@ class PaddedStep:
         self, model: PeftModel, temperature: float, rows: int, by_length: bool, clip: tuple[float, float]
     ) -> None:
         self.model, self.temperature, self.rows, self.by_length, self.clip = model, temperature, rows, by_length, clip
+        self.base: Any = model.get_base_model()
 
     def accumulate(
         self, trajectories: Sequence[Trajectory], advantages: Sequence[float], loss_tokens: float
@@ -55,12 +57,12 @@ class PaddedStep:
     def logprobs(self, ids_BT: Tensor, attention_mask_BT: Tensor, n_last: int) -> Tensor:
         """Return the log-probs of the last tokens of each row [B, n_last]."""
         hidden_BCD = self.hidden(ids_BT, attention_mask_BT)[:, -n_last - 1 : -1]
-        logits_BCV = self.model.get_base_model().get_output_embeddings()(hidden_BCD) / self.temperature
+        logits_BCV = self.base.get_output_embeddings()(hidden_BCD) / self.temperature
         chosen_BC = logits_BCV.gather(-1, ids_BT[:, -n_last:, None])[..., 0]
         return (chosen_BC - logits_BCV.logsumexp(-1)).float()
 
     def hidden(self, ids_BT: Tensor, attention_mask_BT: Tensor) -> Tensor:
         """Return the last hidden states [B, T, D]."""
-        decoder, dtype = self.model.get_base_model().get_decoder(), self.model.get_base_model().dtype
+        decoder, dtype = self.base.get_decoder(), self.base.dtype
         with torch.autocast(ids_BT.device.type, dtype, enabled=dtype == torch.bfloat16):
             return decoder(input_ids=ids_BT, attention_mask=attention_mask_BT, use_cache=False).last_hidden_state

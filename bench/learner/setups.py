@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import transformers
@@ -31,7 +31,7 @@ class Setup:
     micro_batch_tokens: int
     padded_rows: int  # of a padded micro-batch
     activation_checkpointing: Literal["none", "selective", "layers"] = "none"
-    base: Mapping[str, int] = field(default_factory=dict)  # of Qwen2Config; empty: the lab's own base
+    base: Mapping[str, Any] = field(default_factory=dict)  # of Qwen2Config; empty: the lab's own base
 
     def rehearsal(self) -> Setup:
         """Return the setup with a base small enough for a test."""
@@ -45,7 +45,7 @@ SETUPS = {
         "num_key_value_heads": 4, "vocab_size": 152064,
     }),
 }  # fmt: skip
-REHEARSAL = {
+REHEARSAL: Mapping[str, Any] = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "vocab_size": 512,
 }  # fmt: skip
@@ -96,7 +96,7 @@ def sides_of(setup: Setup, model: PeftModel) -> dict[str, Side]:
 
 
 def on_policy(learner: Learner, trajectories: list[Trajectory]) -> list[Trajectory]:
-    """Return the trajectories with the model's own log-probs as the sampler's: all ratios are 1, no token is clipped."""
+    """Return the trajectories with the model's own log-probs as the sampler's: ratios are 1, nothing is clipped."""
     learner.model.set_adapter(ROLE)
     found = []
     for t in trajectories:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import transformers
 from peft import PeftModel
-from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.tuners.lora import Linear as LoraLinear
 
 from aslfast.core import ROLES
 from aslfast.models import lora
@@ -53,7 +53,7 @@ def save_merged_base(base: Path, model: PeftModel, role: str, folder: Path) -> N
     merged, _ = lora.load_base(base, model.dtype, "cpu")
     weights = dict(merged.named_parameters())
     for name, module in model.get_base_model().named_modules():
-        if isinstance(module, BaseTunerLayer):
+        if isinstance(module, LoraLinear):
             weight = weights[f"{name}.weight"]
             weight.data += module.get_delta_weight(role).detach().to(weight)
     merged.save_pretrained(folder)

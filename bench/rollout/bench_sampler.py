@@ -29,15 +29,16 @@ from aslfast.sampler.protocol import SampleRequest
 from bench.shared.results import write_result
 from bench.shared.stamp import ROOT, quantiles, stamp, versions_of
 
-SHAPE = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
+SHAPE: dict[str, Any] = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 def build_model(args: argparse.Namespace) -> peft.PeftModel:
     """Return a random base with three adapters."""
     torch.manual_seed(args.seed)
     config = transformers.Qwen2Config(**SHAPE, vocab_size=args.vocab, intermediate_size=384, eos_token_id=None)
-    base = transformers.Qwen2ForCausalLM(config).to(device=args.device, dtype=getattr(torch, args.dtype)).eval()
+    base: Any = transformers.Qwen2ForCausalLM(config)
     lora = peft.LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear", init_lora_weights=False)
+    base = base.to(args.device, getattr(torch, args.dtype)).eval()
     model = peft.PeftModel(base, lora, adapter_name=ROLES[0])
     for role in ROLES[1:]:
         model.add_adapter(role, lora)

@@ -34,7 +34,7 @@ class ForcedStep:
     @classmethod
     def of(cls, config: RunConfig, rollout: LongTailed, tasks: Sequence[Task]) -> ForcedStep:
         """Return the step of these tasks over the rollout's sampler."""
-        versions = dict.fromkeys(ROLES, 0)
+        versions: dict[str, int] = dict.fromkeys(ROLES, 0)
         prefix_cache, limit = PrefixCacheMeter(rollout.sampler, versions), PrioritySemaphore(max_concurrent(config))
         rollout, seed = replace(rollout, sampler=prefix_cache), stable_seed(config.seed, 0, 0)
         return cls(RolloutContext(config, rollout, limit, versions, 0, seed), rollout, prefix_cache, tasks)

@@ -1,9 +1,9 @@
 """One full ASL round by part: generator, GRM and policy phase; rollout, tool, reward, learn, sync, commit.
 
-    python -m bench.round.bench_round --out bench/results/round-cpu.json                        # a CPU, the lab's tiny base
-    python -m bench.round.bench_round --set sampler.kind=sglang --out runs/round-engine.json    # with the engine
-    python -m bench.round.bench_round --shape qwen2.5-7b --out bench/results/round-gpu.json     # a GPU, random weights
-    python -m bench.round.bench_round --shape qwen2.5-7b --small                                # a rehearsal on a CPU
+    python -m bench.round.bench_round --out bench/results/round-cpu.json                      # a CPU, the tiny base
+    python -m bench.round.bench_round --set sampler.kind=sglang --out runs/round-engine.json  # with the engine
+    python -m bench.round.bench_round --shape qwen2.5-7b --out bench/results/round-gpu.json   # a GPU, random weights
+    python -m bench.round.bench_round --shape qwen2.5-7b --small                              # a rehearsal on a CPU
 
 The real engine runs rounds of a recipe under a clock (parts.py). The first round pays for start-up and is not measured;
 the next --repeats are. They are different work, since the roles have learned meanwhile: so the tables show the round of
@@ -60,7 +60,7 @@ from bench.shared.stamp import ROOT, four_digits, quantiles, stamp, versions_of
 def measure(config: RunConfig, lengths: Lengths | None, repeats: int, folder: Path) -> dict[str, Any]:
     """Return the measurements of `repeats` rounds."""
     with open_run(config, folder, lengths) as context:
-        base = context.learner.model.get_base_model()
+        base: Any = context.learner.model.get_base_model()
         rate, clock = matmul_flops_per_s(base.device.type, base.dtype), clock_of(context)
         play_round(context, 1)
         rounds = [measure_round(context, number, rate) for number in range(2, repeats + 2)]

@@ -29,7 +29,8 @@ from aslfast.rounds.records import StepRecord
 from bench.learner.step_parts import LOSS_PART, STEP_PARTS, timed_methods
 from bench.shared.part_clock import PartClock, Seconds
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 Replacement = tuple[object, str, object]  # (owner, name, what to put there)
 
 PARTS = ("rollout", "tool", "reward", "learn", "sync", "commit", "monitor", "rest")

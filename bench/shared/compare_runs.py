@@ -20,7 +20,7 @@ TIMINGS = {"seconds", "tokens_per_s", "sync_check_ms"}
 ABSOLUTE = 1e-4  # differences of log-probs are themselves last bits
 
 
-def lines_of(file: Path, renamed: Mapping[str, str]) -> list[dict[str, object]]:
+def lines_of(file: Path, renamed: Mapping[str, str]) -> list[object]:
     """Return the records of a file of JSON lines, keys renamed, without timings."""
     return [_renamed(json.loads(line), renamed) for line in file.read_text(encoding="utf-8").splitlines()]
 

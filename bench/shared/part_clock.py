@@ -10,7 +10,8 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 import torch
 
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Seconds(NamedTuple):

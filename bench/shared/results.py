@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from aslfast.config.renamed import RENAMED as RENAMED_SETTINGS
+
 Result = Mapping[str, Any]
 
 _RATES = {
@@ -42,7 +44,7 @@ RENAMED: Mapping[str, Mapping[str, str]] = {  # by benchmark: a key in older fil
 
 
 def read_result(file: Path) -> Result:
-    """Return a result file, keys of older files under their names of today."""
+    """Return a result file, keys and settings of older files under their names of today."""
     result = json.loads(file.read_text(encoding="utf-8"))
     return _renamed(result, RENAMED.get(result["bench"], {}))
 
@@ -51,8 +53,15 @@ def _renamed(value: Any, renamed: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_renamed(item, renamed) for item in value]
     if isinstance(value, dict):
-        return {renamed.get(key, key): _renamed(item, renamed) for key, item in value.items()}
+        items = {renamed.get(key, key): _renamed(item, renamed) for key, item in value.items()}
+        return {key: list(map(_setting, item)) if key == "set" else item for key, item in items.items()}
     return value
+
+
+def _setting(text: str) -> str:
+    """Return an override of a recipe, "key=value", with the key of today."""
+    key, equals, value = text.partition("=")
+    return RENAMED_SETTINGS.get(key, key) + equals + value
 
 
 def write_result(file: Path, result: Result, indent: int | None = 2) -> None:
