@@ -16,9 +16,9 @@ _INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def choose_impl(impl: str | None, tensor: Tensor, float64: bool = False) -> str:
-    """The implementation to run on `tensor`'s device; None means "triton" on CUDA and "torch" elsewhere.
+    """Return the implementation to run on `tensor`'s device; None means "triton" on CUDA and "torch" elsewhere.
 
-    float64: whether the kernel takes it.
+    float64: whether the kernel takes it. Raises ValueError or TypeError where Triton cannot run.
     """
     check_choice("impl", impl, (None, "torch", "triton"))
     if (impl or ("triton" if tensor.is_cuda else "torch")) == "torch":
@@ -26,36 +26,38 @@ def choose_impl(impl: str | None, tensor: Tensor, float64: bool = False) -> str:
     if not _HAS_TRITON:
         raise ValueError('impl: "triton" needs the package triton; install it, or pass impl="torch"')
     if not (tensor.is_cuda or _INTERPRETED):
-        remedy = 'pass impl="torch" (or start Python with TRITON_INTERPRET=1, slow and for tests)'
-        raise ValueError(f'impl: "triton" needs CUDA tensors, got {tensor.device.type}; {remedy}')
+        suggestion = 'pass impl="torch" (or start Python with TRITON_INTERPRET=1, slow and for tests)'
+        raise ValueError(f'impl: "triton" needs CUDA tensors, got {tensor.device.type}; {suggestion}')
     if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, *((torch.float64,) if float64 else ())):
         raise TypeError(f'impl: "triton" takes float32, float16 and bfloat16, got {tensor.dtype}; pass impl="torch"')
     return "triton"
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype of the arithmetic: float64 for float64 inputs (so that gradcheck works), float32 for all others."""
+    """Return the dtype of the arithmetic: float64 for float64 inputs (so that gradcheck works), else float32."""
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 def check_choice(name: str, value: object, allowed: Sequence[object]) -> None:
+    """Raise ValueError unless `value` is one of `allowed`."""
     if value not in allowed:
         raise ValueError(f"{name}: got {value!r}, expected one of {', '.join(map(repr, allowed))}")
 
 
 def check_positive(name: str, value: float | None, above: float = 0.0) -> None:
-    """A finite number greater than `above`; None is refused like any other."""
+    """Raise ValueError unless `value` is a finite number greater than `above`; None is refused like any other."""
     if value is None or not (math.isfinite(value) and value > above):
         raise ValueError(f"{name}: got {value!r}, expected a finite number > {above:g}")
 
 
 def check_not_negative(name: str, value: float) -> None:
+    """Raise ValueError unless `value` is a finite number of at least 0."""
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name}: got {value!r}, expected a finite number >= 0")
 
 
 def check_tensor(name: str, tensor: Tensor, shape: Sequence[int | None], kind: str, like: Tensor | None = None) -> None:
-    """Shape (None = any size), dtype kind ("float", "integer" or "bool") and, with `like`, the device.
+    """Check the shape (None = any size), the dtype's kind ("float", "integer" or "bool") and, with `like`, the device.
 
     Raises TypeError for the kind, ValueError for the shape and the device.
     """
@@ -77,7 +79,7 @@ def check_tensor(name: str, tensor: Tensor, shape: Sequence[int | None], kind: s
 
 
 def check_indices(name: str, index: Tensor, low: int, high: int, hint: str = "", mask: Tensor | None = None) -> None:
-    """Every value of the 1-D `index` (under `mask`) lies in low..high-1; the error names the first that does not."""
+    """Raise ValueError, naming the first, where a value of the 1-D `index` (under `mask`) is outside low..high-1."""
     bad = (index < low) | (index >= high)
     bad = bad if mask is None else bad & mask
     if bad.any():

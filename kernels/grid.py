@@ -1,4 +1,4 @@
-"""What a launch of many programs needs to end as one result: a barrier for the whole grid, and who came last.
+"""Device-side synchronisation of a launch of many programs that end as one result: a barrier, and who came last.
 
 Two int32 counters in device memory, zero before and after every launch: [0] arrivals at barriers, [1] programs done.
 """
@@ -16,8 +16,10 @@ MAX_PROGRAMS = 512  # partial results that the last program reads at once; twice
 
 @triton.jit
 def grid_barrier(counters_ptr, arrivals):
-    """Waits until `arrivals` (the number of programs times the barriers so far) have come. Launch it cooperatively:
-    with programs that wait for their turn on the chip it would never end."""
+    """Wait until `arrivals` (the number of programs times the barriers so far) have come.
+
+    Launch it cooperatively: with programs that wait for their turn on the chip it would never end.
+    """
     tl.debug_barrier()  # all warps' writes come before the one arrival
     tl.atomic_add(counters_ptr, 1, sem="acq_rel")
     while tl.atomic_add(counters_ptr, 0, sem="acquire") < arrivals:
@@ -27,7 +29,7 @@ def grid_barrier(counters_ptr, arrivals):
 
 @triton.jit
 def is_last(counters_ptr):
-    """True in the program that finishes last, which sees what all others wrote and leaves both counters at zero."""
+    """Return True in the program that finishes last, which sees all others' writes and zeroes both counters."""
     tl.debug_barrier()
     last = tl.atomic_add(counters_ptr + 1, 1, sem="acq_rel") == tl.num_programs(0) - 1
     if last:
@@ -37,10 +39,10 @@ def is_last(counters_ptr):
 
 
 def count_programs(device: torch.device, blocks: int, waits: bool) -> int:
-    """One program for each multiprocessor where the grid waits: they then run all at once, whatever registers they
-    take; else two at most.
+    """Return one program for each multiprocessor where the grid waits, else at most two.
 
-    The interpreter runs programs one after the other: it may have several only where none waits for a later one.
+    Waiting programs must run all at once, whatever registers they take. The interpreter runs programs one after the
+    other: it may have several only where none waits for a later one.
     """
     if device.type != "cuda":
         return 1 if waits else min(max(blocks, 1), 3)
@@ -49,7 +51,7 @@ def count_programs(device: torch.device, blocks: int, waits: bool) -> int:
 
 
 def counters(device: torch.device) -> torch.Tensor:
-    """The two counters. One pair for each stream, since launches of two streams may overlap; launches reset them.
+    """Return the two counters: one pair for each stream, since launches of two streams may overlap.
 
     A CUDA graph under capture gets its own, which every replay zeroes.
     """

@@ -70,7 +70,7 @@ def lab_index(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def lab_tokenizer():
-    from aslfast.lab.pretrain import make_tokenizer
+    from aslfast.lab.tokenizer import make_tokenizer
 
     return make_tokenizer()
 

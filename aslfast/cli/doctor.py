@@ -1,61 +1,60 @@
-"""`aslfast doctor`."""
+"""The work of `aslfast doctor`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
+from aslfast.cli.options import print_json
 from aslfast.cli.progress import quiet_libraries, stderr, stdout
 from aslfast.errors import UserError
-from aslfast.preflight.machine import Line, check_machine
+from aslfast.preflight.check import CheckResult, one_line_error
+from aslfast.preflight.machine import check_machine
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
-KINDS = ("local", "sglang")
 
 
 def doctor(kind: str | None, model: str, as_json: bool) -> bool:
-    """Checks, prints, and says whether no line has failed. Raises UserError for an unknown sampler."""
-    if kind is not None and kind not in KINDS:
-        raise UserError(f"--sampler {kind}: use one of {', '.join(KINDS)}")
+    """Run the checks, print them, and return whether none has failed. Raise UserError for an unknown sampler."""
+    if kind not in (None, "local", "sglang"):
+        raise UserError(f"--sampler {kind}: use one of local, sglang")
     quiet_libraries()
-    lines, result = check_machine(), {}
+    results, report = check_machine(), {}
     if kind:
-        found, proof = _sampler_lines(kind, model, as_json)
-        lines += found
-        result = {"sampler": proof}
-    ok = all(line.ok for line in lines)
+        if not as_json:
+            stderr().print(f"doctor: opening the {kind} sampler over {model}", markup=False)
+        found, sampler_report = _check_sampler(kind, model)
+        results += found
+        report = {"sampler": sampler_report}
+    ok = all(result.ok for result in results)
     if as_json:
-        rows = [{"name": line.name, "ok": line.ok, "detail": line.detail, "remedy": line.remedy} for line in lines]
-        print(json.dumps({"ok": ok, "lines": rows, **result}))
+        lines = [{"name": r.name, "ok": r.ok, "detail": r.detail, "suggestion": r.suggestion} for r in results]
+        print_json({"ok": ok, "lines": lines, **report})
     else:
-        print_lines(lines)
+        print_results(results)
     return ok
 
 
-def _sampler_lines(kind: Any, model: str, quiet: bool) -> tuple[list[Line], dict[str, Any] | None]:
-    if not quiet:
-        stderr().print(f"doctor: opening the {kind} sampler over {model}", markup=False)
+def _check_sampler(kind: str, model: str) -> tuple[list[CheckResult], dict[str, object] | None]:
     try:
         from aslfast.preflight.sampler_check import check_sampler
-    except Exception as error:  # it needs all that the lines above report on
-        why = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        return [Line("sampler", "failed", why, "mend the failed lines above first")], None
-    lines, proof = check_sampler(kind, model)
-    return lines, proof.as_json() if proof else None
+    except Exception as error:  # it needs all that the checks above report on
+        return [CheckResult("sampler", "failed", one_line_error(error), "repair the failed lines above first")], None
+    results, report = check_sampler("local" if kind == "local" else "sglang", model)
+    return results, report.as_json() if report else None
 
 
-def print_lines(lines: Sequence[Line]) -> None:
+def print_results(results: Sequence[CheckResult]) -> None:
+    """Print the checks as a table, with what to do about those that are not ok."""
     made = Table(box=SIMPLE_HEAD, pad_edge=False)
     for name in ("check", "state", "found"):
         made.add_column(name, no_wrap=name != "found")
-    for line in lines:
-        found = Text(line.detail)
-        if line.remedy:
-            found.append(f"\n-> {line.remedy}", style=COLOURS[line.state])
-        made.add_row(line.name, Text(line.state, style=COLOURS[line.state]), found)
+    for result in results:
+        found = Text(result.detail)
+        if result.suggestion:
+            found.append(f"\n-> {result.suggestion}", style=COLOURS[result.state])
+        made.add_row(result.name, Text(result.state, style=COLOURS[result.state]), found)
     stdout().print(made)

@@ -1,10 +1,10 @@
-"""Options that several commands share, and how a result is printed for programs."""
+"""Options that several commands share, and the printing of a result for programs."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -41,8 +41,13 @@ Prompts = Annotated[
 Seed = Annotated[
     int | None, typer.Option("--seed", min=0, help="Seed of everything random; the same seed gives the same result.")
 ]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=0, help="CPU threads to use; 0 means all cores.")]
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
+    """Print one JSON object, the only output on stdout."""
     print(json.dumps(value, ensure_ascii=False))

@@ -1,9 +1,8 @@
-"""`aslfast plan`: how a run's memory divides on one GPU, and the settings that follow."""
+"""The work of `aslfast plan`: a run's memory on one GPU, part by part, and the settings that follow."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -15,12 +14,14 @@ from aslfast.errors import UserError
 from aslfast.preflight.architectures import read_shape
 from aslfast.preflight.memory_fit import MemoryPlan, card_of, make_plan, typical_tokens
 from aslfast.preflight.memory_model import GB, has_engine
-from aslfast.preflight.memory_suggestions import refusal, remedies, told, written
+from aslfast.preflight.memory_suggestions import formatted, refusal, suggest, toml_value
 
 
 def show(config: RunConfig, model: str | None, gpu: str, json_wanted: bool) -> None:
-    """Prints the plan, of `model` in place of the configured one if given. Raises UserError, after it, where the run
-    cannot fit."""
+    """Print the plan of a run, with `model` in place of the configured one if given.
+
+    Raise UserError, after printing, where the run cannot fit.
+    """
     quiet_libraries()
     card = card_of(gpu)
     plan = make_plan(config, read_shape(model or config.model.path, config.lora.rank), card)
@@ -29,7 +30,8 @@ def show(config: RunConfig, model: str | None, gpu: str, json_wanted: bool) -> N
         raise UserError(refusal(plan, config))
 
 
-def as_json(plan: MemoryPlan, config: RunConfig) -> dict[str, Any]:
+def as_json(plan: MemoryPlan, config: RunConfig) -> dict[str, object]:
+    """Return what `--json` prints."""
     context, typical = config.sampler.max_context, typical_tokens(config)
     return {
         "recipe": config.recipe,
@@ -40,15 +42,19 @@ def as_json(plan: MemoryPlan, config: RunConfig) -> dict[str, Any]:
         "bytes": plan.n_bytes,
         "parts": [asdict(part) for part in plan.parts],
         "kv_tokens": plan.kv_tokens,
-        "rows": {"max_context": plan.rows(context), "typical": plan.rows(typical), "typical_tokens": typical},
+        "trajectories": {
+            "max_context": plan.trajectories(context),
+            "typical": plan.trajectories(typical),
+            "typical_tokens": typical,
+        },
         "settings": dict(plan.settings) if plan.fits else {},
-        "remedies": [] if plan.fits else [asdict(remedy) for remedy in remedies(config, plan.shape, plan.card)],
+        "suggestions": [] if plan.fits else [asdict(found) for found in suggest(config, plan.shape, plan.card)],
         "measured": False,
     }
 
 
 def print_plan(plan: MemoryPlan, config: RunConfig) -> None:
-    """The parts, what is left for trajectories, and the settings as they can be copied."""
+    """Print the parts, the room for trajectories, and the settings to copy."""
     shape = plan.shape
     n = config.distributed.model_parallel_size
     cards = "one GPU" if n == 1 else f"each of {n} GPUs"
@@ -62,25 +68,26 @@ def print_plan(plan: MemoryPlan, config: RunConfig) -> None:
         print(_room(plan, config))
         print("Settings that follow:")
         for key, value in plan.settings.items():
-            print(f"  --set {key}={written(value)}{_before(config, key, value)}")
+            print(f"  --set {key}={toml_value(value)}{_before(config, key, value)}")
     else:
-        print("It does not fit, with the smallest micro-batch and one row. What helps:")
-        for remedy in remedies(config, shape, plan.card):
-            print(f"  {told(remedy)}")
+        print("It does not fit, with the smallest micro-batch and one running request. What helps:")
+        for suggestion in suggest(config, shape, plan.card):
+            print(f"  {formatted(suggestion)}")
     print("Peaks on a GPU: not measured.")
 
 
 def _room(plan: MemoryPlan, config: RunConfig) -> str:
     context, typical = config.sampler.max_context, typical_tokens(config)
-    whole = f"The KV pool holds {plan.rows(context):,} trajectories of max_context ({context:,} tokens)"
-    share = f", {plan.rows(typical):,} of a quarter of it (assumed typical)" if has_engine(config) else ""
-    return f"{whole}{share}."
+    whole = f"The KV pool holds {plan.trajectories(context):,} trajectories of max_context ({context:,} tokens)"
+    quarter = f", {plan.trajectories(typical):,} of a quarter of it (assumed typical)" if has_engine(config) else ""
+    return f"{whole}{quarter}."
 
 
-def _before(config: RunConfig, key: str, value: Any) -> str:
+def _before(config: RunConfig, key: str, value: object) -> str:
+    """Return a comment with the configured value, if it differs."""
     table, name = key.split(".")
     before = getattr(getattr(config, table), name)
-    return "" if before == value else f"   # now {written(before)}"
+    return "" if before == value else f"   # now {toml_value(before)}"
 
 
 def _table(plan: MemoryPlan) -> Table:

@@ -1,4 +1,4 @@
-"""What a person sees of long work: bars on a terminal, sparse lines elsewhere, nothing when quiet. All on stderr."""
+"""Progress of long work, on stderr: a bar on a terminal, a line every 10 s elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
@@ -13,27 +13,29 @@ PLAIN_EVERY_S = 10.0  # between two lines where stderr is no terminal
 
 
 def stderr() -> Console:
+    """Return a console on stderr, which never breaks lines."""
     return Console(file=sys.stderr, highlight=False, soft_wrap=True)
 
 
 def stdout() -> Console:
-    """Where stdout is no terminal nothing says how wide it is: wide enough for every table."""
+    """Return a console on stdout; where that is no terminal, wide enough for every table."""
     return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=120)
 
 
 def printable(text: str) -> str:
-    """What a model or a passage says, without the control characters that would steer a terminal."""
+    """Return a text of a model or a passage without the control characters that would steer a terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def clock(seconds: float) -> str:
+    """Return seconds as h:mm:ss or m:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class Meter:
-    """Progress of one long piece of work: done of total, a rate, the time left at the pace so far.
+    """The progress of one piece of work: done of total, a rate, the time left at the pace so far.
 
     The rate is that of `done`, or of tokens once `advance` is given any. Without a total it only counts.
     """
@@ -62,14 +64,15 @@ class Meter:
             self._bar.stop()
         if kind is None and not self.quiet:
             self.total = self.done
-            stderr().print(
-                f"{self.title}: {self.state()} in {clock(time.perf_counter() - self._started)}", markup=False
-            )
+            seconds = clock(time.perf_counter() - self._started)
+            stderr().print(f"{self.title}: {self.state()} in {seconds}", markup=False)
 
     def advance(self, amount: float = 1, tokens: int = 0, note: str | None = None) -> None:
+        """Count an amount as done, and sampled tokens."""
         self.move_to(self.done + amount, tokens, note)
 
     def move_to(self, done: float, tokens: int = 0, note: str | None = None) -> None:
+        """Set the amount done and, unless None, the note that follows the numbers; show both."""
         self.done, self.tokens, self.note = done, self.tokens + tokens, self.note if note is None else note
         if self.total is not None:
             self.total = max(self.total, done)
@@ -80,18 +83,20 @@ class Meter:
             stderr().print(f"{self.title}: {self.state()}", markup=False)
 
     def restart(self) -> None:
-        """Rate and time left count from here."""
+        """Count rate and time left from now on."""
         self._started, self._done_before, self.tokens = time.perf_counter(), self.done, 0
 
     def say(self, line: str) -> None:
-        """A line that stays, above the bar."""
+        """Print a line that stays, above the bar."""
         if not self.quiet:
             (self._bar.console if self._bar else stderr()).print(line, markup=False)
 
     def rate(self) -> float:
+        """Return the rate since the start or restart: tokens a second, or units."""
         return (self.tokens or self.done - self._done_before) / max(time.perf_counter() - self._started, 1e-9)
 
     def state(self) -> str:
+        """Return the progress as one line."""
         count = f"{self.done:,.0f}" + (f"/{self.total:,.0f}" if self.total and self.total > self.done else "")
         parts = [f"{count} {self.unit}", f"{self.rate():,.0f} {'tokens' if self.tokens else self.unit}/s"]
         done = self.done - self._done_before
@@ -102,7 +107,7 @@ class Meter:
 
 
 def quiet_libraries() -> None:
-    """transformers' own progress bars and log lines would stand between ours."""
+    """Turn off the progress bars and log lines of transformers, which would mix with ours."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

@@ -10,7 +10,7 @@ from aslfast.rounds.records import RoundRecord, StepRecord
 
 
 class TrainProgress(Observer):
-    """One bar over all trajectories of a run; a step moves it by what was planned."""
+    """One bar over all trajectories of a run; a step moves it by as many as were planned."""
 
     def __init__(self, config: RunConfig, meter: Meter) -> None:
         self.meter = meter
@@ -27,7 +27,7 @@ class TrainProgress(Observer):
         left = [phase for phase in self.phases.values() if number and phase.name not in at.phases_done]
         done += sum(phase.steps * phase.per_step for phase in self.phases.values() if number and phase not in left)
         done += at.phase_step * left[0].per_step if left else 0
-        place = f" {left[0].name} after step {at.phase_step}/{left[0].steps}" if left else ", to be evaluated"
+        place = f" {left[0].name} after step {at.phase_step}/{left[0].steps}" if left else ", before its evaluation"
         self.meter.say(f"resumed in round {number}/{self.rounds}{place}")
         self.meter.move_to(done)
         self.meter.restart()

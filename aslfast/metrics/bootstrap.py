@@ -1,4 +1,4 @@
-"""How sure a mean over questions is, by drawing the questions again: bootstrap intervals and paired tests."""
+"""How certain a mean over questions is: bootstrap intervals and paired tests, which resample the questions."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Difference:
 
 
 def bootstrap_mean(values: Sequence[float], seed: int) -> Mean:
-    """The percentile interval of the mean over 10,000 draws of n questions with replacement (Efron 1979).
+    """Return the mean with the percentile interval over 10,000 draws of n questions with replacement (Efron 1979).
 
-    It has no width where all values are the same.
+    The interval has no width where all values are the same.
     """
     drawn = np.asarray(values, dtype=float)
     low, high = _percentiles(drawn, seed)
@@ -42,8 +42,11 @@ def bootstrap_mean(values: Sequence[float], seed: int) -> Mean:
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float], seed: int) -> Difference:
-    """second - first, question by question: the bootstrap interval of its mean, and the two-sided p of the sign-flip
-    permutation test, (1 + times |mean of randomly signed differences| >= |mean|) / (1 + 10,000) (Edgington 1969)."""
+    """Return the mean of second - first, question by question, with its bootstrap interval and p.
+
+    p is that of the two-sided sign-flip permutation test (Edgington 1969):
+    (1 + times |mean of randomly signed differences| >= |mean|) / (1 + 10,000).
+    """
     difference = np.asarray(second, dtype=float) - np.asarray(first, dtype=float)
     low, high = _percentiles(difference, seed)
     rng, n, mean = np.random.default_rng((seed, 1)), len(difference), float(difference.mean())
@@ -55,6 +58,7 @@ def paired_difference(first: Sequence[float], second: Sequence[float], seed: int
 
 
 def _percentiles(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """Return the 2.5% and 97.5% quantiles of the resampled means."""
     rng, n = np.random.default_rng((seed, 0)), len(values)
     means = [values[rng.integers(0, n, (count, n))].mean(axis=1) for count in _chunks(n)]
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
@@ -62,6 +66,6 @@ def _percentiles(values: np.ndarray, seed: int) -> tuple[float, float]:
 
 
 def _chunks(n: int) -> list[int]:
-    """How many resamples of n to make at once, RESAMPLES in all."""
+    """Return how many resamples of n values to make at once, in turn; RESAMPLES in all."""
     size = max(1, min(RESAMPLES, _AT_ONCE // n))
     return [min(size, RESAMPLES - start) for start in range(0, RESAMPLES, size)]

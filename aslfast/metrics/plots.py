@@ -1,11 +1,11 @@
-"""The picture of a run: the truth by round on the left, what the roles saw and accuracy by hops on the right."""
+"""The plot of a run: ground truth by round on the left, the roles' rewards and accuracy by hops on the right."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -13,10 +13,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from aslfast.core import SECOND_JUDGE, role_of
 from aslfast.errors import UserError
-from aslfast.metrics.tables import TRUTHS, RunLog, interval_of
+from aslfast.metrics.run_log import RunLog
+from aslfast.metrics.tables import TRUTHS, interval_of
 
 NAMES = {"policy": "policy: right answers", "grm": "GRM: right verdicts", "solvable": "generator: solvable questions"}
-# Okabe and Ito 2008: told apart with any kind of colour vision; markers tell them apart in grey too
+# Okabe and Ito 2008: distinct with any kind of colour vision; the markers differ in grey too
 COLOURS = {"policy": "#0072B2", "grm": "#D55E00", "solvable": "#009E73", "generator": "#009E73"}
 ALARM = "#B00020"
 HOP_COLOURS = ("#0072B2", "#56B4E9", "#CC79A7", "#E69F00")
@@ -25,15 +26,15 @@ SMOOTH = 5  # steps of the running mean
 
 
 def draw(run: str | Path) -> Path:
-    """Writes curves.png (1200 x 700) into the run, complete or not at all. Raises UserError."""
+    """Write curves.png (1200 x 700 pixels) into the run, complete or not at all; return its path. Raise UserError."""
     log, folder = RunLog.read(run), Path(run)
     figure = Figure(figsize=(12, 7), dpi=100, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     FigureCanvasAgg(figure)
     grid = figure.add_gridspec(2, 2, width_ratios=(1.25, 1))
     figure.suptitle(log.sentence(), fontsize=12.5, fontweight="bold", x=0.012, ha="left")
-    _truth(figure.add_subplot(grid[:, 0]), log)
-    _hops(figure.add_subplot(grid[0, 1]), log)
-    _rewards(figure.add_subplot(grid[1, 1]), log)
+    _plot_truth(figure.add_subplot(grid[:, 0]), log)
+    _plot_hops(figure.add_subplot(grid[0, 1]), log)
+    _plot_rewards(figure.add_subplot(grid[1, 1]), log)
     partial = folder / ".curves.png.partial"
     try:
         figure.savefig(partial, format="png", metadata={"Software": None})
@@ -47,7 +48,8 @@ def draw(run: str | Path) -> Path:
     return folder / "curves.png"
 
 
-def _truth(axes: Any, log: RunLog) -> None:
+def _plot_truth(axes: Axes, log: RunLog) -> None:
+    """Plot each role's score against the ground truth by round, and mark the rounds with an alarm."""
     for marker, (truth, key) in zip(MARKERS, TRUTHS.items(), strict=False):
         lines = [line for line in log.rounds if line.get(key) is not None]
         if not lines:
@@ -55,31 +57,26 @@ def _truth(axes: Any, log: RunLog) -> None:
         x = [line["round"] for line in lines]
         axes.plot(x, [line[key] for line in lines], marker=marker, color=COLOURS[truth], label=NAMES[truth], lw=2)
         bands = [interval_of(line, truth) or (line[key], line[key]) for line in lines]
-        axes.fill_between(x, *zip(*bands, strict=True), color=COLOURS[truth], alpha=0.15, lw=0)
+        low, high = map(list, zip(*bands, strict=True))
+        axes.fill_between(x, low, high, color=COLOURS[truth], alpha=0.15, lw=0)
     for number in (line["round"] for line in log.rounds if line.get("alarms")):
         axes.axvline(number, color=ALARM, lw=1.5, ls=":")
         axes.annotate("alarm", (number, 1), xytext=(3, -10), textcoords="offset points", color=ALARM, fontsize=9)
-    _percent_by_round(axes, "Truth on held-out tasks, with 95% intervals")
+    _percent_by_round(axes, "Ground truth on held-out tasks, with 95% intervals")
     _legend_below(axes, -0.075)
 
 
-def _hops(axes: Any, log: RunLog) -> None:
+def _plot_hops(axes: Axes, log: RunLog) -> None:
     for marker, colour, hops in zip(MARKERS, HOP_COLOURS, log.hops(), strict=False):
         lines = [line for line in log.rounds if hops in line.get("by_hops", {})]
         values = [line["by_hops"][hops]["accuracy"] for line in lines]
-        axes.plot(
-            [line["round"] for line in lines],
-            values,
-            marker=marker,
-            color=colour,
-            label=f"{hops} hop{'s' * (hops != '1')}",
-            lw=2,
-        )
+        rounds, label = [line["round"] for line in lines], f"{hops} hop{'s' * (hops != '1')}"
+        axes.plot(rounds, values, marker=marker, color=colour, label=label, lw=2)
     _percent_by_round(axes, "Policy accuracy by hops of the question")
     _legend_below(axes)
 
 
-def _percent_by_round(axes: Any, title: str) -> None:
+def _percent_by_round(axes: Axes, title: str) -> None:
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel("round (0: the base)")
     axes.set_ylim(0, 1)
@@ -88,8 +85,8 @@ def _percent_by_round(axes: Any, title: str) -> None:
     _frame(axes)
 
 
-def _rewards(axes: Any, log: RunLog) -> None:
-    """Each role's reward by optimizer step of the run: thin as measured, thick as a running mean within its phase."""
+def _plot_rewards(axes: Axes, log: RunLog) -> None:
+    """Plot each role's reward by optimizer step of the run: thin as it is, thick its running mean within a phase."""
     phases: dict[tuple[int, str], list[tuple[int, float]]] = defaultdict(list)
     for number, step in enumerate(log.steps, 1):
         phases[step["round"], step["phase"]].append((number, step["reward"]))
@@ -114,13 +111,13 @@ def _running_mean(values: tuple[float, ...]) -> list[float]:
     return [sum(values[max(0, i + 1 - SMOOTH) : i + 1]) / min(i + 1, SMOOTH) for i in range(len(values))]
 
 
-def _frame(axes: Any) -> None:
+def _frame(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9")
     axes.set_axisbelow(True)
 
 
-def _legend_below(axes: Any, y: float = -0.17) -> None:
-    """Under the axes, where it covers no data."""
+def _legend_below(axes: Axes, y: float = -0.17) -> None:
+    """Put the legend below the axes, where it covers no data."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, y), ncols=4, frameon=False, fontsize=9, columnspacing=1.2)

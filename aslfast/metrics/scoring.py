@@ -1,21 +1,22 @@
-"""True accuracy, against references or the lab's oracle: never against what the roles say of each other."""
+"""Scores against the ground truth, references or the lab's oracle: never against what the roles say of each other."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from aslfast import rewards
 from aslfast.core import Trajectory
 
-Z95 = 1.959964
+Z95 = 1.959964  # standard deviations to each side hold 95% of a normal distribution
+
+Scores = dict[str, object]  # by name, as JSON can hold them
 
 
 @dataclass(frozen=True, slots=True)
-class Share:
-    """A share of n with its 95% Wilson interval."""
+class Proportion:
+    """A fraction of n with its 95% Wilson interval."""
 
     value: float
     low: float
@@ -23,8 +24,11 @@ class Share:
     n: int
 
     @classmethod
-    def of(cls, hits: float, n: int) -> Share:
-        """Wilson 1927: centre (p + z^2/2n) / (1 + z^2/n), half width z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n)."""
+    def of(cls, hits: float, n: int) -> Proportion:
+        """Return hits / n with its interval; [0, 1] for n = 0.
+
+        Wilson 1927: centre (p + z^2/2n) / (1 + z^2/n), half width z sqrt(p(1-p)/n + z^2/4n^2) / (1 + z^2/n).
+        """
         if n == 0:
             return cls(0.0, 0.0, 1.0, 0)
         p, z2 = hits / n, Z95**2
@@ -45,24 +49,24 @@ METRICS: Mapping[str, Callable[[str | None, Sequence[str]], float]] = {
 
 
 def question_scores(trajectories: Sequence[Trajectory]) -> dict[str, list[float]]:
-    """What each question scores by each metric, and how often the policy searched for it."""
+    """Return the score of each question by each metric, and how often the policy searched for it."""
     scores = {
         name: [float(metric(t.output, t.task.references)) for t in trajectories] for name, metric in METRICS.items()
     }
     return {**scores, "searches": [float(t.tool_calls) for t in trajectories]}
 
 
-def policy_scores(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """Exact match (the accuracy), containment and F1 over the trajectories' references; accuracy by hops too."""
+def policy_scores(trajectories: Sequence[Trajectory]) -> Scores:
+    """Return exact match (the accuracy), containment and F1 over the trajectories' references; accuracy by hops too."""
     hits = [rewards.exact_match(t.output, t.task.references) for t in trajectories]
     by_hops = {}
     for hops in sorted({t.task.hops for t in trajectories} - {0}):
         own = [hit for hit, t in zip(hits, trajectories, strict=True) if t.task.hops == hops]
-        by_hops[str(hops)] = _plain(Share.of(sum(own), len(own)))
+        by_hops[str(hops)] = _accuracy(Proportion.of(sum(own), len(own)))
     n, stops = len(trajectories), [t.stop.value for t in trajectories]
     return {
         "policy_accuracy": sum(hits) / n,
-        "policy_interval": _interval(Share.of(sum(hits), n)),
+        "policy_interval": _interval(Proportion.of(sum(hits), n)),
         "by_hops": by_hops,
         "contains": sum(rewards.contains_match(t.output, t.task.references) for t in trajectories) / n,
         "f1": sum(rewards.f1(t.output, t.task.references) for t in trajectories) / n,
@@ -72,29 +76,29 @@ def policy_scores(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     }
 
 
-def grm_scores(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
-    """Balanced accuracy: the mean of the shares of right and of wrong answers that are judged as such.
+def grm_scores(trajectories: Sequence[Trajectory]) -> Scores:
+    """Return the balanced accuracy: the mean of the fractions of right and of wrong answers that are judged as such.
 
-    verdict_bias: the mean of the shares of right and of wrong answers that are called correct, less 1/2.
+    verdict_bias: the mean of the fractions of right and of wrong answers that are called correct, less 1/2.
     """
-    shares, passed = {}, 0.0
+    rates, passed = {}, 0.0
     for label in ("correct", "wrong"):
         own = [rewards.as_label(t.output) for t in trajectories if t.task.references == (label,)]
-        shares[label] = Share.of(own.count(label), len(own))
-        passed += Share.of(own.count("correct"), len(own)).value / 2
-    balanced = (shares["correct"].value + shares["wrong"].value) / 2
-    interval = _interval(Share.of(balanced * len(trajectories), len(trajectories)))
+        rates[label] = Proportion.of(own.count(label), len(own))
+        passed += Proportion.of(own.count("correct"), len(own)).value / 2
+    balanced = (rates["correct"].value + rates["wrong"].value) / 2
+    interval = _interval(Proportion.of(balanced * len(trajectories), len(trajectories)))
     return {
         "grm_accuracy": balanced,
         "grm_interval": interval,
-        "grm_true_positive_rate": shares["correct"].value,
-        "grm_true_negative_rate": shares["wrong"].value,
+        "grm_true_positive_rate": rates["correct"].value,
+        "grm_true_negative_rate": rates["wrong"].value,
         "verdict_bias": passed - 0.5,
     }
 
 
-def generator_scores(trajectories: Sequence[Trajectory], oracle: Callable[[str], str | None]) -> dict[str, Any]:
-    """solvable_share: questions that the oracle can solve and whose reference is right, of all that were asked for."""
+def generator_scores(trajectories: Sequence[Trajectory], oracle: Callable[[str], str | None]) -> Scores:
+    """Return solvable_share: the fraction of tasks whose question the oracle can solve and whose reference is right."""
     valid = [t for t in trajectories if t.output is not None and rewards.valid_question(t.output)]
     truths = [(t, oracle(t.output or "")) for t in valid]
     solvable = [(t, truth) for t, truth in truths if truth is not None]
@@ -102,15 +106,16 @@ def generator_scores(trajectories: Sequence[Trajectory], oracle: Callable[[str],
     n = len(trajectories)
     return {
         "solvable_share": right / n,
-        "solvable_interval": _interval(Share.of(right, n)),
+        "solvable_interval": _interval(Proportion.of(right, n)),
         "valid_share": len(valid) / n,
         "reference_right": right / len(valid) if valid else 0.0,
     }
 
 
-def _interval(share: Share) -> list[float]:
-    return [share.low, share.high]
+def _interval(proportion: Proportion) -> list[float]:
+    return [proportion.low, proportion.high]
 
 
-def _plain(share: Share) -> dict[str, float]:
-    return {"accuracy": share.value, "low": share.low, "high": share.high, "n": share.n}
+def _accuracy(proportion: Proportion) -> dict[str, float]:
+    """Return a proportion as JSON data."""
+    return {"accuracy": proportion.value, "low": proportion.low, "high": proportion.high, "n": proportion.n}

@@ -1,4 +1,4 @@
-"""What a memory plan must know of a model: its sizes, from config.json or by name; parameters counted, none loaded."""
+"""The sizes of a model that a memory plan needs, from config.json or by name; no weights are loaded."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from aslfast.errors import UserError
 from aslfast.learner.attention import check_architecture
 from aslfast.models import lora
 from aslfast.trainer.datasets import model_folder
 
-DENSE = ("llama", "mistral", "qwen2", "qwen3")  # whose layers the plan's formulas were compared with
+DENSE = ("llama", "mistral", "qwen2", "qwen3")  # tests compare the plan's formulas with their layers
 QK_NORM = ("qwen3",)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """`parameters` are the base's, `layer_parameters` those of them in its layers; `adapter_parameters` those of one
-    role's adapter."""
+    """The sizes of a model and of one role's adapter."""
 
     name: str
     kind: str  # transformers' model_type
@@ -31,16 +30,18 @@ class ModelShape:
     head_dim: int
     intermediate: int
     vocabulary: int
-    parameters: int
-    layer_parameters: int
-    adapter_parameters: int
+    parameters: int  # of the base
+    layer_parameters: int  # of them those in its layers
+    adapter_parameters: int  # of one role's adapter
 
     @property
     def qk_norm(self) -> bool:
+        """Whether the attention normalises queries and keys."""
         return self.kind in QK_NORM
 
 
 def _known(kind: str, sizes: tuple[int, ...], tied: bool, head_dim: int = 0) -> dict[str, Any]:
+    """Return the keys of a model's config.json. sizes: in the order of `names`."""
     names = (
         "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size",
         "vocab_size",
@@ -49,7 +50,7 @@ def _known(kind: str, sizes: tuple[int, ...], tied: bool, head_dim: int = 0) -> 
     return given | dict(zip(names, sizes, strict=True)) | ({"head_dim": head_dim} if head_dim else {})
 
 
-# By the name of the model's folder, up to a suffix like -Instruct. From the models' own config.json files.
+# by the name of the model's folder, up to a suffix like -Instruct; from the models' own config.json files
 KNOWN = {
     "qwen2.5-0.5b": _known("qwen2", (896, 24, 14, 2, 4864, 151936), True),
     "qwen2.5-1.5b": _known("qwen2", (1536, 28, 12, 2, 8960, 151936), True),
@@ -73,7 +74,7 @@ KNOWN = {
 
 
 def read_shape(model: str, rank: int) -> ModelShape:
-    """Of a model folder (its config.json alone is read) or, without one, of a model known by name. Raises UserError."""
+    """Return the sizes of a model folder, from its config.json, or of a model known by name. Raise UserError."""
     folder = model_folder(model)
     if not (folder / "config.json").is_file():
         name = _nearest_known(model)
@@ -88,7 +89,7 @@ def read_shape(model: str, rank: int) -> ModelShape:
 
 
 def _nearest_known(model: str) -> str:
-    """The known model whose name the folder's begins with."""
+    """Return the known model whose name the folder's name begins with."""
     folder = model.replace("\\", "/").rstrip("/").rsplit("/", 1)[-1].lower().removeprefix("meta-")
     found = [name for name in KNOWN if folder == name or folder.startswith(f"{name}-")]
     if not found:
@@ -99,7 +100,7 @@ def _nearest_known(model: str) -> str:
     return max(found, key=len)
 
 
-def _shape(name: str, config: Any, rank: int) -> ModelShape:
+def _shape(name: str, config: PretrainedConfig, rank: int) -> ModelShape:
     if config.model_type not in DENSE:
         raise UserError(f"{name}: model_type {config.model_type} cannot be planned; use one of {', '.join(DENSE)}")
     counts = _count(config, rank)
@@ -112,9 +113,11 @@ def _shape(name: str, config: Any, rank: int) -> ModelShape:
     )  # fmt: skip
 
 
-def _count(config: Any, rank: int) -> tuple[int, int, int]:
-    """Parameters of the base, of its layers and of one adapter: the modules of a run, on the meta device, where none
-    has data."""
+def _count(config: PretrainedConfig, rank: int) -> tuple[int, int, int]:
+    """Return the parameters of the base, of its layers and of one adapter.
+
+    They are counted on the modules of a run, on the meta device, where none has data.
+    """
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
         check_architecture(model)

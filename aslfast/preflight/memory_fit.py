@@ -1,10 +1,9 @@
-"""Fits a run into one GPU: what is left goes to the key/value pool, and the settings that follow."""
+"""A run fitted into one GPU: the memory left over goes to the KV pool, and settings follow from it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from aslfast.config import RunConfig
 from aslfast.errors import UserError
@@ -16,20 +15,22 @@ MIB = 1 << 20
 CARDS = {  # as nvidia-smi shows them
     "4090": 24_564 * MIB, "l40s": 46_068 * MIB, "a100": 81_920 * MIB, "h100": 81_559 * MIB, "h200": 143_771 * MIB,
 }  # fmt: skip
-TYPICAL_SHARE = 0.25  # of max_context: how long a trajectory under way is on average, assumed
+TYPICAL_FRACTION = 0.25  # of max_context: how long a running trajectory is on average, assumed
 
-Settings = Mapping[str, Any]  # "table.key" of the configuration -> value
+Settings = Mapping[str, int | float | bool | str]  # "table.key" of the configuration -> value
 
 
 @dataclass(frozen=True, slots=True)
 class Card:
+    """A GPU by its memory."""
+
     name: str
     n_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """`config` has the `settings` that follow in it. Where `fits` is false the parts are the least that a run takes."""
+    """The parts of a run on a card. `config` includes `settings`; where `fits` is false the parts are the least."""
 
     card: Card
     shape: ModelShape
@@ -40,19 +41,21 @@ class MemoryPlan:
 
     @property
     def n_bytes(self) -> int:
+        """The bytes of all parts."""
         return sum(part.n_bytes for part in self.parts)
 
     @property
     def fits(self) -> bool:
+        """Whether the parts fit the card."""
         return self.n_bytes <= self.card.n_bytes
 
-    def rows(self, tokens: int) -> int:
-        """How many trajectories of so many tokens the key/value pool holds."""
+    def trajectories(self, tokens: int) -> int:
+        """Return how many trajectories of so many tokens the KV pool holds."""
         return self.kv_tokens // tokens
 
 
 def card_of(name: str) -> Card:
-    """A card by its name, or a size: 80GB is 80 x 10^9 bytes, less than any card sold so has. Raises UserError."""
+    """Return a card by its name or size: 80GB is 80 x 10^9 bytes, less than such a card has. Raise UserError."""
     text = name.strip().lower()
     if text in CARDS:
         return Card(name, CARDS[text])
@@ -63,6 +66,7 @@ def card_of(name: str) -> Card:
 
 
 def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
+    """Return the configuration with these settings in it."""
     for name, value in settings.items():
         table, key = name.split(".")
         config = replace(config, **{table: replace(getattr(config, table), **{key: value})})
@@ -70,16 +74,17 @@ def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
 
 
 def typical_tokens(config: RunConfig) -> int:
-    return max(1, int(TYPICAL_SHARE * config.sampler.max_context))
+    """Return the tokens of a running trajectory on average: assumed."""
+    return max(1, int(TYPICAL_FRACTION * config.sampler.max_context))
 
 
-def row_tokens(config: RunConfig) -> int:
-    """What a row needs of the pool: an engine's pages go to whoever needs them, the local cache has whole rows."""
+def request_tokens(config: RunConfig) -> int:
+    """Return the KV pool's tokens for a running request: pages in an engine, a whole context in the local cache."""
     return typical_tokens(config) if memory.has_engine(config) else config.sampler.max_context
 
 
 def make_plan(config: RunConfig, shape: ModelShape, card: Card) -> MemoryPlan:
-    """The largest micro-batch, up to the configured one, that leaves all rows their keys and values."""
+    """Return the plan with the largest micro-batch, up to the configured one, that leaves all requests their KV."""
     least = least_plan(config, shape, card)
     if not least.fits:
         return least
@@ -87,32 +92,32 @@ def make_plan(config: RunConfig, shape: ModelShape, card: Card) -> MemoryPlan:
     chosen = with_settings(config, settings)
     kv_tokens = _room(chosen, shape, card)
     if memory.has_engine(config):
-        settings["sampler.gpu_memory_fraction"] = _gpu_memory(chosen, shape, card, kv_tokens)
+        settings["sampler.gpu_memory_fraction"] = _gpu_memory_fraction(chosen, shape, card, kv_tokens)
     else:
         kv_tokens = min(kv_tokens, chosen.sampler.max_running_requests * chosen.sampler.max_context)
     return _plan(with_settings(chosen, settings), shape, card, kv_tokens, settings)
 
 
 def least_plan(config: RunConfig, shape: ModelShape, card: Card) -> MemoryPlan:
-    """The smallest micro-batch, one row, and keys and values of one full context."""
+    """Return the plan with the smallest micro-batch, one running request, and the KV of one full context."""
     settings = {"learner.micro_batch_tokens": list(_micro_batches(config))[-1], "sampler.max_running_requests": 1}
     return _plan(with_settings(config, settings), shape, card, config.sampler.max_context, settings)
 
 
-def _settings(config: RunConfig, shape: ModelShape, card: Card) -> dict[str, Any]:
-    per_row, tokens, room = row_tokens(config), 0, 0
+def _settings(config: RunConfig, shape: ModelShape, card: Card) -> dict[str, int | float | bool | str]:
+    per_request, tokens, room = request_tokens(config), 0, 0
     for tokens in _micro_batches(config):
         room = _room(with_settings(config, {"learner.micro_batch_tokens": tokens}), shape, card)
-        if room >= config.sampler.max_running_requests * per_row:
+        if room >= config.sampler.max_running_requests * per_request:
             break
     return {
         "learner.micro_batch_tokens": tokens,
-        "sampler.max_running_requests": max(1, min(config.sampler.max_running_requests, room // per_row)),
+        "sampler.max_running_requests": max(1, min(config.sampler.max_running_requests, room // per_request)),
     }
 
 
 def _micro_batches(config: RunConfig) -> Iterator[int]:
-    """From the configured one down by halves, to that of one full trajectory."""
+    """Yield sizes in tokens, from the configured one down by halves, to one full trajectory."""
     tokens, least = config.learner.micro_batch_tokens, config.sampler.max_context
     while tokens > least:
         yield tokens
@@ -121,7 +126,7 @@ def _micro_batches(config: RunConfig) -> Iterator[int]:
 
 
 def _fixed_parts(config: RunConfig, shape: ModelShape, card: Card) -> tuple[Part, ...]:
-    """Everything but the key/value pool."""
+    """Return all parts except the KV pool."""
     return (
         memory.base_weights(shape, config), memory.adapters(shape, config), memory.optimizer(shape, config),
         memory.gradients(shape), memory.activations(shape, config), memory.head(shape, config),
@@ -130,7 +135,7 @@ def _fixed_parts(config: RunConfig, shape: ModelShape, card: Card) -> tuple[Part
 
 
 def _room(config: RunConfig, shape: ModelShape, card: Card) -> int:
-    """Tokens of the key/value pool that fit beside everything else."""
+    """Return the tokens of the KV pool that fit next to all other parts."""
     fixed = sum(part.n_bytes for part in _fixed_parts(config, shape, card))
     return max(0, card.n_bytes - fixed) // memory.kv_bytes(shape, config)
 
@@ -140,9 +145,11 @@ def _plan(config: RunConfig, shape: ModelShape, card: Card, kv_tokens: int, sett
     return MemoryPlan(card, shape, config, settings, kv_tokens, parts)
 
 
-def _gpu_memory(config: RunConfig, shape: ModelShape, card: Card, kv_tokens: int) -> float:
-    """The engine's base, adapters and pool, as a share of what is free when it starts (SGLang's mem_fraction_static);
-    rounded down. With a shared base the engine starts before the learner holds anything."""
+def _gpu_memory_fraction(config: RunConfig, shape: ModelShape, card: Card, kv_tokens: int) -> float:
+    """Return the engine's base, adapters and KV pool as a fraction of the memory that is free when it starts.
+
+    SGLang's mem_fraction_static, rounded down. With a shared base the engine starts before the learner holds anything.
+    """
     engine = memory.engine_bytes(shape, config) + kv_tokens * memory.kv_bytes(shape, config)
     before = 0 if memory.shares_base(config) else memory.learner_bytes(shape, config)
     return int(1000 * engine / (card.n_bytes - memory.contexts(config).n_bytes - before)) / 1000

@@ -1,27 +1,30 @@
-"""What the doctor proves about a sampler, on a model with three adapters of random weights.
+"""The doctor's checks of a sampler, on a model with three adapters of random weights.
 
-Log-probs of sampled tokens against the trainer's own forward pass, one copy of the base, and keys and values reused.
+Log-probs of sampled tokens against the trainer's own forward pass, one copy of the base, and reused keys and values.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 
 from aslfast.config import RunConfig
 from aslfast.core import ROLES, Role
 from aslfast.errors import UserError
 from aslfast.models import lora
-from aslfast.preflight.machine import Line
+from aslfast.preflight.check import CheckResult
 from aslfast.prompts.chat_template import Chat
+from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import Sample, SampleRequest
 from aslfast.sampler.sglang.engine_client import RequestRefused
+from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.sampler.sglang.sync_check import (
     PROBE_TOKENS,
     TOLERANCE,
@@ -34,51 +37,54 @@ from aslfast.trainer.build import build_sampler, load_base_model
 from aslfast.trainer.session import settings_of
 
 Kind = Literal["local", "sglang"]
-Prompts = Mapping[str, tuple[int, ...]]
+AnySampler = LocalSampler | SGLangSampler
+Prompts = Mapping[str, tuple[int, ...]]  # by role, as token ids
 NEW_TOKENS = 16
-REUSE = 0.95  # least share of a second turn's known tokens that should come from the cache
-EFFECT = 10  # of the tolerance: how far the random adapters must at least be from the base
+LEAST_REUSE = 0.95  # of a second turn's known tokens: the fraction that should come from the cache
+LEAST_EFFECT = 10  # times the tolerance: how far the random adapters must at least be from the base
 
 
 @dataclass(frozen=True, slots=True)
-class Reuse:
+class PrefixReuse:
     """reusable: tokens of the second turn that ran in the first; cached: those that did not run again."""
 
     reusable_tokens: int
     cached_tokens: int
-    share: float
+    fraction: float
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """logprob_difference: the largest by role, between sampler and trainer."""
+class SamplerReport:
+    """logprob_difference: the largest between sampler and trainer, by role."""
 
     kind: Kind
     logprob_difference: dict[str, float]
     base_shared: bool
     base_bytes: int
-    reuse: Reuse
+    reuse: PrefixReuse
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
+        """Return the report as JSON data."""
         return asdict(self)
 
 
-def check_sampler(kind: Kind, target: str) -> tuple[list[Line], Proof | None]:
-    """Opens model and sampler, and proves what can be proved; a failed line where one does not open."""
+def check_sampler(kind: Kind, target: str) -> tuple[list[CheckResult], SamplerReport | None]:
+    """Open model and sampler and check both; return a failed result, and no report, where one does not open."""
     try:
-        return _check(kind, target)
+        return _open_and_check(kind, target)
     except (UserError, RequestRefused, OSError) as error:
-        detail, _, remedy = str(error).partition("; ")
-        return [Line("sampler", "failed", detail, remedy or "check the model folder")], None
+        detail, _, suggestion = str(error).partition("; ")
+        return [CheckResult("sampler", "failed", detail, suggestion or "check the model folder")], None
 
 
-def _check(kind: Kind, target: str) -> tuple[list[Line], Proof]:
+def _open_and_check(kind: Kind, target: str) -> tuple[list[CheckResult], SamplerReport]:
     config = _config(kind, target)
     model, tokenizer = load_base_model(config)
     model = with_random_adapters(model, config)
-    notices: list[str] = []
-    with closing(build_sampler(config, model, tokenizer, notice=notices.append)) as sampler:
-        return prove(kind, sampler, model, probe_prompts(Chat(tokenizer), config.model.prompts, ROLES), notices)
+    warnings: list[str] = []
+    with closing(build_sampler(config, model, tokenizer, notice=warnings.append)) as sampler:
+        prompts = probe_prompts(Chat(tokenizer), config.model.prompts, ROLES)
+        return check_opened(sampler, model, prompts, warnings)
 
 
 def _config(kind: Kind, target: str) -> RunConfig:
@@ -89,101 +95,108 @@ def _config(kind: Kind, target: str) -> RunConfig:
     return replace(config, model=replace(config.model, device=device, dtype=dtype), sampler=sampler)
 
 
-def with_random_adapters(model: Any, config: RunConfig) -> PeftModel:
-    """Fresh adapters are the base itself and would prove nothing: B gets random weights, from a fixed seed."""
-    model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, seed=0)
+def with_random_adapters(model: PreTrainedModel, config: RunConfig) -> PeftModel:
+    """Return the model with adapters whose B has random weights, from a fixed seed: fresh ones are the base itself."""
+    adapted = lora.add_adapters(model, config.lora.rank, config.lora.alpha, seed=0)
     generator = torch.Generator().manual_seed(1)
-    for name, weight in model.named_parameters():
+    for name, weight in adapted.named_parameters():
         if ".lora_B." in name:
             weight.data.copy_(0.02 * torch.randn(weight.shape, generator=generator))
-    return model
+    return adapted
 
 
-def prove(kind: Kind, sampler: Any, model: PeftModel, prompts: Prompts, notices: list[str]) -> tuple[list[Line], Proof]:
-    """All proofs over an opened sampler and the trainer's model."""
-    samples, second = asyncio.run(_two_turns(sampler, prompts))
+def check_opened(
+    sampler: AnySampler, model: PeftModel, prompts: Prompts, warnings: Sequence[str]
+) -> tuple[list[CheckResult], SamplerReport]:
+    """Check an opened sampler against the trainer's model. warnings: what opening it warned about."""
+    samples, second = asyncio.run(_sample_two_turns(sampler, prompts))
     tolerance = TOLERANCE[model.get_input_embeddings().weight.dtype]
-    lines, differences = [], {}
+    results, differences = [], {}
     for role, sample in samples.items():
-        line, differences[role] = _agreement(model, role, prompts[role], sample, tolerance)
-        lines.append(line)
-    n_bytes, shared = base_bytes(model), kind == "local" or follows(sampler, model, prompts["policy"])
-    lines.append(_base_line(kind, shared, n_bytes, notices))
+        result, differences[role] = _check_logprobs(model, role, prompts[role], sample, tolerance)
+        results.append(result)
+    n_bytes = base_bytes(model)
+    shared = isinstance(sampler, LocalSampler) or follows_edit(sampler, model, prompts["policy"])
+    results.append(_base_result(sampler, shared, n_bytes, warnings))
     known = len(prompts["policy"]) + len(samples["policy"].token_ids) - 1  # the last sampled token has not run yet
-    reuse = Reuse(known, second.cached_tokens, second.cached_tokens / known)
-    lines.append(_reuse_line(reuse))
-    return lines, Proof(kind, differences, shared, n_bytes, reuse)
+    reuse = PrefixReuse(known, second.cached_tokens, second.cached_tokens / known)
+    results.append(_reuse_result(reuse))
+    kind = "local" if isinstance(sampler, LocalSampler) else "sglang"
+    return results, SamplerReport(kind, differences, shared, n_bytes, reuse)
 
 
-async def _two_turns(sampler: Any, prompts: Prompts) -> tuple[dict[Role, Sample], Sample]:
-    """One turn of every role, all in one batch; then a second turn of the policy's."""
+async def _sample_two_turns(sampler: AnySampler, prompts: Prompts) -> tuple[dict[Role, Sample], Sample]:
+    """Return one turn of every role, all in one batch; then a second turn of the policy's."""
 
     def request(role: Role, context: tuple[int, ...]) -> SampleRequest:
-        # greedy: on tokens that the model hardly means, float32 itself may be off by the tolerance
+        # greedy: at improbable tokens float32 itself may be off by the tolerance
         return SampleRequest(context, role, role, NEW_TOKENS, temperature=0.0)
 
     first = await asyncio.gather(*(sampler.generate(request(role, prompts[role])) for role in ROLES))
     samples = dict(zip(ROLES, first, strict=True))
-    told = prompts["policy"] + samples["policy"].token_ids
-    second = await sampler.generate(request("policy", told + prompts["policy"][-8:]))
+    context = prompts["policy"] + samples["policy"].token_ids
+    second = await sampler.generate(request("policy", context + prompts["policy"][-8:]))
     for role in ROLES:
         sampler.release(role)
     return samples, second
 
 
-def _agreement(
+def _check_logprobs(
     model: PeftModel, role: str, ids: tuple[int, ...], sample: Sample, tolerance: float
-) -> tuple[Line, float]:
-    """The sampler's log-probs against the trainer's, with the adapter and without it."""
+) -> tuple[CheckResult, float]:
+    """Compare the sampler's log-probs with the trainer's; return the result and the largest difference."""
     name, n = f"log-probs: {role}", len(sample.token_ids)
-    trainer, base = (logprobs(model, ids + sample.token_ids, who)[-n:] for who in (role, None))
+    trainer, base = (logprobs(model, ids + sample.token_ids, adapter)[-n:] for adapter in (role, None))
     difference, effect = largest_difference(sample.logprobs, trainer), largest_difference(base, trainer)
-    detail = (
-        f"sampler and trainer differ by {difference:.1g} (at most {tolerance:.1g}); adapter and base by {effect:.1g}"
-    )
+    compared = f"sampler and trainer differ by {difference:.1g} (at most {tolerance:.1g})"
+    detail = f"{compared}; adapter and base by {effect:.1g}"
     if not difference <= tolerance:
-        remedy = "do not train with this sampler: try sampler.share_base=false, or sampler.kind=local"
-        return Line(name, "failed", detail, remedy), difference
-    if effect < EFFECT * tolerance:
-        return Line(name, "warning", detail, "the adapter does too little here to prove that it is served"), difference
-    return Line(name, "ok", detail), difference
+        suggestion = "do not train with this sampler: try sampler.share_base=false, or sampler.kind=local"
+        return CheckResult(name, "failed", detail, suggestion), difference
+    if effect < LEAST_EFFECT * tolerance:
+        inconclusive = "inconclusive: the adapter changes too little here to show that it is served"
+        return CheckResult(name, "warning", detail, inconclusive), difference
+    return CheckResult(name, "ok", detail), difference
 
 
 def base_bytes(model: PeftModel) -> int:
-    base: Any = model.get_base_model()
-    return sum(weight.numel() * weight.itemsize for name, weight in base.named_parameters() if ".lora_" not in name)
+    """Return the bytes of the base's weights."""
+    weights = model.get_base_model().named_parameters()
+    return sum(weight.numel() * weight.itemsize for name, weight in weights if ".lora_" not in name)
 
 
-def follows(sampler: Any, model: PeftModel, ids: tuple[int, ...]) -> bool:
-    """Whether the engine's answer follows an edit of the trainer's base, which is undone."""
+def follows_edit(sampler: SGLangSampler, model: PeftModel, ids: tuple[int, ...]) -> bool:
+    """Return whether the engine's answer follows an edit of the trainer's base, which is undone."""
     rows = model.get_input_embeddings().weight.data
     before, row = score(sampler, ids, None), rows[ids[0]].clone()
     rows[ids[0]] *= 2
-    _wait(rows)
+    _synchronize(rows)
     try:
         return largest_difference(score(sampler, ids, None), before) > 0
     finally:
         rows[ids[0]] = row
-        _wait(rows)
+        _synchronize(rows)
 
 
-def _wait(tensor: torch.Tensor) -> None:
-    """Until other processes see what was written."""
+def _synchronize(tensor: torch.Tensor) -> None:
+    """Wait until other processes see a written tensor."""
     if tensor.is_cuda:
         torch.cuda.synchronize(tensor.device)
 
 
-def _base_line(kind: Kind, shared: bool, n_bytes: int, notices: list[str]) -> Line:
+def _base_result(sampler: AnySampler, shared: bool, n_bytes: int, warnings: Sequence[str]) -> CheckResult:
     size = f"{n_bytes / 1e9:.3g} GB"
-    if kind == "local":
-        return Line("base", "ok", f"one copy, {size}: the local sampler runs the trainer's model")
+    if isinstance(sampler, LocalSampler):
+        return CheckResult("base", "ok", f"one copy, {size}: the local sampler runs the trainer's model")
     if shared:
-        return Line("base", "ok", f"one copy, {size}: the engine follows an edit of the trainer's weights")
-    return Line("base", "warning", f"{notices[-1]}, {size} each", "it works, and needs the memory of a second base")
+        return CheckResult("base", "ok", f"one copy, {size}: the engine follows an edit of the trainer's weights")
+    return CheckResult("base", "warning", f"{warnings[-1]}, {size} each", "it works, with the memory of a second base")
 
 
-def _reuse_line(reuse: Reuse) -> Line:
+def _reuse_result(reuse: PrefixReuse) -> CheckResult:
     detail = f"{reuse.cached_tokens} of {reuse.reusable_tokens} known tokens of a second turn did not run again"
-    if reuse.share < REUSE:
-        return Line("reuse", "warning", detail, "set sampler.radix_cache=true; turns cost more than they need to")
-    return Line("reuse", "ok", detail)
+    if reuse.fraction < LEAST_REUSE:
+        return CheckResult(
+            "reuse", "warning", detail, "set sampler.radix_cache=true; turns cost more than they need to"
+        )
+    return CheckResult("reuse", "ok", detail)

@@ -1,10 +1,10 @@
-"""Rewards, and what they are made of: pure functions of texts, verdicts and trajectories. Needs no torch.
+"""Rewards and their parts: pure functions of texts, verdicts and trajectories. Needs no torch.
 
-Reading a closing turn (strictly: aslfast/grammar.py): verdict, grade, answer, question. An answer against references:
-normalize, exact_match, substring_match, contains_match, cover_match, f1. Verdicts: verdict_entropy, majority, accepted.
-Each role's rewards by the name that a recipe gives: GENERATOR_REWARDS, GRM_REWARDS, POLICY_REWARDS; labels for the
-judge: LABELS; a question's reference answer: REFERENCES. docs/rewards.md has every formula with its source and how it
-differs here.
+Reading a closing turn (strictly: aslfast/prompts/parsing.py): verdict, grade, answer, question. An answer against
+references: normalize, exact_match, substring_match, contains_match, cover_match, f1. Verdicts: verdict_entropy,
+majority, accepted. Each role's rewards by the name that a recipe gives: GENERATOR_REWARDS, GRM_REWARDS, POLICY_REWARDS;
+labels for the judge: LABELS; a question's reference answer: REFERENCES. docs/rewards.md has every formula with its
+source and how it differs here.
 """
 
 from aslfast.prompts.parsing import WrittenQuestion, answer, grade, question, valid_question, verdict

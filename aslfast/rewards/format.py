@@ -6,9 +6,9 @@ from aslfast.core import StopReason, Trajectory
 
 
 def format_reward(trajectory: Trajectory) -> float:
-    """(share of turns that open with a closed <think> block + 1 if a tool response was received) / 4: at most a half.
+    """Return (fraction of turns that open with a closed <think> block + 1 if a tool answered) / 4: at most 1/2.
 
-    ASL's (arXiv 2510.14253, its code). We differ: 0 unless finished; the original pays unfinished trajectories too.
+    ASL's (arXiv 2510.14253, its code). We differ: 0 unless finished; the original rewards unfinished trajectories too.
     """
     if trajectory.stop is not StopReason.FINISHED:
         return 0.0

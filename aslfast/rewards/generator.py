@@ -1,7 +1,8 @@
-"""The generator's reward, from what is known of a question that it wrote. Picked by name.
+"""The generator's rewards by name, each a function of the evidence on a question that it wrote.
 
-p is the share of the policy's K attempts that the judge passes. Unless a docstring says otherwise, a question that is
-invalid or fails the gate (`accepted`) is paid 0; a recipe without a gate sets `generator.min_acceptance = 0`.
+p is the fraction of the policy's K attempts that the judge passes. Unless a docstring says otherwise, a question that
+is invalid or fails the acceptance filter (`accepted`) earns 0; a recipe without the filter sets
+`generator.min_acceptance = 0`.
 """
 
 from __future__ import annotations
@@ -20,20 +21,21 @@ from aslfast.rewards.verdicts import accepted, accuracy, favourable, verdict_ent
 
 @dataclass(frozen=True, slots=True)
 class QuestionEvidence:
-    """What is known of a question when its writer is paid. Texts are untrusted."""
+    """All that a generator's reward depends on. Texts are untrusted."""
 
     question: str
     answer: str
     valid: bool  # well formed, with an answer
-    accepted: bool  # the judge passes the generator's own answer often enough
+    accepted: bool  # the judge passes the generator's own answer often enough: the acceptance filter
     verdicts: tuple[str | None, ...] = ()  # on the policy's attempts
-    tool_texts: tuple[str, ...] = ()  # what the generator's searches found
-    old_question: str = ""  # that it was asked to vary; empty for a question about a topic
+    tool_texts: tuple[str, ...] = ()  # tool responses that the generator got
+    old_question: str = ""  # the one to vary; empty for a question about a topic
     old_answer: str = ""
-    batch: tuple[str, ...] = ()  # the questions that it is compared with for repetition, itself included
+    batch: tuple[str, ...] = ()  # questions to compare with for repetition, this one included
 
     @property
     def passed(self) -> bool:
+        """Whether the question is valid and accepted."""
         return self.valid and self.accepted
 
 
@@ -41,15 +43,15 @@ def question_evidence(
     written: Trajectory,
     verdicts: Sequence[str | None] = (),
     self_verdicts: Sequence[str | None] = (),
-    accept_share: float = 0.0,
+    min_acceptance: float = 0.0,
 ) -> QuestionEvidence:
-    """Of a generator's trajectory; what it was asked to vary stands in its task."""
+    """Return the evidence on the question of a generator's trajectory; its task holds the question to vary, if any."""
     asked, task = written.output or "", written.task
     return QuestionEvidence(
         question=asked,
         answer=written.output_answer or "",
         valid=valid_question(asked) and bool(written.output_answer),
-        accepted=accepted(self_verdicts, accept_share),
+        accepted=accepted(self_verdicts, min_acceptance),
         verdicts=tuple(verdicts),
         tool_texts=tuple(turn.text for turn in written.turns if turn.kind == "tool"),
         old_question=task.question,
@@ -59,30 +61,30 @@ def question_evidence(
 
 
 def entropy(evidence: QuestionEvidence) -> dict[str, float]:
-    """H(p) in nats (ASL): at most ln 2, at p = 1/2."""
+    """Return H(p) in nats (ASL): at most ln 2, at p = 1/2."""
     return {"entropy": verdict_entropy(evidence.verdicts) if evidence.passed else 0.0}
 
 
 def entropy_bits(evidence: QuestionEvidence) -> dict[str, float]:
-    """H(p) / ln 2: at most 1, the weight of a policy's right answer."""
+    """Return H(p) / ln 2: at most 1, as much as a policy's right answer earns."""
     return {"entropy": entropy(evidence)["entropy"] / math.log(2)}
 
 
 def entropy_tool(evidence: QuestionEvidence) -> dict[str, float]:
-    """H(p) + (1 - ln 2) if the answer stands in what the tool found (ASL): at most 1.
+    """Return H(p) + (1 - ln 2) if a tool response contains the answer (ASL): at most 1.
 
-    We differ: whole words after normalising in any tool response, not letters as they are in the first; and the second
-    part too is behind the gate.
+    We differ: whole words after normalising, in any tool response, not the letters as they are in the first; and the
+    acceptance filter holds for the second part too.
     """
     found = evidence.passed and _found(evidence)
     return {**entropy(evidence), "tool": (1 - math.log(2)) * found}
 
 
 def tool_gt(evidence: QuestionEvidence) -> dict[str, float]:
-    """Mean of three conditions (ASL): the answer stands in what the tool found; the old answer does not stand in the
-    new one; nor in the new question. Needs a question to vary: without one the latter two hold.
+    """Return the mean of three conditions (ASL): a tool response contains the answer; the new answer does not contain
+    the old one; nor does the new question. For variants: without an old question the latter two hold.
 
-    Behind the gate here, as every reward; the original pays it without.
+    The acceptance filter holds here, as for every reward; not so in the original.
     """
     old = [evidence.old_answer] if evidence.old_answer else []
     conditions = {
@@ -94,46 +96,52 @@ def tool_gt(evidence: QuestionEvidence) -> dict[str, float]:
 
 
 def _found(evidence: QuestionEvidence) -> bool:
+    """Return whether a tool response contains the answer."""
     return any(contains_match(text, [evidence.answer]) for text in evidence.tool_texts)
 
 
 def absolute_zero(evidence: QuestionEvidence) -> dict[str, float]:
-    """1 - p if 0 < p < 1, else 0 (Absolute Zero, arXiv 2505.03335; ASL's variant). Its -0.5 and -1 for what is ill
-    formed are left out, as in ASL."""
+    """Return 1 - p if 0 < p < 1, else 0 (Absolute Zero, arXiv 2505.03335; ASL's variant).
+
+    Its -0.5 and -1 for ill-formed questions are left out, as in ASL.
+    """
     p = accuracy(evidence.verdicts)
     return {"difficulty": 1 - p if evidence.passed and 0 < p < 1 else 0.0}
 
 
 def ssp(evidence: QuestionEvidence) -> dict[str, float]:
-    """1 - p (SSP, arXiv 2510.18821), 0 where invalid: its published script has a format penalty of 0.
+    """Return 1 - p (SSP, arXiv 2510.18821), 0 where invalid: its published script has a format penalty of 0.
 
-    Its validity check answers the question from the proposer's own documents and 4 others; here the gate stands for it.
+    Its validity check answers the question from the proposer's documents and 4 others; here the acceptance filter does.
     """
     return {"difficulty": 1 - accuracy(evidence.verdicts) if evidence.passed else 0.0}
 
 
 def dr_zero(evidence: QuestionEvidence) -> dict[str, float]:
-    """(n - k) / (n - 1) if 0 < k < n, else 0: k of n attempts pass (Dr. Zero, arXiv 2601.07055); 1 for a single one."""
+    """Return (n - k) / (n - 1) if 0 < k < n, else 0: k of n attempts pass (Dr. Zero, arXiv 2601.07055); 1 for k = 1."""
     n, k = len(evidence.verdicts), sum(map(favourable, evidence.verdicts))
     return {"difficulty": (n - k) / (n - 1) if evidence.passed and 0 < k < n else 0.0}
 
 
 def r_zero(evidence: QuestionEvidence) -> dict[str, float]:
-    """min(p, 1 - p) - share of the batch in the question's BLEU cluster; -1 for an invalid question in place of the
-    first part (R-Zero's code, arXiv 2508.05004). The batch is the group of one task here, all questions there."""
+    """Return min(p, 1 - p) - fraction of the batch in the question's BLEU cluster; the first part is -1 if invalid.
+
+    R-Zero's code (arXiv 2508.05004). The batch is the group of one task here, all questions there.
+    """
     p = accuracy(evidence.verdicts)
-    middling = min(p, 1 - p) if evidence.passed else 0.0
-    return {"uncertainty": middling if evidence.valid else -1.0, "repetition": -_repetition(evidence)}
+    uncertainty = min(p, 1 - p) if evidence.passed else 0.0
+    return {"uncertainty": uncertainty if evidence.valid else -1.0, "repetition": -_repetition(evidence)}
 
 
 def r_zero_paper(evidence: QuestionEvidence) -> dict[str, float]:
-    """max(0, 1 - 2 |p - 1/2| - share) (R-Zero's paper, equation of its challenger's reward), 0 for an invalid one."""
+    """Return max(0, 1 - 2 |p - 1/2| - repetition) (R-Zero's paper, its challenger's reward), 0 where invalid."""
     if not evidence.passed:
         return {"uncertainty": 0.0}
     return {"uncertainty": max(0.0, 1 - 2 * abs(accuracy(evidence.verdicts) - 0.5) - _repetition(evidence))}
 
 
 def _repetition(evidence: QuestionEvidence) -> float:
+    """Return the fraction of the batch in the question's cluster; 0 for an invalid question."""
     return repetition_shares(evidence.batch)[evidence.batch.index(evidence.question)] if evidence.valid else 0.0
 
 
@@ -154,6 +162,6 @@ GENERATOR_REWARDS: Mapping[str, GeneratorReward] = {
 def generator_reward(
     trajectory: Trajectory, evidence: QuestionEvidence, format_weight: float, reward: str = "entropy_bits"
 ) -> Reward:
-    """The parts of the named reward, and the format reward of a valid question."""
+    """Return the parts of the named reward, and the format reward of a valid question."""
     form = format_weight * format_reward(trajectory) if evidence.valid else 0.0
     return Reward({**GENERATOR_REWARDS[reward](evidence), "format": form})

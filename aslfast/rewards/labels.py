@@ -1,5 +1,7 @@
-"""Labels of attempts for the judge to learn from, by source, and the balance between them. No human help, but for
-`gold_labels`."""
+"""Labels of the policy's attempts, for the judge to learn from, by source; and their balance.
+
+No source needs human labels, except `gold_labels`.
+"""
 
 from __future__ import annotations
 
@@ -15,26 +17,26 @@ Labels = dict[str, str]  # distinct answer -> "correct" or "wrong", in the order
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A policy's answer at a generated question, and the verdicts on it."""
+    """A policy's answer to a generated question, and the verdicts on it."""
 
     answer: str
     verdicts: tuple[str | None, ...]
 
 
 def reference_labels(attempts: Sequence[Attempt], reference: str) -> Labels:
-    """The generator's answer is right, any other wrong (ASL with a rule for the generator's reward)."""
+    """Label the generator's own answer right, any other wrong (ASL with a rule for the generator's reward)."""
     return gold_labels([attempt.answer for attempt in attempts], [reference])
 
 
 def gold_labels(answers: Sequence[str], references: Sequence[str]) -> Labels:
-    """What matches a reference exactly is right: labels from real data (ASL's late injection)."""
+    """Label exact matches of a reference right, others wrong: labels from real data (ASL's late injection)."""
     return {answer: _label(exact_match(answer, references)) for answer in answers}
 
 
 def self_labels(attempts: Sequence[Attempt], reference: str) -> Labels:
-    """The judge's own earlier verdict (ASL): the first that took a side on that answer; where none did, no label.
+    """Label each answer by the judge's own first verdict that took a side on it (ASL); where none did, not at all.
 
-    The original labels every attempt apart, the same answer with different labels too.
+    The original labels every attempt separately, so that one answer may have both labels.
     """
     labels: Labels = {}
     for attempt in attempts:
@@ -44,7 +46,7 @@ def self_labels(attempts: Sequence[Attempt], reference: str) -> Labels:
 
 
 def majority_labels(attempts: Sequence[Attempt], reference: str) -> Labels:
-    """The majority of the judge's verdicts on that answer over all attempts that gave it; ties give no label."""
+    """Label each answer by the majority of the judge's verdicts over all attempts that gave it; ties give no label."""
     votes: dict[str, Counter[str]] = {}
     for attempt in attempts:
         votes.setdefault(attempt.answer, Counter()).update(filter(None, map(as_label, attempt.verdicts)))
@@ -56,8 +58,10 @@ def majority_labels(attempts: Sequence[Attempt], reference: str) -> Labels:
 
 
 def consensus_labels(attempts: Sequence[Attempt], reference: str) -> Labels:
-    """As from the reference, but only where the policy's most frequent answer is the reference, given at least twice:
-    two roles that reached it independently. Other questions give no labels."""
+    """Label as `reference_labels` where the policy's most frequent answer is the reference, given at least twice.
+
+    Two roles reached it independently. Other questions give no labels.
+    """
     counts = Counter(normalize(attempt.answer) for attempt in attempts)
     own = counts.pop(normalize(reference), 0)
     agreed = own >= 2 and own > max(counts.values(), default=0)
@@ -73,8 +77,10 @@ LABELS: Mapping[str, Callable[[Sequence[Attempt], str], Labels]] = {
 
 
 def balanced(labels: Mapping[str, str]) -> list[tuple[str, str]]:
-    """(answer, label), as many right as wrong ones, in turn: the rarer label's number of each (ASL, which draws the
-    others at random where we take the first)."""
+    """Return (answer, label) pairs, right and wrong in turn: of each as many as there are of the rarer label.
+
+    ASL draws among the more frequent label's answers at random; here the first are taken.
+    """
     right, wrong = ([answer for answer, label in labels.items() if label == wanted] for wanted in ("correct", "wrong"))
     pairs = zip(right, wrong, strict=False)
     return [pair for r, w in pairs for pair in ((r, "correct"), (w, "wrong"))]

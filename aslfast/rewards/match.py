@@ -13,10 +13,9 @@ from collections.abc import Sequence
 
 
 def normalize(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces: SQuAD's and Search-R1's form, letter for letter.
+    """Return a text in lower case, without punctuation and articles, with single spaces: as SQuAD and Search-R1 do.
 
-    We differ where nothing would be left ("The The", "?"): the lower-case text then stands for itself, lest all such
-    answers be equal.
+    We differ where nothing would be left ("The The", "?"): the lower-case text stays, so that such answers differ.
     """
     lower = text.lower()
     bare = "".join(c for c in lower if c not in string.punctuation)
@@ -24,36 +23,40 @@ def normalize(text: str) -> str:
 
 
 def exact_match(answer: str | None, references: Sequence[str]) -> bool:
-    """EM (SQuAD, Search-R1, FlashRAG): normalize(answer) = normalize(reference)."""
+    """Return EM (SQuAD, Search-R1, FlashRAG): normalize(answer) = normalize(reference) for any reference."""
     return answer is not None and normalize(answer) in {normalize(reference) for reference in references}
 
 
 def substring_match(answer: str | None, references: Sequence[str]) -> bool:
-    """Sub-EM: the reference's letters stand in the answer ("Osloer" holds "Oslo").
+    """Return sub-EM: the answer contains a reference's letters ("Osloer" contains "Oslo").
 
     `subem_check` of Search-R1 and ASL, `acc` of FlashRAG; ASL's rule baseline. We differ for an empty reference, which
-    no answer holds here.
+    no answer contains here.
     """
     said = normalize(answer or "")
     return any(normalize(reference) in said for reference in references if normalize(reference))
 
 
 def contains_match(answer: str | None, references: Sequence[str]) -> bool:
-    """A reference stands in the answer as a run of whole words: cover-EM's ordered form ("CEM-2" in R1-Searcher's
-    evaluation)."""
+    """Return whether the answer contains a reference as a run of whole words.
+
+    Cover-EM's ordered form: "CEM-2" in R1-Searcher's evaluation.
+    """
     said = f" {normalize(answer or '')} "
     return any(f" {normalize(reference)} " in said for reference in references if normalize(reference))
 
 
 def cover_match(answer: str | None, references: Sequence[str]) -> bool:
-    """Cover-EM: every word of a reference stands in the answer, in any order ("CEM-1", the one that R1-Searcher and its
-    followers report; FlashRAG and Search-R1 have no such metric)."""
+    """Return cover-EM: the answer contains every word of a reference, in any order.
+
+    "CEM-1", which R1-Searcher and its followers report; FlashRAG and Search-R1 have no such metric.
+    """
     said = set(normalize(answer or "").split())
     return any(set(normalize(reference).split()) <= said for reference in references if normalize(reference))
 
 
 def f1(answer: str | None, references: Sequence[str]) -> float:
-    """The best F1 = 2 |A & R| / (|A| + |R|) of words with their counts against any reference (SQuAD).
+    """Return the best F1 = 2 |A & R| / (|A| + |R|) of words with their counts against any reference (SQuAD).
 
     FlashRAG also gives "yes" and "no" no partial credit; SQuAD and we do not.
     """

@@ -1,4 +1,4 @@
-"""Questions that ask the same in nearly the same words: only the first is kept."""
+"""Near-duplicates among questions: the same question in nearly the same words. Only the first is kept."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _STOP_WORDS = {
 
 
 def question_similarity(left: str, right: str) -> float:
-    """|A & B| / |A | B| (Jaccard), A and B the words and the pairs of neighbouring words with their counts, stop words
-    left out; 0 where the numbers in them differ. 1 for the same words in the same order; symmetric.
+    """Return |A & B| / |A | B| (Jaccard), A and B the words and the pairs of neighbouring words with their counts.
 
+    Stop words are left out. 0 where the numbers in them differ; 1 for the same words in the same order; symmetric.
     Pairs and counts, since the order and the length of a chain matter ("the river of the home of X", "the teacher of
     the teacher of X"); question words count (who, when).
     """
@@ -27,7 +27,7 @@ def question_similarity(left: str, right: str) -> float:
 
 
 def distinct_questions(questions: Sequence[str], near: float = NEAR) -> list[int]:
-    """The places of the questions that are not near-duplicates (similarity of at least `near`) of one kept before.
+    """Return the indices of the questions that are no near-duplicate (similarity >= `near`) of one kept before.
 
     Exact, by a prefix filter (Chaudhuri 2006, Bayardo 2007): in any fixed order of shingles two sets of similarity at
     least t share one among the first n - ceil(t n) + 1 of each. Rare shingles first, so that few are compared: about
@@ -48,12 +48,13 @@ def distinct_questions(questions: Sequence[str], near: float = NEAR) -> list[int
 
 
 def _prefix(shingles: frozenset[str], counts: Counter[str], near: float) -> list[str]:
+    """Return the rarest shingles, so many that a similar set has one of them among its own."""
     length = len(shingles) - math.ceil(near * len(shingles) - 1e-9) + 1
     return sorted(shingles, key=lambda shingle: (counts[shingle], shingle))[:length]
 
 
 def _shingles(question: str) -> frozenset[str]:
-    """Words, and pairs of neighbours, each with its number; the whole text where it has no word."""
+    """Return the words and the pairs of neighbours, each with its number; the whole text where it has no word."""
     words = [word for word in re.findall(r"\w+", question.lower()) if word not in _STOP_WORDS]
     pairs = [f"{first} {second}" for first, second in pairwise(words)]
     seen = Counter(words + pairs or [" ".join(question.lower().split())])
@@ -67,4 +68,5 @@ def _similarity(left: frozenset[str], right: frozenset[str]) -> float:
 
 
 def _numbers(shingles: frozenset[str]) -> set[str]:
+    """Return the single words that contain a digit."""
     return {s for s in shingles if " " not in s and any(map(str.isdigit, s.partition("#")[0]))}

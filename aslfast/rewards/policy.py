@@ -1,4 +1,4 @@
-"""The policy's reward: what the judge says of its answer, or what a rule says of it. Picked by name."""
+"""The policy's rewards by name: from the judge's verdicts on its answer, or from a rule."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class AnswerEvidence:
 
 
 def mean_verdict(evidence: AnswerEvidence) -> float:
-    """The mean score of the m verdicts; with m = 1 ASL's reward."""
+    """Return the mean score of the m verdicts; with m = 1 ASL's reward."""
     scores = [verdict_score(verdict) for verdict in evidence.verdicts]
     return sum(scores) / len(scores) if scores and evidence.answer is not None else 0.0
 
 
 def majority_verdict(evidence: AnswerEvidence) -> float:
-    """1 if more than half of the m verdicts are favourable; with m = 1 and a correct/wrong judge ASL's reward."""
+    """Return 1 if over half of the m verdicts are favourable; with m = 1 and a correct/wrong judge ASL's reward."""
     passed = sum(map(favourable, evidence.verdicts))
     return float(evidence.answer is not None and 2 * passed > len(evidence.verdicts))
 
@@ -50,7 +50,7 @@ POLICY_REWARDS: Mapping[str, Callable[[AnswerEvidence], float]] = {
 def policy_reward(
     trajectory: Trajectory, verdicts: Sequence[str | None], format_weight: float, reward: str = "majority"
 ) -> Reward:
-    """The named reward of the trajectory's answer, as part `judge` or `rule`, and the format reward."""
+    """Return the named reward of the trajectory's answer, as part `judge` or `rule`, and the format reward."""
     evidence = AnswerEvidence(trajectory.output, tuple(verdicts), trajectory.task.references)
     part = "judge" if reward in JUDGED else "rule"
     return Reward({part: POLICY_REWARDS[reward](evidence), "format": format_weight * format_reward(trajectory)})

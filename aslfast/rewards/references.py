@@ -1,4 +1,4 @@
-"""A question's reference answer, once the policy has tried it. Picked by name."""
+"""A question's reference answer after the policy's attempts, by source."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from aslfast.rewards.match import normalize
 
 
 def own_reference(answers: Sequence[str | None], own: str) -> str:
-    """The generator's own answer (ASL, Absolute Zero)."""
+    """Return the generator's own answer (ASL, Absolute Zero)."""
     return own
 
 
 def voted_reference(answers: Sequence[str | None], own: str) -> str:
-    """The policy's most frequent answer, the first of equals, as it was first spelled; the generator's own where the
-    policy gave none (R-Zero, arXiv 2508.05004: the majority vote is the pseudo-label)."""
+    """Return the policy's most frequent answer as it was first spelled; the generator's own where the policy gave none.
+
+    Of equally frequent ones the first. R-Zero (arXiv 2508.05004): the majority vote is the pseudo-label.
+    """
     counts = Counter(normalize(answer) for answer in answers if answer is not None)
     if not counts:
         return own

@@ -1,4 +1,4 @@
-"""R-Zero's penalty for questions that repeat each other: the share of a batch in the question's BLEU cluster."""
+"""R-Zero's penalty for questions that repeat each other: the fraction of a batch in the question's BLEU cluster."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from functools import lru_cache
 
 import numpy as np
 
-DISTANCE = 0.5  # clusters nearer than this are joined
+DISTANCE = 0.5  # clusters nearer than this are merged
 ORDER = 4  # longest n-grams of BLEU
 
 
 @lru_cache(maxsize=4)
 def repetition_shares(questions: tuple[str, ...]) -> tuple[float, ...]:
-    """For each question the size of its cluster over that of the batch, from 1 / n to 1.
+    """Return for each question the size of its cluster over that of the batch, from 1 / n to 1.
 
     Average-linkage clusters at distance 1 - BLEU of at most 0.5 (R-Zero's code, arXiv 2508.05004). Its cost grows with
     the square of the batch: 60 ms for 100 questions.
@@ -35,6 +35,7 @@ def repetition_shares(questions: tuple[str, ...]) -> tuple[float, ...]:
 
 
 def _distances(sentences: Sequence[Sequence[str]]) -> np.ndarray:
+    """Return 1 - BLEU of each pair, [n, n]; infinity on the diagonal."""
     n = len(sentences)
     distance = np.full((n, n), math.inf)
     for i in range(n):
@@ -44,8 +45,10 @@ def _distances(sentences: Sequence[Sequence[str]]) -> np.ndarray:
 
 
 def sentence_bleu(said: Sequence[str], reference: Sequence[str]) -> float:
-    """BLEU-4 of one sentence (Papineni 2002): brevity penalty times the geometric mean of the n-gram precisions, with
-    0.1 for a count of 0 (Chen and Cherry 2014, method 1); 0 without a common word."""
+    """Return BLEU-4 of one sentence (Papineni 2002): brevity penalty times the geometric mean of n-gram precisions.
+
+    0.1 stands for a count of 0 (Chen and Cherry 2014, method 1); 0 without a common word.
+    """
     logs = []
     for order in range(1, ORDER + 1):
         mine, theirs = _ngrams(said, order), _ngrams(reference, order)

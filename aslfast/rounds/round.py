@@ -13,7 +13,7 @@ from aslfast.core import Group, Task
 from aslfast.errors import UserError
 from aslfast.learner.advantage import advantages
 from aslfast.learner.step_metrics import UpdateStats
-from aslfast.metrics.health import step_figures
+from aslfast.metrics.health import step_health
 from aslfast.rounds import replicas
 from aslfast.rounds.context import RoundContext
 from aslfast.rounds.group_result import extended_pool
@@ -63,7 +63,7 @@ async def _run_step(context: RoundContext, phase: Phase, tasks: Sequence[Task]) 
     state.phase_step += 1
     record = StepRecord(
         state.round, phase.name, state.phase_step, GroupSummary.of(groups),
-        step_figures(phase.role, groups, context.data.oracle), update, weight_sync, played.counters,
+        step_health(phase.role, groups, context.data.oracle), update, weight_sync, played.counters,
         played.prefix_cache, time.perf_counter() - started,
     )  # fmt: skip
     state.step_rewards += (record.summary.reward,)

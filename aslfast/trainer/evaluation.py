@@ -55,12 +55,12 @@ async def evaluate(context: RoundContext, datasets: Datasets) -> dict[str, Any]:
         done=lambda trajectory: context.observer.trajectory(trajectory.n_sampled), ranks=context.learner.ranks,
     )  # fmt: skip
     judged = config.policy.verdicts_per_answer > 0  # else no reward comes from a judge
-    probe = judge_probe.Probe(config) if judged and config.monitor.judge_probe else None
+    probe = judge_probe.JudgeProbe(config) if judged and config.monitor.judge_probe else None
     return await ground_truth_scores(evaluation, datasets, probe)
 
 
 async def ground_truth_scores(
-    evaluation: Evaluation, datasets: Datasets, probe: judge_probe.Probe | None = None
+    evaluation: Evaluation, datasets: Datasets, probe: judge_probe.JudgeProbe | None = None
 ) -> dict[str, Any]:
     """Return the scores of every role that the datasets can score; None for those of the others.
 
@@ -74,4 +74,4 @@ async def ground_truth_scores(
     if datasets.generator_evals and datasets.oracle:
         written = await evaluation.play(datasets.generator_evals)
         scores |= scoring.generator_scores(written, datasets.oracle)
-    return {**await probe.figures(answered, evaluation.play), **scores} if probe else scores
+    return {**await probe.evaluate(answered, evaluation.play), **scores} if probe else scores

@@ -19,7 +19,7 @@ from aslfast.checkpoint.state import TrainState
 from aslfast.config import RunConfig
 from aslfast.distributed.process_group import ProcessGroup, init_process_group
 from aslfast.learner.learner import Learner
-from aslfast.metrics import alarms
+from aslfast.metrics import monitor
 from aslfast.models import lora
 from aslfast.models.fsdp import shard_base_model
 from aslfast.rounds import replicas
@@ -204,11 +204,11 @@ async def _rounds(context: RoundContext, datasets: Datasets) -> None:
         scores = await evaluate(context, datasets)
         record = _commit_round(context, scores)
         context.observer.evaluated(record)
-        for text in alarms.alarms_of(record.as_json()):
+        for text in monitor.alarm_texts(record.as_json()):
             context.observer.warning(text)
         gc.collect()
         if state.round <= config.rounds:
-            alarms.check(record.as_json(), config.monitor, resume_command(context.checkpointer.run.path))
+            monitor.stop_for_alarms(record.as_json(), config.monitor, resume_command(context.checkpointer.run.path))
 
 
 def _commit_round(context: RoundContext, scores: dict[str, Any]) -> RoundRecord:
@@ -217,7 +217,7 @@ def _commit_round(context: RoundContext, scores: dict[str, Any]) -> RoundRecord:
     context.checkpointer.update_clock()
     record = RoundRecord(state.round, scores, state.seconds)
     history = run.history
-    health, raised = alarms.monitor_round(
+    health, raised = monitor.monitor_round(
         record.as_json(), history.get(METRICS, ()), history.get(ROUNDS, ()), len(state.pool), config.monitor
     )
     record = replicas.broadcast_record(context.learner.ranks, replace(record, health=health, alarms=raised))

@@ -1,5 +1,8 @@
-"""Per-token log-probs from hidden states and the head, as others make them: name -> function(hidden_LD, weight_VD,
-target_L) -> log-probs [L]. Rows are live tokens, picked beforehand, which favours whoever cannot skip masked ones."""
+"""Per-token log-probs from hidden states and the head, as others make them.
+
+Each is name -> function(hidden_LD, weight_VD, target_L) -> log-probs [L]. Rows are loss tokens, selected beforehand,
+which favours a side that cannot skip masked ones.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ LogProb = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def torch_eager(hidden_LD: Tensor, weight_VD: Tensor, target_L: Tensor) -> Tensor:
+    """Return log-probs from logits in the inputs' dtype, widened to float32 for the softmax."""
     logits_LV = F.linear(hidden_LD, weight_VD).float()
     return torch.log_softmax(logits_LV, dim=-1).gather(1, target_L[:, None]).squeeze(1)
 
@@ -61,7 +65,7 @@ _MAKERS = {
 
 
 def peers() -> tuple[dict[str, LogProb], dict[str, str]]:
-    """Those that can be imported here, and why the others cannot."""
+    """Return the peers that can be imported here, and why the others cannot."""
     found, missing = {}, {}
     for name, make in _MAKERS.items():
         try:

@@ -9,16 +9,20 @@ from typing import Any
 
 import torch
 
-Run = Callable[[], Any]
+Run = Callable[[], object]
+Row = dict[str, Any]  # one line of the results, as JSON takes it
 _FLUSH_BYTES = 256 << 20  # beyond any L2: what a run reads must come from memory
 
 
 class Timer:
+    """Times functions on one device, `repeats` times each."""
+
     def __init__(self, device: str, repeats: int) -> None:
         self.device, self.repeats = device, repeats
         self.flush = torch.empty(_FLUSH_BYTES if device == "cuda" else 1, dtype=torch.int8, device=device)
 
     def milliseconds(self, run: Run) -> float:
+        """Run once, with a cold cache, and return the time."""
         self.flush.zero_()
         if self.device != "cuda":
             start_s = time.perf_counter()
@@ -31,10 +35,12 @@ class Timer:
         end.synchronize()
         return start.elapsed_time(end)
 
-    def compare(self, runs: dict[str, Run]) -> dict[str, dict[str, Any]]:
-        """Median, p20 and p80 ms and peak MiB by name; a side that fails is a row too. One warm-up each, then repeats
-        in turn, so that a drift of clocks meets all alike."""
-        rows: dict[str, dict[str, Any]] = {}
+    def compare(self, runs: dict[str, Run]) -> dict[str, Row]:
+        """Return median, p20 and p80 ms and peak MiB by name; a side that fails is a row too.
+
+        One warm-up each, then repeats in turn, so that a drift of clocks affects all alike.
+        """
+        rows: dict[str, Row] = {}
         times: dict[str, list[float]] = {}
         for name, run in runs.items():
             try:
@@ -53,6 +59,7 @@ class Timer:
         return rows
 
     def peak_mib(self, run: Run) -> float | None:
+        """Return the memory that one run allocates at its peak; None on a CPU."""
         if self.device != "cuda":
             return None
         torch.cuda.synchronize()
@@ -64,12 +71,13 @@ class Timer:
 
 
 def quantiles(values: list[float]) -> dict[str, float]:
+    """Return median, p20 and p80."""
     cuts = statistics.quantiles(values, n=10, method="inclusive") if len(values) > 1 else values * 9
     return {"ms": round(statistics.median(values), 4), "p20": round(cuts[1], 4), "p80": round(cuts[7], 4)}
 
 
 def launches(run: Run) -> list[str]:
-    """Names of the kernels that one call launches; copies and memsets are no launches of kernels and are left out."""
+    """Return the names of the kernels that one call launches, without copies and memsets."""
     run()
     torch.cuda.synchronize()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:

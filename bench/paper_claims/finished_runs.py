@@ -14,7 +14,7 @@ from aslfast.checkpoint.state import apply
 from aslfast.config import RunConfig
 from aslfast.core import ROLES
 from aslfast.errors import UserError
-from aslfast.metrics.tables import RunLog
+from aslfast.metrics.run_log import RunLog
 from bench.paper_claims.arms import Arm
 
 

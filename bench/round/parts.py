@@ -102,7 +102,7 @@ class _Recorder:
         yield context, "check_weight_sync", "sync"
         yield context.checkpointer, "step", "commit"
         yield context.checkpointer, "phase", "commit"
-        yield round, "step_figures", "monitor"
+        yield round, "step_health", "monitor"
 
     def rewards(self) -> Iterator[Replacement]:
         """Yield the functions of aslfast.rewards, those in its tables too."""

@@ -127,7 +127,7 @@ def round_of(folder, instrumented):
 
 def things_patched():
     """What the benchmark replaces outside the context, as it is now."""
-    owners = {rewards: rewards.__all__, round: ("run_phase", "step_figures"), replicas: ("play_groups",),
+    owners = {rewards: rewards.__all__, round: ("run_phase", "step_health"), replicas: ("play_groups",),
               Judge: ("read",), torch.Tensor: ("backward",)}  # fmt: skip
     return {(owner, name): getattr(owner, name) for owner, names in owners.items() for name in names}
 

@@ -188,7 +188,7 @@ def test_a_finished_run_says_so(whole, tmp_path):
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     result = CliRunner().invoke(app, ["train", "--resume", str(run)])
     assert result.exit_code == 0 and "finished, all 1 rounds; nothing to go on with" in result.stderr
-    assert "Truth by round" in result.stdout
+    assert "Ground truth by round" in result.stdout
     picture = run / "curves.png"
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file() and p != picture} == before
 
@@ -288,5 +288,5 @@ def test_killed_and_stopped_on_the_command_line(config, whole, tmp_path):
     process.communicate()
     process = command("--resume", run, "--quiet")
     printed, said = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0 and "Truth by round" in printed, said
+    assert process.returncode == 0 and "Ground truth by round" in printed, said
     assert bits_of(run) == bits_of(whole[0])

@@ -167,4 +167,4 @@ def test_torchrun_starts_ranks_that_meet(alone, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("finished, all 1 rounds; nothing to go on with") == 1
-    assert done.stdout.count("Truth by round") == 1
+    assert done.stdout.count("Ground truth by round") == 1

@@ -1,4 +1,4 @@
-"""The snippets of docs/kernels-elsewhere.md, run as they stand there, and the package without aslfast."""
+"""The snippets of docs/kernels-integrations.md, run as written there, and the package without aslfast."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import aslfast_kernels
 import pytest
 import torch
-from aslfast_kernels import linear_logprob
 
 import aslfast
+import aslfast_kernels
+from aslfast_kernels import linear_logprob
 from tests.support.tiny_models import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "kernels-elsewhere.md").read_text(encoding="utf-8")
+PAGE = ROOT / "docs" / "kernels-integrations.md"
 EPS32 = torch.finfo(torch.float32).eps
 
 WITHOUT_ASLFAST = """
@@ -34,9 +34,11 @@ assert not foreign, foreign
 
 
 def snippet(name: str, **given: Any) -> dict[str, Any]:
-    """The namespace that the page's block `# name` leaves, with what it takes for granted `given`."""
-    (code,) = re.findall(rf"^```python\n(# {name}\n.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-    exec(compile(code, str(ROOT / "docs" / "kernels-elsewhere.md"), "exec"), given)
+    """Run the page's block `# name` over the names it takes for granted, `given`; return its namespace."""
+    (code,) = re.findall(
+        rf"^```python\n(# {name}\n.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    exec(compile(code, str(PAGE), "exec"), given)
     return given
 
 
@@ -47,7 +49,7 @@ def test_import_without_aslfast():
 
 
 def test_installs_alone(tmp_path):
-    """From kernels/ by itself, with its own version in step; the README's example runs on it."""
+    """Install kernels/ alone: its version is aslfast's, and the README's example runs on it."""
     source, site = tmp_path / "kernels", tmp_path / "site"
     shutil.copytree(ROOT / "kernels", source, ignore=shutil.ignore_patterns("build", "*.egg-info", "__pycache__"))
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
@@ -62,7 +64,7 @@ def test_installs_alone(tmp_path):
 
 
 def test_every_snippet_is_known():
-    names = re.findall(r"^```python\n# (.*)\n", PAGE, re.MULTILINE)
+    names = re.findall(r"^```python\n# (.*)\n", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert names == ["plain: before", "plain: after", "trl: before", "trl: after", "verl: after"]
 
 
@@ -90,7 +92,7 @@ def test_plain_loop_before_and_after(tokenizer):
 
 @pytest.fixture
 def grpo(tokenizer, tmp_path):
-    """What TRL's snippets take for granted: a tiny model made here, prompts, a reward; one step on the CPU."""
+    """Return what TRL's snippets take for granted: a tiny model made here, prompts, a reward; one step on the CPU."""
     pytest.importorskip("trl")
     import datasets
     import peft
@@ -150,9 +152,9 @@ def test_trl_logprobs_and_entropies_agree(grpo):
         trl = base._get_per_token_logps_and_entropies(ours, *arguments, batch_size=2, compute_entropy=True)
         logits = ours.model.double()(input_ids=ids, attention_mask=mask).logits[:, -7:-1] / 0.7
     log_p = logits.log_softmax(-1)
-    live = mask[:, -6:].bool()
+    keep = mask[:, -6:].bool()
     exact = (log_p.gather(2, ids[:, -6:, None]).squeeze(2), -(log_p.exp() * log_p).sum(-1))
     for mine, theirs, want in zip(got, trl, exact, strict=False):
-        own = float((theirs - want)[live].abs().max())
-        assert float((mine - want)[live].abs().max()) <= 2 * own + 8 * EPS32 * float(logits.abs().max())
-        assert mine[~live].tolist() == [0.0, 0.0] == theirs[~live].tolist()
+        own = float((theirs - want)[keep].abs().max())
+        assert float((mine - want)[keep].abs().max()) <= 2 * own + 8 * EPS32 * float(logits.abs().max())
+        assert mine[~keep].tolist() == [0.0, 0.0] == theirs[~keep].tolist()

@@ -5,26 +5,22 @@ plus a floor: 8 units in the last place of float32 at the size of the largest lo
 for a gradient returned in half precision, that dtype's rounding of it.
 """
 
-import importlib
-
 import pytest
 import torch
+
 from aslfast_kernels import linear_logprob, logprob
-
-from tests.support.exact_logprob import DTYPES, EPS32, SCALINGS, assert_as_exact, naive, problem, run_naive
-
-chunked = importlib.import_module("aslfast_kernels.reference_logprob")
+from aslfast_kernels.logprobs import reference
+from tests.support.exact_logprob import DTYPES, EPS32, SCALINGS, Case, assert_as_exact, naive, problem, run_naive
 
 SHAPES = [(1, 3, 1100), (7, 16, 1), (13, 33, 1100), (64, 8, 257)]
 
 
-def check_all(function, inputs, target, upstream, mask, temperature, softcap):
-    """Values and every gradient of `function(*leaves) -> (logp, entropy)`."""
-    exact = run_naive(torch.float64, inputs, target, upstream, mask, temperature, softcap)
-    torch32 = run_naive(torch.float32, inputs, target, upstream, mask, temperature, softcap)
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+def check_all(function, case):
+    """Check values and every gradient of `function(*leaves) -> (logp, entropy)`."""
+    exact, torch32 = run_naive(torch.float64, case), run_naive(torch.float32, case)
+    leaves = [x.detach().clone().requires_grad_() for x in case.inputs]
     values = function(*leaves)
-    sum((v * u).sum() for v, u in zip(values, upstream, strict=True)).backward()
+    sum((v * u).sum() for v, u in zip(values, case.upstream, strict=True)).backward()
     for got, want, own in zip(values, exact[0], torch32[0], strict=True):
         assert got.dtype == torch.float32
         assert_as_exact(got.detach(), want.detach(), own.detach(), exact[2])
@@ -37,7 +33,7 @@ def check_all(function, inputs, target, upstream, mask, temperature, softcap):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Five or fewer rows a chunk at V = 1100, so that every size crosses chunk borders."""
-    monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", 5 * 1100)
+    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 5 * 1100)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -51,7 +47,7 @@ def test_linear_trainable_head_with_entropy(dtype, shape, temperature, softcap, 
         options = {"temperature": temperature, "softcap": softcap, "mask": mask}
         return linear_logprob(hidden, weight, target, bias=bias, return_entropy=True, **options)
 
-    check_all(run, inputs, target, upstream, mask, temperature, softcap)
+    check_all(run, Case(inputs, target, upstream, mask, temperature, softcap))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -62,7 +58,7 @@ def test_linear_shifted_logits(dtype, shift, small_chunks):
     def run(hidden, weight, bias):
         return linear_logprob(hidden, weight, target, bias=bias, return_entropy=True)
 
-    check_all(run, inputs, target, upstream, torch.ones(13, dtype=torch.bool), 1.0, None)
+    check_all(run, Case(inputs, target, upstream, torch.ones(13, dtype=torch.bool)))
 
 
 @pytest.mark.parametrize("residual", ["auto", "save", "recompute"])
@@ -105,7 +101,7 @@ def test_from_logits(dtype, shift, inplace, small_chunks):
             # x * 1 is not a leaf: the buffer that the backward may overwrite
             return logprob(leaf * 1, target, return_entropy=True, **options)
 
-        check_all(run, [logits], target, upstream, mask, temperature, softcap)
+        check_all(run, Case([logits], target, upstream, mask, temperature, softcap))
 
 
 def test_linear_equals_logprob_of_its_logits():
@@ -171,7 +167,7 @@ def test_forbidden_tokens_count_as_probability_zero():
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.3, "softcap": 2.0}])
 def test_gradcheck_float64(options, monkeypatch):
-    monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", 2 * 7)
+    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 2 * 7)
     g = torch.Generator().manual_seed(4)
     make = {"generator": g, "dtype": torch.float64}
     hidden, weight, bias = torch.randn(5, 4, **make), torch.randn(7, 4, **make), torch.randn(7, **make)
@@ -194,7 +190,7 @@ def test_gradcheck_float64(options, monkeypatch):
 
 @pytest.mark.parametrize("tokens", [0, 6])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_no_live_token(tokens, frozen):
+def test_no_loss_token(tokens, frozen):
     hidden, weight = torch.randn(tokens, 4).requires_grad_(), torch.randn(9, 4).requires_grad_(not frozen)
     target, mask = torch.full((tokens,), -100), torch.zeros(tokens, dtype=torch.bool)
     logp = linear_logprob(hidden, weight, target, mask=mask)

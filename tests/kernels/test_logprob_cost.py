@@ -1,80 +1,41 @@
 """What log-probs cost and refuse: matrix products, the largest tensor, one backward, bad arguments."""
 
-import importlib
-
 import pytest
 import torch
+
 from aslfast_kernels import linear_logprob, logprob
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import mm_flop
-
-chunked = importlib.import_module("aslfast_kernels.reference_logprob")
-ops = importlib.import_module("aslfast_kernels.logprob_ops")
-
-
-def problem(tokens, width, vocabulary):
-    g = torch.Generator().manual_seed(0)
-    hidden, weight = torch.randn(tokens, width, generator=g), torch.randn(vocabulary, width, generator=g)
-    return hidden, weight, torch.randint(vocabulary, (tokens,), generator=g)
-
-
-class Watchdog(TorchDispatchMode):
-    """Counts the arithmetic of matrix products and the bytes of the largest result."""
-
-    def __init__(self):
-        super().__init__()
-        self.flops = self.bytes = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        with self:
-            parts = func.decompose(*args, **(kwargs or {}))  # linear and matmul into mm, as FlopCounterMode does it
-        if parts is not NotImplemented:
-            return parts
-        out = func(*args, **(kwargs or {}))
-        if func.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.addmm_):
-            a, b = args[-2:]
-            self.flops += mm_flop(a.shape, b.shape)
-        for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if isinstance(tensor, torch.Tensor):
-                self.bytes = max(self.bytes, tensor.numel() * tensor.itemsize)
-        return out
-
-
-def watched(monkeypatch):
-    """Entered by every operator around its implementation: a mode around the call would see the operator as one."""
-    mode = Watchdog()
-    monkeypatch.setattr(ops, "_plain", lambda tensor: mode)
-    return mode
+from aslfast_kernels.logprobs import reference
+from tests.support.matrix_products import count_products, head_problem
 
 
 @pytest.mark.parametrize(
-    ("live", "residual", "trainable", "products"),
+    ("kept", "residual", "trainable", "products"),
     [(32, "auto", False, 2), (12, "save", False, 2), (12, "recompute", False, 3), (12, "auto", True, 4)],
 )
-def test_number_of_matrix_products(live, residual, trainable, products, monkeypatch):
-    """In units of one live-token product: 2 with the saved residual, 3 recomputed, 4 with a trainable head."""
-    watch = watched(monkeypatch)
-    monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", 5 * 500)
-    hidden, weight, target = problem(32, 16, 500)
+def test_number_of_matrix_products(kept, residual, trainable, products, monkeypatch):
+    """In units of one product of the loss tokens: 2 with the saved residual, 3 recomputed, 4 with a trainable head."""
+    counter = count_products(monkeypatch)
+    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 5 * 500)
+    hidden, weight, target = head_problem(32, 16, 500)
     hidden.requires_grad_()
     weight.requires_grad_(trainable)
-    linear_logprob(hidden, weight, target, mask=torch.arange(32) < live, residual=residual).sum().backward()
-    assert watch.flops == products * 2 * live * 16 * 500
+    linear_logprob(hidden, weight, target, mask=torch.arange(32) < kept, residual=residual).sum().backward()
+    assert counter.flops == products * 2 * kept * 16 * 500
 
 
 @pytest.mark.parametrize("entropy", [False, True])
 def test_all_logits_never_exist_at_once(entropy, monkeypatch):
-    watch = watched(monkeypatch)
-    monkeypatch.setattr(chunked, "CHUNK_ELEMENTS", 8 * 1000)
-    hidden, weight, target = problem(100, 4, 1000)
+    counter = count_products(monkeypatch)
+    monkeypatch.setattr(reference, "CHUNK_ELEMENTS", 8 * 1000)
+    hidden, weight, target = head_problem(100, 4, 1000)
     hidden.requires_grad_()
     result = linear_logprob(hidden, weight, target, return_entropy=entropy)
     (sum(v.sum() for v in result) if entropy else result.sum()).backward()
-    assert watch.bytes == 8 * 1000 * 4
+    assert counter.bytes == 8 * 1000 * 4
 
 
 def test_inplace_backward_writes_over_the_logits_and_refuses_a_second():
-    hidden, weight, target = problem(6, 5, 40)
+    hidden, weight, target = head_problem(6, 5, 40)
     logits = hidden.requires_grad_() @ weight.T
     logits.retain_grad()
     loss = logprob(logits, target, inplace_backward=True).sum()
@@ -85,7 +46,7 @@ def test_inplace_backward_writes_over_the_logits_and_refuses_a_second():
 
 
 def test_double_backward_is_refused():
-    hidden, weight, target = problem(6, 5, 40)
+    hidden, weight, target = head_problem(6, 5, 40)
     hidden.requires_grad_()
     (grad,) = torch.autograd.grad(linear_logprob(hidden, weight, target).square().sum(), hidden, create_graph=True)
     with pytest.raises(RuntimeError, match="no autograd formula"):

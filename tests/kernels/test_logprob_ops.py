@@ -1,28 +1,16 @@
 """The torch.library operators under log-probs: opcheck, torch.compile, fake tensors, autocast.
 
-tests/kernels/triton runs the same with impl = "triton".
+test_triton_kernels.py runs this file with impl = "triton" too.
 """
-
-import importlib
 
 import pytest
 import torch
-from aslfast_kernels import linear_logprob, logprob
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-ops = importlib.import_module("aslfast_kernels.logprob_ops")
-
-
-@pytest.fixture
-def impl():
-    return "torch"
-
-
-@pytest.fixture
-def device():
-    return "cpu"
+from aslfast_kernels import linear_logprob, logprob
+from aslfast_kernels.logprobs import linear_operator, logits_operator
 
 
 @pytest.fixture
@@ -42,7 +30,7 @@ def test_opcheck_linear(trainable, problem, impl):
     hidden, weight, bias, target, mask = problem
     leaves = [hidden.requires_grad_(), weight.requires_grad_(trainable), bias.requires_grad_(trainable)]
     options = (0.7, 3.0 if trainable else None, trainable, not trainable, None, impl)
-    torch.library.opcheck(ops.linear_op, (*leaves, target, mask, *options), test_utils=CHECKS)
+    torch.library.opcheck(linear_operator.linear_op, (*leaves, target, mask, *options), test_utils=CHECKS)
 
 
 def test_opcheck_of_the_backwards(problem, impl):
@@ -50,17 +38,19 @@ def test_opcheck_of_the_backwards(problem, impl):
     hidden, weight, bias, target, mask = problem
     rows, checks = [torch.rand_like(hidden[:, 0]) for _ in range(4)], ("test_schema", "test_faketensor")
     inputs = (hidden, weight, bias, target, mask, *rows, 0.7, None, True, False, True, None, impl)
-    torch.library.opcheck(ops.linear_backward_op, inputs, test_utils=checks)
-    torch.library.opcheck(ops.scale_residual_op, (hidden, rows[0]), test_utils=checks)
+    torch.library.opcheck(linear_operator.linear_backward_op, inputs, test_utils=checks)
+    torch.library.opcheck(linear_operator.scale_residual_op, (hidden, rows[0]), test_utils=checks)
     logits = hidden @ weight.T
     inputs = (logits, target, mask, *rows, 0.7, None, impl, torch.empty_like(logits))
-    torch.library.opcheck(ops.logits_backward_op, inputs, test_utils=checks)
+    torch.library.opcheck(logits_operator.logits_backward_op, inputs, test_utils=checks)
 
 
 def test_opcheck_from_logits(problem, impl):
     hidden, weight, _, target, mask = problem
     logits = (hidden @ weight.T).requires_grad_()
-    torch.library.opcheck(ops.logits_op, (logits, target, mask, 0.7, None, True, False, impl), test_utils=CHECKS)
+    torch.library.opcheck(
+        logits_operator.logits_op, (logits, target, mask, 0.7, None, True, False, impl), test_utils=CHECKS
+    )
 
 
 def losses(problem, impl, inplace=False):

@@ -1,12 +1,13 @@
 """The vocabulary-parallel head: two gloo processes with uneven slices against one process with the whole head."""
 
-import importlib
 import os
 
 import pytest
 import torch
 import torch.distributed as dist
+
 from aslfast_kernels import linear_logprob
+from tests.support import triton_interpreter
 
 CASES = {
     "frozen": {},
@@ -17,7 +18,7 @@ SIZES = (600, 500)
 
 
 def run(case, rows, impl, group=None):
-    """Loss, log-probs and the gradients: hidden's, and those of this slice of the head."""
+    """Return the loss, log-probs and the gradients: hidden's, and those of this slice of the head."""
     g = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(9, 16, generator=g), torch.randn(1100, 16, generator=g) * 0.5
     bias, target = torch.randn(1100, generator=g), torch.tensor([0, 599, 600, 1099, 5, 700, 42, 1000, 599])
@@ -36,9 +37,13 @@ def run(case, rows, impl, group=None):
 def work(rank, folder, impls):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.set_num_threads(1)
+    from aslfast_kernels.logprobs import head, head_kernels, reference
+
+    triton_interpreter.patch()
+    head_kernels.TILES = triton_interpreter.HEAD_TILES
     # Chunks of 4 rows by the larger slice, 5 by the smaller: the ranks must agree, or their collectives never meet.
-    importlib.import_module("aslfast_kernels.reference_logprob").CHUNK_ELEMENTS = 4 * SIZES[0] + 100
-    importlib.import_module("aslfast_kernels.logprob_head").WORKSPACE_BYTES = 5 * 512 * 4
+    reference.CHUNK_ELEMENTS = 4 * SIZES[0] + 100
+    head.WORKSPACE_BYTES = 5 * 512 * 4
     rows = slice(0, SIZES[0]) if rank == 0 else slice(SIZES[0], sum(SIZES))
     results = {(case, impl): run(case, rows, impl, dist.group.WORLD) for case in CASES for impl in impls}
     try:
@@ -51,7 +56,7 @@ def work(rank, folder, impls):
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
-    """What the two processes computed; Triton runs in its interpreter there."""
+    """Return what the two processes computed; Triton runs in its interpreter there."""
     pytest.importorskip("triton")
     folder, before = tmp_path_factory.mktemp("ranks"), os.environ.get("TRITON_INTERPRET")
     os.environ["TRITON_INTERPRET"] = "1"

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from aslfast_kernels import group_advantage, policy_loss
 
+from aslfast_kernels import group_advantage, policy_loss
 from tests.support.policy_cases import CASES, SEQUENCES, batch, call, naive
 
 
@@ -33,25 +33,25 @@ def test_against_the_loop(case, aggregate, dtype):
     got_gradient = b["logp_T"].grad.double()
     torch.testing.assert_close(got_gradient, gradient, rtol=rounding, atol=rtol * float(gradient.abs().max()))
     assert [float(m) for m in metrics[:5]] == pytest.approx(want_metrics, rel=rtol, abs=rtol)
-    assert 0 < float(metrics.clip_fraction) < 1, "a case that clips nothing proves nothing"
+    assert 0 < float(metrics.clip_fraction) < 1, "a case that clips nothing tests nothing"
 
 
 @pytest.mark.parametrize("aggregate", ["token_mean", "sequence_mean"])
-def test_default_normalizer_counts_live_tokens_or_sequences(aggregate):
+def test_default_normalizer_counts_loss_tokens_or_sequences(aggregate):
     b = batch()
-    live = [s for s, m in zip(SEQUENCES, b["mask_T"].tolist(), strict=True) if m and s >= 0]
-    count = len(live) if aggregate == "token_mean" else len(set(live))
+    kept = [s for s, m in zip(SEQUENCES, b["mask_T"].tolist(), strict=True) if m and s >= 0]
+    count = len(kept) if aggregate == "token_mean" else len(set(kept))
     default, metrics = call(b, {}, aggregate=aggregate)
     passed, _ = call(b, {}, aggregate=aggregate, normalizer=count)
     assert float(default) == float(passed)
-    assert int(metrics.tokens) == len(live)
+    assert int(metrics.tokens) == len(kept)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("aggregate", ["token_mean", "sequence_mean", "constant"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 def test_micro_batches_add_up(case, aggregate, dtype):
-    """Cut between sequences into uneven parts, one of them without a live token."""
+    """Cut between sequences into uneven parts, one of them without a loss token."""
     b = batch(dtype)
     b["mask_T"][17:19] = True
     cuts = [0, 12, 14, 19, 40, 60]
@@ -83,7 +83,7 @@ def test_float32_loss_whatever_the_normalizer():
 @pytest.mark.parametrize("aggregate", ["token_mean", "sequence_mean", "constant"])
 @pytest.mark.parametrize("case", [CASES["gspo dual kl tis"], CASES["cispo"]])
 @pytest.mark.parametrize("empty", ["mask", "padding", "no tokens"])
-def test_no_live_token_gives_zero_and_zero_gradient(case, aggregate, empty):
+def test_no_loss_token_gives_zero_and_zero_gradient(case, aggregate, empty):
     b = batch(torch.float32)
     if empty == "mask":
         b["mask_T"] = torch.zeros_like(b["mask_T"])

@@ -11,24 +11,31 @@ from peft import PeftModel
 from aslfast.config import load_recipe
 from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
-from aslfast.lab import demonstrations, pretrain
-from aslfast.lab.world import World, names
+from aslfast.lab import curriculum, pretrain
+from aslfast.lab.demonstrations import Demonstrator, NoiseRates
+from aslfast.lab.model_init import make_model
+from aslfast.lab.names import names, near_name
+from aslfast.lab.tokenizer import make_tokenizer
+from aslfast.lab.world import World
 from aslfast.metrics import scoring
 from aslfast.models import lora
-from aslfast.prompts.role_tasks import parse_call, parse_output
+from aslfast.prompts.chat_template import Chat
+from aslfast.prompts.parsing import parse_output
+from aslfast.prompts.tool_calls import parse_call
 from aslfast.rollout.multi_turn import stable_seed
 from aslfast.trainer import build, datasets, evaluation, train
 
 SHORT = [
-    "rounds=1", "threads=1", "data.eval_count=30", "sampler.max_running_requests=64", "generator.steps=1", "generator.prompts_per_step=3",
-    "grm.steps=1", "grm.prompts_per_step=4", "policy.steps=1", "policy.prompts_per_step=4",
+    "rounds=1", "threads=1", "data.eval_count=30", "sampler.max_running_requests=64", "generator.steps=1",
+    "generator.prompts_per_step=3", "grm.steps=1", "grm.prompts_per_step=4", "policy.steps=1",
+    "policy.prompts_per_step=4",
 ]  # fmt: skip
 
 
 def short_training(folder, seed):
     stages = [
-        pretrain.Stage("practice", 4000, {"copy": 0.5, "look_up": 0.5}),
-        pretrain.Stage("roles", 6000, {"grm": 1.0}, pretrain.NOISY),
+        curriculum.Stage("practice", 4000, {"copy": 0.5, "look_up": 0.5}),
+        curriculum.Stage("roles", 6000, {"grm": 1.0}, curriculum.NOISY),
     ]
     return (pretrain.train_base(folder, seed, stages=stages) / "model.safetensors").read_bytes()
 
@@ -41,8 +48,8 @@ def test_the_same_seed_trains_the_same_bytes(tmp_path):
 
 @pytest.mark.parametrize("shift", [1, 2, 3, 4])
 def test_look_back_heads_attend_so_many_tokens_back(shift):
-    tokenizer = pretrain.make_tokenizer()
-    model = pretrain.make_model(tokenizer, 0)
+    tokenizer = make_tokenizer()
+    model = make_model(tokenizer, 0)
     model.set_attn_implementation("eager")
     for projection in (model.model.layers[0].self_attn.q_proj, model.model.layers[0].self_attn.k_proj):
         projection.weight.data.zero_()  # the biases alone: what tokens say comes on top
@@ -53,21 +60,21 @@ def test_look_back_heads_attend_so_many_tokens_back(shift):
 
 def test_demonstrations_are_what_a_rollout_reads():
     world, rng = World.make(3, "base"), random.Random(0)
-    chat = pretrain.Chat(pretrain.make_tokenizer())
+    chat = Chat(make_tokenizer())
     question = world.ask(rng, 2)
     search = lambda query: " ".join(p.contents for p in world.passages()[:1])  # noqa: E731
-    row = demonstrations.policy_row(chat, world, search, question.question, demonstrations.Slips(), rng)
-    said = "".join(token for token in [chat.text([i for i, w in zip(row.token_ids, row.weights, strict=True) if w])])
+    example = Demonstrator(chat, world, search, NoiseRates(), rng).policy(question.question)
+    said = chat.text([i for i, w in zip(example.token_ids, example.weights, strict=True) if w])
     turns = said.replace("</tool_call>", "</tool_call>\n").splitlines()
     assert [parse_call(turn).queries[0].split(" of ")[1] for turn in turns[:2]] == list(question.chain[:2])
     assert parse_output("policy", turns[2])[1] == question.answer
-    assert len(row.token_ids) == len(row.weights)
+    assert len(example.token_ids) == len(example.weights)
 
 
 def test_near_misses_are_not_the_name_itself():
     rng = random.Random(1)
     for _, name in zip(range(50), names("base", rng), strict=False):
-        near = demonstrations.near_name(name, "base", rng)
+        near = near_name(name, "base", rng)
         assert near != name and sum(a == b for a, b in zip(near.split(), name.split(), strict=True)) == 1
 
 
@@ -79,7 +86,7 @@ def measured():
 
 
 def test_the_shipped_base_is_mediocre_and_clearly_above_chance(measured):
-    """The figures of the README, with room for one world's sampling error (about 3 points at n = 300)."""
+    """The numbers of the README, with room for one world's sampling error (about 3 points at n = 300)."""
     assert 0.25 < measured["policy_accuracy"] < 0.55
     assert 0.6 < measured["grm_accuracy"] < 0.8
     assert measured["reference_right"] > 0.5

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aslfast.lab import world
-from aslfast.lab.world import SCHEMA, World, names, near_name, parse_question, write_question
+from aslfast.lab.names import FIRST_WORDS, SECOND_WORDS, names, near_name
+from aslfast.lab.world import RELATIONS, SCHEMA, World, parse_question, write_question
 
 CLASSES = ("base", "train", "heldout")
 FACT = re.compile(r"(\w+ \w+) has ([a-z]+) (\w+(?: \w+)?)\.")
@@ -66,9 +66,6 @@ def test_what_cannot_be_solved_has_no_answer():
         assert made.answer(question) is None, question
 
 
-RELATIONS = sorted({relation for relations in SCHEMA.values() for relation in relations})
-
-
 @given(st.lists(st.sampled_from(RELATIONS), min_size=1, max_size=5), st.integers(0, 1 << 30), st.sampled_from(CLASSES))
 def test_parse_undoes_write(relations, seed, name_class):
     subject = next(names(name_class, random.Random(seed)))
@@ -77,7 +74,7 @@ def test_parse_undoes_write(relations, seed, name_class):
 
 
 def test_name_classes_share_no_name():
-    every = [f"{first} {second}" for first in world.FIRST_WORDS for second in world.SECOND_WORDS]
+    every = [f"{first} {second}" for first in FIRST_WORDS for second in SECOND_WORDS]
     assert len(set(every)) == len(every)
     found = {c: set() for c in CLASSES}
     for name_class in CLASSES:
@@ -105,7 +102,7 @@ def test_near_name_shares_one_word_and_stays_in_its_class(seed, name_class):
     near = near_name(name, name_class, rng)
     assert sum(a == b for a, b in zip(name.split(), near.split(), strict=True)) == 1
     first, second = near.split()
-    i, j = world.FIRST_WORDS.index(first), world.SECOND_WORDS.index(second)
+    i, j = FIRST_WORDS.index(first), SECOND_WORDS.index(second)
     own = {c: (i + j) % 5 in shares for c, shares in {"base": (2, 3, 4), "train": (0,), "heldout": (1,)}.items()}
     assert [c for c in CLASSES if own[c]] == [name_class]
 

@@ -1,4 +1,4 @@
-"""The monitor: each figure by itself, then scripted runs that hack, guess, repeat, or are healthy."""
+"""The monitor: each metric by itself, then scripted runs that hack, guess, repeat, or are healthy."""
 
 import io
 import json
@@ -14,15 +14,18 @@ from typer.testing import CliRunner
 
 from aslfast.cli.main import app
 from aslfast.config import load_recipe, to_toml
+from aslfast.config.schema import MonitorConfig
 from aslfast.core import Group, Reward, StopReason, Task, Trajectory, Turn
 from aslfast.data.qa_dataset import Question
 from aslfast.errors import UserError
-from aslfast.metrics import health as figures
+from aslfast.metrics import health, judge_probe
+from aslfast.metrics.alarm_meanings import MEANINGS
 from aslfast.metrics.alarm_tables import alarm_lines, monitor_tables
-from aslfast.metrics.alarms import MEANINGS, Alarm, MonitorConfig, alarms
-from aslfast.metrics.health import OF_A_ROLE, Probed
+from aslfast.metrics.alarms import Alarm, alarms
+from aslfast.metrics.health import ROLE_METRICS
+from aslfast.metrics.judge_probe import JudgedAttempt
 from aslfast.metrics.plots import draw
-from aslfast.metrics.tables import RunLog
+from aslfast.metrics.run_log import RunLog
 from aslfast.rounds.observer import Observer
 from aslfast.trainer import train
 from aslfast.trainer.datasets import Datasets, policy_evals
@@ -32,7 +35,7 @@ from tests.support.scripted_world import WORLD, actors
 
 HEALTHY = MonitorConfig()
 
-# --- the figures, each by itself -----------------------------------------------------------------------------------
+# --- the metrics, each by itself -----------------------------------------------------------------------------------
 
 
 def said(*texts, output="Oslo", stop=StopReason.FINISHED, task=None):
@@ -48,53 +51,53 @@ def search(*queries):
 def test_queries_that_were_sent_before():
     """Equal when normalised, within one trajectory; thoughts and broken calls send nothing."""
     twice = said(search("The Aker"), search("aker", "Oslo"), "<answer>Oslo</answer>")
-    assert figures.repeated_queries([twice]) == pytest.approx(1 / 3)
-    assert figures.repeated_queries([said(search("Aker")), said(search("Aker"))]) == 0.0
+    assert health.repeated_queries([twice]) == pytest.approx(1 / 3)
+    assert health.repeated_queries([said(search("Aker")), said(search("Aker"))]) == 0.0
     thought = said(f"<think>{search('Aker')}</think>", search("Aker"), "<tool_call>Aker</tool_call>")
-    assert figures.repeated_queries([thought]) == 0.0 == figures.repeated_queries([])
+    assert health.repeated_queries([thought]) == 0.0 == health.repeated_queries([])
 
 
 @given(st.lists(st.lists(st.sampled_from(["a1", "b1", "c1"]), max_size=5), max_size=4))
-def test_the_share_of_repeated_queries_is_that_of_the_extra_ones(sent):
-    share = figures.repeated_queries([said(*(search(query) for query in own)) for own in sent])
+def test_the_fraction_of_repeated_queries_is_that_of_the_extra_ones(sent):
+    repeated = health.repeated_queries([said(*(search(query) for query in own)) for own in sent])
     total, extra = sum(map(len, sent)), sum(len(own) - len(set(own)) for own in sent)
-    assert 0 <= share < 1 and share * total == pytest.approx(extra)
+    assert 0 <= repeated < 1 and repeated * total == pytest.approx(extra)
 
 
 WORDS = st.lists(st.sampled_from(["river", "who", "teacher", "of", "oslo", "aker", "7"]), min_size=1, max_size=5)
 
 
 @given(st.lists(WORDS.map(" ".join), min_size=2, max_size=8), st.randoms())
-def test_diversity_is_a_share_whatever_the_order(questions, rng):
-    found, mixed = figures.diversity(questions), rng.sample(questions, len(questions))
-    assert 0 <= found <= 1 and found == pytest.approx(figures.diversity(mixed))
-    assert (found == 0) == all(figures.diversity([questions[0], other]) == 0 for other in questions[1:])
+def test_diversity_is_a_fraction_whatever_the_order(questions, rng):
+    found, mixed = health.diversity(questions), rng.sample(questions, len(questions))
+    assert 0 <= found <= 1 and found == pytest.approx(health.diversity(mixed))
+    assert (found == 0) == all(health.diversity([questions[0], other]) == 0 for other in questions[1:])
 
 
 def test_diversity_falls_with_the_square_of_what_is_repeated():
-    """A share p of one question among questions without a common word: 1 - p^2, but for the finite number."""
-    assert figures.diversity([]) is None is figures.diversity(["who is it?"])
+    """A fraction p of one question among questions without a common word: 1 - p^2, but for the finite number."""
+    assert health.diversity([]) is None is health.diversity(["who is it?"])
     others = [f"{name}x {name}y?" for name in "abcdefghij"]
-    assert figures.diversity(others) == 1 and figures.diversity([others[0]] * 9) == 0
-    assert figures.diversity(others + [others[0]] * 10) == pytest.approx(1 - 11 * 10 / (20 * 19))
+    assert health.diversity(others) == 1 and health.diversity([others[0]] * 9) == 0
+    assert health.diversity(others + [others[0]] * 10) == pytest.approx(1 - 11 * 10 / (20 * 19))
 
 
-PROBED = st.builds(Probed, st.booleans(), st.just(True), st.sampled_from(["correct", "wrong"]))
+PROBED = st.builds(JudgedAttempt, st.booleans(), st.just(True), st.sampled_from(["correct", "wrong"]))
 FLIP = {"correct": "wrong", "wrong": "correct"}
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(PROBED, min_size=1, max_size=60))
-def test_the_judge_against_the_truth(tried):
-    found = figures.probe_figures(tried, 0)
+def test_the_judge_against_the_truth(judged):
+    found = judge_probe.judge_metrics(judged, 0)
     gap, (low, high) = found["judge_truth_gap"], found["judge_truth_interval"]
-    assert -1 <= low <= gap <= high <= 1 and found["n_judge_probe"] == len(tried)
+    assert -1 <= low <= gap <= high <= 1 and found["n_judge_probe"] == len(judged)
     assert gap == pytest.approx(found["judge_pass_rate"] - found["judge_probe_accuracy"])
-    swapped = [Probed(p.passed, True, "correct" if p.right else "wrong") for p in tried]
-    assert figures.probe_figures(swapped, 0)["judge_truth_gap"] == pytest.approx(-gap)
-    other = figures.probe_figures([replace(p, side=FLIP[p.side]) for p in tried], 0)
-    right = sum(p.right for p in tried)
-    if min(right, len(tried) - right) < figures.LEAST_OF_A_KIND:
+    swapped = [JudgedAttempt(p.passed, True, "correct" if p.right else "wrong") for p in judged]
+    assert judge_probe.judge_metrics(swapped, 0)["judge_truth_gap"] == pytest.approx(-gap)
+    other = judge_probe.judge_metrics([replace(p, side=FLIP[p.side]) for p in judged], 0)
+    right = sum(p.right for p in judged)
+    if min(right, len(judged) - right) < judge_probe.LEAST_OF_A_KIND:
         assert found["judge_agreement"] is None is found["verdict_bias"]
     else:
         assert 0 <= found["judge_agreement"] <= 1 and abs(found["verdict_bias"]) <= 0.5
@@ -106,44 +109,44 @@ def test_judges_of_one_mind():
     """On 30 right and 10 wrong answers: the true judge, one that accepts all, one that is silent; and no answer."""
 
     def judged(side):
-        tried = [Probed(i < 30, True, side(i < 30)) for i in range(40)]
-        found = figures.probe_figures(tried, 0)
+        attempts = [JudgedAttempt(i < 30, True, side(i < 30)) for i in range(40)]
+        found = judge_probe.judge_metrics(attempts, 0)
         return tuple(found[key] for key in ("judge_truth_gap", "judge_agreement", "verdict_bias"))
 
     assert judged(lambda right: "correct" if right else "wrong") == (0.0, 1.0, 0.0)
     assert judged(lambda right: "correct") == (0.25, 0.5, 0.5)
     assert judged(lambda right: None) == (-0.75, 0.0, -0.5)
-    empty = figures.probe_figures([], 0)
+    empty = judge_probe.judge_metrics([], 0)
     assert empty.pop("n_judge_probe") == 0 and set(empty.values()) == {None}
 
 
-def test_who_takes_part_in_the_probe():
+def test_who_takes_part_in_the_judge_probe():
     """What the tool failed does not; an attempt without an answer counts as neither right nor passed."""
     task = Task("q", "policy", "p", "who?", ("Oslo",))
     right, wrong = said("x", task=task), said("x", output="Rome", task=task)
     silent, lost = (said("x", task=task, stop=stop) for stop in (StopReason.NO_OUTPUT, StopReason.TOOL_FAILED))
     verdicts = [said("x", output="correct"), lost, said("x", output="B"), said("x", output="wrong")]
-    found = figures.probed([silent, right, lost, right, wrong, wrong], verdicts, "tool")
+    found = judge_probe.judged_attempts([silent, right, lost, right, wrong, wrong], verdicts, "tool")
     assert found == [
-        Probed(False, False, None), Probed(True, True, "correct"), Probed(False, True, None),
-        Probed(False, True, "wrong"),
+        JudgedAttempt(False, False, None), JudgedAttempt(True, True, "correct"), JudgedAttempt(False, True, None),
+        JudgedAttempt(False, True, "wrong"),
     ]  # fmt: skip
 
 
-def paid(question, output, judge):
+def rewarded(question, output, judge):
     trajectory = said("x", output=output, task=Task("t", "policy", "p", question))
     return trajectory, Reward({"judge": judge, "format": 0.5})
 
 
-def test_what_training_pays_for_against_the_truth():
+def test_what_training_rewards_against_the_truth():
     """Over the questions that the oracle knows alone; the format reward is no opinion of the judge."""
     oracle = {"who?": "Oslo"}.get
-    pairs = [paid("who?", "oslo", 1.0), paid("who?", "Rome", 1.0), paid("who?", "Rome", 0.0), paid("why?", "x", 1.0)]
-    tried, rewards = zip(*pairs, strict=True)
-    found = figures.true_figures(tried, rewards, oracle)
+    pairs = [("who?", "oslo", 1.0), ("who?", "Rome", 1.0), ("who?", "Rome", 0.0), ("why?", "x", 1.0)]
+    attempts, rewards = zip(*(rewarded(*pair) for pair in pairs), strict=True)
+    found = health.reward_against_truth(attempts, rewards, oracle)
     assert found == {"true_reward": pytest.approx(1 / 3), "true_gap": pytest.approx(1 / 3)}
-    assert set(figures.true_figures(tried[3:], rewards[3:], oracle).values()) == {None}
-    line = figures.step_figures("policy", [Group(tried, rewards)], None)
+    assert set(health.reward_against_truth(attempts[3:], rewards[3:], oracle).values()) == {None}
+    line = health.step_health("policy", [Group(attempts, rewards)], None)
     assert line == {"tokens": 1.0, "repeated_queries": 0.0, "true_reward": None, "true_gap": None}
 
 
@@ -153,21 +156,21 @@ def test_what_the_generator_wrote_against_the_truth():
 
     trajectories = (written("who?", "Oslo"), written("who?", "Rome"), written("why?", "x"))
     group = Group((*trajectories, said("x", stop=StopReason.NO_OUTPUT)), (Reward({"entropy": 0.0}),) * 4)
-    line = figures.step_figures("generator", [group], {"who?": "Oslo"}.get)
+    line = health.step_health("generator", [group], {"who?": "Oslo"}.get)
     assert line["solvable"] == 0.25 and line["question_diversity"] == pytest.approx(2 / 3)
-    assert figures.step_figures("generator", [group], None)["solvable"] is None
+    assert health.step_health("generator", [group], None)["solvable"] is None
 
 
-def test_a_rounds_figures_are_means_over_its_trajectories():
+def test_a_rounds_health_is_means_over_its_trajectories():
     def step(phase, n, tokens, **more):
         return {"phase": phase, "trajectories": n, "tokens": tokens, "entropy": 0.1, "finished": 1.0, **more}
 
     steps = [step("policy", 1, 10.0, true_gap=0.4), step("policy", 3, 20.0, true_gap=None), step("generator", 8, 5.0)]
-    found = figures.round_figures(steps, pool=12, pool_before=10)
+    found = health.round_health(steps, pool_size=12, pool_size_before=10)
     assert found["by_role"]["policy"] == {"tokens": 17.5, "entropy": 0.1, "finished": 1.0, "repeated_queries": None}
     assert list(found["by_role"]) == ["policy", "generator"] and found["true_gap"] == 0.4
     assert (found["new_questions"], found["new_question_rate"], found["question_diversity"]) == (2, 0.25, None)
-    none = figures.round_figures([], 10, 10)
+    none = health.round_health([], 10, 10)
     assert none["by_role"] == {} and none["new_question_rate"] is None is none["true_reward"]
 
 
@@ -177,8 +180,8 @@ ROLE = {"tokens": 50.0, "entropy": 0.03, "finished": 0.97, "repeated_queries": 0
 LINE = {
     "round": 2, "policy_accuracy": 0.6, "policy_interval": [0.55, 0.65], "grm_accuracy": 0.75, "solvable_share": 0.7,
     "judge_pass_rate": 0.6, "judge_probe_accuracy": 0.6, "judge_truth_gap": 0.0, "judge_truth_interval": [-0.1, 0.1],
-    "judge_agreement": 0.75, "verdict_bias": 0.0, "true_gap": -0.1, "question_diversity": 0.85, "new_question_rate": 0.5,
-    "by_role": {"policy": ROLE},
+    "judge_agreement": 0.75, "verdict_bias": 0.0, "true_gap": -0.1, "question_diversity": 0.85,
+    "new_question_rate": 0.5, "by_role": {"policy": ROLE},
 }  # fmt: skip
 
 
@@ -202,7 +205,7 @@ LINE = {
         ("repeated_queries of the policy", {"by_role": {"policy": {**ROLE, "repeated_queries": 0.3}}}),
     ],
 )
-def test_each_figure_alarms_beyond_its_threshold_alone(name, change):
+def test_each_metric_alarms_beyond_its_threshold_alone(name, change):
     assert alarms([LINE, LINE], HEALTHY) == ()
     (alarm,) = alarms([LINE, {**LINE, **change}], HEALTHY)
     assert alarm.name == name and alarm.meaning and len(str(alarm)) > 80
@@ -241,11 +244,11 @@ def test_thresholds_out_of_range_are_refused(wrong):
         load_recipe("tiny", [f"monitor.{wrong}"])
 
 
-def test_every_figure_and_threshold_is_documented():
+def test_every_metric_and_threshold_is_documented():
     """With its default."""
     page = (Path(__file__).parents[2] / "docs" / "monitor.md").read_text(encoding="utf-8")
-    named = [f"`{name}`" for name in MEANINGS if name not in OF_A_ROLE and name != "length"]
-    named += [f"by_role.*.{name}`" for name in OF_A_ROLE]
+    named = [f"`{name}`" for name in MEANINGS if name not in ROLE_METRICS and name != "length"]
+    named += [f"by_role.*.{name}`" for name in ROLE_METRICS]
     assert [name for name in named if name not in page] == []
     for item in fields(MonitorConfig):
         if item.name not in ("judge_probe", "stop"):
@@ -338,7 +341,7 @@ def test_hacking_is_seen_in_the_round_in_which_it_begins(make_context, world_ind
     assert said.startswith("round 2: alarm: judge_truth_gap 0.") and "grm.label" in said
 
 
-def test_a_judge_that_flips_a_coin_is_seen_before_anything_is_learnt(make_context, world_index):
+def test_a_judge_that_flips_a_coin_is_seen_before_anything_is_learned(make_context, world_index):
     context = make_context(script=Script(coin=True), overrides=["rounds=0"])
     context.state.round = 0
     (line,), warnings = evaluated(context, world_index)
@@ -376,7 +379,7 @@ def config(tmp_path_factory):
     return lab_config(tmp_path_factory.mktemp("world"))
 
 
-def test_the_probe_moves_no_other_figure(config, tmp_path):
+def test_the_judge_probe_moves_no_other_metric(config, tmp_path):
     lines = []
     for probe in (0, 3):
         own = replace(config, rounds=0, monitor=replace(config.monitor, judge_probe=probe))
@@ -385,7 +388,7 @@ def test_the_probe_moves_no_other_figure(config, tmp_path):
     without, with_probe = lines
     added = set(with_probe) - set(without)
     assert {key: value for key, value in with_probe.items() if key not in added} == without
-    assert added == set(figures.probe_figures([], 0)) and with_probe["n_judge_probe"] == 3
+    assert added == set(judge_probe.judge_metrics([], 0)) and with_probe["n_judge_probe"] == 3
 
 
 def test_an_alarm_may_end_the_run_which_can_be_resumed(config, tmp_path):
@@ -393,7 +396,8 @@ def test_an_alarm_may_end_the_run_which_can_be_resumed(config, tmp_path):
     sure = replace(
         config, rounds=2, monitor=replace(config.monitor, min_entropy=99.0, stop=True),
         grm=replace(config.grm, steps=0),
-        generator=replace(config.generator, steps=1, prompts_per_step=1), policy=replace(config.policy, steps=1, prompts_per_step=1),
+        generator=replace(config.generator, steps=1, prompts_per_step=1),
+        policy=replace(config.policy, steps=1, prompts_per_step=1),
     )  # fmt: skip
     recipe, run = tmp_path / "recipe.toml", tmp_path / "run"
     recipe.write_text(to_toml(sure))
@@ -410,7 +414,7 @@ def test_an_alarm_may_end_the_run_which_can_be_resumed(config, tmp_path):
 # --- the report ----------------------------------------------------------------------------------------------------
 
 
-def test_a_report_shows_figures_and_alarms(tmp_path):
+def test_a_report_shows_metrics_and_alarms(tmp_path):
     shown = {key: value for key, value in LINE.items() if key not in ("round", "policy_accuracy", "policy_interval")}
     alarm = asdict(Alarm("true_gap", 0.3, 0.15, "[bold]the policy pleases the judge"))
     rounds = [round_line(0, 0.4, 0.7, (0.4,)), round_line(1, 0.5, 0.7, (0.5,)) | shown]
@@ -426,7 +430,7 @@ def test_a_report_shows_figures_and_alarms(tmp_path):
     ]
     (said,) = alarm_lines(log)
     assert said == "round 1: alarm: true_gap 0.3 (wanted: at most 0.15): [bold]the policy pleases the judge"
-    assert log.monitored() and log.as_json()["rounds"][1]["alarms"] == [alarm]
+    assert log.has_alarms() and log.as_json()["rounds"][1]["alarms"] == [alarm]
     marked = draw(run).read_bytes()
     (run / "rounds.jsonl").write_text("".join(json.dumps({**line, "alarms": []}) + "\n" for line in rounds))
     assert draw(run).read_bytes() != marked

@@ -9,7 +9,7 @@ import pytest
 from aslfast.core import StopReason, Task, Trajectory, Turn
 from aslfast.metrics import scoring
 from aslfast.metrics.bootstrap import bootstrap_mean, paired_difference
-from aslfast.metrics.scoring import Share
+from aslfast.metrics.scoring import Proportion
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from aslfast.metrics.scoring import Share
     ],
 )
 def test_wilson_interval(hits, n, low, high):
-    share = Share.of(hits, n)
+    share = Proportion.of(hits, n)
     assert share.value == hits / n and share.n == n
     assert share.low == pytest.approx(low, abs=6e-5) and share.high == pytest.approx(high, abs=6e-5)
 
@@ -31,11 +31,11 @@ def test_wilson_interval(hits, n, low, high):
 def test_wilson_is_where_the_score_test_turns():
     """The bounds solve |p - q| = z sqrt(q (1 - q) / n)."""
     for hits, n in ((3, 10), (70, 300), (150, 300)):
-        share = Share.of(hits, n)
+        share = Proportion.of(hits, n)
         for q in (share.low, share.high):
             assert abs(hits / n - q) == pytest.approx(scoring.Z95 * math.sqrt(q * (1 - q) / n))
-    assert (Share.of(0, 0).low, Share.of(0, 0).high) == (0.0, 1.0)
-    assert str(Share.of(1, 2)) == "0.500 [0.095, 0.905]"
+    assert (Proportion.of(0, 0).low, Proportion.of(0, 0).high) == (0.0, 1.0)
+    assert str(Proportion.of(1, 2)) == "0.500 [0.095, 0.905]"
 
 
 def ended(output, references=("Oslo",), hops=1, role="policy", answer=None, searches=1):
@@ -49,7 +49,7 @@ def test_policy_scores():
     three_hops = [ended("Bergen", hops=3), ended(None, hops=3, searches=0)]
     scores = scoring.policy_scores([*one_hop, *three_hops, ended("Rome", ("Bergen", "rome"), hops=0)])
     assert scores["policy_accuracy"] == 2 / 5 and scores["n_eval"] == 5
-    assert scores["policy_interval"] == [Share.of(2, 5).low, Share.of(2, 5).high]
+    assert scores["policy_interval"] == [Proportion.of(2, 5).low, Proportion.of(2, 5).high]
     by_hops = {hops: (part["accuracy"], part["n"]) for hops, part in scores["by_hops"].items()}
     assert by_hops == {"1": (0.5, 2), "3": (0.0, 2)}
     assert scores["contains"] == 3 / 5

@@ -1,4 +1,4 @@
-"""The table and the picture of a run, from its two files of lines."""
+"""The table and the plot of a run, from its two files of lines."""
 
 import io
 import json
@@ -9,7 +9,8 @@ from rich.console import Console
 
 from aslfast.errors import UserError
 from aslfast.metrics.plots import draw
-from aslfast.metrics.tables import RunLog, markdown_table, reuse_table, table
+from aslfast.metrics.run_log import RunLog
+from aslfast.metrics.tables import markdown_table, prefix_cache_table, table
 from tests.support.run_files import round_line, write_run
 
 
@@ -52,16 +53,16 @@ def test_gain_is_from_round_0_to_the_last(run):
     assert log.as_json()["rounds"][1]["rewards"] == {"generator": pytest.approx(0.3), "grm": 0.7, "policy": 0.625}
 
 
-def test_picture_is_complete_and_of_the_size_promised(run):
-    picture = draw(run)
-    data = picture.read_bytes()
+def test_plot_is_complete_and_of_the_size_promised(run):
+    plot = draw(run)
+    data = plot.read_bytes()
     assert data.startswith(b"\x89PNG") and data.endswith(b"IEND\xaeB`\x82")
     assert struct.unpack(">II", data[16:24]) == (1200, 700)
     assert sorted(p.name for p in run.iterdir()) == ["curves.png", "metrics.jsonl", "rounds.jsonl"]
 
 
-def test_picture_of_two_judges_and_of_a_reward_below_zero(run):
-    """A second judge has a phase of its own; R-Zero pays a challenger less than nothing for a badly formed question."""
+def test_plot_of_two_judges_and_of_a_reward_below_zero(run):
+    """A second judge has a phase of its own; R-Zero gives less than nothing for an ill-formed question."""
     plain = draw(run).read_bytes()
     for name, reward in (("second_judge", 0.9), ("generator", -0.5)):
         with (run / "metrics.jsonl").open("a") as lines:
@@ -83,9 +84,9 @@ def test_reuse_is_summed_by_role_over_the_steps(tmp_path):
     counts = {"requests": 2, "context": 100, "reusable": 60, "reusable_own": 50, "reused": 65, "missed": 15}
     steps = [{"prefix_cache": {"grm": counts, "policy": counts}}, {"prefix_cache": {"grm": counts}}]
     log = RunLog.read(write_run(tmp_path / "run", [round_line(0, 0.1, None, ())], steps))
-    assert log.reuse() == {"grm": {key: 2 * n for key, n in counts.items()}, "policy": counts}
+    assert log.prefix_cache() == {"grm": {key: 2 * n for key, n in counts.items()}, "policy": counts}
     console = Console(width=120, record=True, file=io.StringIO())
-    console.print(reuse_table(log))
+    console.print(prefix_cache_table(log))
     said = console.export_text().splitlines()
     assert [line.split() for line in said if "%" in line] == [
         ["grm", "4", "200", "130", "120", "75.0%"], ["policy", "2", "100", "65", "60", "75.0%"]

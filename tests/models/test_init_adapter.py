@@ -11,7 +11,7 @@ from aslfast.config import from_tree, load_recipe, to_toml, toml
 from aslfast.core import ROLES
 from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
-from aslfast.metrics.health import round_figures
+from aslfast.metrics.health import round_health
 from aslfast.models import lora
 from aslfast.trainer import train
 from aslfast.trainer.session import open_session, read_run_config
@@ -23,7 +23,7 @@ SHORT = [
 ]  # fmt: skip
 
 
-OF_STEPS = {"round", "seconds", "alarms", *round_figures([], 0, 0)}  # of a line: what a round's steps say
+OF_STEPS = {"round", "seconds", "alarms", *round_health([], 0, 0)}  # of a line: what a round's steps say
 
 
 def run(folder, *sets):

@@ -12,9 +12,9 @@ from aslfast.cli import doctor as cli_doctor
 from aslfast.cli.main import app
 from aslfast.core import ROLES
 from aslfast.models import lora
-from aslfast.preflight import machine
-from aslfast.preflight.machine import Line
-from aslfast.preflight.sampler_check import check_sampler, prove
+from aslfast.preflight import versions
+from aslfast.preflight.check import CheckResult
+from aslfast.preflight.sampler_check import check_opened, check_sampler
 from aslfast.prompts.chat_template import Chat
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.sglang.sync_check import probe_prompts
@@ -23,7 +23,7 @@ from tests.support.tiny_models import stir, tiny_model
 MACHINE = [
     "python", "versions", "sglang", "devices", "kernels", "compiler", "core", "index", "memory", "disk",
 ]  # fmt: skip
-PROOFS = [*(f"log-probs: {role}" for role in ROLES), "base", "reuse"]
+SAMPLER_CHECKS = [*(f"log-probs: {role}" for role in ROLES), "base", "reuse"]
 
 
 def by_name(lines):
@@ -35,7 +35,7 @@ def test_this_machine_is_fit():
     said = json.loads(result.stdout)
     assert result.exit_code == 0 and said["ok"] is True and "sampler" not in said
     assert [line["name"] for line in said["lines"]] == MACHINE
-    assert all(line.keys() == {"name", "ok", "detail", "remedy"} for line in said["lines"])
+    assert all(line.keys() == {"name", "ok", "detail", "suggestion"} for line in said["lines"])
     lines = {line["name"]: line for line in said["lines"]}
     assert lines["index"]["detail"] == "three passages built and searched"
     assert "torch on the cpu" in lines["kernels"]["detail"] or "triton on the cuda" in lines["kernels"]["detail"]
@@ -43,12 +43,13 @@ def test_this_machine_is_fit():
 
 def test_broken_parts_are_told_and_stop_nothing():
     """Neither torch nor the core can be imported: a process of its own, since this one has both."""
-    code = "import sys; sys.modules['torch'] = sys.modules['aslfast._bm25'] = None; from aslfast.cli.main import main; main()"
+    broken = "import sys; sys.modules['torch'] = sys.modules['aslfast._bm25'] = None"
+    code = f"{broken}; from aslfast.cli.main import main; main()"
     command = [sys.executable, "-c", code, "doctor", "--sampler", "local", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     said = json.loads(done.stdout)
     assert done.returncode == 1 and said["ok"] is False and said["sampler"] is None
-    failed = {line["name"]: line["remedy"] for line in said["lines"] if not line["ok"]}
+    failed = {line["name"]: line["suggestion"] for line in said["lines"] if not line["ok"]}
     assert failed.keys() == {"devices", "kernels", "core", "index", "sampler"} and all(failed.values())
     assert failed["core"] == "the C++ core is not built: run make setup"
 
@@ -57,20 +58,20 @@ GOOD = {"torch": "2.13.0+cpu", "triton": "3.7.1", "transformers": "5.12.1", "pef
 
 
 @pytest.mark.parametrize(
-    ("change", "name", "state", "remedy"),
+    ("change", "name", "state", "suggestion"),
     [
         ({}, "versions", "ok", ""),
         ({}, "sglang", "ok", ""),
         ({"torch": "2.11.0+cu130", "triton": "3.6.0", "sglang": "0.5.12.post1"}, "sglang", "ok", ""),
         ({"peft": None}, "versions", "failed", "peft missing: run make setup"),
         ({"triton": "3.6.0"}, "versions", "warning", "torch 2.13 goes with triton 3.7"),
-        ({"torch": "2.9.0"}, "versions", "warning", "not tried with this torch; tried are 2.11, 2.13, 2.14"),
-        ({"sglang": None}, "sglang", "warning", machine.SGLANG),
+        ({"torch": "2.9.0"}, "versions", "warning", "not tested with this torch; tested are 2.11, 2.13, 2.14"),
+        ({"sglang": None}, "sglang", "warning", versions.SGLANG_SETUP),
         ({"sglang": "0.5.17"}, "sglang", "warning", "this torch goes with sglang 0.5.18 to 0.5.21"),
         ({"transformers": "5.19.0"}, "sglang", "warning", "sglang 0.5.21 goes with transformers up to 5.12"),
     ],
 )
-def test_versions_that_fit_and_that_do_not(monkeypatch, change, name, state, remedy):
+def test_versions_that_fit_and_that_do_not(monkeypatch, change, name, state, suggestion):
     found = {**GOOD, **change}
 
     def version(package):
@@ -78,13 +79,15 @@ def test_versions_that_fit_and_that_do_not(monkeypatch, change, name, state, rem
             raise PackageNotFoundError(package)
         return found[package]
 
-    monkeypatch.setattr(machine, "version", version)
-    line = {"versions": machine.versions, "sglang": machine.sglang}[name]()
-    assert (line.state, line.remedy) == (state, remedy)
+    monkeypatch.setattr(versions, "version", version)
+    line = {"versions": versions.check_versions, "sglang": versions.check_sglang}[name]()
+    assert (line.state, line.suggestion) == (state, suggestion)
 
 
-def test_remedies_are_printed(capsys):
-    cli_doctor.print_lines([Line("core", "failed", "not [built]", "run make setup"), Line("disk", "ok", "9 GB")])
+def test_suggestions_are_printed(capsys):
+    cli_doctor.print_results(
+        [CheckResult("core", "failed", "not [built]", "run make setup"), CheckResult("disk", "ok", "9 GB")]
+    )
     said = capsys.readouterr().out
     assert "not [built]" in said and "-> run make setup" in said and said.count("->") == 1
 
@@ -102,12 +105,12 @@ def folder(tokenizer, tmp_path):
 
 
 def test_the_local_sampler_over_any_model(folder):
-    lines, proof = check_sampler("local", str(folder))
-    assert proof and [line.name for line in lines] == PROOFS and {line.state for line in lines} == {"ok"}
+    lines, report = check_sampler("local", str(folder))
+    assert report and [line.name for line in lines] == SAMPLER_CHECKS and {line.state for line in lines} == {"ok"}
     weights = (folder / "model.safetensors").stat().st_size
-    assert proof.base_shared and 0 < weights - proof.base_bytes < 10_000  # the file's header
-    assert all(0 < difference < 1e-4 for difference in proof.logprob_difference.values())
-    assert proof.reuse.cached_tokens == proof.reuse.reusable_tokens > 48 and proof.reuse.share == 1.0
+    assert report.base_shared and 0 < weights - report.base_bytes < 10_000  # the file's header
+    assert all(0 < difference < 1e-4 for difference in report.logprob_difference.values())
+    assert report.reuse.cached_tokens == report.reuse.reusable_tokens > 48 and report.reuse.fraction == 1.0
 
 
 def test_a_sampler_with_other_adapters_fails(tokenizer):
@@ -116,37 +119,37 @@ def test_a_sampler_with_other_adapters_fails(tokenizer):
     stir(served, seed=1)
     stir(trained, seed=2)
     sampler = LocalSampler(served, tokenizer, max_running_requests=4, max_context=256)
-    lines, _ = prove("local", sampler, trained, probe_prompts(Chat(tokenizer), "full", ROLES), [])
+    lines, _ = check_opened(sampler, trained, probe_prompts(Chat(tokenizer), "full", ROLES), [])
     failed = [line for line in lines if not line.ok]
-    assert [line.name for line in failed] == PROOFS[:3]
-    assert all(line.remedy.startswith("do not train with this sampler") for line in failed)
+    assert [line.name for line in failed] == SAMPLER_CHECKS[:3]
+    assert all(line.suggestion.startswith("do not train with this sampler") for line in failed)
 
 
 def test_what_cannot_be_opened_is_a_failed_line(tmp_path, monkeypatch):
-    (line,), proof = check_sampler("local", str(tmp_path / "none"))
-    assert proof is None and not line.ok and line.remedy == "name a folder that holds one"
+    (line,), report = check_sampler("local", str(tmp_path / "none"))
+    assert report is None and not line.ok and line.suggestion == "name a folder that holds one"
     monkeypatch.setitem(sys.modules, "sglang", None)
     (line,), _ = check_sampler("sglang", "lab")
-    assert line.detail.endswith("SGLang is not installed") and line.remedy.startswith("make setup-sglang")
+    assert line.detail.endswith("SGLang is not installed") and line.suggestion.startswith("make setup-sglang")
 
 
 def test_the_engine_over_the_lab():
     result = CliRunner().invoke(app, ["doctor", "--sampler", "sglang", "--json"])
     said = json.loads(result.stdout)
     assert result.exit_code == 0 and said["ok"] is True
-    assert [line["name"] for line in said["lines"]] == MACHINE + PROOFS
-    proof = said["sampler"]
-    assert proof["kind"] == "sglang" and proof["base_shared"] is True and proof["base_bytes"] == 3_940_864
-    assert proof["logprob_difference"].keys() == set(ROLES)
-    assert all(0 < difference < 1e-4 for difference in proof["logprob_difference"].values())
-    assert proof["reuse"]["share"] >= 0.95
+    assert [line["name"] for line in said["lines"]] == MACHINE + SAMPLER_CHECKS
+    report = said["sampler"]
+    assert report["kind"] == "sglang" and report["base_shared"] is True and report["base_bytes"] == 3_940_864
+    assert report["logprob_difference"].keys() == set(ROLES)
+    assert all(0 < difference < 1e-4 for difference in report["logprob_difference"].values())
+    assert report["reuse"]["fraction"] >= 0.95
 
 
-def test_two_copies_are_told(engine_lab):
+def test_two_copies_are_a_warning(engine_lab):
     """The tests' engine does not share its base."""
     sampler, model, tokenizer = engine_lab
     told = ["base: two copies (sampler.share_base is false)"]
-    lines, proof = prove("sglang", sampler, model, probe_prompts(Chat(tokenizer), "compact", ROLES), told)
+    lines, report = check_opened(sampler, model, probe_prompts(Chat(tokenizer), "compact", ROLES), told)
     base = by_name(lines)["base"]
-    assert not proof.base_shared and base.state == "warning"
+    assert not report.base_shared and base.state == "warning"
     assert base.detail == "base: two copies (sampler.share_base is false), 0.00394 GB each"

@@ -1,4 +1,4 @@
-"""The memory plan against real modules, caches and steps on the CPU, and its choices and remedies against itself."""
+"""The memory plan against real modules, caches and steps on the CPU, and its choices and suggestions against itself."""
 
 import functools
 import itertools
@@ -17,10 +17,10 @@ from aslfast.core import ROLES, StopReason, Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
-from aslfast.preflight import memory_model
+from aslfast.preflight import layer_memory, memory_model
 from aslfast.preflight.architectures import DENSE, read_shape
 from aslfast.preflight.memory_fit import CARDS, Card, card_of, make_plan, with_settings
-from aslfast.preflight.memory_suggestions import remedies
+from aslfast.preflight.memory_suggestions import suggest
 from aslfast.sampler.local.kv_cache import KVCache
 from aslfast.trainer.datasets import LAB_BASE
 from bench.shared.live_memory import LiveMemory
@@ -163,7 +163,7 @@ def test_a_step_takes_what_the_plan_says(kind, dtype, checkpointing, tmp_path):
     peak, smaller = (peak_of_a_step(kind, dtype, checkpointing, n, tokens) for n in (layers, layers - 2))
     shape, config = shape_of(small_config(kind, layers), tmp_path), planned(dtype, tokens, checkpointing)
     cast = shape.adapter_parameters / layers * e * (e < 4 and checkpointing == "none")
-    added = (tokens - 1) * memory_model.kept_bytes(shape, config) + cast
+    added = (tokens - 1) * layer_memory.kept_bytes(shape, config) + cast
     assert (peak - smaller) / 2 == pytest.approx(added, rel=0.005)
     head = memory_model.head(shape, config).n_bytes - memory_model.WORKSPACE_BYTES - memory_model.STATISTICS_BYTES
     expected = memory_model.activations(shape, config).n_bytes + head  # the gradients come when these go
@@ -218,7 +218,7 @@ def test_the_pool_gets_what_is_left_and_rows_fit_into_it():
     token = 2 * 28 * 4 * 128 * 2
     assert 0 <= plan.card.n_bytes - plan.n_bytes < token
     assert plan.parts[-1].n_bytes == plan.kv_tokens * token
-    assert plan.rows(2560) >= plan.config.sampler.max_running_requests == config.sampler.max_running_requests
+    assert plan.trajectories(2560) >= plan.config.sampler.max_running_requests == config.sampler.max_running_requests
     # SGLang's own sum: free memory x share = base + slots for adapters + pool
     free = plan.card.n_bytes - 2 * memory_model.CONTEXT_BYTES
     engine = 2 * (7_615_616_512 + 4 * plan.shape.adapter_parameters) + plan.kv_tokens * token
@@ -260,18 +260,18 @@ TOO_LARGE = [
 
 
 @pytest.mark.parametrize(("gpu", "sets"), TOO_LARGE)
-def test_a_remedy_does_what_it_says(gpu, sets):
+def test_a_suggestion_does_what_it_says(gpu, sets):
     config, plan = plan_of(*sets, gpu=gpu)
     assert not plan.fits
-    found = remedies(config, plan.shape, plan.card)
-    assert any(remedy.fits for remedy in found)
-    for remedy in found:
-        changes = re.findall(r"--set (\S+)", remedy.change)
-        card = re.findall(r"--gpu (\S+)", remedy.change) or [gpu]
+    found = suggest(config, plan.shape, plan.card)
+    assert any(suggestion.fits for suggestion in found)
+    for suggestion in found:
+        changes = re.findall(r"--set (\S+)", suggestion.change)
+        card = re.findall(r"--gpu (\S+)", suggestion.change) or [gpu]
         after = plan_of(*sets, *changes, gpu=card[0])[1]
-        assert after.fits == remedy.fits
+        assert after.fits == suggestion.fits
         if not after.fits and card == [gpu]:
-            assert plan.n_bytes - after.n_bytes == remedy.frees_bytes > 0
+            assert plan.n_bytes - after.n_bytes == suggestion.frees_bytes > 0
 
 
 def test_a_base_on_several_cards():
@@ -290,7 +290,7 @@ def test_a_base_on_several_cards():
 
 def test_the_context_that_fits_is_the_longest():
     config, plan = plan_of("learner.activation_checkpointing=none")
-    change = next(r.change for r in remedies(config, plan.shape, plan.card) if "max_context" in r.change)
+    change = next(r.change for r in suggest(config, plan.shape, plan.card) if "max_context" in r.change)
     context = int(change.rsplit("=", 1)[1])
     assert plan_of("learner.activation_checkpointing=none", f"sampler.max_context={context}")[1].fits
     assert not plan_of("learner.activation_checkpointing=none", f"sampler.max_context={context + 256}")[1].fits
@@ -315,12 +315,12 @@ def test_the_page():
 def test_json_is_the_same_plan():
     result = call("--recipe", "asl-qwen2.5-7b", "--gpu", "h100", "--json", "--set", ENGINE[0])
     told = json.loads(result.stdout)
-    assert told["fits"] and told["gpu_bytes"] == 81559 * 2**20 and not told["measured"] and told["remedies"] == []
+    assert told["fits"] and told["gpu_bytes"] == 81559 * 2**20 and not told["measured"] and told["suggestions"] == []
     assert sum(part["n_bytes"] for part in told["parts"]) == told["bytes"] <= told["gpu_bytes"]
-    assert told["rows"]["max_context"] == told["kv_tokens"] // 10240
+    assert told["trajectories"]["max_context"] == told["kv_tokens"] // 10240
 
 
-def test_what_cannot_fit_ends_with_2_and_a_remedy():
+def test_what_cannot_fit_ends_with_2_and_a_suggestion():
     result = call("--recipe", "asl-qwen2.5-7b", "--gpu", "80GB", "--set", "learner.activation_checkpointing=none")
     assert result.exit_code == 2
     assert re.fullmatch(
@@ -333,7 +333,7 @@ def test_what_cannot_fit_ends_with_2_and_a_remedy():
     )
     told = json.loads(as_json.stdout)
     assert as_json.exit_code == 2 and not told["fits"] and told["settings"] == {}
-    assert any(remedy["fits"] for remedy in told["remedies"])
+    assert any(suggestion["fits"] for suggestion in told["suggestions"])
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ USE_IT = """
 import sys
 from pathlib import Path
 import aslfast.index
-from aslfast.corpus import Passage
+from aslfast.data.corpus import Passage
 assert "torch" not in sys.modules, "searching must not load torch"
 index = aslfast.index.BM25Index.build([Passage("a", "running dogs"), Passage("b", "cats")], "idx")
 assert index.search(["the dog"]).ids == [["a"]]

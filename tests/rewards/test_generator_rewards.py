@@ -29,7 +29,7 @@ def total(name, **known):
         ("absolute_zero", (0, 0.9, 0.5, 0.1, 0)),
         ("ssp", (1, 0.9, 0.5, 0.1, 0)),
         ("dr_zero", (0, 1, 5 / 9, 1 / 9, 0)),
-        ("r_zero", (-1, -0.9, -0.5, -0.9, -1)),  # alone in its batch: a share of 1
+        ("r_zero", (-1, -0.9, -0.5, -0.9, -1)),  # alone in its batch: a fraction of 1
         ("r_zero_paper", (0, 0, 0, 0, 0)),
     ],
 )
@@ -37,7 +37,7 @@ def test_generator_rewards_by_difficulty(name, by_correct):
     assert [total(name, correct=k) for k in (0, 1, 5, 9, 10)] == pytest.approx(by_correct)
 
 
-UNPAID = {"r_zero": -1.0}  # alone in its batch
+INVALID_REWARDS = {"r_zero": -1.0}  # alone in its batch
 
 
 @pytest.mark.parametrize("name", rewards.GENERATOR_REWARDS)
@@ -51,10 +51,10 @@ def test_no_question_is_paid_beyond_its_bounds(name, data):
         "accepted": data.draw(st.booleans()), "answer": data.draw(texts), "old_answer": data.draw(texts),
         "tool_texts": tuple(data.draw(st.lists(texts, max_size=2))),
     }  # fmt: skip
-    paid = total(name, **known)
-    assert (-2 if name == "r_zero" else 0) <= paid <= 1 + 1e-12
+    rewarded = total(name, **known)
+    assert (-2 if name == "r_zero" else 0) <= rewarded <= 1 + 1e-12
     if not (known["valid"] and known["accepted"]):
-        assert paid == UNPAID.get(name, 0.0)
+        assert rewarded == INVALID_REWARDS.get(name, 0.0)
 
 
 def test_entropy_with_the_tool():
@@ -135,19 +135,19 @@ def test_generator_reward():
     written = Trajectory(task, (), (), (), turns, StopReason.FINISHED, "What is it called?", "Aker")
     even, yes = ["correct", "wrong", None, "correct"], ["correct"] * 5
 
-    def paid(verdicts, checks, trajectory=written, **named):
+    def rewarded(verdicts, checks, trajectory=written, **named):
         made = rewards.question_evidence(trajectory, verdicts, checks, 0.8)
         return rewards.generator_reward(trajectory, made, 1.0, **named).parts
 
-    assert paid(even, yes) == {"entropy": pytest.approx(1.0), "format": 0.25}
-    assert paid(even, yes, reward="entropy") == {"entropy": pytest.approx(math.log(2)), "format": 0.25}
+    assert rewarded(even, yes) == {"entropy": pytest.approx(1.0), "format": 0.25}
+    assert rewarded(even, yes, reward="entropy") == {"entropy": pytest.approx(math.log(2)), "format": 0.25}
     p = 1 / 4
     h = -(p * math.log(p) + (1 - p) * math.log(1 - p)) / math.log(2)
-    assert paid(["correct", None, None, "wrong"], yes)["entropy"] == pytest.approx(h)
-    assert paid(["correct"] * 4, yes)["entropy"] == 0.0
-    assert paid(even, [*yes[:3], None, "wrong"]) == {"entropy": 0.0, "format": 0.25}
+    assert rewarded(["correct", None, None, "wrong"], yes)["entropy"] == pytest.approx(h)
+    assert rewarded(["correct"] * 4, yes)["entropy"] == 0.0
+    assert rewarded(even, [*yes[:3], None, "wrong"]) == {"entropy": 0.0, "format": 0.25}
     for invalid in (dataclasses.replace(written, output="What is"), dataclasses.replace(written, output_answer=None)):
-        assert paid(even, yes, invalid) == {"entropy": 0.0, "format": 0.0}
+        assert rewarded(even, yes, invalid) == {"entropy": 0.0, "format": 0.0}
 
 
 def test_question_evidence():

@@ -12,16 +12,16 @@ from aslfast.rounds.early_stopping import plateaued
 VERDICTS = st.lists(st.sampled_from(["correct", "wrong", None]), min_size=1, max_size=12)
 
 
-def attempts(*tried):
-    return [rewards.Attempt(answer, tuple(verdicts)) for answer, *verdicts in tried]
+def attempts(*attempted):
+    return [rewards.Attempt(answer, tuple(verdicts)) for answer, *verdicts in attempted]
 
 
 def test_self_labels():
     """The first verdict that takes a side on an answer; grades take one too."""
-    tried = attempts(
+    attempted = attempts(
         ("Oslo", None), ("Oslo", "uncertain", "wrong"), ("Oslo", "correct"), ("Rome", "C"), ("Kiel", "D"), ("Bonn",)
     )  # fmt: skip
-    labels = rewards.LABELS["self"](tried, "Oslo")
+    labels = rewards.LABELS["self"](attempted, "Oslo")
     assert labels == {"Oslo": "wrong", "Rome": "correct", "Kiel": "wrong"}
 
 
@@ -32,11 +32,11 @@ def test_labels_from_real_data():
 
 
 @pytest.mark.parametrize("source", rewards.LABELS)
-@given(tried=st.lists(st.tuples(st.sampled_from(["Oslo", "oslo!", "Rome", "Kiel"]), VERDICTS), max_size=8))
-def test_balanced_tasks(source, tried):
+@given(attempted=st.lists(st.tuples(st.sampled_from(["Oslo", "oslo!", "Rome", "Kiel"]), VERDICTS), max_size=8))
+def test_balanced_tasks(source, attempted):
     """As many right as wrong for every question, from the labels alone, each answer once."""
-    labels = rewards.LABELS[source](attempts(*((answer, *verdicts) for answer, verdicts in tried)), "Oslo")
-    assert set(labels.values()) <= {"correct", "wrong"} and set(labels) <= {answer for answer, _ in tried}
+    labels = rewards.LABELS[source](attempts(*((answer, *verdicts) for answer, verdicts in attempted)), "Oslo")
+    assert set(labels.values()) <= {"correct", "wrong"} and set(labels) <= {answer for answer, _ in attempted}
     chosen = rewards.balanced(labels)
     counts = Counter(label for _, label in chosen)
     assert counts["correct"] == counts["wrong"] == min(Counter(labels.values())[x] for x in ("correct", "wrong"))

@@ -85,7 +85,7 @@ def test_f1(answer, references):
 
 @given(VERDICTS)
 def test_verdict_entropy(verdicts):
-    """Against the cross-entropy of the verdicts with their own share; at most ln 2, and that at one half alone."""
+    """Against the cross-entropy of the verdicts with itself; at most ln 2, and that at p = 1/2 alone."""
     p = sum(v == "correct" for v in verdicts) / len(verdicts)
     entropy = rewards.verdict_entropy(verdicts)
     wanted = sum(-math.log(p if v == "correct" else 1 - p) for v in verdicts) / len(verdicts)
@@ -119,7 +119,7 @@ THINK = "<think>so</think>"
 
 
 @pytest.mark.parametrize(
-    "turns, paid",
+    "turns, expected",
     [
         ([f"{THINK}<answer>x</answer>"], 1 / 4),
         (["<answer>x</answer>"], 0),
@@ -132,8 +132,8 @@ THINK = "<think>so</think>"
         ([f"{THINK}a", ("tool", "1"), "b", ("tool", "2"), f"{THINK}<answer>x</answer>"], (2 / 3 + 1) / 4),
     ],
 )
-def test_format_reward(turns, paid):
-    assert rewards.format_reward(played(*turns)) == pytest.approx(paid)
+def test_format_reward(turns, expected):
+    assert rewards.format_reward(played(*turns)) == pytest.approx(expected)
     for stop in set(StopReason) - {StopReason.FINISHED}:
         assert rewards.format_reward(played(*turns, stop=stop)) == 0.0
 
@@ -166,7 +166,7 @@ def test_policy_reward_from_grades():
 
 
 @pytest.mark.parametrize(
-    "answer, paid",
+    "answer, expected",
     [  # against "Oslo fjord": exact match, substring, contains, cover, F1
         ("the Oslo Fjord!", (1, 1, 1, 1, 1)),
         ("It is Oslo fjord", (0, 1, 1, 1, 2 * 2 / 6)),
@@ -177,13 +177,13 @@ def test_policy_reward_from_grades():
         (None, (0, 0, 0, 0, 0)),
     ],
 )
-def test_rule_rewards(answer, paid):
+def test_rule_rewards(answer, expected):
     stop = StopReason.NO_OUTPUT if answer is None else StopReason.FINISHED
     task = Task("t", "policy", "p", "q?", ("nothing", "Oslo fjord"))
     trajectory = Trajectory(task, (), (), (), (Turn("sampled", 0, 0, ""),), stop, answer)
     names = ("exact_match", "substring", "contains", "cover", "f1")
     given_ = [rewards.policy_reward(trajectory, [], 0.0, name).parts["rule"] for name in names]
-    assert given_ == pytest.approx(paid)
+    assert given_ == pytest.approx(expected)
 
 
 MATCHES = [rewards.exact_match, rewards.contains_match, rewards.cover_match, rewards.substring_match]
@@ -211,8 +211,8 @@ def test_grm_reward():
     assert [rewards.grm_reward(unsure, "wrong", 0.0, v).total for v in ("tool", "uncertain", "ranking")] == [0, 0.5, 0]
 
 
-def test_abstaining_pays_where_the_judge_knows_nothing():
-    """At a belief b in its better guess: guess pays b, abstaining 1/2."""
+def test_abstaining_is_worth_it_where_the_judge_knows_nothing():
+    """At a belief b in its better guess: a guess earns b, abstaining 1/2."""
     pay = rewards.GRM_REWARDS["uncertain"]
     for belief in (0.5, 0.6, 0.9):
         guess = belief * pay("correct", "correct") + (1 - belief) * pay("correct", "wrong")
@@ -232,7 +232,7 @@ def test_the_best_grade_is_the_believed_chance():
 @given(st.integers(1, 40), st.integers(0, 40), st.integers(0, 100))
 @example(25, 7, 28)
 def test_gate_in_whole_numbers(n, hits, hundredths):
-    """hits >= share * n decided without rounding: 0.28 * 25 is a little above 7 in floating point."""
+    """hits >= fraction * n decided without rounding: 0.28 * 25 is a little above 7 in floating point."""
     verdicts = ["correct"] * min(hits, n) + [None] * (n - min(hits, n))
     assert rewards.accepted(verdicts, hundredths / 100) == (100 * min(hits, n) >= hundredths * n)
 

@@ -1,6 +1,9 @@
 """Log-probs and entropies from their definitions, in any precision, and how far a result may be from them."""
 
+from typing import NamedTuple
+
 import torch
+from torch import Tensor
 
 EPS32 = torch.finfo(torch.float32).eps
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -8,7 +11,7 @@ SCALINGS = [(0.1, None), (1.0, None), (5.0, None), (0.7, 3.0)]
 
 
 def naive(raw_TV, target_T, temperature, softcap):
-    """Log-prob and entropy from logits, from the definitions, differentiable, in the dtype of `raw_TV`."""
+    """Return log-prob and entropy from logits, from the definitions, differentiable, in the dtype of `raw_TV`."""
     z = raw_TV if softcap is None else softcap * (raw_TV / softcap).tanh()
     z = z / temperature
     top = z.max(dim=1, keepdim=True).values.detach()
@@ -30,14 +33,25 @@ def problem(shape, dtype, shift=0.0, seed=0):
     return hidden, weight, bias, target, upstream
 
 
-def run_naive(dtype, inputs, target, upstream, mask, temperature, softcap):
-    """Values, gradients of `inputs` and the largest scaled logit; masked tokens weigh nothing."""
-    leaves = [x.detach().to(dtype).requires_grad_() for x in inputs]
+class Case(NamedTuple):
+    """One computation of log-probs and entropies, and the gradients that arrive at them."""
+
+    inputs: list[Tensor]  # logits, or hidden states, head and bias
+    target: Tensor
+    upstream: Tensor  # [2, T]: of the log-probs and of the entropies
+    mask: Tensor
+    temperature: float = 1.0
+    softcap: float | None = None
+
+
+def run_naive(dtype, case):
+    """Return values, gradients of the inputs and the largest scaled logit; masked tokens have weight 0."""
+    leaves = [x.detach().to(dtype).requires_grad_() for x in case.inputs]
     raw = leaves[0] if len(leaves) == 1 else leaves[0] @ leaves[1].T + leaves[2]
-    live = mask.to(dtype)
-    values = [v * live for v in naive(raw, target, temperature, softcap)]
-    sum((v * u.to(dtype)).sum() for v, u in zip(values, upstream, strict=True)).backward()
-    return values, [x.grad for x in leaves], float(raw.detach().abs().max()) / temperature
+    keep = case.mask.to(dtype)
+    values = [v * keep for v in naive(raw, case.target, case.temperature, case.softcap)]
+    sum((v * u.to(dtype)).sum() for v, u in zip(values, case.upstream, strict=True)).backward()
+    return values, [x.grad for x in leaves], float(raw.detach().abs().max()) / case.temperature
 
 
 def assert_as_exact(got, exact, torch32, logit_size=0.0):

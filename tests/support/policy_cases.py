@@ -3,6 +3,7 @@
 import math
 
 import torch
+
 from aslfast_kernels import policy_loss
 
 SEQUENCES = [0] * 12 + [-1] * 2 + [1] * 5 + [2] * 1 + [3] * 20 + [5] * 17 + [-1] * 3  # sequence 4 is absent
@@ -29,21 +30,21 @@ def k3(log_ratio):
 
 
 def naive(b, *, low=0.2, high=0.2, dual=None, beta=0.0, level="token", kind="ppo", cap=None, aggregate, normalizer):
-    """(loss, gradient [T], sum of |terms|, clip share, approximate KL, ratio extremes, KL to the reference)."""
+    """Return loss, gradient [T], sum of |terms|, clip fraction, approximate KL, ratio extremes, KL to the reference."""
     new, old, ref, sampler, advantage = (
         b[n].double().tolist() for n in ("logp_T", "old_logp_T", "ref_logp_T", "sampler_logp_T", "advantage")
     )
     ids, mask = b["sequence_ids_T"].tolist(), b["mask_T"].tolist()
-    live = [t for t in range(len(new)) if mask[t] and ids[t] >= 0]
-    members = {s: [t for t in live if ids[t] == s] for s in {ids[t] for t in live}}
-    share = {t: 1 / len(members[ids[t]]) if aggregate == "sequence_mean" else 1.0 for t in live}
+    kept = [t for t in range(len(new)) if mask[t] and ids[t] >= 0]
+    members = {s: [t for t in kept if ids[t] == s] for s in {ids[t] for t in kept}}
+    part = {t: 1 / len(members[ids[t]]) if aggregate == "sequence_mean" else 1.0 for t in kept}
     loss, size, gradient, clipped, ratios = 0.0, 0.0, [0.0] * len(new), 0, []
-    for t in live:
+    for t in kept:
         mates = members[ids[t]] if level == "sequence" else [t]
         ratio = math.exp(sum(new[m] - old[m] for m in mates) / len(mates))
         ratios.append(ratio)
         inside = min(max(ratio, 1 - low), 1 + high)
-        weight = share[t] / normalizer
+        weight = part[t] / normalizer
         tis = 1.0 if cap is None else min(math.exp(old[t] - sampler[t]), cap)
         a = advantage[t]
         if kind == "cispo":
@@ -63,9 +64,9 @@ def naive(b, *, low=0.2, high=0.2, dual=None, beta=0.0, level="token", kind="ppo
         kl = weight * beta * k3(ref[t] - new[t])
         loss, size = loss + value + kl, size + abs(value) + kl
         gradient[t] += weight * beta * (1 - math.exp(ref[t] - new[t]))
-    count = len(live)
-    approx_kl = sum(k3(new[t] - old[t]) for t in live) / count
-    kl_ref = sum(k3(ref[t] - new[t]) for t in live) / count
+    count = len(kept)
+    approx_kl = sum(k3(new[t] - old[t]) for t in kept) / count
+    kl_ref = sum(k3(ref[t] - new[t]) for t in kept) / count
     return loss, gradient, size, clipped / count, approx_kl, min(ratios), max(ratios), kl_ref
 
 
@@ -88,6 +89,6 @@ def options_of(case):
 
 
 def call(b, case, **more):
-    """policy_loss on the batch, without the sampler's log-probs unless the case truncates by them."""
+    """Call policy_loss on the batch, without the sampler's log-probs unless the case truncates by them."""
     arguments = dict(b) if "cap" in case else {k: v for k, v in b.items() if k != "sampler_logp_T"}
     return policy_loss(**arguments, **options_of(case), **more)

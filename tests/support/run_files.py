@@ -2,7 +2,7 @@
 
 import json
 
-from aslfast.metrics.scoring import Share
+from aslfast.metrics.scoring import Proportion
 
 
 def round_line(number, policy, grm, hops):
@@ -10,7 +10,7 @@ def round_line(number, policy, grm, hops):
     line = {"round": number, "policy_accuracy": policy, "by_hops": shares, "grm_accuracy": grm, "n_eval": 300}
     for truth, value, n in (("policy", policy, 300), ("grm", grm, 300), ("solvable", 0.5, 150)):
         if value is not None:
-            share = Share.of(value * n, n)
+            share = Proportion.of(value * n, n)
             line[f"{truth}_interval"] = [share.low, share.high]
     return {**line, "solvable_share": None if grm is None else 0.5, "seconds": 81.4}
 

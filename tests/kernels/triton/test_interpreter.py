@@ -1,10 +1,10 @@
-"""The mended interpreter computes bfloat16 as torch does; unmended, every one of these fails."""
+"""The patched interpreter computes bfloat16 as torch does; unpatched, every one of these fails."""
 
 import torch
 import triton
 import triton.language as tl
 
-from tests.kernels.triton.interpreter import DEVICE
+from tests.support.triton_interpreter import DEVICE
 
 
 @triton.jit

@@ -1,45 +1,41 @@
 """The Triton log-probs against the definitions in float64, in every dtype.
 
-Tolerance: values as in tests/test_logprob.py. A gradient may be off by twice what torch's own is, for logits made in
+Tolerance: values as in test_logprob.py. A gradient may be off by twice what torch's own is, for logits made in
 the same dtype and widened to float32 for the softmax, plus the same floor.
 """
-
-import importlib
 
 import pytest
 import torch
 import torch.nn.functional as F
+
 from aslfast_kernels import linear_logprob, logprob
-
-from tests.kernels.triton.interpreter import DEVICE
-from tests.support.exact_logprob import DTYPES, EPS32, SCALINGS, assert_as_exact, naive, problem, run_naive
-
-head = importlib.import_module("aslfast_kernels.logprob_head")
+from aslfast_kernels.logprobs import head
+from tests.support.exact_logprob import DTYPES, EPS32, SCALINGS, Case, assert_as_exact, naive, problem, run_naive
+from tests.support.triton_interpreter import DEVICE
 
 # Widths of 32 and 40 are read by TMA's descriptors in 16 bit, 3 and 33 by pointers. 151,936 leaves 128 of a tile's 256
 # columns, as 384 does, and 1100 leaves 12 of a slice's 64.
 SHAPES = [(1, 3, 1100), (7, 32, 1), (13, 33, 1100), (70, 40, 384)]
 
 
-def run_torch(inputs, target, upstream, mask, temperature, softcap):
-    """Gradients by torch's autograd over logits in the inputs' dtype, and values from these."""
-    leaves = [x.detach().clone().requires_grad_() for x in inputs]
+def run_torch(case):
+    """Return gradients by torch's autograd over logits in the inputs' dtype."""
+    leaves = [x.detach().clone().requires_grad_() for x in case.inputs]
     raw = (leaves[0] if len(leaves) == 1 else F.linear(*leaves)).float()
-    values = [v * mask for v in naive(raw, target, temperature, softcap)]
-    sum((v * u).sum() for v, u in zip(values, upstream, strict=True)).backward()
+    values = [v * case.mask for v in naive(raw, case.target, case.temperature, case.softcap)]
+    sum((v * u).sum() for v, u in zip(values, case.upstream, strict=True)).backward()
     return [x.grad for x in leaves]
 
 
-def check(function, inputs, target, upstream, mask, temperature, softcap, trained):
-    """Values of `function(*leaves) -> (logp, entropy) or logp`, and the gradients of the first `trained` leaves."""
-    entropy = trained == len(inputs)
-    upstream = upstream if entropy else upstream * torch.tensor([[1.0], [0.0]])
-    exact = run_naive(torch.float64, inputs, target, upstream, mask, temperature, softcap)
-    torch32 = run_naive(torch.float32, inputs, target, upstream, mask, temperature, softcap)
-    own = run_torch(inputs, target, upstream, mask, temperature, softcap)
-    leaves = [x.detach().clone().to(DEVICE).requires_grad_(i < trained) for i, x in enumerate(inputs)]
+def check(function, case, trained):
+    """Check values of `function(*leaves) -> (logp, entropy) or logp`, and gradients of the first `trained` leaves."""
+    entropy = trained == len(case.inputs)
+    if not entropy:
+        case = case._replace(upstream=case.upstream * torch.tensor([[1.0], [0.0]]))
+    exact, torch32, own = run_naive(torch.float64, case), run_naive(torch.float32, case), run_torch(case)
+    leaves = [x.detach().clone().to(DEVICE).requires_grad_(i < trained) for i, x in enumerate(case.inputs)]
     values = function(*leaves) if entropy else [function(*leaves)]
-    sum((v * u.to(DEVICE)).sum() for v, u in zip(values, upstream, strict=False)).backward()
+    sum((v * u.to(DEVICE)).sum() for v, u in zip(values, case.upstream, strict=False)).backward()
     for got, want, other in zip(values, exact[0], torch32[0], strict=False):
         assert got.dtype == torch.float32
         assert_as_exact(got.detach().cpu(), want.detach(), other.detach(), exact[2])
@@ -65,7 +61,7 @@ def test_trainable_head_with_entropy(dtype, shape, temperature, softcap):
         options = {"temperature": temperature, "softcap": softcap, "mask": mask.to(DEVICE), "impl": "triton"}
         return linear_logprob(hidden, weight, target.to(DEVICE), bias=bias, return_entropy=True, **options)
 
-    check(run, inputs, target, upstream, mask, temperature, softcap, 3)
+    check(run, Case(inputs, target, upstream, mask, temperature, softcap), 3)
 
 
 @pytest.mark.parametrize("residual", ["save", "recompute"])
@@ -80,7 +76,7 @@ def test_frozen_head(residual, dtype, temperature, softcap, shape):
         options = {"temperature": temperature, "softcap": softcap, "mask": mask.to(DEVICE), "impl": "triton"}
         return linear_logprob(hidden, weight, target.to(DEVICE), bias=bias, residual=residual, **options)
 
-    check(run, inputs, target, upstream, mask, temperature, softcap, 1)
+    check(run, Case(inputs, target, upstream, mask, temperature, softcap), 1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -92,7 +88,7 @@ def test_chunks(dtype, trained, small_chunks):
         options = {"return_entropy": trained == 3, "impl": "triton"}
         return linear_logprob(hidden, weight, target.to(DEVICE), bias=bias, **options)
 
-    check(run, inputs, target, upstream, torch.ones(13, dtype=torch.bool), 1.0, None, trained)
+    check(run, Case(inputs, target, upstream, torch.ones(13, dtype=torch.bool)), trained)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -105,7 +101,7 @@ def test_shifted_logits(dtype, shift, trained):
         options = {"return_entropy": trained == 3, "impl": "triton"}
         return linear_logprob(hidden, weight, target.to(DEVICE), bias=bias, **options)
 
-    check(run, inputs, target, upstream, torch.ones(13, dtype=torch.bool), 1.0, None, trained)
+    check(run, Case(inputs, target, upstream, torch.ones(13, dtype=torch.bool)), trained)
 
 
 def test_without_bias_and_without_gradient():
@@ -131,7 +127,7 @@ def test_from_logits(dtype, shift, inplace):
             # x * 1 is not a leaf: the buffer that the backward may overwrite
             return logprob(leaf * 1, target.to(DEVICE), return_entropy=True, **options)
 
-        check(run, [logits], target, upstream, mask, temperature, softcap, 1)
+        check(run, Case([logits], target, upstream, mask, temperature, softcap), 1)
 
 
 def test_half_precision_logits_are_not_rounded():
@@ -176,7 +172,7 @@ def test_forbidden_tokens_count_as_probability_zero():
 
 @pytest.mark.parametrize("tokens", [0, 6])
 @pytest.mark.parametrize("frozen", [True, False])
-def test_no_live_token(tokens, frozen):
+def test_no_loss_token(tokens, frozen):
     hidden = torch.randn(tokens, 4, device=DEVICE).requires_grad_()
     weight = torch.randn(9, 4, device=DEVICE).requires_grad_(not frozen)
     target = torch.full((tokens,), -100, device=DEVICE)

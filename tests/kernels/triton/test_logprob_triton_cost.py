@@ -1,21 +1,17 @@
 """What the Triton log-probs cost: launches and products counted, and no [T, V] anywhere."""
 
-import importlib
-
 import pytest
 import torch
-from aslfast_kernels import linear_logprob
 from torch.utils.flop_counter import mm_flop
 
-from tests.kernels.test_logprob_cost import problem, watched
-from tests.kernels.triton.interpreter import DEVICE
+from aslfast_kernels import linear_logprob
+from aslfast_kernels.logprobs import head, head_kernels
+from tests.support.matrix_products import count_products, head_problem
+from tests.support.triton_interpreter import DEVICE
 
-head = importlib.import_module("aslfast_kernels.logprob_head")
-kernels = importlib.import_module("aslfast_kernels.logprob_head_kernels")
 
-
-class Counted:
-    """Stands before a kernel and adds up the products that its launches are asked for."""
+class CountedHead:
+    """Launches the head's kernel and adds up the products that it is asked for."""
 
     def __init__(self, kernel):
         self.kernel, self.flops = kernel, 0
@@ -30,33 +26,33 @@ class Counted:
 
 
 @pytest.mark.parametrize(
-    ("live", "residual", "trainable", "products"),
+    ("kept", "residual", "trainable", "products"),
     [(32, "auto", False, 2), (12, "save", False, 2), (12, "recompute", False, 3), (12, "auto", True, 4)],
 )
-def test_number_of_matrix_products(live, residual, trainable, products, monkeypatch):
-    """Launches of the head's kernel and plain products together, in units of one live-token product."""
-    watch, counted = watched(monkeypatch), Counted(kernels.head_kernel)
-    monkeypatch.setattr(kernels, "head_kernel", counted)
+def test_number_of_matrix_products(kept, residual, trainable, products, monkeypatch):
+    """Launches of the head's kernel and plain products together, in units of one product of the loss tokens."""
+    counter, counted = count_products(monkeypatch), CountedHead(head_kernels.head_kernel)
+    monkeypatch.setattr(head_kernels, "head_kernel", counted)
     monkeypatch.setattr(head, "WORKSPACE_BYTES", 12 * 512 * 4)
-    hidden, weight, target = (x.to(DEVICE) for x in problem(32, 16, 500))
+    hidden, weight, target = (x.to(DEVICE) for x in head_problem(32, 16, 500))
     hidden.requires_grad_()
     weight.requires_grad_(trainable)
-    mask = torch.arange(32, device=DEVICE) < live
+    mask = torch.arange(32, device=DEVICE) < kept
     linear_logprob(hidden, weight, target, mask=mask, residual=residual, impl="triton").sum().backward()
-    assert (counted.flops + watch.flops) == products * 2 * live * 16 * 500
+    assert (counted.flops + counter.flops) == products * 2 * kept * 16 * 500
 
 
 @pytest.mark.parametrize("entropy", [False, True])
 def test_all_logits_never_exist_at_once(entropy, monkeypatch):
     """The largest tensor that is made is the workspace of 8 of 30 rows, each padded to 128 bytes."""
-    watch = watched(monkeypatch)
+    counter = count_products(monkeypatch)
     monkeypatch.setattr(head, "WORKSPACE_BYTES", 8 * 1024 * 4)
     monkeypatch.setattr(head, "STATISTICS_BYTES", 8 * 1024 * 4)
-    hidden, weight, target = (x.to(DEVICE) for x in problem(30, 4, 1000))
+    hidden, weight, target = (x.to(DEVICE) for x in head_problem(30, 4, 1000))
     hidden.requires_grad_()
     result = linear_logprob(hidden, weight, target, return_entropy=entropy, impl="triton")
     (sum(v.sum() for v in result) if entropy else result.sum()).backward()
-    assert watch.bytes <= 8 * 1024 * 4
+    assert counter.bytes <= 8 * 1024 * 4
 
 
 @pytest.mark.gpu

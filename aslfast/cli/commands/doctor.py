@@ -1,0 +1,29 @@
+"""The options of `aslfast doctor`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from aslfast.cli.options import Json
+
+
+def doctor(
+    sampler: Annotated[
+        str | None,
+        typer.Option("--sampler", metavar="local|sglang", help="Also check this sampler against the trainer."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", metavar="MODEL", help="With --sampler: a model folder, or lab.")
+    ] = "lab",
+    as_json: Json = False,
+) -> None:
+    """Check this machine before a run: versions, devices, kernels, index; and a sampler, if asked.
+
+    Exit code 1 if a check failed; each such line says what to do.
+    """
+    from aslfast.cli.doctor import doctor
+
+    if not doctor(sampler, model, as_json):
+        raise typer.Exit(1)

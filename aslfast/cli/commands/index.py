@@ -1,0 +1,141 @@
+"""The options of the commands of `aslfast index`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aslfast.cli.options import Json, Quiet, Threads, print_json
+from aslfast.errors import UserError
+
+index_app = typer.Typer(no_args_is_help=True, help="Build, search, change and serve BM25 indexes of passages.")
+
+Corpus = Annotated[
+    list[Path],
+    typer.Argument(metavar="CORPUS...", help="Passages with id and contents, as .jsonl or .parquet; or DPR's .tsv."),
+]
+Folder = Annotated[Path, typer.Argument(metavar="IDX", help="Folder of an index.")]
+Memory = Annotated[
+    int | None,
+    typer.Option("--memory-mb", help="Memory for building; a bigger corpus goes over the disk."),
+]
+
+
+# one parameter an option: typer reads the signature
+@index_app.command("build", epilog="Example: aslfast index build passages.parquet more.jsonl --out wiki.idx")
+def build(
+    corpus: Corpus,
+    out: Annotated[Path, typer.Option("--out", metavar="IDX", help="New folder for the index.")],
+    analyzer: Annotated[
+        str, typer.Option("--analyzer", help="How texts become terms: english, simple, cjk or whitespace.")
+    ] = "english",
+    k1: Annotated[float, typer.Option("--k1", min=0.0, help="BM25's k1: how slowly a repeated term saturates.")] = 0.9,
+    b: Annotated[float, typer.Option("--b", min=0.0, max=1.0, help="BM25's b: how much length counts.")] = 0.4,
+    threads: Threads = None,
+    memory_mb: Memory = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Index passages for BM25 search."""
+    from aslfast.cli import index as cli_index
+
+    options = {"analyzer": analyzer, "k1": k1, "b": b, **cli_index.effort(threads, memory_mb)}
+    built = cli_index.build(corpus, out, options, quiet)
+    print_json(built) if as_json else cli_index.print_built(built)
+
+
+@index_app.command("search", epilog='Example: aslfast index search wiki.idx "who wrote the first novel" -k 3')
+def search(
+    index: Folder,
+    query: Annotated[str, typer.Argument(help="What to look for.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="How many passages to show.")] = 3,
+    scores: Annotated[
+        str, typer.Option("--scores", help="exact, or lucene: with lengths rounded as Lucene rounds them.")
+    ] = "exact",
+    as_json: Json = False,
+) -> None:
+    """Show the best passages for a query."""
+    from aslfast.cli import index as cli_index
+
+    found = cli_index.search(index, query, k, scores)
+    print_json(found) if as_json else cli_index.print_hits(found)
+
+
+@index_app.command("info", epilog="Example: aslfast index info wiki.idx")
+def info(index: Folder, as_json: Json = False) -> None:
+    """Show what an index holds and how large it is."""
+    from aslfast.cli import index as cli_index
+
+    told = cli_index.info(index)
+    print_json(told) if as_json else cli_index.print_info(told)
+
+
+@index_app.command("verify", epilog="Example: aslfast index verify wiki.idx")
+def verify(index: Folder, as_json: Json = False) -> None:
+    """Read every byte of an index and check it."""
+    from aslfast.cli import index as cli_index
+
+    verified = cli_index.verify(index)
+    print_json(verified) if as_json else cli_index.print_verified(verified)
+
+
+@index_app.command("add", epilog="Example: aslfast index add wiki.idx news.jsonl")
+def add(
+    index: Folder,
+    corpus: Corpus,
+    threads: Threads = None,
+    memory_mb: Memory = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Add passages with new ids to an index: all of them or, after an error, none."""
+    from aslfast.cli import index as cli_index
+
+    added = cli_index.add(index, corpus, cli_index.effort(threads, memory_mb), quiet)
+    print_json(added) if as_json else cli_index.print_changed(added)
+
+
+@index_app.command("delete", epilog="Example: aslfast index delete wiki.idx --ids-from withdrawn.txt")
+def delete(
+    index: Folder,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Ids of passages.")] = None,
+    ids_from: Annotated[
+        Path | None, typer.Option("--ids-from", metavar="FILE", help="File with more ids, one in a line.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Delete passages from an index: all of them or, after an error, none."""
+    from aslfast.cli import index as cli_index
+
+    if not ids and ids_from is None:
+        raise UserError("delete: no id was given; name at least one, or a file of them with --ids-from")
+    deleted = cli_index.delete(index, ids or [], ids_from)
+    print_json(deleted) if as_json else cli_index.print_changed(deleted)
+
+
+@index_app.command("merge", epilog="Example: aslfast index merge wiki.idx")
+def merge(index: Folder, threads: Threads = None, as_json: Json = False) -> None:
+    """Make one segment of all: searches are fastest then, and deleted passages take no space."""
+    from aslfast.cli import index as cli_index
+
+    merged = cli_index.merge(index, threads or 0)
+    print_json(merged) if as_json else cli_index.print_changed(merged)
+
+
+@index_app.command("serve", epilog="Example: aslfast index serve wiki.idx --port 8000")
+def serve(
+    index: Folder,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to open; 0 takes a free one.")] = 8000,
+    host: Annotated[
+        str, typer.Option("--host", help="Address to listen on. The default is reached from this machine alone.")
+    ] = "127.0.0.1",
+    threads: Threads = None,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log a line a request on stderr.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Answer POST /retrieve as Search-R1's retrieval server does, until stopped."""
+    from aslfast.retrieval import server
+
+    server.serve(index, host, port, threads or 0, access_log, as_json)

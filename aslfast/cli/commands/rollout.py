@@ -1,0 +1,77 @@
+"""The options of `aslfast rollout`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aslfast.cli.options import (
+    SAMPLING,
+    DataOption,
+    IndexOption,
+    Json,
+    Limit,
+    Prompts,
+    Quiet,
+    Seed,
+    Threads,
+    print_json,
+)
+
+
+# one parameter an option: typer reads the signature
+def rollout(
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model",
+            metavar="MODEL|RUN",
+            help="Any Hugging Face causal LM with a chat template, by its folder; or a run; or lab.",
+        ),
+    ],
+    index: IndexOption,
+    data: DataOption,
+    out: Annotated[Path, typer.Option("--out", metavar="T.parquet", help="New file for the trajectories.")],
+    limit: Limit = None,
+    role: Annotated[
+        str,
+        typer.Option(
+            "--role",
+            help="policy answers the questions, grm judges their first answers, generator takes them as topics.",
+        ),
+    ] = "policy",
+    prompts: Prompts = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", min=0.0, help="Of sampling; 0 is greedy.", rich_help_panel=SAMPLING)
+    ] = None,
+    max_turns: Annotated[
+        int | None, typer.Option("--max-turns", min=1, help="Most turns of a trajectory.", rich_help_panel=SAMPLING)
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option("--max-new-tokens", min=1, help="Most tokens of a turn.", rich_help_panel=SAMPLING)
+    ] = None,
+    max_context: Annotated[
+        int | None, typer.Option("--max-context", min=2, help="Most tokens of a trajectory.", rich_help_panel=SAMPLING)
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Passages that a search returns.", rich_help_panel=SAMPLING)
+    ] = None,
+    seed: Seed = None,
+    threads: Threads = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Let one role work through questions, several turns each, and write its trajectories."""
+    from aslfast.cli import rollout
+
+    rollout.check_new_file(out)
+    source = rollout.QuestionSource(data, index, limit)
+    overrides = rollout.Overrides(
+        prompts=prompts, seed=seed, threads=threads, temperature=temperature, max_turns=max_turns,
+        max_new_tokens=max_new_tokens, max_context=max_context, top_k=top_k,
+    )  # fmt: skip
+    session, questions = rollout.open_all(model, rollout.known_role(role), source, overrides)
+    trajectories, summary = rollout.roll_out(session, role, questions, out, quiet)
+    print_json(summary) if as_json else rollout.print_rollout(trajectories, summary)

@@ -1,0 +1,85 @@
+"""The two files of lines that a run leaves, rounds.jsonl and metrics.jsonl, read for its report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aslfast.core import ROLES
+from aslfast.errors import UserError
+from aslfast.files.jsonl import read_lines
+
+Line = Mapping[str, Any]  # of rounds.jsonl or metrics.jsonl, by key: the JSON edge
+Prefixes = dict[str, dict[str, int]]  # adapter -> counts of prompt tokens: sampler/prefix_cache_stats.py
+
+
+@dataclass(frozen=True)
+class RunLog:
+    """The lines of a run: one a round, one an optimizer step."""
+
+    rounds: Sequence[Line]
+    steps: Sequence[Line]
+
+    @classmethod
+    def read(cls, run: str | Path) -> RunLog:
+        """Return the lines of a run's folder. Raise UserError where it is no run, or no round is finished in it."""
+        folder = Path(run)
+        rounds = _lines(folder / "rounds.jsonl")
+        if not rounds:
+            raise UserError(f"{folder}/rounds.jsonl: no round is finished in it; train the run first")
+        return cls(rounds, _lines(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else [])
+
+    def reward(self, round_number: int, role: str) -> float | None:
+        """Return the mean reward over the role's steps in a round; None without any."""
+        seen = [s["reward"] for s in self.steps if s["round"] == round_number and s["phase"] == role]
+        return sum(seen) / len(seen) if seen else None
+
+    def hops(self) -> list[str]:
+        """Return the numbers of hops that the held-out questions have, in order."""
+        return sorted({hops for line in self.rounds for hops in line.get("by_hops", {})}, key=int)
+
+    def prefix_cache(self) -> Prefixes:
+        """Return the counts of prompt tokens, reusable and reused ones, by adapter, summed over all steps."""
+        totals: Prefixes = {}
+        for name, counts in (item for step in self.steps for item in step.get("prefix_cache", {}).items()):
+            total = totals.setdefault(name, dict.fromkeys(counts, 0))
+            for key, count in counts.items():
+                total[key] += count
+        return totals
+
+    def has_alarms(self) -> bool:
+        """Return whether a monitor watched the run: runs of an earlier version have none."""
+        return any("alarms" in line for line in self.rounds)
+
+    def gain(self) -> float:
+        """Return the gain in policy accuracy from round 0 to the last, in percentage points."""
+        return 100 * (self.rounds[-1]["policy_accuracy"] - self.rounds[0]["policy_accuracy"])
+
+    def sentence(self) -> str:
+        """Return the run's result in one sentence."""
+        first, last = self.rounds[0], self.rounds[-1]
+        return (
+            f"Policy accuracy on {last['n_eval']} held-out questions: "
+            f"{100 * first['policy_accuracy']:.1f}% for the base, "
+            f"{100 * last['policy_accuracy']:.1f}% after round {last['round']}: {self.gain():+.1f} points."
+        )
+
+    def as_json(self) -> dict[str, object]:
+        """Return what `aslfast report --json` prints of the run."""
+        rewards = [{role: self.reward(line["round"], role) for role in ROLES} for line in self.rounds]
+        return {
+            "rounds": [{**line, "rewards": seen} for line, seen in zip(self.rounds, rewards, strict=True)],
+            "policy_gain_points": self.gain(),
+            "prefix_cache": self.prefix_cache(),
+        }
+
+
+def _lines(file: Path) -> list[Line]:
+    try:
+        return [*read_lines(file)]
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}; name the folder of a run") from error
+    except ValueError as error:
+        raise UserError(f"{file}: not JSON lines ({error}); the run is damaged") from error

@@ -1,0 +1,1 @@
+"""Group-normalised advantages for ragged groups."""

@@ -1,0 +1,1 @@
+"""Every shipped kernel configuration, compiled for sm_90 without a GPU and measured."""

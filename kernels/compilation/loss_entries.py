@@ -1,0 +1,54 @@
+"""The configurations of the advantage and the policy loss that the report compiles: the smallest and the largest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..advantages import fused as advantages
+from ..losses import fused as losses
+from .entry import Entry
+
+
+def advantage_entries() -> list[Entry]:
+    """Return the advantage of groups, and of a batch with tokens."""
+    types = dict.fromkeys(("reward_ptr", "advantage_ptr", "token_advantage_ptr"), "*fp32")
+    types |= {"group_ptr": "*i64", "first_bad_ptr": "*i32", "counters_ptr": "*i32", "n": "i32", "tokens": "i32"}
+    sizes = {name: getattr(advantages, name) for name in ("ROWS", "COLS", "BLOCK")}
+    variants = [
+        ("mean, group", {}, {"BASELINE": "mean", "SCALE": "group"}),
+        ("leave_one_out, batch, tokens", {"sequence_ptr": "*i64"}, {"BASELINE": "leave_one_out", "SCALE": "batch"}),
+    ]
+    kernel = advantages.advantage_kernel
+    return [
+        _entry(f"advantage: {name}", kernel, types | more, sizes | {"EPS": 1e-6} | flags, advantages.WARPS)
+        for name, more, flags in variants
+    ]
+
+
+def policy_loss_entries() -> list[Entry]:
+    """Return the loss without and with options, by token and by sequence, and its backward."""
+    floats = ("logp_ptr", "old_ptr", "advantage_ptr", "gradient_ptr", "loss_ptr", "divisor_ptr", "metrics_ptr")
+    plain = dict.fromkeys(floats, "*fp32") | dict.fromkeys(("clip_floor", "clip_ceiling", "kl_coef"), "fp32")
+    plain |= {"tokens_ptr": "*i64", "partial_ptr": "*fp64", "counters_ptr": "*i32", "tokens": "i32", "n_slots": "i32"}
+    full = plain | dict.fromkeys(("tis_cap", "dual_clip", "normalizer"), "fp32")
+    full |= {"ref_ptr": "*fp32", "sampler_ptr": "*fp32", "mask_ptr": "*u8", "sequence_ptr": "*i64"}
+    means = full | {"size_ptr": "*i32"}
+    ratios = means | {"summed_ptr": "*i64", "largest_ptr": "*i32", "gain_ptr": "*i64"}
+    variants = [
+        ("ppo", plain, {"KIND": "ppo", "OF_TOKENS": True, "MEAN_OF_SEQUENCE": False}),
+        ("ppo, all options", full, {"KIND": "ppo", "OF_TOKENS": False, "MEAN_OF_SEQUENCE": False}),
+        ("cispo, sequence_mean", means, {"KIND": "cispo", "OF_TOKENS": False, "MEAN_OF_SEQUENCE": True}),
+        ("gspo, all options", ratios, {"KIND": "ppo", "OF_TOKENS": False, "MEAN_OF_SEQUENCE": True}),
+    ]
+    sizes = {name: getattr(losses, name) for name in ("BLOCK", "PARTIALS", "MAX_PROGRAMS")}
+    kernel, warps = losses.policy_loss_kernel, losses.WARPS
+    entries = [_entry(f"policy_loss: {name}", kernel, types, sizes | flags, warps) for name, types, flags in variants]
+    kernel = losses.policy_loss_backward_kernel
+    types = dict.fromkeys(("gradient_ptr", "upstream_ptr", "divisor_ptr", "out_ptr"), "*fp32") | {"tokens": "i32"}
+    return [*entries, _entry("policy_loss: backward", kernel, types, {"BLOCK": sizes["BLOCK"]}, warps)]
+
+
+def _entry(name: str, kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int) -> Entry:
+    """Return the entry; an argument with neither a type nor a constant is absent: None."""
+    absent = {argument: None for argument in kernel.arg_names if argument not in types and argument not in constants}
+    return Entry(name, kernel, types, absent | constants, {"num_warps": warps})

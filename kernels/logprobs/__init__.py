@@ -1,0 +1,1 @@
+"""Log-probabilities and entropies of given tokens, from hidden states and the head or from logits."""

@@ -1,0 +1,123 @@
+"""`linear_logprob` and `logprob`: the checks, and the choice of an implementation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..arguments import check_choice, check_positive, check_tensor, choose_impl
+from .linear_operator import linear_op
+from .logits_operator import logits_op
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+# More than 6 parameters: the public functions take all options by name.
+def linear_logprob(
+    hidden_TD: Tensor,
+    weight_VD: Tensor,
+    target_T: Tensor,
+    *,
+    bias: Tensor | None = None,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    return_entropy: bool = False,
+    mask: Tensor | None = None,
+    tp_group: ProcessGroup | None = None,
+    impl: str | None = None,
+    residual: str = "auto",
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return log p(target) [T] in nats, without ever holding [T, V]; with `return_entropy` also the entropy [T].
+
+        x = hidden @ W^T + bias;  y = softcap * tanh(x / softcap);  z = y / temperature
+        logp_t = z[target_t] - logsumexp(z);  entropy_t = -sum_v p_v log p_v,  p = softmax(z)
+
+    Logits are float32 (float64 for float64 hidden states), also under autocast; results have that dtype. Loss tokens
+    are processed in row chunks. impl "torch" holds `logprobs.reference.CHUNK_ELEMENTS` logits at a time and widens a
+    head in half precision once per pass (4 V D bytes while it runs); "triton" never stores a logit, and holds
+    `logprobs.head.WORKSPACE_BYTES` of probabilities where a gradient is made.
+
+    Gradients: hidden, weight, bias, through logp and through the entropy; once only (no double backward).
+    residual: d logp / d hidden = (W[target] - sum_v p_v W_v) / temperature (times the softcap's derivative inside the
+        sum) does not depend on the upstream gradient. "save" makes it in the forward, so that forward + backward is
+        two matrix products; it keeps [T, D] in the dtype of the hidden states. "recompute" keeps nothing more than the
+        inputs, and takes three. "auto" saves where that saves a product: frozen head and no entropy.
+    mask [T] bool: False tokens are skipped before the product, give 0, and their target may be anything.
+    tp_group: a torch.distributed process group whose ranks hold consecutive slices of the vocabulary, of any sizes:
+        weight_VD and bias are this rank's slice; hidden, target (ids of the whole vocabulary), mask and the upstream
+        gradients are the same on all ranks. Results and the hidden states' gradient are complete on every rank.
+    impl: "triton" or "torch"; None is "triton" for CUDA tensors and "torch" for others.
+
+    hidden_TD [T, D], weight_VD [V, D], bias [V]: floating point; target_T [T]: integer in 0..V-1.
+    Raises ValueError (shape, range, device) or TypeError (dtype), naming the argument.
+    """
+    check_tensor("hidden_TD", hidden_TD, (None, None), "float")
+    impl = choose_impl(impl, hidden_TD)
+    tokens, width = hidden_TD.shape
+    check_tensor("weight_VD", weight_VD, (None, width), "float", hidden_TD)
+    if bias is not None:
+        check_tensor("bias", bias, (weight_VD.shape[0],), "float", hidden_TD)
+    _check_tokens(target_T, mask, tokens, hidden_TD)
+    _check_scaling(temperature, softcap)
+    check_choice("residual", residual, ("auto", "save", "recompute"))
+    trainable_head = weight_VD.requires_grad or (bias is not None and bias.requires_grad)
+    if residual == "save" and (trainable_head or return_entropy):
+        raise ValueError('residual: got "save", which needs a frozen head and return_entropy=False; use "auto"')
+    needs_residual = torch.is_grad_enabled() and hidden_TD.requires_grad and residual != "recompute"
+    save = needs_residual and not trainable_head and not return_entropy
+    logp_T, entropy_T, _, _ = linear_op(
+        hidden_TD, weight_VD, bias, target_T, mask, float(temperature), softcap, return_entropy, save,
+        _group_name(tp_group), impl,
+    )  # fmt: skip
+    return (logp_T, entropy_T) if return_entropy else logp_T
+
+
+# More than 6 parameters: as above.
+def logprob(
+    logits_TV: Tensor,
+    target_T: Tensor,
+    *,
+    temperature: float = 1.0,
+    softcap: float | None = None,
+    return_entropy: bool = False,
+    mask: Tensor | None = None,
+    inplace_backward: bool = False,
+    impl: str | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return what `linear_logprob` does, from logits x [T, V]; logits of -inf are tokens of probability 0.
+
+    inplace_backward: the backward writes the gradient over `logits_TV` and so allocates no second [T, V]; the caller
+        promises not to read the logits afterwards (torch raises where another backward would need them).
+    The gradient has the logits' dtype. Masks, dtypes and errors as in `linear_logprob`.
+    """
+    check_tensor("logits_TV", logits_TV, (None, None), "float")
+    impl = choose_impl(impl, logits_TV)
+    _check_tokens(target_T, mask, logits_TV.shape[0], logits_TV)
+    _check_scaling(temperature, softcap)
+    logp_T, entropy_T, _ = logits_op(
+        logits_TV, target_T, mask, float(temperature), softcap, return_entropy, inplace_backward, impl
+    )
+    return (logp_T, entropy_T) if return_entropy else logp_T
+
+
+def _group_name(tp_group: ProcessGroup | None) -> str | None:
+    if tp_group is None:
+        return None
+    if not hasattr(tp_group, "group_name"):
+        raise TypeError(f"tp_group: got {type(tp_group).__name__}, expected a torch.distributed.ProcessGroup or None")
+    return tp_group.group_name
+
+
+def _check_tokens(target_T: Tensor, mask: Tensor | None, tokens: int, like: Tensor) -> None:
+    check_tensor("target_T", target_T, (tokens,), "integer", like)
+    if mask is not None:
+        check_tensor("mask", mask, (tokens,), "bool", like)
+
+
+def _check_scaling(temperature: float, softcap: float | None) -> None:
+    check_positive("temperature", temperature)
+    if softcap is not None:
+        check_positive("softcap", softcap)

@@ -1,0 +1,1 @@
+"""Policy-gradient losses over one stream of tokens."""
