@@ -17,7 +17,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from aslfast.index.bm25 import BM25Index
-from aslfast.prompts.role_tasks import Call, policy_task, prompt_text
+from aslfast.prompts.builder import PromptBuilder, QuestionSpec
+from aslfast.prompts.templates import prompt_text
+from aslfast.prompts.tool_calls import Call
 from aslfast.rollout.search_tool import SEARCH, SearchTool
 from bench.learner.trajectory_lengths import Shape, save
 
@@ -32,8 +34,9 @@ def n_tokens(text: str) -> int:
 def step_of(tool: SearchTool, questions: list[str], groups: int, group_size: int, rng: random.Random) -> list[Shape]:
     """Return the shapes of one optimizer step."""
     shapes: list[Shape] = []
+    system, builder = prompt_text("full", "system"), PromptBuilder("full")
     for question in rng.sample(questions, groups):
-        prompt = n_tokens(prompt_text("full", "system") + policy_task("t", question, "full").prompt)
+        prompt = n_tokens(system + builder.policy("t", QuestionSpec(question)).prompt)
         for i in range(group_size):
             queries = [question, *rng.sample(questions, 2)][: rng.choice((1, 2, 3))]
             found = tool.answer([Call(SEARCH, (query,)) for query in queries])

@@ -104,12 +104,12 @@ class SamplerByRole:
         return await self.samplers[self.role_of(request)].generate(request)
 
     def release(self, session: str) -> None:
-        """Forget a session, whoever has it."""
+        """Forget a session; only one sampler knows it."""
         for sampler in self.samplers.values():
             sampler.release(session)
 
     def abort(self, session: str) -> None:
-        """End a session's running request, whoever has it."""
+        """End a session's running request; only one sampler has it."""
         for sampler in self.samplers.values():
             sampler.abort(session)
 

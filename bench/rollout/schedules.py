@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from aslfast.config import RunConfig
 from aslfast.core import ROLES, Role, Task, Trajectory
-from aslfast.prompts import role_tasks
+from aslfast.prompts.builder import PromptBuilder, QuestionSpec
 from aslfast.rollout.context import RolloutContext, max_concurrent
 from aslfast.rollout.multi_turn import stable_seed
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
@@ -71,12 +71,13 @@ async def role_by_role(step: ForcedStep, before: BeforeStage) -> None:
 
 async def _play_stages(step: ForcedStep, stage: Stage) -> None:
     """Play the trajectories of `question_group`, by the same names and so of the same lengths, in three stages."""
-    config, prompts, judge = step.context.config.generator, step.context.config.model.prompts, step.context.judge
+    config, judge = step.context.config.generator, step.context.judge
+    builder = PromptBuilder(step.context.config.model.prompts)
     jobs = [(task, i) for task in step.tasks for i in range(config.group_size)]
     policy_tasks, checks = [], []
     for (task, number), written in zip(jobs, await stage(jobs), strict=True):
         question, answer, name = written.output or "", written.output_answer or "", f"{task.id}-{number}"
-        policy_tasks.append(role_tasks.policy_task(f"{name}-p", question, prompts, (answer,), task.hops))
+        policy_tasks.append(builder.policy(f"{name}-p", QuestionSpec(question, (answer,), task.hops)))
         checks.append(judge.task(f"{name}-c", question, answer, answer))
     attempts = [(task, i) for task in policy_tasks for i in range(config.rollouts_per_question)]
     judged = [(check, i) for check in checks for i in range(config.self_checks)]

@@ -15,7 +15,7 @@ from aslfast.core import Task
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab.world import World
 from aslfast.models import lora
-from aslfast.prompts import role_tasks
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
 from aslfast.rollout.multi_turn import Limits
 from aslfast.sampler.protocol import Sampler
@@ -65,8 +65,8 @@ class RolloutSetup:
 
     def tasks(self) -> list[Task]:
         """Return the generator's tasks of the step."""
-        count = self.config.generator.prompts_per_step
-        return [role_tasks.generator_task(f"g{i}", self.topics[i], i % 3 + 1, "compact") for i in range(count)]
+        builder, count = PromptBuilder("compact"), self.config.generator.prompts_per_step
+        return [builder.generator(f"g{i}", self.topics[i], i % 3 + 1) for i in range(count)]
 
 
 def open_setup(args: argparse.Namespace, work: Path) -> RolloutSetup:

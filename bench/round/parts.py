@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 from aslfast import rewards
 from aslfast.learner.batch import Batch
-from aslfast.prompts.role_tasks import Call
+from aslfast.prompts.tool_calls import Call
 from aslfast.rollout.judge import Judge
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rounds import replicas, round

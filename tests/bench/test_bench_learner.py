@@ -68,7 +68,7 @@ def test_shapes_come_back_as_they_were(tmp_path):
 
 def test_flops_are_those_that_torch_counts(model):
     """The layers' products, exactly. torch's counter sees neither the CPU's attention nor into the fused head; the
-    formula also counts the gradient to the first layer's input, which nobody makes."""
+    formula also counts the gradient to the first layer's input, which is never computed."""
     made, advantages = some()
     learner, part = learner_of(model, share_prefix="never"), make_batch(made, advantages, share=False)
     model.set_adapter("policy")

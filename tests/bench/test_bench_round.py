@@ -74,7 +74,7 @@ def test_a_part_that_fails_is_left_and_counted():
     assert clock.seconds == {"rest": (2, 1), "learn": (1, 0.5)}
 
 
-def test_inside_a_whole_part_nothing_else_is_entered():
+def test_inside_an_opaque_part_no_other_is_entered():
     now = FakeTime()
     clock = PartClock(now, frozenset({"monitor"}))
     with clock.part("monitor"), clock.part("reward"):
@@ -173,7 +173,7 @@ def test_the_work_is_what_the_metrics_say(measured):
             line["trajectories"] <= record.rollouts <= sum(reuse["requests"] for reuse in line["prefix_cache"].values())
         )
         assert record.pairs >= record.forward_tokens
-    assert phases["grm"].rollouts == 2 * 3  # its own alone: nobody judges a verdict
+    assert phases["grm"].rollouts == 2 * 3  # its own alone: no verdict is judged
 
 
 def test_nothing_stays_patched(tmp_path):

@@ -36,18 +36,18 @@ def small_round(rates_of="processor"):
         return {"wall_s": 2 * seconds, "processor_s": seconds}
 
     def phase(name, seconds):
-        shares = {"rollout": 0.5, "tool": 0.05, "reward": 0.05, "learn": 0.3, "sync": 0.04, "commit": 0.03,
+        fractions = {"rollout": 0.5, "tool": 0.05, "reward": 0.05, "learn": 0.3, "sync": 0.04, "commit": 0.03,
                   "monitor": 0.02, "rest": 0.01}  # fmt: skip
         learn = dict.fromkeys(("forward", "head", "backward", "optimizer", "packing and loss"), both(0.06 * seconds))
         return {
             "phase": name, "steps": 2, **both(seconds), "learn_parts": learn,
-            "parts": {part: both(share * seconds) for part, share in shares.items()}, "tool_overlapped_s": 0.25,
+            "parts": {part: both(part_of * seconds) for part, part_of in fractions.items()}, "tool_overlapped_s": 0.25,
             "rollouts": 40, "trajectories": 12, "sampled_tokens": 1000, "loss_tokens": 500,
             "sampled_tokens_per_s": 2000 / seconds, "loss_tokens_per_s": None, "matmul_utilization": None,
         }  # fmt: skip
 
     def one(number, seconds):
-        phases = [phase(name, share * seconds) for name, share in (("generator", 0.5), ("grm", 0.2), ("policy", 0.3))]
+        phases = [phase(name, part * seconds) for name, part in (("generator", 0.5), ("grm", 0.2), ("policy", 0.3))]
         return {"round": number, **both(seconds), "peak_mib": 20.0, "phases": phases}
 
     return {
