@@ -1,8 +1,7 @@
-"""The C++ core (csrc/bindings.cpp). Use aslfast.index, which checks arguments and explains errors.
+"""The C++ core (csrc/python/bindings.cpp). Use aslfast.index, which checks arguments and explains errors.
 
-Raises OSError when the system refuses, ValueError ("file: what is wrong") for files that are not as they were written.
-A segment is a folder with the files of csrc/format.hpp; its counts are
-{"passages", "terms", "windows", "postings", "tiled", "big_counts", "tokens", "non_empty"}.
+Raises OSError when the operating system refuses, ValueError ("file: what is wrong") for files that are damaged.
+A segment is a folder with the files of csrc/storage/format.hpp.
 """
 
 from collections.abc import Sequence
@@ -11,8 +10,29 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
+class Counts(TypedDict):
+    """What one segment holds, deleted passages included."""
+
+    passages: int
+    terms: int
+    windows: int
+    postings: int
+    tiled: int  # windows that have tiles
+    big_counts: int  # postings whose count is 255 or more
+    tokens: int  # terms of all passages, with repetition
+    non_empty: int  # passages with at least one term
+
+class LiveStatistics(TypedDict):
+    """What an index holds: the first three of the live passages, the others as stored, over all segments."""
+
+    passages: int
+    tokens: int
+    non_empty: int
+    terms: int
+    postings: int
+
 class Deleted(TypedDict):
-    """What is deleted of one segment: a file (csrc/deletions.hpp) and the sums over the deleted passages."""
+    """The deletions of one segment: a file (csrc/storage/deletions.hpp), and sums over the deleted passages."""
 
     file: str  # path
     checksum: int
@@ -21,49 +41,55 @@ class Deleted(TypedDict):
     non_empty: int
 
 class SegmentSpec(TypedDict):
+    """One segment as the core takes it."""
+
     folder: str
-    counts: dict[str, int]
+    counts: Counts
     checks: int  # checksum of checks.bin
     deleted: Deleted | None
 
-def analyzers() -> list[str]: ...
-def analyze(text: str, analyzer: str) -> list[str]: ...
+def analyzers() -> list[str]:
+    """Return the names of the analyzers."""
+
+def analyze(text: str, analyzer: str) -> list[str]:
+    """Return the terms of a text, in order. Raises ValueError for an unknown analyzer."""
+
 def simd_names() -> list[str]:
-    """The vector instructions this machine can use, best last."""
+    """Return the vector instruction sets that this machine has, best last."""
 
 def use_simd(name: str) -> None:
-    """For the whole process, from the next search on; for tests. Raises ValueError for what the machine lacks."""
+    """Set the instruction set of the whole process, from the next search on; for tests. Raises ValueError."""
 
 def checksum(path: str) -> int:
-    """Of a whole file."""
+    """Return the checksum of a whole file."""
 
 def segment_files() -> list[str]:
-    """The names of the files of a segment, checks.bin last."""
+    """Return the names of the files of a segment, checks.bin last."""
 
 class IndexBuilder:
-    """Writes one segment into `folder`, which exists and is empty (runs that exceed `memory_bytes` go there too)."""
+    """A builder of one segment in `folder`, which exists and is empty; runs above `memory_bytes` go there too."""
 
     def __init__(self, folder: str, *, analyzer: str, k1: float, b: float, threads: int, memory_bytes: int) -> None: ...
     def add(self, ids: Sequence[str], contents: Sequence[str]) -> None:
-        """Raises UnicodeEncodeError for a lone surrogate."""
+        """Add passages. Raises UnicodeEncodeError for a lone surrogate."""
 
     def add_arrow(self, ids: object, contents: object) -> None:
-        """The same from two pyarrow arrays (string or large_string, no nulls), without making Python strings.
+        """Add passages from two pyarrow arrays (string or large_string, no nulls), without making Python strings.
 
         Raises ValueError where the bytes are not UTF-8.
         """
 
-    def finish(self) -> dict[str, int]:
-        """Writes the files. Raises KeyError(id, first, second) for two passages of one id."""
+    def finish(self) -> Counts:
+        """Write the files. Raises KeyError(id, first, second) for two passages with one id."""
 
-def merge_segments(segments: list[SegmentSpec], folder: str, *, k1: float, b: float, threads: int) -> dict[str, int]:
-    """Writes one segment of what is not deleted in several, in their order; the same bytes as building it anew."""
+def merge_segments(segments: list[SegmentSpec], folder: str, *, k1: float, b: float, threads: int) -> Counts:
+    """Write the live passages of several segments, in their order, as one; the bytes are those of a build of them."""
 
 def delete_passages(segment: SegmentSpec, docs: npt.NDArray[np.uint32], analyzer: str, file: str) -> Deleted:
-    """Writes to `file` what `segment` has deleted so far and these passages (numbers within the segment)."""
+    """Write the deletions of `segment`, these passages (numbers within it) added to them, to `file`."""
 
 class Index:
-    """Several segments searched as one: passage numbers run through them in order, statistics are of all that is live.
+    """Several segments searched as one: passage numbers run through them in order, statistics are of live passages.
 
     Opening reads the checksums alone; every page of a file is checked when it is first used (ValueError then).
     """
@@ -79,15 +105,22 @@ class Index:
         allow: npt.NDArray[np.int32] | None,
         exhaustive: bool = False,
     ) -> tuple[list[list[str]], npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-        """allow: numbers of the passages that may be found, in any order. exhaustive: scores all, to compare."""
+        """Return ids, scores [Q, k] and passage numbers [Q, k] of the k best passages of each query.
+
+        allow: numbers of the passages that may be found, in any order. exhaustive: score every passage, as a reference.
+        """
 
     def find(self, ids: list[str]) -> npt.NDArray[np.int32]:
-        """The number of each live passage, -1 for an id that is not there."""
+        """Return the number of each live passage, -1 for an id that is not there."""
 
-    def ids(self, docs: npt.NDArray[np.int32]) -> list[str]: ...
-    def contents(self, docs: npt.NDArray[np.int32]) -> list[str]: ...
-    def statistics(self) -> dict[str, int]:
-        """passages, tokens, non_empty of what is live; terms, postings as stored, segment by segment."""
+    def ids(self, docs: npt.NDArray[np.int32]) -> list[str]:
+        """Return the ids of these passages. Raises IndexError."""
+
+    def contents(self, docs: npt.NDArray[np.int32]) -> list[str]:
+        """Return the contents of these passages. Raises IndexError."""
+
+    def statistics(self) -> LiveStatistics:
+        """Return the counts over all segments."""
 
     def verify(self) -> None:
-        """Checks every page of every file. Raises ValueError, OSError."""
+        """Check every page of every file. Raises ValueError, OSError."""

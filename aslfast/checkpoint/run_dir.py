@@ -15,8 +15,9 @@ from aslfast.config import RunConfig, from_tree, to_toml, toml
 from aslfast.config.renamed import RENAMED, renamed_key
 from aslfast.errors import UserError
 from aslfast.files import lock
+from aslfast.files.atomic import write_text
 from aslfast.files.checksum import store
-from aslfast.files.jsonl import append_line, write_text
+from aslfast.files.jsonl import append_line
 
 CONFIG, LEDGER, LOCK = "config.toml", "ledger.sqlite", "run.lock"
 

@@ -1,7 +1,7 @@
-"""Reading a corpus: JSONL or Parquet files of passages {"id", "contents"}, streamed, with errors that name the place.
+"""Read a corpus: JSONL or Parquet files of passages {"id", "contents"}, streamed, with errors that name the place.
 
 `contents` is the title in quotes, a newline, then the text: the form Search-R1 and its followers use (wiki-18). DPR's
-TSV (psgs_w100.tsv: id, text, title under a line of these names) is read as that form.
+TSV (psgs_w100.tsv: columns id, text, title under a header line) is read into that form.
 """
 
 from __future__ import annotations
@@ -26,31 +26,33 @@ BATCH_ROWS = 4096  # rows of a Parquet file in memory at once
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """One passage. `contents` without a newline has no title."""
+    """A passage of a corpus. `contents` without a newline has no title."""
 
     id: str
     contents: str
 
     @property
     def title(self) -> str:
+        """The title without its quotes, empty if there is none."""
         first, newline, _ = self.contents.partition("\n")
         return first.strip().strip('"') if newline else ""
 
     @property
     def text(self) -> str:
+        """The contents without the title."""
         first, newline, rest = self.contents.partition("\n")
         return rest if newline else first
 
 
 def as_paths(paths: str | Path | Iterable[str | Path]) -> list[Path]:
-    """One path or several, as a list."""
+    """Return one path or several as a list."""
     return [Path(paths)] if isinstance(paths, (str, Path)) else [Path(path) for path in paths]
 
 
 def read_corpus(paths: str | Path | Iterable[str | Path]) -> Iterator[Passage]:
-    """Streams the passages of the files in order; ids may be strings or whole numbers. Raises UserError.
+    """Stream the passages of the files in order; ids may be strings or integers. Raises UserError.
 
-    Whether ids repeat is checked where an index is built, not here.
+    Duplicate ids are found when an index is built, not here.
     """
     files = as_paths(paths)
     check_files(files)
@@ -58,12 +60,13 @@ def read_corpus(paths: str | Path | Iterable[str | Path]) -> Iterator[Passage]:
 
 
 def place_of(paths: Iterable[Path], number: int) -> str:
-    """Where the passage of this number (from 0) stands, as "file:line" or "file row n"."""
+    """Return where the passage of this number (from 0) is, as "file:line" or "file row n"."""
     place, _ = next(islice(_read_files(paths), number, None))
     return place
 
 
 def check_files(files: list[Path]) -> None:
+    """Raise UserError unless all are files of a known kind, at least one."""
     if not files:
         raise UserError("no corpus file was given; name at least one .jsonl, .parquet or .tsv file")
     for file in files:
@@ -76,7 +79,7 @@ def check_files(files: list[Path]) -> None:
 
 
 def each_file(files: Iterable[Path], readers: Mapping[str, Callable[[Path], Iterator[T]]]) -> Iterator[T]:
-    """What the readers make of the files, by their suffix. Raises UserError, also where that is nothing at all."""
+    """Stream the items of all files, each by the reader of its suffix. Raises UserError, also if there are none."""
     empty = True
     names = []
     for file in files:
@@ -92,7 +95,7 @@ def each_file(files: Iterable[Path], readers: Mapping[str, Callable[[Path], Iter
 
 
 def parse_lines(file: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[tuple[str, Passage]]:
-    """The passages of lines of a JSONL file, of which the first has this number; blank lines hold none."""
+    """Stream (place, passage) for lines of a JSONL file, numbered from `first`; blank lines are skipped."""
     for number, line in enumerate(lines, start=first):
         if line.isspace():
             continue
@@ -108,7 +111,7 @@ def parse_lines(file: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[
 
 
 def parse_rows(file: Path, rows: pa.RecordBatch, first: int) -> Iterator[tuple[str, Passage]]:
-    """The passages of rows of a Parquet file, of which the first has this number."""
+    """Stream (place, passage) for rows of a Parquet file, numbered from `first`."""
     try:
         records = rows.to_pylist()
     except UnicodeDecodeError as error:
@@ -119,7 +122,7 @@ def parse_rows(file: Path, rows: pa.RecordBatch, first: int) -> Iterator[tuple[s
 
 
 def read_row_batches(file: Path, batch_rows: int) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """The rows of a Parquet file with the columns there are of a passage's, and the number of the first, from 1."""
+    """Stream (number of the first row, from 1; rows) of a Parquet file, with those columns of a passage that it has."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -150,7 +153,7 @@ def _read_parquet(file: Path) -> Iterator[tuple[str, Passage]]:
 
 
 def read_tsv(file: Path) -> Iterator[tuple[str, Passage]]:
-    """DPR's passages, their title and text as `contents`."""
+    """Stream (place, passage) for the lines of DPR's TSV, with title and text as `contents`."""
     try:
         with file.open(encoding="utf-8", newline="") as lines:
             reader = csv.DictReader(lines, delimiter="\t")

@@ -1,7 +1,7 @@
 """A corpus in batches for the index builder: Arrow arrays where the files allow it, without a Python string a passage.
 
-Arrow's readers are quicker and less strict than corpus.py. What they refuse, or what is not plainly the same, is read
-again by corpus.py, batch by batch: it decides what is right and says what is wrong.
+Arrow's readers are faster and less strict than corpus.py. A batch that they refuse, or may read differently, is read
+again by corpus.py, which decides what is valid and says what is wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -30,13 +30,14 @@ from aslfast.data.corpus import (
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH_PASSAGES = 8192  # analysed together; larger batches gain nothing
-BLOCK_BYTES = 8 << 20  # of JSONL, parsed together
+AnySource: TypeAlias = str | Path | Iterable[str | Path] | Iterable[Passage]
+BATCH_PASSAGES = 8192  # larger batches gain nothing
+BLOCK_BYTES = 8 << 20  # of a JSONL file, parsed at once
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Two lists of str, or two arrow arrays of strings without nulls."""
+class PassageBatch:
+    """Some passages: two lists of str, or two Arrow arrays of strings without nulls."""
 
     ids: list[str] | pa.Array
     contents: list[str] | pa.Array
@@ -47,24 +48,24 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Passages to index, and the files they come from, if they do."""
+    """Passages to index, and the files that they come from, if any."""
 
-    batches: Iterator[Batch]
+    batches: Iterator[PassageBatch]
     files: list[Path]
 
     def place(self, number: int) -> str:
-        """Where the passage of this number (from 0) came from."""
+        """Return where the passage of this number (from 0) came from, for messages."""
         return place_of(self.files, number) if self.files else f"passage {number + 1}"
 
 
-def open_source(source: Any) -> Source:
-    """Of paths (one or several) or passages. Raises UserError."""
+def open_source(source: AnySource) -> Source:
+    """Open a corpus: a path, several paths, or passages. Raises UserError."""
     if isinstance(source, (str, Path)):
         return _file_source(as_paths(source))
-    items = iter(source)
+    items: Iterator[Any] = iter(source)  # all passages or all paths
     first = list(islice(items, 1))
     if not first or isinstance(first[0], Passage):
-        return Source(_group(chain(first, items)), [])
+        return Source(_batched(chain(first, items)), [])
     return _file_source(as_paths(chain(first, items)))
 
 
@@ -74,26 +75,26 @@ def _file_source(files: list[Path]) -> Source:
     return Source(each_file(files, readers), files)
 
 
-def _group(passages: Iterable[Passage]) -> Iterator[Batch]:
+def _batched(passages: Iterable[Passage]) -> Iterator[PassageBatch]:
     items = iter(passages)
     while group := list(islice(items, BATCH_PASSAGES)):
-        yield Batch([passage.id for passage in group], [passage.contents for passage in group])
+        yield PassageBatch([passage.id for passage in group], [passage.contents for passage in group])
 
 
-def _parquet_batches(file: Path) -> Iterator[Batch]:
+def _parquet_batches(file: Path) -> Iterator[PassageBatch]:
     for first, rows in read_row_batches(file, BATCH_PASSAGES):
         plain = _plain(rows)
         if plain:
             yield plain
         else:
-            yield from _group(passage for _, passage in parse_rows(file, rows, first))
+            yield from _batched(passage for _, passage in parse_rows(file, rows, first))
 
 
-def _tsv_batches(file: Path) -> Iterator[Batch]:
-    return _group(passage for _, passage in read_tsv(file))
+def _tsv_batches(file: Path) -> Iterator[PassageBatch]:
+    return _batched(passage for _, passage in read_tsv(file))
 
 
-def _jsonl_batches(file: Path) -> Iterator[Batch]:
+def _jsonl_batches(file: Path) -> Iterator[PassageBatch]:
     number = 1
     with file.open("rb") as lines:
         while block := lines.read(BLOCK_BYTES):
@@ -102,16 +103,16 @@ def _jsonl_batches(file: Path) -> Iterator[Batch]:
             if plain:
                 yield plain
             else:
-                yield from _group(passage for _, passage in parse_lines(file, BytesIO(block), number))
+                yield from _batched(passage for _, passage in parse_lines(file, BytesIO(block), number))
             number += block.count(b"\n")
 
 
-def _plain_block(block: bytes) -> Batch | None:
-    """Whole lines by Arrow's JSON reader, or None where the careful reader must look.
+def _plain_block(block: bytes) -> PassageBatch | None:
+    """Parse whole lines with Arrow's JSON reader; return None where corpus.py must read them.
 
-    Arrow takes blank lines, several objects in a line and objects over several lines. Where every line begins with {
-    and ends in }, a newline cannot stand within an object; where there are as many objects as lines too, each line is
-    one object.
+    Arrow accepts blank lines, several objects in a line and objects over several lines. Where every line begins with {
+    and ends in }, no object goes over several lines; where there are also as many objects as lines, each line is one
+    object.
     """
     text = np.frombuffer(block, np.uint8)
     ends = np.flatnonzero(text == ord("\n"))
@@ -139,8 +140,8 @@ def _parse_json(block: bytes) -> pa.RecordBatch | None:
     return None
 
 
-def _plain(rows: pa.RecordBatch) -> Batch | None:
-    """Two columns as the builder takes them, or None where the careful reader must look."""
+def _plain(rows: pa.RecordBatch) -> PassageBatch | None:
+    """Return the two columns as the builder takes them, or None where corpus.py must read them."""
     import pyarrow as pa
 
     if set(rows.schema.names) != {"id", "contents"}:
@@ -150,7 +151,7 @@ def _plain(rows: pa.RecordBatch) -> Batch | None:
         ids = ids.cast(pa.string())
     if not (len(rows) and _is_text(ids) and _is_text(contents)) or ids.index("").as_py() >= 0:
         return None
-    return Batch(ids, contents)
+    return PassageBatch(ids, contents)
 
 
 def _is_text(column: pa.Array) -> bool:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aslfast.core import Reward, Trajectory
+from aslfast.files.atomic import atomic_file
 
 SCHEMA = pa.schema(
     {
@@ -30,7 +31,7 @@ SCHEMA = pa.schema(
         "token_ids": pa.list_(pa.int32()),
         "loss_mask": pa.list_(pa.int8()),
         "logprobs": pa.list_(pa.float32()),
-        "cached_tokens": pa.list_(pa.int32()),  # of the context of each sampled turn
+        "cached_tokens": pa.list_(pa.int32()),  # of each sampled turn's context
     }
 )
 _HEADINGS = {"prompt": "=== prompt ===", "sampled": "=== model ===", "tool": "=== tool ==="}
@@ -38,7 +39,7 @@ _HEADINGS = {"prompt": "=== prompt ===", "sampled": "=== model ===", "tool": "==
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A trajectory with where it stood in the run. `reward` is None where none was given."""
+    """A trajectory and its place in the run. `reward` is None where none was given."""
 
     trajectory: Trajectory
     reward: Reward | None = None
@@ -47,30 +48,25 @@ class Record:
 
 
 def conversation(trajectory: Trajectory) -> str:
-    """The turns as a person reads them."""
+    """Return the turns as readable text."""
     return "\n".join(f"{_HEADINGS[turn.kind]}\n{turn.text.strip()}" for turn in trajectory.turns)
 
 
 def write_trajectories(path: Path, records: Sequence[Record]) -> None:
-    """Writes a Parquet file, complete or not at all. Raises OSError."""
+    """Write a Parquet file, complete or not at all. Raises OSError."""
     _write(path, [pa.Table.from_pylist([_row(record) for record in records], schema=SCHEMA)])
 
 
 def join_trajectories(path: Path, parts: Sequence[Path]) -> None:
-    """One file of several, in their order; complete or not at all. Raises OSError."""
+    """Concatenate files in this order into one, complete or not at all. Raises OSError."""
     _write(path, (pq.read_table(part, schema=SCHEMA) for part in parts))
 
 
 def _write(path: Path, tables: Iterable[pa.Table]) -> None:
-    """A row group a table: of many tables one at a time is in memory."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
-            for table in tables:
-                writer.write_table(table)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    """Write one row group per table, so that one table at a time is in memory."""
+    with atomic_file(path) as partial, pq.ParquetWriter(partial, SCHEMA, compression="zstd") as writer:
+        for table in tables:
+            writer.write_table(table)
 
 
 def _row(record: Record) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""Files that a ledger names: on the disk for good, with size and checksum to tell whether they still are whole."""
+"""Sizes and checksums of the files that a ledger names: taken once they are on the disk, compared on recovery."""
 
 from __future__ import annotations
 
@@ -9,33 +9,35 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
-from aslfast.index.manifest import sync_folder
+from aslfast.files.atomic import fsync_path
 
-READ_BYTES = 1 << 20
+READ_BYTES = 1 << 20  # read at once
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
+    """The size and checksum of a file when it was stored."""
+
     bytes: int
     checksum: str  # BLAKE2b, hexadecimal
 
 
 def store(root: Path, paths: Iterable[Path]) -> dict[str, StoredFile]:
-    """Puts written files, or all files of folders, on the disk for good; by name within `root`. Raises OSError.
+    """Sync written files, or all files of folders; return them by their path within `root`. Raises OSError.
 
-    They have their final names already. That is no risk: until a commit names them they are nobody's, and a name is
-    never written twice.
+    They have their final names already. That is safe: no reader looks at them before a commit names them, and no name
+    is written twice.
     """
     files = [file for path in paths for file in (sorted(path.rglob("*")) if path.is_dir() else [path])]
     stored = {file.relative_to(root).as_posix(): _synced(file) for file in files if file.is_file()}
     folders = {folder for file in files for folder in file.parents if folder == root or root in folder.parents}
     for folder in folders:
-        sync_folder(folder)
+        fsync_path(folder)
     return stored
 
 
 def damage(path: Path, stored: StoredFile, whole: bool = True) -> str | None:
-    """What is wrong with a file; None if it is as it was stored. Not `whole`: by its size alone, without reading it."""
+    """Return what is wrong with a file, None if it is as it was stored. Without `whole`, only the size is compared."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size

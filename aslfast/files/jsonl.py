@@ -1,28 +1,32 @@
-"""Files of JSON lines that people follow while a run writes them, and small files that are whole or not there."""
+"""Files of JSON lines that people follow while a run appends to them."""
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aslfast.files.atomic import write_text
 
-def append_line(path: Path, values: Mapping[str, Any]) -> None:
-    """Adds a line; one that does not fit on the disk is taken back. Raises OSError."""
+
+def append_line(path: Path, values: Mapping[str, object]) -> None:
+    """Append a line; one that does not fit on the disk is taken back. Raises OSError."""
     line = _line(values).encode()
     with open(path, "ab", buffering=0) as file:
         end = file.tell()
         try:
             if file.write(line) != len(line):
-                raise OSError(28, "No space left on device")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
             file.truncate(end)
             raise
 
 
-def rewrite_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Makes the file hold these lines and no others; without any it goes. Raises OSError."""
+def rewrite_lines(path: Path, lines: Sequence[Mapping[str, object]]) -> None:
+    """Make the file hold exactly these lines, touching it only where it differs; remove it for none. Raises OSError."""
     text = "".join(map(_line, lines))
     if not text:
         path.unlink(missing_ok=True)
@@ -31,7 +35,7 @@ def rewrite_lines(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """A last line without an end is being written, or was when the run was killed: it does not count.
+    """Return the objects of the complete lines: a last line without a newline is still being written, or was cut off.
 
     Raises OSError, and ValueError for what is not JSON.
     """
@@ -39,15 +43,5 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.strip()]
 
 
-def write_text(path: Path, text: str) -> None:
-    """A small file, complete or not at all. Raises OSError."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _line(values: Mapping[str, Any]) -> str:
+def _line(values: Mapping[str, object]) -> str:
     return json.dumps(values, allow_nan=False) + "\n"

@@ -1,4 +1,4 @@
-"""A lock file that one process of a machine can hold; it ends with the process that holds it, however that ends."""
+"""A lock file that one process of a machine can hold; the lock ends with that process, however it ends."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from aslfast.errors import UserError
 
 @contextmanager
 def hold(file: Path, taken: str) -> Iterator[None]:
-    """Held until the block ends or the process does. Raises UserError(`taken`) where another holds it, OSError."""
-    number = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
+    """Hold the lock for the block; the file is created. Raises UserError(`taken`) if it is held already, OSError."""
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         try:
-            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(taken) from error
         try:
             yield
         finally:
-            fcntl.flock(number, fcntl.LOCK_UN)  # a child forked meanwhile holds the same lock: closing would not end it
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough: a child forked meanwhile shares the lock
     finally:
-        os.close(number)
+        os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Writing a segment from passages, and a new index of one segment."""
+"""Build a segment from passages, and a new index of one segment."""
 
 from __future__ import annotations
 
@@ -6,56 +6,50 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from aslfast import _bm25
-from aslfast.data.corpus_arrow import Batch, Source
+from aslfast.data.corpus_arrow import PassageBatch, Source
 from aslfast.errors import UserError
-from aslfast.index.index_lock import write_lock
-from aslfast.index.manifest import Manifest, Segment, sync_folder, write_manifest
+from aslfast.files.atomic import atomic_folder
+from aslfast.index.manifest import Manifest, Segment, write_lock, write_manifest
 from aslfast.index.options import Effort, Similarity, n_threads
 
-Progress = Callable[[int], None]  # told how many passages are done
+Progress = Callable[[int], None]  # called with the number of passages done so far
 
 
 def build_index(
     source: Source, out: Path, similarity: Similarity, effort: Effort, progress: Progress | None = None
 ) -> None:
-    """`out` appears complete or not at all. Raises UserError."""
+    """Build an index; `out` appears complete or not at all. Raises UserError."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: already exists; remove it or choose another place for the index")
     with explain_writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         remove_dead_builds(out)
-        partial = _partial(out, os.getpid())
-        partial.mkdir()
-    try:
-        with explain_writing(out), write_lock(partial):
-            segment = write_segment(source, partial, "segment-1", similarity, effort, progress)
+        # the lock is released after the rename: remove_dead_builds of another process must not take the partial away
+        with ExitStack() as locked, atomic_folder(out, _partial(out, os.getpid()), sync=True) as partial:
+            locked.enter_context(write_lock(partial))
+            segment = write_segment(source, partial / "segment-1", similarity, effort, progress)
             if not segment.counts["passages"]:
                 raise UserError("no passages; an index needs at least one")
             write_manifest(partial, Manifest(similarity.analyzer, similarity.k1, similarity.b, 1, (segment,)))
-            partial.replace(out)
-            sync_folder(out.parent)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_segment(
     source: Source,
-    index: Path,
-    name: str,
+    folder: Path,
     similarity: Similarity,
     effort: Effort,
     progress: Progress | None = None,
-    check: Callable[[Batch, int], None] | None = None,
+    check: Callable[[PassageBatch, int], None] | None = None,
 ) -> Segment:
-    """Writes the folder `name`; `check` sees every batch, with the number of its first passage, after it is added.
+    """Write a segment into the new `folder`.
 
-    Raises UserError, and OSError where the disk is full.
+    `check` gets every batch after it is added, with the number of its first passage. Raises UserError, and OSError
+    where the disk is full.
     """
-    folder = index / name
     folder.mkdir()
     builder = _bm25.IndexBuilder(
         str(folder),
@@ -76,7 +70,8 @@ def write_segment(
     return _finish(builder, source, folder)
 
 
-def describe_segment(folder: Path, counts: dict[str, int]) -> Segment:
+def describe_segment(folder: Path, counts: _bm25.Counts) -> Segment:
+    """Return the manifest's entry of a segment that has just been written. Raises OSError."""
     sizes = {name: (folder / name).stat().st_size for name in _bm25.segment_files()}
     checks = _bm25.checksum(str(folder / _bm25.segment_files()[-1]))
     return Segment(folder.name, counts, sizes, f"{checks:016x}", None)
@@ -84,6 +79,7 @@ def describe_segment(folder: Path, counts: dict[str, int]) -> Segment:
 
 @contextmanager
 def explain_writing(index: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a UserError that says what to do."""
     try:
         yield
     except OSError as error:
@@ -92,21 +88,22 @@ def explain_writing(index: Path) -> Iterator[None]:
 
 
 def remove_dead_builds(out: Path) -> None:
-    """What builds of `out` have left that were killed."""
+    """Remove the partials of builds of `out` whose process is gone."""
     for leftover in out.parent.glob(f".{_escaped(out.name)}.*.partial"):
         found = re.fullmatch(r"(\d+)\.partial", leftover.name[len(out.name) + 2 :])
         if found and not _runs(int(found[1])):
-            # Locked: of a container with process numbers of its own. Refused: of another user.
+            # UserError: locked by a container with process numbers of its own. OSError: another user's.
             with suppress(UserError, OSError), write_lock(leftover):
                 shutil.rmtree(leftover)
 
 
 def _escaped(name: str) -> str:
+    """Return a glob pattern that matches just this name."""
     return re.sub(r"([*?[])", r"[\1]", name)
 
 
 def _runs(process: int) -> bool:
-    """Whether another process of this number is there. Our own is no answer: containers reuse low numbers."""
+    """Return whether another process has this number. Our own number tells nothing: containers reuse low ones."""
     if process == os.getpid():
         return False
     try:
@@ -119,11 +116,11 @@ def _runs(process: int) -> bool:
 
 
 def _partial(out: Path, process: int) -> Path:
-    """The folder an index is written to before it takes its place: a sibling, so that a rename moves it."""
+    """Return the folder that a process builds `out` in."""
     return out.with_name(f".{out.name}.{process}.partial")
 
 
-def _add(builder: _bm25.IndexBuilder, batch: Batch, done: int) -> None:
+def _add(builder: _bm25.IndexBuilder, batch: PassageBatch, done: int) -> None:
     where = f"passages {done + 1} to {done + len(batch)}"
     try:
         if isinstance(batch.ids, list):

@@ -1,14 +1,14 @@
-"""meta.json of an index: what stands in its folder. Replacing this file is what makes a change of the index happen.
+"""meta.json of an index: what its folder holds. Replacing this file is what makes a change of the index happen.
 
-The folder holds a folder of files for every segment (csrc/format.hpp), one file for what is deleted of a segment, the
-lock of its writers, and meta.json, which names all of them but the lock. Files that it does not name were left by a
+The folder holds a folder of files for every segment (csrc/storage/format.hpp), one file for the deletions of a segment,
+the lock of its writers, and meta.json, which names all of them but the lock. Files that it does not name were left by a
 writer that was killed: the next writer removes them.
 """
 
 from __future__ import annotations
 
 import json
-import os
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -16,20 +16,23 @@ from typing import Any
 
 from aslfast import _bm25
 from aslfast.errors import UserError
+from aslfast.files import lock
+from aslfast.files.atomic import atomic_file, fsync_path
 
 FORMAT = "aslfast-bm25"
 VERSION = 2
 META = "meta.json"
 META_PARTIAL = "meta.json.partial"
+LOCK = "writer.lock"
 
 
 @dataclass(frozen=True, slots=True)
 class Deletions:
-    """What is deleted of one segment: a file beside its folder, and the sums over the deleted passages."""
+    """The deleted passages of one segment: a file in the index's folder, and sums over them."""
 
     file: str
     bytes: int
-    checksum: str  # hexadecimal, as the other one
+    checksum: str  # hexadecimal, like Segment.checks
     passages: int
     tokens: int
     non_empty: int
@@ -37,31 +40,26 @@ class Deletions:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
+    """One segment: its folder, what it holds, and what is deleted of it."""
+
     folder: str
-    counts: dict[str, int]
+    counts: _bm25.Counts
     bytes: dict[str, int]  # of each of its files
     checks: str  # checksum of checks.bin, which holds those of all other files
     deleted: Deletions | None
 
     @property
     def live(self) -> int:
+        """How many passages are not deleted."""
         return self.counts["passages"] - (self.deleted.passages if self.deleted else 0)
 
     def spec(self, index: Path) -> _bm25.SegmentSpec:
-        """As the core wants it."""
-        gone = self.deleted
+        """Return the segment as the core takes it."""
         return {
             "folder": str(index / self.folder),
             "counts": self.counts,
             "checks": int(self.checks, 16),
-            "deleted": gone
-            and {
-                "file": str(index / gone.file),
-                "checksum": int(gone.checksum, 16),
-                "passages": gone.passages,
-                "tokens": gone.tokens,
-                "non_empty": gone.non_empty,
-            },
+            "deleted": _deleted_spec(index, self.deleted) if self.deleted else None,
         }
 
 
@@ -76,16 +74,22 @@ class Manifest:
     segments: tuple[Segment, ...]
 
     def specs(self, index: Path) -> list[_bm25.SegmentSpec]:
+        """Return all segments as the core takes them."""
         return [segment.spec(index) for segment in self.segments]
 
     def sizes(self) -> dict[str, int]:
-        """Bytes of every file it names, by path within the index."""
+        """Return the size of every file that the manifest names, by path within the index."""
         sizes = {f"{segment.folder}/{name}": size for segment in self.segments for name, size in segment.bytes.items()}
         return sizes | {gone.file: gone.bytes for segment in self.segments if (gone := segment.deleted)}
 
 
+def write_lock(index: Path) -> AbstractContextManager[None]:
+    """Hold the lock of an index's writers; readers take none. Raises UserError if it is held already, OSError."""
+    return lock.hold(index / LOCK, f"{index}: another writer is changing this index; try again when it is done")
+
+
 def read_manifest(index: Path) -> Manifest:
-    """Raises UserError where there is no index, one of another version, or a damaged one."""
+    """Read meta.json. Raises UserError where there is no index, one of another version, or a damaged one."""
     path = index / META
     try:
         written = path.read_bytes()
@@ -107,25 +111,21 @@ def read_manifest(index: Path) -> Manifest:
 
 
 def write_manifest(index: Path, manifest: Manifest) -> None:
-    """Replaces meta.json in one step, once all it names is on the disk. Raises OSError."""
+    """Replace meta.json in one step, once all that it names is on the disk. Raises OSError."""
     for segment in manifest.segments:
-        sync_folder(index / segment.folder)
-    with (index / META_PARTIAL).open("wb") as file:
-        file.write(_to_bytes({"format": FORMAT, "version": VERSION, **asdict(manifest)}))
-        file.flush()
-        os.fsync(file.fileno())
-    sync_folder(index)
-    (index / META_PARTIAL).replace(index / META)
-    sync_folder(index)
+        fsync_path(index / segment.folder)
+    with atomic_file(index / META, index / META_PARTIAL, sync=True) as partial:
+        partial.write_bytes(_to_bytes({"format": FORMAT, "version": VERSION, **asdict(manifest)}))
 
 
-def sync_folder(folder: Path) -> None:
-    """The names in it are on the disk after this, as the contents of files are after fsync."""
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
+def _deleted_spec(index: Path, deleted: Deletions) -> _bm25.Deleted:
+    return {
+        "file": str(index / deleted.file),
+        "checksum": int(deleted.checksum, 16),
+        "passages": deleted.passages,
+        "tokens": deleted.tokens,
+        "non_empty": deleted.non_empty,
+    }
 
 
 def _segment(fields: dict[str, Any]) -> Segment:
@@ -134,7 +134,7 @@ def _segment(fields: dict[str, Any]) -> Segment:
 
 
 def _to_bytes(fields: dict[str, Any]) -> bytes:
-    """The one way to write these fields, with their checksum: a file that differs in any byte is damaged."""
+    """Return the one way to write these fields, with their checksum: a file that differs in any byte is damaged."""
     rest = {name: value for name, value in fields.items() if name != "checksum"}
     checksum = blake2b(json.dumps(rest).encode(), digest_size=8).hexdigest()
     return (json.dumps({**rest, "checksum": checksum}, indent=2) + "\n").encode()

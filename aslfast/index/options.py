@@ -1,4 +1,4 @@
-"""Checks of what callers of an index pass in. All raise UserError."""
+"""The arguments of an index, checked. All checks raise UserError."""
 
 from __future__ import annotations
 
@@ -6,17 +6,19 @@ import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 from aslfast import _bm25
 from aslfast.errors import UserError
 
-MEMORY_MB = 1024  # of postings in memory while a segment is built: a bigger corpus is merged from runs on the disk
-LEAST_MEMORY_MB = 16
+MEMORY_MB = 1024  # of postings in memory while a segment is built: a larger corpus is merged from runs on the disk
+MIN_MEMORY_MB = 16
+Scores: TypeAlias = Literal["exact", "lucene"]
 
 
 @dataclass(frozen=True, slots=True)
 class Similarity:
-    """How texts become terms, and terms a score."""
+    """The analyzer, which turns texts into terms, and BM25's parameters."""
 
     analyzer: str
     k1: float
@@ -32,25 +34,32 @@ class Similarity:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What a build may use."""
+    """The resources that a build may use."""
 
     threads: int  # 0 means all cores
     memory_mb: int
 
     def __post_init__(self) -> None:
         n_threads(self.threads)
-        if self.memory_mb < LEAST_MEMORY_MB:
-            raise UserError(
-                f"memory_mb is {self.memory_mb}; use at least {LEAST_MEMORY_MB} ({MEMORY_MB} is the default)"
-            )
+        if self.memory_mb < MIN_MEMORY_MB:
+            raise UserError(f"memory_mb is {self.memory_mb}; use at least {MIN_MEMORY_MB} ({MEMORY_MB} is the default)")
 
 
 def check_analyzer(analyzer: str) -> None:
+    """Raise UserError for an unknown analyzer."""
     if analyzer not in _bm25.analyzers():
         raise UserError(f"unknown analyzer {analyzer!r}; use one of {', '.join(_bm25.analyzers())}")
 
 
+def check_scores(scores: str) -> Scores:
+    """Return the kind of scores. Raises UserError for an unknown one."""
+    if scores == "exact" or scores == "lucene":
+        return scores
+    raise UserError(f"unknown scores {scores!r}; use exact or lucene")
+
+
 def n_threads(threads: int) -> int:
+    """Return the number of threads to use: 0 becomes that of the cores this process may run on. Raises UserError."""
     if threads < 0:
         raise UserError(f"threads is {threads}; use 0 for all cores, or a number of threads")
     if threads:
@@ -59,7 +68,7 @@ def n_threads(threads: int) -> int:
 
 
 def as_texts(texts: Iterable[str], name: str) -> list[str]:
-    """What UTF-8 can hold. A model's JSON can spell half a surrogate pair: it becomes "?", which ends a word."""
+    """Return the texts as UTF-8 can hold them: half a surrogate pair, as JSON can spell it, becomes "?"."""
     if isinstance(texts, str):
         raise TypeError(f"{name} must be several str, not one str")
     return [text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8") for text in texts]

@@ -1,4 +1,4 @@
-"""Opening an index: a manifest, and the core's view of what it names. Nothing is locked and nothing is read ahead."""
+"""Open an index: its manifest, and the core's view of the files in it. Nothing is locked and nothing is read ahead."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from aslfast.index.manifest import Manifest, read_manifest
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One generation, mapped into memory: it stays whole when a writer has replaced it and removed its files."""
+    """One generation, mapped into memory: it stays readable after a writer has replaced it and removed its files."""
 
     manifest: Manifest
     core: _bm25.Index
 
 
 def open_snapshot(index: Path) -> Snapshot:
-    """The newest generation. Raises UserError."""
+    """Open the newest generation. Raises UserError."""
     manifest = read_manifest(index)
     while True:
         try:
             return _open(index, manifest)
-        except UserError:  # files that a writer has removed since, or a damage
+        except UserError:  # a writer has removed files since, or a file is damaged
             newest = read_manifest(index)
             if newest.generation == manifest.generation:
                 raise
@@ -35,7 +35,7 @@ def open_snapshot(index: Path) -> Snapshot:
 
 @contextmanager
 def explain_reading(index: Path) -> Iterator[None]:
-    """Makes a UserError of what the core says about files, when they are opened or a page is first used."""
+    """Turn the core's errors about files, when they are opened or a page is first used, into UserErrors."""
     try:
         with explain_damage():
             yield
@@ -48,6 +48,7 @@ def explain_reading(index: Path) -> Iterator[None]:
 
 @contextmanager
 def explain_damage() -> Iterator[None]:
+    """Turn the core's ValueError about a damaged file into a UserError."""
     try:
         yield
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What an index holds, counted."""
+"""Statistics of an index: what it holds and how large it is."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from aslfast.index.snapshot import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class IndexStatistics:
-    passages: int  # live, as the next two
+    """Counts and sizes of one generation of an index."""
+
+    passages: int  # live ones, as in the next two
     tokens: int  # terms of all passages, with repetition
     non_empty: int  # passages with at least one term
-    deleted: int  # passages that still take space
+    deleted: int  # passages, which still take space
     segments: int
     terms: int  # stored, summed over the segments, as postings
     postings: int
     bytes: int
-    bytes_by_kind: dict[str, int]  # of file: terms, windows, postings, ..., deleted
-    bytes_per_passage: float  # of the live ones
+    bytes_by_kind: dict[str, int]  # kind of file (terms, windows, postings, ..., deleted) -> bytes
+    bytes_per_passage: float  # a live passage
     analyzer: str
     k1: float
     b: float
@@ -28,6 +30,7 @@ class IndexStatistics:
 
 
 def statistics_of(snapshot: Snapshot) -> IndexStatistics:
+    """Return the statistics of an open index."""
     manifest, counts = snapshot.manifest, snapshot.core.statistics()
     sizes: Counter[str] = Counter()
     for name, size in manifest.sizes().items():

@@ -1,7 +1,7 @@
-"""Changes of an index after its build: each writes new files, then a new manifest, then removes what is past.
+"""Change an index after its build: write new files, then a new manifest, then remove the files it no longer names.
 
-A kill at any moment leaves the old generation or the new one. An index of more than MOST_SEGMENTS segments merges its
-newest ones: a tail whose parts are about as large as what follows them, so that a passage is written again only
+A kill at any moment leaves the old generation or the new one. An index of more than MAX_SEGMENTS segments merges its
+newest ones: a tail in which no segment is larger than those after it together, so that a passage is rewritten only
 O(log n) times while an index grows by small additions.
 """
 
@@ -17,30 +17,37 @@ from pathlib import Path
 import numpy as np
 
 from aslfast import _bm25
-from aslfast.data.corpus_arrow import Batch, Source
+from aslfast.data.corpus_arrow import PassageBatch, Source
 from aslfast.errors import UserError
 from aslfast.index.build import Progress, describe_segment, explain_writing, write_segment
-from aslfast.index.index_lock import write_lock
-from aslfast.index.manifest import META_PARTIAL, Deletions, Manifest, Segment, read_manifest, write_manifest
+from aslfast.index.manifest import (
+    META_PARTIAL,
+    Deletions,
+    Manifest,
+    Segment,
+    read_manifest,
+    write_lock,
+    write_manifest,
+)
 from aslfast.index.options import Effort, Similarity, n_threads
 from aslfast.index.snapshot import Snapshot, explain_damage, open_snapshot
 
-MOST_SEGMENTS = 8
-MOST_PASSAGES = 2**31 - 1  # deleted ones included: their numbers are int32
+MAX_SEGMENTS = 8
+MAX_PASSAGES = 2**31 - 1  # deleted ones included: their numbers are int32
 OURS = re.compile(rf"segment-\d+(\.deleted-\d+\.bin)?|{re.escape(META_PARTIAL)}")
 
 
 def add_passages(index: Path, source: Source, effort: Effort, progress: Progress | None = None) -> int:
-    """Appends a segment; returns how many passages it has. Raises UserError, also for an id that is there already."""
+    """Append a segment; return how many passages it has. Raises UserError, also for an id that is there already."""
     with _change(index) as snapshot:
         manifest = snapshot.manifest
         generation = manifest.generation + 1
         similarity = Similarity(manifest.analyzer, manifest.k1, manifest.b)
         check = _refuse_known_ids(index, snapshot.core, source)
-        segment = write_segment(source, index, f"segment-{generation}", similarity, effort, progress, check)
+        segment = write_segment(source, index / f"segment-{generation}", similarity, effort, progress, check)
         segments = (*manifest.segments, segment)
-        if sum(part.counts["passages"] for part in segments) > MOST_PASSAGES:
-            raise UserError(f"{index}: more than {MOST_PASSAGES:,} passages; merge it, or put some into another index")
+        if sum(part.counts["passages"] for part in segments) > MAX_PASSAGES:
+            raise UserError(f"{index}: more than {MAX_PASSAGES:,} passages; merge it, or put some into another index")
         if segment.counts["passages"]:
             write_manifest(index, replace(manifest, generation=generation, segments=segments))
         _merge_tail(index, effort.threads)
@@ -48,7 +55,7 @@ def add_passages(index: Path, source: Source, effort: Effort, progress: Progress
 
 
 def delete_ids(index: Path, ids: Sequence[str]) -> int:
-    """All or none; returns how many. Raises UserError for an id that is not there."""
+    """Delete all passages of these ids or none; return how many. Raises UserError for an id that is not there."""
     with _change(index) as snapshot:
         docs = np.unique(find_docs(index, snapshot.core, ids))
         if not len(docs):
@@ -66,7 +73,7 @@ def delete_ids(index: Path, ids: Sequence[str]) -> int:
 
 
 def merge_all(index: Path, threads: int) -> None:
-    """One segment of all that is live; passages get new numbers, in the same order. Raises UserError."""
+    """Merge all live passages into one segment; they get new numbers, in the same order. Raises UserError."""
     with _change(index) as snapshot:
         segments = snapshot.manifest.segments
         if len(segments) > 1 or any(segment.deleted for segment in segments):
@@ -74,7 +81,7 @@ def merge_all(index: Path, threads: int) -> None:
 
 
 def find_docs(index: Path, core: _bm25.Index, ids: Sequence[str]) -> np.ndarray:
-    """The numbers of live passages. Raises UserError for an id that is not there."""
+    """Return the numbers of live passages. Raises UserError for an id that is not there."""
     docs = core.find(list(ids))
     unknown = np.flatnonzero(docs < 0)
     if len(unknown):
@@ -84,17 +91,18 @@ def find_docs(index: Path, core: _bm25.Index, ids: Sequence[str]) -> np.ndarray:
 
 @contextmanager
 def _change(index: Path) -> Iterator[Snapshot]:
-    """The newest generation, under the lock; afterwards only the files of the then newest one are left."""
-    read_manifest(index)  # before a lock file is made in what is no index
+    """Yield the newest generation under the lock; at the end, remove the files that no longer belong to the index."""
+    read_manifest(index)  # raises before a lock file is made in a folder that is not an index
     with explain_writing(index), write_lock(index), explain_damage():
-        _remove_past(index)
+        _remove_unnamed(index)
         try:
             yield open_snapshot(index)
         finally:
-            _remove_past(index)
+            _remove_unnamed(index)
 
 
-def _remove_past(index: Path) -> None:
+def _remove_unnamed(index: Path) -> None:
+    """Remove the files of ours that the manifest does not name."""
     manifest = read_manifest(index)
     named = {name.partition("/")[0] for name in manifest.sizes()}
     for path in index.iterdir():
@@ -102,8 +110,10 @@ def _remove_past(index: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _refuse_known_ids(index: Path, core: _bm25.Index, source: Source) -> Callable[[Batch, int], None]:
-    def check(batch: Batch, done: int) -> None:
+def _refuse_known_ids(index: Path, core: _bm25.Index, source: Source) -> Callable[[PassageBatch, int], None]:
+    """Return a check of every new batch: it raises UserError for an id that the index has already."""
+
+    def check(batch: PassageBatch, done: int) -> None:
         ids = batch.ids if isinstance(batch.ids, list) else batch.ids.to_pylist()
         known = np.flatnonzero(core.find(ids) >= 0)
         if len(known):
@@ -114,6 +124,7 @@ def _refuse_known_ids(index: Path, core: _bm25.Index, source: Source) -> Callabl
 
 
 def _delete(index: Path, segment: Segment, docs: np.ndarray, analyzer: str, generation: int) -> Deletions | None:
+    """Write the deletions of a segment with these passages (numbers within it) added; return their entry."""
     if not len(docs):
         return segment.deleted
     path = index / f"{segment.folder}.deleted-{generation}.bin"
@@ -129,8 +140,9 @@ def _delete(index: Path, segment: Segment, docs: np.ndarray, analyzer: str, gene
 
 
 def _merge_tail(index: Path, threads: int) -> None:
+    """Merge the newest segments if there are too many. Raises UserError."""
     manifest = read_manifest(index)
-    if len(manifest.segments) <= MOST_SEGMENTS:
+    if len(manifest.segments) <= MAX_SEGMENTS:
         return
     try:
         _merge(index, manifest, tail_to_merge([segment.live for segment in manifest.segments]), threads)
@@ -142,16 +154,16 @@ def _merge_tail(index: Path, threads: int) -> None:
 
 
 def tail_to_merge(sizes: Sequence[int]) -> int:
-    """Where the newest segments begin that are to become one: two or more, of which none outweighs the later ones."""
-    first, together = len(sizes) - 2, sum(sizes[-2:])
-    while first > 0 and sizes[first - 1] <= together:
+    """Return the first of the newest segments to merge: two or more, none larger than those after it together."""
+    first, total = len(sizes) - 2, sum(sizes[-2:])
+    while first > 0 and sizes[first - 1] <= total:
         first -= 1
-        together += sizes[first]
+        total += sizes[first]
     return first
 
 
 def _merge(index: Path, manifest: Manifest, first: int, threads: int) -> None:
-    """Replaces the segments from `first` on by one, or by none where nothing in them is live."""
+    """Replace the segments from `first` on by one, or by none if no passage of them is live."""
     generation = manifest.generation + 1
     segments = list(manifest.segments[:first])
     parts = [segment for segment in manifest.segments[first:] if segment.live]

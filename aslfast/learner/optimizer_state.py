@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save, save_file
 from torch.nn import Parameter
 
+from aslfast.files.atomic import atomic_file
 from aslfast.learner.learner import Learner
 
 WEIGHT = "weight"
@@ -21,15 +22,12 @@ def save_learner(learner: Learner, role: str, path: Path) -> Path:
 
     Complete or not at all: 12 bytes a parameter in float32, 0.96 GB for 80 million. Raises OSError.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    partial.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     try:
-        save_file(_tensors(learner, role), partial, metadata={"role": role, "version": str(learner.version[role])})
-        partial.replace(path)
-    except SafetensorError as error:  # how it tells of a full disk
+        with atomic_file(path) as partial:
+            save_file(_tensors(learner, role), partial, metadata={"role": role, "version": str(learner.version[role])})
+    except SafetensorError as error:  # how it reports a full disk
         raise OSError(None, str(error)) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from aslfast.core import SECOND_JUDGE, role_of
 from aslfast.errors import UserError
+from aslfast.files.atomic import atomic_file
 from aslfast.metrics.run_log import RunLog
 from aslfast.metrics.tables import TRUTHS, interval_of
 
@@ -35,16 +36,13 @@ def draw(run: str | Path) -> Path:
     _plot_truth(figure.add_subplot(grid[:, 0]), log)
     _plot_hops(figure.add_subplot(grid[0, 1]), log)
     _plot_rewards(figure.add_subplot(grid[1, 1]), log)
-    partial = folder / ".curves.png.partial"
     try:
-        figure.savefig(partial, format="png", metadata={"Software": None})
-        partial.replace(folder / "curves.png")
+        with atomic_file(folder / "curves.png") as partial:
+            figure.savefig(partial, format="png", metadata={"Software": None})
     except OSError as error:
         raise UserError(
             f"{folder}/curves.png: cannot be written ({error.strerror}); free the space, then: aslfast report {folder}"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
     return folder / "curves.png"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from aslfast.core import ROLES
 from aslfast.errors import UserError
+from aslfast.files.atomic import atomic_folder
 from aslfast.models.tokenizer import load_tokenizer
 
 WEIGHTS = "adapter_model.safetensors"
@@ -108,18 +108,12 @@ def save_adapter(model: PeftModel, role: str, folder: Path, version: int) -> Pat
     target = folder / f"v{version:04d}"
     if target.exists():
         return target
-    partial = folder / f".v{version:04d}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with atomic_folder(target) as partial:
         _write_adapter(model, role, partial)
-        partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
 def _write_adapter(model: PeftModel, role: str, partial: Path) -> None:
-    partial.mkdir(parents=True)
     # save_embedding_layers: left to itself, PEFT asks the Hugging Face hub about the base
     state = get_peft_model_state_dict(model, adapter_name=role, save_embedding_layers=False)
     state = {name: weight.detach().cpu().contiguous() for name, weight in state.items()}

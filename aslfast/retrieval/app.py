@@ -1,17 +1,17 @@
 """The retrieval server as an ASGI application: `POST /retrieve` and `GET /health`, as Search-R1's clients expect.
 
 Search-R1: search_r1/search/retrieval_server.py (github.com/PeterGriffinJin/Search-R1). We differ in answering
-`return_scores: false`, where it fails, and in limits, each refused with a status and `{"error": one line}`.
+`return_scores: false`, where it fails, and in limits: a request above one gets a status and `{"error": one line}`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TypeAlias
 
 import orjson
 from starlette.applications import Starlette
@@ -23,40 +23,48 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aslfast.index.bm25 import BM25Index
 from aslfast.retrieval.batcher import Batcher, Found, Hit
-from aslfast.retrieval.protocol import Limits, Refused, RetrieveRequest, read_request
+from aslfast.retrieval.protocol import Refused, RetrieveRequest, ServerLimits, read_request
 
-# A body above the limit is read on and thrown away up to here: a client that is still sending does not see an answer.
+# A body above the limit is read and discarded up to here: a client that is still sending does not see the answer.
 DISCARDED_BYTES = 64 * 2**20
 RETRY_AFTER_S = 1
-SHARED_LIMITS = ("queries", "query_chars", "topk", "hits", "body_bytes")  # told by /health, so that clients can split
+PUBLIC_LIMITS = (
+    "queries",
+    "query_chars",
+    "topk",
+    "hits",
+    "body_bytes",
+)  # /health reports them, so that clients can split
 log = logging.getLogger("aslfast.retrieval.app")
+Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 class Retrieval:
-    """The state behind the two paths: the index, its batches, and what is under way."""
+    """The state behind the two paths: the index, its batches, and the requests in progress."""
 
-    def __init__(self, index: BM25Index, limits: Limits, threads: int = 0) -> None:
+    def __init__(self, index: BM25Index, limits: ServerLimits, threads: int = 0) -> None:
         self.index = index
         self.limits = limits
         self.batcher = Batcher(index, threads=threads)
-        self.closing = False  # every answer then closes its connection
+        self.closing = False  # then every answer closes its connection
         self._requests = 0
         self._hits = 0
 
     def app(self) -> ASGIApp:
+        """Return the ASGI application."""
         routes = [
             Route("/retrieve", _Endpoint(self, self._retrieve), methods=["POST"]),
             Route("/health", _Endpoint(self, self._health), methods=["GET"]),
         ]
-        app = Starlette(routes=routes, exception_handlers={HTTPException: _not_here})
+        app = Starlette(routes=routes, exception_handlers={HTTPException: _not_found})
         app.router.redirect_slashes = False
         return app
 
     @contextmanager
     def admitted(self) -> Iterator[None]:
-        """Counts a request from its headers to its answer. Raises Refused above the limit."""
+        """Count a request from its headers to its answer. Raises Refused above the limit."""
         if self._requests >= self.limits.requests:
-            raise Refused(503, f"{self._requests} requests are under way, the limit; try again in a moment")
+            raise Refused(503, f"{self._requests} requests are in progress, the limit; try again in a moment")
         self._requests += 1
         try:
             yield
@@ -65,8 +73,8 @@ class Retrieval:
 
     @contextmanager
     def _searching(self, request: RetrieveRequest) -> Iterator[None]:
-        """Bounds the memory of answers. One request alone always fits."""
-        if self._hits and self._hits + request.hits > self.limits.hits_under_way:
+        """Bound the memory of answers. A single request always fits."""
+        if self._hits and self._hits + request.hits > self.limits.hits_in_progress:
             raise Refused(503, f"{self._hits} passages are being searched, near the limit; try again in a moment")
         self._hits += request.hits
         try:
@@ -81,15 +89,15 @@ class Retrieval:
             return json_response(200, {"result": to_result(found, asked.return_scores)})
 
     async def _health(self, request: Request) -> Response:
-        limits = {name: value for name, value in asdict(self.limits).items() if name in SHARED_LIMITS}
+        limits = {name: value for name, value in asdict(self.limits).items() if name in PUBLIC_LIMITS}
         state = {"passages": len(self.index), "generation": self.index.generation}
         return json_response(200, {"status": "closing" if self.closing else "ok", **state, "limits": limits})
 
 
 class _Endpoint:
-    """One path: admits the request, turns every failure into an answer of one line, and logs what is our fault."""
+    """One path: admits the request, turns every failure into an answer of one line, and logs internal errors."""
 
-    def __init__(self, retrieval: Retrieval, answer: Any) -> None:
+    def __init__(self, retrieval: Retrieval, answer: Handler) -> None:
         self._retrieval = retrieval
         self._answer = answer
 
@@ -101,7 +109,7 @@ class _Endpoint:
             return
         except Refused as refused:
             response = refusal(refused)
-        except Exception as error:  # the server outlives whatever one request meets
+        except Exception as error:  # no request may end the server
             log.error("%s %s: %s: %s", scope["method"], scope["path"], type(error).__name__, _one_line(error))
             response = json_response(500, {"error": f"the search failed: {_one_line(error)}"})
         if self._retrieval.closing:
@@ -109,54 +117,60 @@ class _Endpoint:
         await response(scope, receive, send)
 
 
-async def read_body(request: Request, limits: Limits) -> bytes:
-    """The body, counted as it comes in, whatever Content-Length says. Raises Refused."""
+async def read_body(request: Request, limits: ServerLimits) -> bytes:
+    """Return the body, counted as it arrives: Content-Length may be wrong. Raises Refused."""
     try:
         return await asyncio.wait_for(_read_body(request, limits.body_bytes), limits.body_timeout_s)
     except asyncio.TimeoutError:
         raise Refused(408, f"the body took longer than {limits.body_timeout_s:g} s, the limit; send it again") from None
 
 
-async def _read_body(request: Request, most: int) -> bytes:
-    too_large = Refused(413, f"the body is larger than {most} bytes, the limit; send the queries in several requests")
+async def _read_body(request: Request, max_bytes: int) -> bytes:
+    too_large = Refused(
+        413, f"the body is larger than {max_bytes} bytes, the limit; send the queries in several requests"
+    )
     declared = request.headers.get("content-length", "")
-    if "expect" in request.headers and declared.isdecimal() and int(declared) > most:
-        raise too_large  # the client waits for a word before it sends
+    if "expect" in request.headers and declared.isdecimal() and int(declared) > max_bytes:
+        raise too_large  # the client waits for an answer before it sends
     body = bytearray()
     size = 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size <= most:
+        if size <= max_bytes:
             body += chunk
         elif size > DISCARDED_BYTES:
             break
-    if size > most:
+    if size > max_bytes:
         raise too_large
     return bytes(body)
 
 
-def to_result(found: Found, scores: bool) -> list[list[dict[str, Any]]]:
-    def entry(hit: Hit) -> dict[str, Any]:
-        document = {"id": hit.passage.id, "contents": hit.passage.contents}
+def to_result(found: Found, scores: bool) -> list[list[dict[str, object]]]:
+    """Return the hits as Search-R1's clients expect them."""
+
+    def entry(hit: Hit) -> dict[str, object]:
+        document: dict[str, object] = {"id": hit.passage.id, "contents": hit.passage.contents}
         return {"document": document, "score": hit.score} if scores else document
 
     return [[entry(hit) for hit in row] for row in found]
 
 
-def json_response(status: int, value: Any) -> Response:
+def json_response(status: int, value: object) -> Response:
+    """Return a response with a JSON body."""
     return Response(orjson.dumps(value), status, media_type="application/json")
 
 
 def refusal(refused: Refused) -> Response:
+    """Return the response to a refused request."""
     response = json_response(refused.status, {"error": str(refused)})
     if refused.status == 503:
         response.headers["retry-after"] = str(RETRY_AFTER_S)
-    if refused.status in (408, 413):  # part of the body may still come
+    if refused.status in (408, 413):  # more of the body may still arrive
         response.headers["connection"] = "close"
     return response
 
 
-async def _not_here(request: Request, error: Exception) -> Response:
+async def _not_found(request: Request, error: Exception) -> Response:
     status, headers = getattr(error, "status_code", 500), getattr(error, "headers", None)
     what = f"{request.method[:20]} {request.url.path[:80]}"
     response = json_response(status, {"error": f"{what} is not served here; use POST /retrieve or GET /health"})

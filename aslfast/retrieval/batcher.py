@@ -1,4 +1,4 @@
-"""Requests that wait together are searched together: one batch at a time, on all cores, while the next one gathers."""
+"""Batch concurrent requests: one batch is searched at a time, on all cores, while the next one collects."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ from aslfast.data.corpus import Passage
 from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
 
-BATCH_QUERIES = 1024  # of several requests; more would only make the first of them wait
+BATCH_QUERIES = 1024  # over several requests; more would only make the first of them wait
 
 
 class Hit(NamedTuple):
+    """A passage and its score."""
+
     passage: Passage
     score: float
 
@@ -26,13 +28,15 @@ Found = list[list[Hit]]  # for each query, best first
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Waiting:
+    """A request that waits for its answer."""
+
     queries: Sequence[str]
     k: int
     found: asyncio.Future[Found]
 
 
 class Batcher:
-    """Belongs to one event loop. An idle one searches at once; a busy one gathers what arrives meanwhile."""
+    """The batches of one event loop. While none is searched, a request starts one; others wait for the next."""
 
     def __init__(self, index: BM25Index, *, threads: int = 0, batch_queries: int = BATCH_QUERIES) -> None:
         self._index = index
@@ -43,14 +47,15 @@ class Batcher:
         self._worker = ThreadPoolExecutor(1, "aslfast-search")
 
     async def search(self, queries: Sequence[str], k: int) -> Found:
-        """The k best passages of each query. Raises what the index raises."""
+        """Return the k best passages of each query. Raises what the index raises."""
         loop = asyncio.get_running_loop()
         waiting = _Waiting(queries, k, loop.create_future())
         self._waiting.append(waiting)
-        loop.call_soon(self._start)  # after the other requests that this turn of the loop has read
+        loop.call_soon(self._start)  # after the other requests of this iteration of the loop
         return await waiting.found
 
     def close(self) -> None:
+        """Wait for the batch in progress and end the worker thread."""
         self._worker.shutdown()
 
     def _start(self) -> None:
@@ -75,7 +80,7 @@ class Batcher:
         error = done.exception()
         answers = [error] * len(batch) if error else done.result()
         for waiting, answer in zip(batch, answers, strict=True):
-            if waiting.found.done():  # its client is gone
+            if waiting.found.done():  # its client has disconnected
                 continue
             if isinstance(answer, BaseException):
                 waiting.found.set_exception(answer)
@@ -83,7 +88,7 @@ class Batcher:
                 waiting.found.set_result(answer)
 
     def _answers(self, batch: list[_Waiting]) -> list[Found | Exception]:
-        """In the worker. What fails in a batch is searched alone, so that a request fails by its own fault only."""
+        """Search in the worker thread. If a batch fails, each request is searched alone: only the faulty one fails."""
         try:
             return list(self._search(batch))
         except (UserError, ValueError, OSError, MemoryError) as error:
@@ -92,7 +97,7 @@ class Batcher:
             return [answer for waiting in batch for answer in self._answers([waiting])]
 
     def _search(self, batch: list[_Waiting]) -> list[Found]:
-        """All queries with the largest k, then cut: ties are in corpus order, so the best k are the same."""
+        """Search all queries with the largest k, then cut: ties are in corpus order, so the best k are the same."""
         queries = [query for waiting in batch for query in waiting.queries]
         found = self._index.search(queries, max(waiting.k for waiting in batch), threads=self._threads)
         depths = [waiting.k for waiting in batch for _ in waiting.queries]

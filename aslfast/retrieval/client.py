@@ -1,4 +1,4 @@
-"""An index behind a URL: `aslfast index serve`, Search-R1's retrieval server, or one that answers as they do."""
+"""An index behind a URL: `aslfast index serve`, Search-R1's retrieval server, or one with the same protocol."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 import orjson
@@ -18,21 +17,21 @@ from aslfast.index.options import as_texts
 
 RETRIEVE = "/retrieve"
 FIRST_WAIT_S = 0.2  # before the second attempt; doubled before each next one
-MAX_WAIT_S = 5.0  # whatever the server asks for
+MAX_WAIT_S = 5.0  # even if the server asks for more
 
 
 class Unreachable(UserError):
-    """No answer in as many attempts as were allowed; another request may still get one."""
+    """No answer within the allowed attempts; another request may still get one."""
 
 
-def longest_s(timeout_s: float, retries: int) -> float:
-    """Seconds after which a request has certainly ended: every attempt's timeout and the longest waits between."""
+def max_request_s(timeout_s: float, retries: int) -> float:
+    """Return the most seconds that a request can take: every attempt's timeout and the longest waits between them."""
     return (retries + 1) * timeout_s + retries * MAX_WAIT_S
 
 
 @dataclass(frozen=True, slots=True)
-class Splitting:
-    """How much one request may ask for. The defaults are for servers that do not tell theirs (`/health`)."""
+class RequestLimits:
+    """How much one request may ask for. The defaults are for servers that do not report theirs in `/health`."""
 
     queries: int = 512
     hits: int = 16_384  # queries x topk
@@ -40,31 +39,31 @@ class Splitting:
 
 
 class RemoteIndex:
-    """Retrieves over HTTP, on connections that stay open. Thread-safe, and a forked process opens its own.
+    """A client that retrieves over HTTP, on kept-alive connections. Thread-safe; a forked process opens its own.
 
-    An attempt ends after `timeout_s`. What may pass (no connection, a cut one, a 5xx status) is tried `retries` times
-    more; a refusal (4xx) never is. Raises UserError that names the URL: Unreachable where all attempts were in vain.
+    An attempt ends after `timeout_s`. A transient failure (no connection, a broken one, a 5xx status) is retried up to
+    `retries` times; a refusal (4xx) never is. Raises UserError that names the URL: Unreachable if all attempts fail.
     """
 
     def __init__(self, url: str, timeout_s: float = 30.0, retries: int = 5) -> None:
         self.url = _base(url)
         self._timeout_s = timeout_s
         self._retries = retries
-        self._splitting = Splitting()
+        self._limits = RequestLimits()
         self._client: httpx.Client | None = None
         self._pid = 0
 
     @classmethod
     def open(cls, url: str, timeout_s: float = 30.0, retries: int = 5) -> RemoteIndex:
-        """Asks the server once, so that a wrong URL is an error before a run starts."""
+        """Query the server once, so that a wrong URL is an error before a run starts."""
         index = cls(url, timeout_s, retries)
         index.retrieve(["a first question"], 1)
-        index._splitting = index._told()
+        index._limits = index._server_limits()
         return index
 
     def retrieve(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
-        """The k best passages of each query, best first."""
-        batches = _batches(as_texts(queries, "queries"), k, self._splitting)
+        """Return the k best passages of each query, best first. Raises UserError."""
+        batches = _batches(as_texts(queries, "queries"), k, self._limits)
         return [row for batch in batches for row in self._retrieve(batch, k)]
 
     def _retrieve(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
@@ -77,7 +76,7 @@ class RemoteIndex:
             ) from error
 
     def _post(self, body: bytes) -> bytes:
-        """The answer's body, after as many attempts as it takes. Raises UserError."""
+        """Send one request, with retries; return the answer's body. Raises UserError."""
         started = time.monotonic()
         for attempt in itertools.count():
             wait_s = FIRST_WAIT_S * 2**attempt
@@ -90,7 +89,7 @@ class RemoteIndex:
                     return answer
                 problem = f"status {status}: {_message(answer)}"
                 if status < 500:
-                    raise UserError(f"{self.url}{RETRIEVE}: refused with {problem}; check the URL and what is asked")
+                    raise UserError(f"{self.url}{RETRIEVE}: refused with {problem}; check the URL and the request")
                 wait_s = max(wait_s, _retry_after_s(headers))
             if attempt == self._retries:
                 break
@@ -101,7 +100,7 @@ class RemoteIndex:
         )
 
     def _attempt(self, method: str, path: str, body: bytes = b"") -> tuple[int, httpx.Headers, bytes]:
-        """One request, all of it within `timeout_s`: httpx itself bounds only the time between two reads."""
+        """Send one request, all of it within `timeout_s`: httpx itself only bounds the time between two reads."""
         deadline = time.monotonic() + self._timeout_s
         headers = {"content-type": "application/json"}
         with self._connected().stream(method, f"{self.url}{path}", content=body, headers=headers) as response:
@@ -113,25 +112,26 @@ class RemoteIndex:
             return response.status_code, response.headers, bytes(answer)
 
     def _connected(self) -> httpx.Client:
+        """Return this process's client."""
         if self._client is None or self._pid != os.getpid():
-            # no proxy from the environment: one set for downloads would stand between a run and its own machine
+            # no proxy from the environment: one set for downloads must not come between a run and its own machine
             self._client = httpx.Client(timeout=self._timeout_s, trust_env=False)
             self._pid = os.getpid()
         return self._client
 
-    def _told(self) -> Splitting:
-        """What the server's /health tells; the defaults where it has none."""
+    def _server_limits(self) -> RequestLimits:
+        """Return what the server's /health reports; the defaults where it reports nothing sound."""
         try:
             limits = orjson.loads(self._attempt("GET", "/health")[2])["limits"]
-            told = Splitting(limits["queries"], limits["hits"], limits["body_bytes"])
+            reported = RequestLimits(limits["queries"], limits["hits"], limits["body_bytes"])
         except (httpx.TransportError, httpx.DecodingError, ValueError, LookupError, TypeError):
-            return Splitting()
-        sound = all(type(n) is int and n > 0 for n in (told.queries, told.hits, told.body_bytes))
-        return told if sound else Splitting()
+            return RequestLimits()
+        sound = all(type(n) is int and n > 0 for n in (reported.queries, reported.hits, reported.body_bytes))
+        return reported if sound else RequestLimits()
 
 
 def _base(url: str) -> str:
-    """The URL without the path, which Search-R1's settings include. Raises UserError."""
+    """Return the URL without the path, which Search-R1's settings include. Raises UserError."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
@@ -141,15 +141,15 @@ def _base(url: str) -> str:
     return url.rstrip("/").removesuffix(RETRIEVE)
 
 
-def _batches(queries: Sequence[str], k: int, most: Splitting) -> Iterator[list[str]]:
-    """The queries in order, in requests that the server takes; a query that is too large by itself goes alone."""
+def _batches(queries: Sequence[str], k: int, limits: RequestLimits) -> Iterator[list[str]]:
+    """Split the queries, in order, into requests within the limits; a query that is too large by itself goes alone."""
     batch: list[str] = []
     n_bytes = 0
-    n_queries = max(1, min(most.queries, most.hits // max(k, 1)))
+    n_queries = max(1, min(limits.queries, limits.hits // max(k, 1)))
     for query in queries:
         size = len(orjson.dumps(query)) + 1
-        # half, for the other fields
-        if batch and (len(batch) == n_queries or n_bytes + size > most.body_bytes // 2):
+        # half of it: the other fields need room too
+        if batch and (len(batch) == n_queries or n_bytes + size > limits.body_bytes // 2):
             yield batch
             batch, n_bytes = [], 0
         batch.append(query)
@@ -158,8 +158,8 @@ def _batches(queries: Sequence[str], k: int, most: Splitting) -> Iterator[list[s
         yield batch
 
 
-def _rows(answer: Any, count: int, k: int) -> list[list[Passage]]:
-    """Raises ValueError that says what is wrong."""
+def _rows(answer: object, count: int, k: int) -> list[list[Passage]]:
+    """Return the passages of each query. Raises ValueError that says what is wrong."""
     rows = answer.get("result") if isinstance(answer, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
         raise ValueError("no list of lists in its field 'result'")
@@ -168,8 +168,8 @@ def _rows(answer: Any, count: int, k: int) -> list[list[Passage]]:
     return [[_passage(hit) for hit in row[:k]] for row in rows]
 
 
-def _passage(hit: Any) -> Passage:
-    """From {"document": {...}, "score": s} or the document itself; its id may be a number or missing."""
+def _passage(hit: object) -> Passage:
+    """Return the passage of {"document": {...}, "score": s} or of the document itself, whose id may be missing."""
     document = hit.get("document", hit) if isinstance(hit, dict) else None
     if not isinstance(document, dict):
         raise ValueError(f"a hit that is no object: {hit!r:.60}")
@@ -182,16 +182,16 @@ def _passage(hit: Any) -> Passage:
 
 
 def _message(answer: bytes) -> str:
-    """The error that the server wrote: ours in "error", FastAPI's in "detail"."""
+    """Return the error that the server wrote: ours in "error", FastAPI's in "detail"."""
     try:
-        told = orjson.loads(answer)
-        text = str(told.get("error") or told["detail"])
+        fields = orjson.loads(answer)
+        text = str(fields.get("error") or fields["detail"])
     except (ValueError, LookupError, AttributeError):
         text = answer[:200].decode("utf-8", "replace")
     return " ".join(text.split())[:300] or "no message"
 
 
 def _retry_after_s(headers: httpx.Headers) -> float:
-    """0 where it is missing or a date."""
+    """Return the Retry-After header in seconds; 0 where it is missing or a date."""
     text = headers.get("retry-after", "")
     return float(text) if text.isdecimal() else 0.0

@@ -1,33 +1,33 @@
-"""What a client may ask of the server, and what is refused: a request's JSON, checked field by field against limits."""
+"""A request's JSON, checked field by field against the server's limits, and how one is refused."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 DEFAULT_TOPK = 3  # as Search-R1's server starts with
 FIELDS = ("queries", "topk", "return_scores")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one request, of all that are under way together, and of a client's patience. All above 0."""
+class ServerLimits:
+    """Bounds of one request, of all requests in progress together, and of waiting for a client. All above 0."""
 
-    queries: int = 4096  # of one request; Search-R1 sends those of a whole batch of trajectories at once
+    queries: int = 4096  # in one request; Search-R1 sends those of a whole batch of trajectories at once
     query_chars: int = 32_768
     topk: int = 100
-    hits: int = 65_536  # queries x topk of one request
+    hits: int = 65_536  # queries x topk in one request
     body_bytes: int = 8 * 2**20
-    requests: int = 512  # under way at once
-    hits_under_way: int = 2**20  # queries x topk of all of them
+    requests: int = 512  # in progress at once
+    hits_in_progress: int = 2**20  # queries x topk of all of them
     connections: int = 768  # open at once
     header_timeout_s: float = 10.0
     body_timeout_s: float = 30.0
-    idle_timeout_s: int = 75  # of a connection between two requests
-    stalled_timeout_s: float = 60.0  # of a client that does not read its answer
+    idle_timeout_s: int = 75  # for a connection between two requests
+    stalled_timeout_s: float = 60.0  # for a client that does not read its answer
     shutdown_timeout_s: int = 30
 
     def __post_init__(self) -> None:
@@ -37,7 +37,7 @@ class Limits:
 
 
 class Refused(Exception):
-    """An answer other than 200: its status and one line for the client."""
+    """A request that gets a status other than 200, and one line for the client."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -46,19 +46,22 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RetrieveRequest:
+    """A checked request."""
+
     queries: list[str]
     topk: int = DEFAULT_TOPK
     return_scores: bool = False
 
     @property
     def hits(self) -> int:
+        """The most hits that the answer can have."""
         return len(self.queries) * self.topk
 
 
-def read_request(body: bytes, limits: Limits) -> RetrieveRequest:
-    """A checked request. Raises Refused: 400 for what is not JSON, 422 for a field that is wrong or above a limit."""
+def read_request(body: bytes, limits: ServerLimits) -> RetrieveRequest:
+    """Check a request. Raises Refused: 400 for invalid JSON, 422 for a field that is wrong or above a limit."""
     try:
-        # the standard library's reader takes half a surrogate pair, which a model's text can hold; orjson does not
+        # the standard library accepts half a surrogate pair, which a model's text can hold; orjson does not
         value = json.loads(body)
     except RecursionError:
         raise Refused(400, "the body is not JSON that can be read: nested too deeply") from None
@@ -76,7 +79,7 @@ def read_request(body: bytes, limits: Limits) -> RetrieveRequest:
     return request
 
 
-def _queries(value: dict[str, Any], limits: Limits) -> list[str]:
+def _queries(value: Mapping[str, object], limits: ServerLimits) -> list[str]:
     queries = value.get("queries")
     if not isinstance(queries, list):
         found = f"is {_kind(queries)}" if "queries" in value else "is missing"
@@ -95,7 +98,7 @@ def _queries(value: dict[str, Any], limits: Limits) -> list[str]:
     return queries
 
 
-def _topk(value: dict[str, Any], limits: Limits) -> int:
+def _topk(value: Mapping[str, object], limits: ServerLimits) -> int:
     topk = value.get("topk")
     if topk is None:
         return DEFAULT_TOPK
@@ -106,16 +109,16 @@ def _topk(value: dict[str, Any], limits: Limits) -> int:
     return topk
 
 
-def _return_scores(value: dict[str, Any]) -> bool:
+def _return_scores(value: Mapping[str, object]) -> bool:
     return_scores = value.get("return_scores", False)
     if type(return_scores) is not bool:
         raise Refused(422, f"field 'return_scores' is {_kind(return_scores)}; send true or false")
     return return_scores
 
 
-def _kind(value: Any) -> str:
-    """A value's JSON type, for messages."""
-    names = {dict: "an object", list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+def _kind(value: object) -> str:
+    """Return a value's JSON type, for messages."""
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
 
 

@@ -1,4 +1,4 @@
-"""Passages for queries, from an index in a folder or behind a URL alike."""
+"""Retrieve passages from an index in a folder or behind a URL."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ AnyIndex: TypeAlias = BM25Index | RemoteIndex
 
 
 def open_index(place: str, timeout_s: float = 30.0, retries: int = 5) -> AnyIndex:
-    """`place` is a folder or http(s)://host:port; `timeout_s` and `retries` are for the latter. Raises UserError."""
+    """Open a folder or http(s)://host:port; `timeout_s` and `retries` are for the latter. Raises UserError."""
     if place.startswith(("http://", "https://")):
         return RemoteIndex.open(place, timeout_s, retries)
     return BM25Index.open(place)
 
 
 def retrieve(index: AnyIndex, queries: Sequence[str], k: int) -> list[list[Passage]]:
-    """The k best passages of each query, best first. Raises UserError."""
+    """Return the k best passages of each query, best first. Raises UserError."""
     if isinstance(index, RemoteIndex):
         return index.retrieve(queries, k)
     rows = index.search(list(queries), k).ids

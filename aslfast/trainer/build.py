@@ -20,7 +20,7 @@ from aslfast.models.fsdp import check_shardable
 from aslfast.models.weight_files import BaseWeights, load_without_weights, reason_not_shared
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.role_tasks import prompt_text
-from aslfast.retrieval.client import RemoteIndex, longest_s
+from aslfast.retrieval.client import RemoteIndex, max_request_s
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
@@ -119,7 +119,7 @@ def build_search_tool(config: RunConfig, index: AnyIndex) -> ToolExecutor:
     """Return the search tool: in threads where the index or the sampler works elsewhere, else inline and reproducible."""
     tool = SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
     threaded = isinstance(index, RemoteIndex) or config.sampler.kind != "local"
-    deadline_s = longest_s(config.tool.timeout_s, config.tool.retries)
+    deadline_s = max_request_s(config.tool.timeout_s, config.tool.retries)
     return ToolExecutor(tool, threaded, deadline_s, config.tool.give_up_after_s)
 
 

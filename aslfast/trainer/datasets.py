@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from aslfast.config import RunConfig
 from aslfast.core import Task
 from aslfast.data.qa_dataset import Question, read_questions, write_questions
+from aslfast.data.topics import read_topics
 from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab import demonstrations
@@ -79,17 +79,6 @@ def labelled_questions(config: RunConfig) -> list[Question]:
     return read_questions(config.data.labelled, config.data.labelled_count)
 
 
-def read_topics(place: str) -> list[str]:
-    """Return a file's topics, one a line; "general": the 73 that ship with aslfast. Raises UserError."""
-    path = Path(str(files("aslfast.data") / "general_topics.txt")) if place == "general" else Path(place)
-    if not path.is_file():
-        raise UserError(f"{path}: no such topics file; give a text file with one topic a line")
-    topics = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not topics:
-        raise UserError(f"{path}: no topics in it; give a text file with one topic a line")
-    return topics
-
-
 def policy_evals(questions: Sequence[Question], prompts: str) -> list[Task]:
     return [role_tasks.policy_task(f"eval-{q.id}", q.question, prompts, q.answers, q.hops) for q in questions]
 
@@ -103,9 +92,7 @@ def lab_datasets(config: RunConfig, folder: Path) -> Datasets:
     learned, heldout = World.make(seed, "train"), World.make(seed, "heldout")
     index, eval_index = _index(learned, folder / "train.idx"), _index(heldout, folder / "heldout.idx")
     questions = lab_questions(heldout, seed, count)
-    partial = folder / ".heldout.parquet.partial"
-    write_questions(partial, questions)
-    partial.replace(folder / "heldout.parquet")
+    write_questions(folder / "heldout.parquet", questions)
     judgements = lab_judgements(heldout, questions, seed, prompts, config.grm.variant, config.grm.folds)
     return Datasets(
         index, list(learned.facts), eval_index, policy_evals(questions, prompts), judgements,

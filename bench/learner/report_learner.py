@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from aslfast.config.algorithms import algorithm_names, settings_of
-from aslfast.files.jsonl import write_text
+from aslfast.files.atomic import write_text
 from bench.learner.plots import draw
 from bench.learner.tables import round_lines, round_sentence, soak_lines, soak_sentence, step_lines, step_sentence
 from bench.shared.results import Result, read_result

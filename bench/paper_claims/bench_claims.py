@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from aslfast.errors import UserError
-from aslfast.files.jsonl import append_line, write_text
+from aslfast.files.atomic import write_text
+from aslfast.files.jsonl import append_line
 from bench.paper_claims.arms import Arm, Claim, read_claims
 from bench.paper_claims.finished_runs import check_same, finished, gather, read_made, started
 from bench.paper_claims.report_claims import section

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from aslfast.errors import UserError
-from aslfast.files.jsonl import write_text
+from aslfast.files.atomic import write_text
 from bench.paper_claims.arms import Check, Claim, read_claims
 from bench.paper_claims.metrics import (
     better,

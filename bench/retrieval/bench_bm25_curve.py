@@ -1,11 +1,11 @@
-"""How time, memory and disk grow with the corpus: aslfast alone, built and then searched at several sizes.
+"""Measure how time, memory and disk grow with the corpus: aslfast alone, built and searched at several sizes.
 
     python -m bench.retrieval.bench_bm25_curve --corpus synthetic/*.parquet --passages 1000000,5000000,21000000 \
         --queries questions.parquet nq_questions.parquet --work runs/curve --out bench/results/bm25-curve.json
 
-Files are taken whole, in order, until a size is reached. Every size is built anew in a process of its own, from raw
-text, and its index removed before the next one is built; the peak of memory is that of the process, file pages that
-are mapped included. On the way the build tells every million passages how far it has come.
+Files are taken whole, in order, until a size is reached. Every size is built from raw text in a process of
+its own, and its index is removed before the next one is built; the peak of memory is that of the process, mapped file
+pages included. The build records its state every million passages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from bench.retrieval.bench_bm25 import corpus_facts, read_queries, sizes, summarise_latency
+from bench.retrieval.bench_bm25 import describe_corpus, read_queries, sizes, summarise_latency
 from bench.retrieval.engine_process import Worker, memory_mb
 from bench.retrieval.engines import K1, B, engine_version
 from bench.shared.stamp import quantiles, stamp
@@ -29,7 +29,7 @@ STEP = 1_000_000  # passages between two points of a build
 
 
 def bytes_in(folder: Path) -> int:
-    """Files that vanish meanwhile (a merged run) count nothing."""
+    """Return the size of all files; those that disappear meanwhile (merged runs) do not count."""
     total = 0
     for file in folder.rglob("*"):
         try:
@@ -40,7 +40,7 @@ def bytes_in(folder: Path) -> int:
 
 
 def build(files: list[Path], folder: Path, options: dict[str, int]) -> dict[str, Any]:
-    """Builds the index; runs in a process of its own. `disk` counts all that stands beside the index meanwhile."""
+    """Build the index, in a process of its own. `disk` includes temporary files in the index's parent folder."""
     from aslfast.index.bm25 import BM25Index
 
     start, points = time.perf_counter(), []
@@ -67,12 +67,12 @@ def take_files(files: list[Path], passages: int) -> list[Path]:
         taken.append(file)
         n += pq.ParquetFile(file).metadata.num_rows
     if n < passages:
-        raise SystemExit(f"bench_bm25_curve: the files hold {n} passages, {passages} asked for; make more of them")
+        raise SystemExit(f"bench_bm25_curve: the files hold {n} passages, {passages} asked for; add files")
     return taken
 
 
 def search(folder: Path, texts: list[str], args: argparse.Namespace) -> dict[str, Any]:
-    """Opening, latency and throughput of the index, in a process that has not built it."""
+    """Measure opening, latency and throughput of the index in a process that has not built it."""
     worker = Worker("ours", args.work / "ours.log")
     found: dict[str, Any] = {name: round(ms, 3) for name, ms in worker.call("open", folder, texts[0]).items()}
     found["latency_ms"], found["batch_per_s"] = {}, {}
@@ -92,15 +92,15 @@ def measure(args: argparse.Namespace, passages: int, texts: list[str]) -> dict[s
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     options = {"threads": args.threads} | ({"memory_mb": args.memory_mb} if args.memory_mb else {})
-    with get_context("spawn").Pool(1) as pool:
-        built = pool.apply(build, (files, place / "index", options))
+    with get_context("spawn").Pool(1) as process:
+        built = process.apply(build, (files, place / "index", options))
     n = built["whole"]["passages"]
-    facts = {"corpus": corpus_facts(files, n), "options": options, "build": built}
-    facts["bytes"] = sizes("ours", place / "index", n)
-    print(f"{n:,} passages: {built['whole']}, {facts['bytes']['all'] / n:.0f} bytes a passage", flush=True)
-    facts |= search(place / "index", texts, args)
+    results = {"corpus": describe_corpus(files, n), "options": options, "build": built}
+    results["bytes"] = sizes("ours", place / "index", n)
+    print(f"{n:,} passages: {built['whole']}, {results['bytes']['all'] / n:.0f} bytes a passage", flush=True)
+    results |= search(place / "index", texts, args)
     shutil.rmtree(place)
-    return facts
+    return results
 
 
 def main() -> None:
@@ -110,14 +110,14 @@ def main() -> None:
     parser.add_argument("--queries", type=Path, nargs="+", required=True)
     parser.add_argument("--k", type=lambda text: [int(k) for k in text.split(",")], default=[3, 10, 100])
     for name, default in {"n": 500, "rounds": 3, "threads": 2, "seed": 0, "memory-mb": 0}.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help="0: what aslfast takes by itself")
+        parser.add_argument(f"--{name}", type=int, default=default, help="0: aslfast's default")
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--allow-dirty", action="store_true")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    facts = {**stamp("bm25-curve", args.allow_dirty), "version": engine_version("ours"), "seed": args.seed}
+    header = {**stamp("bm25-curve", args.allow_dirty), "version": engine_version("ours"), "seed": args.seed}
     texts = read_queries(args.queries, args.n, args.seed, tuning=False).texts
-    result = {**facts, "n": args.n, "rounds": args.rounds, "sizes": []}
+    result = {**header, "n": args.n, "rounds": args.rounds, "sizes": []}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     for passages in args.passages:
         result["sizes"].append(measure(args, passages, texts))

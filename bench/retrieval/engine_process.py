@@ -1,7 +1,7 @@
-"""A process for one engine: it builds, or opens once and stays alive, and does one thing at a time when told to.
+"""A process for one engine, which runs one command at a time.
 
-Allocators, thread pools and interpreters of the engines then never mix, and the caller gives the machine to one at a
-time. Times are taken inside the worker: the pipe is not part of them.
+Allocators, thread pools and interpreters of the engines never mix, and the caller gives the machine to one at a time.
+Times are taken inside the worker: the pipe is not part of them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bench.retrieval.engines import make_engine
 
 
 class Worker:
-    """`call(name, ...)` runs that method of `Commands` in the process. What the engine prints goes to `log`."""
+    """The process of an engine. What the engine prints goes to `log`."""
 
     def __init__(self, engine: str, log: Path) -> None:
         self.engine = engine
@@ -30,7 +30,7 @@ class Worker:
         theirs.close()
 
     def call(self, command: str, *args: Any) -> Any:
-        """Raises RuntimeError where the engine fails or its process dies."""
+        """Run a method of `Commands` in the process. Raises RuntimeError where the engine fails or its process dies."""
         self._pipe.send((command, args))
         try:
             failure, result = self._pipe.recv()
@@ -59,11 +59,13 @@ def serve(pipe: Connection, engine: str, log: Path) -> None:
             return
         try:
             pipe.send((None, getattr(commands, name)(*args)))
-        except Exception:  # whatever a peer raises belongs to the caller
+        except Exception:  # an engine may raise anything: the caller gets it
             pipe.send((traceback.format_exc(), None))
 
 
 class Commands:
+    """The commands of a worker."""
+
     def __init__(self, engine: str) -> None:
         self.engine = make_engine(engine)
         for module in self.engine.modules:
@@ -75,7 +77,7 @@ class Commands:
         return {"seconds": time.perf_counter() - start, "peak_mb": memory_mb()["VmHWM"]}
 
     def open(self, folder: Path, query: str) -> dict[str, float]:
-        """Milliseconds to open and to answer the first query, where compilers that run just in time run."""
+        """Return the milliseconds to open and to answer the first query, which includes just-in-time compilation."""
         start = time.perf_counter()
         self.engine.open(folder)
         opened = time.perf_counter()
@@ -83,7 +85,7 @@ class Commands:
         return {"open_ms": 1e3 * (opened - start), "first_query_ms": 1e3 * (time.perf_counter() - opened)}
 
     def latencies_ms(self, queries: Sequence[str], k: int) -> list[float]:
-        """Of each query alone, on one thread."""
+        """Return the milliseconds of each query alone, on one thread."""
         times = []
         for query in queries:
             start = time.perf_counter()
@@ -104,7 +106,7 @@ class Commands:
 
 
 def memory_mb() -> dict[str, float]:
-    """VmHWM (the most that was resident), VmRSS, RssAnon (not shared, not files), in MB of 10^6 bytes."""
+    """Return VmHWM (peak resident), VmRSS and RssAnon (not shared, not files), in MB of 10^6 bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     fields = dict(line.split(":", 1) for line in lines)
     return {name: int(fields[name].split()[0]) * 1024 / 1e6 for name in ("VmHWM", "VmRSS", "RssAnon")}

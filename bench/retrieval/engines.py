@@ -1,8 +1,8 @@
-"""The engines of bench_bm25.py: aslfast and its peers, each built and searched in the fastest way its documents show.
+"""The engines of bench_bm25.py: aslfast and its peers, each built and searched in the fastest documented way.
 
 All read the same Parquet files (id, contents), rank by BM25 with k1 = 0.9 and b = 0.4, leave out the same 33 English
-stop words and stem. What differs is stated in each `note`. Where a peer could be measured in several ways, the one
-that favours it is taken: bm25s and tantivy return passage numbers, not ids; PISA is called below pyterrier's data
+stop words and stem. Differences are stated in each `note`. Where a peer can be measured in several ways, the one that
+favours it is taken: bm25s and tantivy return passage numbers, not ids; PISA is called below pyterrier's data
 frames, which cost it 1.5 ms a query.
 """
 
@@ -26,7 +26,7 @@ BATCH_ROWS = 10_000
 
 
 class Engine(Protocol):
-    """`search` returns passage ids, or passage numbers where `gives_ids` is false."""
+    """An engine; `search` returns passage ids, or passage numbers where `gives_ids` is false."""
 
     package: ClassVar[str]
     modules: ClassVar[tuple[str, ...]]  # imported before a clock starts
@@ -37,7 +37,7 @@ class Engine(Protocol):
     def open(self, folder: Path) -> None: ...
     def search(self, queries: list[str], k: int, threads: int) -> Any: ...
     def searched(self, file: Path) -> bool:
-        """Whether searching needs this file of the index; texts and what only building needs are left out."""
+        """Return whether searching needs this file of the index; it needs no texts and no temporary files."""
         ...
 
 
@@ -80,7 +80,7 @@ class Bm25s:
         import Stemmer
         from bm25s.tokenization import Tokenizer
 
-        # PyStemmer's own cache would make it slower: the tokenizer keeps one too.
+        # without PyStemmer's own cache, which would slow it down: the tokenizer keeps one too
         stemmer = Stemmer.Stemmer("porter", 0)
         return Tokenizer(splitter=r"(?u)\b\w+\b", stopwords=STOP_WORDS, stemmer=stemmer.stemWord)
 
@@ -118,9 +118,9 @@ class Tantivy:
     gives_ids = False
     note = (
         "its simple tokenizer, Snowball English stemmer; k1 = 1.2, b = 0.75 are fixed in it; no positions, no texts "
-        "stored; a query is an OR of terms (its query parser takes punctuation for operators); a pool of threads"
+        "stored; a query is an OR of terms (its query parser takes punctuation for operators); a thread pool"
     )
-    pools: ClassVar[dict[int, ThreadPoolExecutor]] = {}
+    executors: ClassVar[dict[int, ThreadPoolExecutor]] = {}
 
     def _analyzer(self) -> Any:
         from tantivy import Filter, TextAnalyzerBuilder, Tokenizer
@@ -155,8 +155,8 @@ class Tantivy:
     def search(self, queries: list[str], k: int, threads: int) -> list[list[int]]:
         if threads == 1:
             return [self._search_one(query, k) for query in queries]
-        pool = self.pools.setdefault(threads, ThreadPoolExecutor(threads))
-        return list(pool.map(self._search_one, queries, [k] * len(queries)))
+        executor = self.executors.setdefault(threads, ThreadPoolExecutor(threads))
+        return list(executor.map(self._search_one, queries, [k] * len(queries)))
 
     def _search_one(self, query: str, k: int) -> list[int]:
         from tantivy import Occur, Query
@@ -172,7 +172,7 @@ class Tantivy:
 
 
 class Pisa:
-    """`algorithm` is one of PISA's; with `quantized` scores are kept in 8 bits instead of computed: not exact."""
+    """PISA. `algorithm` is one of its own; `quantized`: scores stored in 8 bits instead of computed, not exact."""
 
     package = "pyterrier-pisa"
     modules = ("pyterrier_pisa",)
@@ -198,7 +198,7 @@ class Pisa:
         self.retriever = self._retriever(folder, 1)
 
     def search(self, queries: list[str], k: int, threads: int) -> list[list[str]]:
-        """What PisaRetrieve.transform does, without its data frames."""
+        """Do what PisaRetrieve.transform does, without its data frames."""
         from pyterrier_pisa import _pisathon
 
         size = len(queries) * k

@@ -1,9 +1,9 @@
-"""The table and the picture of the README from what bench_bm25.py measured.
+"""Make the table and the plot of the README from the results of bench_bm25.py.
 
-    python -m bench.retrieval.report_bm25 bench/results/bm25-*.json --picture docs/bm25.png
+    python -m bench.retrieval.report_bm25 bench/results/bm25-*.json --plot docs/bm25.png
 
-Prints Markdown: for every corpus a table, how aslfast compares with the best peer, and every figure where a peer is
-ahead. Of a peer that gives approximate scores (8 bits) the figures are shown, but it is not "the best peer".
+Prints Markdown: for every corpus a table, how aslfast compares with the best peer, and every metric where a peer is
+ahead. A peer with approximate scores (8 bits) is shown, but never counts as "the best peer".
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ APPROXIMATE = {"pisa-8bit"}
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
-    """One column: a title, how to read it of an engine, how to print it, and whether less is better."""
+class Metric:
+    """One column: its title, how to read it from an engine's results, its format, and whether less is better."""
 
     title: str
     read: Callable[[dict[str, Any]], float]
@@ -44,52 +44,52 @@ def rate(k: str, threads: str) -> Callable[[dict[str, Any]], float]:
     return lambda engine: engine["batch_per_s"][k][threads]["median"]
 
 
-def build_rate(passages: int) -> Figure:
-    return Figure("build, passages/s", lambda e: passages / e["build"]["seconds"]["median"], "{:,.0f}", False)
+def build_rate(passages: int) -> Metric:
+    return Metric("build, passages/s", lambda e: passages / e["build"]["seconds"]["median"], "{:,.0f}", False)
 
 
-def figures(result: dict[str, Any]) -> list[Figure]:
-    """All that is compared, in order."""
+def metrics(result: dict[str, Any]) -> list[Metric]:
+    """Return all metrics that are compared, in order."""
     some = next(iter(result["engines"].values()))
     found = []
     for k in some["latency_ms"]:
-        found += [Figure(f"{name} k={k}, ms", latency(k, name), "{:.3g}", True) for name in ("p50", "p99")]
+        found += [Metric(f"{name} k={k}, ms", latency(k, name), "{:.3g}", True) for name in ("p50", "p99")]
     for k, rates in some["batch_per_s"].items():
-        found += [Figure(f"batch k={k}, q/s, {n} thr.", rate(k, n), "{:,.0f}", False) for n in rates]
+        found += [Metric(f"batch k={k}, q/s, {n} thr.", rate(k, n), "{:,.0f}", False) for n in rates]
     found.append(build_rate(result["corpus"]["passages"]))
-    found.append(Figure("build, peak MB", lambda e: e["build"]["peak_mb"], "{:,.0f}", True))
-    found.append(Figure("index, B/passage", lambda e: e["bytes"]["searched_per_passage"], "{:.0f}", True))
-    found.append(Figure("open, ms", lambda e: e["open_ms"], "{:.3g}", True))
-    found.append(Figure("private memory, MB", lambda e: e["memory_mb"]["RssAnon"], "{:,.0f}", True))
+    found.append(Metric("build, peak MB", lambda e: e["build"]["peak_mb"], "{:,.0f}", True))
+    found.append(Metric("index, B/passage", lambda e: e["bytes"]["searched_per_passage"], "{:.0f}", True))
+    found.append(Metric("open, ms", lambda e: e["open_ms"], "{:.3g}", True))
+    found.append(Metric("private memory, MB", lambda e: e["memory_mb"]["RssAnon"], "{:,.0f}", True))
     return found
 
 
-def in_table(figure: Figure) -> bool:
-    """The table keeps what fits a page: k = 3 (a search tool's) and p50 at 100. The rest is in the JSON."""
-    return "k=3" in figure.title or figure.title.startswith(("p50 k=100", "build, passages", "index", "private"))
+def in_table(metric: Metric) -> bool:
+    """Return whether the table shows a metric: k = 3 (a search tool's) and p50 at 100. The rest is in the JSON."""
+    return "k=3" in metric.title or metric.title.startswith(("p50 k=100", "build, passages", "index", "private"))
 
 
-def best_peer(result: dict[str, Any], figure: Figure) -> tuple[str, float]:
-    peers = {name: figure.read(e) for name, e in result["engines"].items() if name not in APPROXIMATE | {"ours"}}
-    name = (min if figure.less else max)(peers, key=peers.__getitem__)
+def best_peer(result: dict[str, Any], metric: Metric) -> tuple[str, float]:
+    peers = {name: metric.read(e) for name, e in result["engines"].items() if name not in APPROXIMATE | {"ours"}}
+    name = (min if metric.less else max)(peers, key=peers.__getitem__)
     return name, peers[name]
 
 
-def advantage(figure: Figure, ours: float, theirs: float) -> float:
-    """How many times better ours is; below 1 it is worse."""
+def advantage(metric: Metric, ours: float, theirs: float) -> float:
+    """Return how many times better ours is; below 1 it is worse."""
     if not ours or not theirs:
-        return float("inf") if figure.less and not ours else 0.0
-    return theirs / ours if figure.less else ours / theirs
+        return float("inf") if metric.less and not ours else 0.0
+    return theirs / ours if metric.less else ours / theirs
 
 
 def table(result: dict[str, Any]) -> Iterator[str]:
-    columns = [figure for figure in figures(result) if in_table(figure)]
+    columns = [metric for metric in metrics(result) if in_table(metric)]
     quality = {"same in top 10": "overlap_at_10", "recall@3": "recall_at_3"}
-    titles = [*(figure.title for figure in columns), *quality]
+    titles = [*(metric.title for metric in columns), *quality]
     yield f"| engine | {' | '.join(titles)} |"
     yield f"|---|{'---|' * len(titles)}"
     for name, engine in result["engines"].items():
-        cells = [figure.form.format(figure.read(engine)) for figure in columns]
+        cells = [metric.form.format(metric.read(engine)) for metric in columns]
         cells += [f"{engine[key]:.3f}" if key in engine else "" for key in quality.values()]
         mark = " \\*" if name in APPROXIMATE else ""
         yield f"| {NAMES[name]} {engine['version']}{mark} | {' | '.join(cells)} |"
@@ -99,17 +99,17 @@ def table(result: dict[str, Any]) -> Iterator[str]:
 
 
 def losses(result: dict[str, Any]) -> Iterator[str]:
-    """Every figure where aslfast is behind an engine, approximate ones too."""
+    """Yield a line for every metric where aslfast is behind an engine, approximate ones included."""
     engines = result["engines"]
-    for figure in figures(result):
-        ours = figure.read(engines["ours"])
+    for metric in metrics(result):
+        ours = metric.read(engines["ours"])
         ahead = [
-            f"{NAMES[name]} {figure.form.format(figure.read(engine))}"
+            f"{NAMES[name]} {metric.form.format(metric.read(engine))}"
             for name, engine in engines.items()
-            if name != "ours" and advantage(figure, ours, figure.read(engine)) < 1
+            if name != "ours" and advantage(metric, ours, metric.read(engine)) < 1
         ]
         if ahead:
-            yield f"- {figure.title}: {figure.form.format(ours)}; {', '.join(ahead)}"
+            yield f"- {metric.title}: {metric.form.format(ours)}; {', '.join(ahead)}"
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -135,7 +135,7 @@ def report(results: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def draw(results: list[dict[str, Any]], file: Path) -> None:
-    """Latency at k = 3 and throughput on most threads: a column for every corpus, axes that start at 0."""
+    """Plot latency at k = 3 and throughput on most threads: a column for every corpus, axes that start at 0."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -179,13 +179,13 @@ def draw_panel(axis: Any, result: dict[str, Any], read: Callable[[dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+")
-    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--plot", type=Path)
     args = parser.parse_args()
     results = [json.loads(file.read_text()) for file in args.results]
     results = sorted((r for r in results if r["bench"] == "bm25"), key=lambda r: r["corpus"]["passages"])
     print("\n".join(report(results)).strip())
-    if args.picture:
-        draw(results, args.picture)
+    if args.plot:
+        draw(results, args.plot)
 
 
 if __name__ == "__main__":

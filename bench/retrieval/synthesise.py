@@ -1,15 +1,15 @@
-"""Many passages out of few: N passages with the statistics of a corpus, for measuring an index at any size.
+"""Synthesise a corpus: N passages with the statistics of a real one, to measure an index at any size.
 
     python -m bench.retrieval.synthesise --passages corpus.parquet --n 5000000 --out synthetic
 
-A passage takes its title and half its text from one real passage and the other half from a second, which three times
-of four stands near the first (mostly the same article). So words, their frequencies and what occurs together
-are real, and document frequencies grow in proportion. Text grows new words too (Heaps' law): two made-up words a
-passage stand between the pieces, drawn from a power law without an end. Passage i depends on the seed and i alone:
-a shorter corpus is the start of a longer one.
+A passage takes its title and half its text from one real passage and the other half from a second, which is near the
+first three times out of four (mostly the same article). So words, their frequencies and co-occurrences are real, and
+document frequencies grow in proportion. Real text also keeps adding new words (Heaps' law): two made-up words a
+passage, drawn from an unbounded power law, are put between the pieces. Passage i depends only on the seed and i: a
+shorter corpus is the start of a longer one.
 
 Against the shared 152,067 passages, as many made from them (English analyzer): 73.1 terms a passage (real: 71.1), 58.3
-different ones (55.4), 16.7% of those more than once (17.0%); mean score of the best, 3rd, 10th, 100th and 1000th hit of
+distinct ones (55.4), 16.7% of those more than once (17.0%); mean score of the best, 3rd, 10th, 100th and 1000th hit of
 1,000 Natural Questions 10.1, 9.0, 7.8, 5.7, 3.7 (real: 10.6, 9.2, 8.0, 5.8, 3.8).
 """
 
@@ -28,25 +28,25 @@ import pyarrow.parquet as pq
 
 BATCH = 50_000
 FILE = 1_000_000  # passages; a multiple of BATCH
-PIECES = 4  # a passage's text is cut into; two neighbouring ones make a half
-NEAR = 3  # a second passage that is near stands at most this far from the first
-NEAR_SHARE = 0.75
+PIECES = 4  # of a passage's text; two neighbouring ones make a half
+NEAR = 3  # the largest distance of a second passage that is near the first
+NEAR_FRACTION = 0.75
 IDS = 10**9
 LETTERS = np.frombuffer(b"bcdfghjklmnpqrst", np.uint8)
 VOWELS = np.frombuffer(b"aiou", np.uint8)
-ENDS = np.frombuffer(b"bfkpvxzj", np.uint8)  # no suffix that a stemmer takes off ends in these
+ENDS = np.frombuffer(b"bfkpvxzj", np.uint8)  # no suffix that a stemmer removes ends in these
 SYLLABLES = 4
 WORD_BYTES = 2 * SYLLABLES + 2  # with the last letter and a space
 WORDS = 64**SYLLABLES * len(ENDS)
-# P(rank > r) = (r / FIRST_RANK) ** -TAIL: distinct words grow as draws ** (1 / (1 + TAIL)). Fitted so that the 5.6
-# terms for every ten that a doubling of the shared 152,067 passages adds go on to 21 million.
+# P(rank > r) = (r / FIRST_RANK) ** -TAIL: distinct words grow as draws ** (1 / (1 + TAIL)). Fitted so that every
+# doubling of the corpus adds 5.6 terms for every ten, as with the shared 152,067 passages, up to 21 million.
 TAIL = 0.54
 FIRST_RANK = 16_000
 
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """Of S passages: title s, its PIECES pieces in order, for every s; last the place of a made-up word."""
+    """The pieces of S passages: title s and its PIECES pieces in order, for every s; last, room for a made-up word."""
 
     texts: pa.LargeStringArray
 
@@ -56,7 +56,7 @@ class Pieces:
 
 
 def cut(contents: Iterable[str]) -> Pieces:
-    """Cuts every passage of at least PIECES words; each piece ends in a space, a title in a newline."""
+    """Cut every passage of at least PIECES words; each piece ends in a space, a title in a newline."""
     texts: list[str] = []
     for content in contents:
         title, _, text = content.rpartition("\n")
@@ -70,7 +70,7 @@ def cut(contents: Iterable[str]) -> Pieces:
 
 
 def made_up(ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-    """The words of these ranks, [n, WORD_BYTES]: syllables, a last letter, a space."""
+    """Return the words of these ranks, [n, WORD_BYTES]: syllables, a last letter, a space."""
     word_NB = np.full((len(ranks), WORD_BYTES), ord(" "), np.uint8)
     word_NB[:, -2] = ENDS[ranks % len(ENDS)]
     rest = ranks // len(ENDS)
@@ -82,10 +82,10 @@ def made_up(ranks: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
 
 
 def choose(pieces: Pieces, rng: np.random.Generator, n: int) -> npt.NDArray[np.int64]:
-    """The pieces of n passages, [n, 7]: title, two pieces of a, a made-up word, two pieces of b, a made-up word."""
+    """Choose the pieces of n passages, [n, 7]: title, two of a, a made-up word, two of b, a made-up word."""
     first = rng.integers(pieces.n_sources, size=n)
     near = (first + rng.integers(-NEAR, NEAR + 1, size=n)) % pieces.n_sources
-    second = np.where(rng.random(n) < NEAR_SHARE, near, rng.integers(pieces.n_sources, size=n))
+    second = np.where(rng.random(n) < NEAR_FRACTION, near, rng.integers(pieces.n_sources, size=n))
     start_a, start_b = rng.integers(PIECES - 1, size=(2, n))
     a, b = first * (PIECES + 1), second * (PIECES + 1)
     word = np.full(n, len(pieces.texts) - 1)
@@ -93,13 +93,13 @@ def choose(pieces: Pieces, rng: np.random.Generator, n: int) -> npt.NDArray[np.i
 
 
 def make_batch(pieces: Pieces, seed: int, first: int, n: int) -> pa.RecordBatch:
-    """Passages `first` to `first + n`; `first` is a multiple of BATCH."""
+    """Return passages `first` to `first + n`; `first` is a multiple of BATCH."""
     rng = np.random.default_rng([seed, first // BATCH])
     chosen = choose(pieces, rng, BATCH)
     ranks = (FIRST_RANK * (1 - rng.random(2 * BATCH)) ** (-1 / TAIL) % WORDS).astype(np.int64)
     words_NB = made_up(ranks)[: 2 * n]
     flat = chosen[:n].ravel()
-    taken = pieces.texts.take(pa.array(flat))  # lie one after another: passages are longer slices of the same bytes
+    taken = pieces.texts.take(pa.array(flat))  # contiguous: passages are longer slices of the same bytes
     offsets = np.frombuffer(taken.buffers()[1], np.int64)[: len(flat) + 1]
     data = np.frombuffer(taken.buffers()[2], np.uint8, offsets[-1]).copy()
     places = offsets[:-1][flat == len(pieces.texts) - 1]
@@ -110,7 +110,7 @@ def make_batch(pieces: Pieces, seed: int, first: int, n: int) -> pa.RecordBatch:
 
 
 def make_ids(first: int, n: int) -> pa.LargeStringArray:
-    """y followed by nine digits."""
+    """Return ids: y followed by nine digits."""
     numbers = np.arange(first, first + n)
     id_NB = np.full((n, 10), ord("y"), np.uint8)
     for i in range(9):
@@ -120,7 +120,7 @@ def make_ids(first: int, n: int) -> pa.LargeStringArray:
 
 
 def synthesise(pieces: Pieces, n: int, seed: int = 0) -> Iterator[pa.RecordBatch]:
-    """n passages in batches of BATCH. Raises ValueError."""
+    """Yield n passages in batches of BATCH. Raises ValueError."""
     if not 0 < n < IDS:
         raise ValueError(f"n is {n}; ids have nine digits: ask for 1 to {IDS - 1} passages")
     for first in range(0, n, BATCH):
@@ -132,7 +132,7 @@ def read_pieces(files: Iterable[Path]) -> Pieces:
 
 
 def write_files(pieces: Pieces, n: int, seed: int, folder: Path) -> float:
-    """Writes `folder`/synthetic-000.parquet and so on; returns the seconds of making, without writing."""
+    """Write `folder`/synthetic-000.parquet and so on; return the seconds of synthesis, without writing."""
     folder.mkdir(parents=True)
     busy, batches, writer = 0.0, synthesise(pieces, n, seed), None
     for i in range(0, n, BATCH):

@@ -14,13 +14,14 @@ from aslfast.checkpoint.state import Attempt, PoolQuestion, TrainState, changes,
 from aslfast.config import load_recipe
 from aslfast.core import ROLES, Task
 from aslfast.errors import UserError
-from aslfast.files.checksum import StoredFile, damage, store
+from aslfast.files.checksum import StoredFile
 from aslfast.learner.learner import Learner
 from aslfast.learner.optimizer_state import load_learner, save_learner
 from aslfast.models import lora
 from aslfast.rounds.context import RoundContext
 from aslfast.trainer import provenance
-from tests.support.tiny_models import small_disk, stir, tiny_model
+from tests.support.faults.small_disk import small_disk
+from tests.support.tiny_models import stir, tiny_model
 from tests.support.token_streams import trajectory
 
 # --- what a run remembers -----------------------------------------------------------------------------------------
@@ -264,22 +265,6 @@ def test_a_full_disk_costs_only_what_was_not_committed(tmp_path):
     with RunDir.resume(run.path) as again:
         again.restore(back)
         assert back == state
-
-
-def test_files_are_checked_by_size_and_content(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "one").write_bytes(b"1" * 3_000_000)
-    (tmp_path / "two").write_bytes(b"")
-    stored = store(tmp_path, [tmp_path / "a", tmp_path / "two"])
-    assert {name: kept.bytes for name, kept in stored.items()} == {"a/one": 3_000_000, "two": 0}
-    assert all(damage(tmp_path / name, kept) is None for name, kept in stored.items())
-    (tmp_path / "a" / "one").write_bytes(b"1" * 2_999_999 + b"2")
-    assert damage(tmp_path / "a" / "one", stored["a/one"]) == "its checksum is wrong"
-    assert damage(tmp_path / "a" / "one", stored["a/one"], whole=False) is None
-    (tmp_path / "a" / "one").write_bytes(b"1")
-    assert damage(tmp_path / "a" / "one", stored["a/one"], whole=False) == "1 bytes, expected 3000000"
-    (tmp_path / "two").unlink()
-    assert damage(tmp_path / "two", stored["two"]) == "No such file or directory"
 
 
 def test_two_damaged_commits_are_too_many(tmp_path):

@@ -18,7 +18,7 @@ def call(*args: object) -> Result:
     return CliRunner().invoke(app, ["index", *(str(arg) for arg in args)])
 
 
-def told(*args: object) -> dict[str, Any]:
+def json_of(*args: object) -> dict[str, Any]:
     result = call(*args, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
@@ -45,7 +45,7 @@ def more(tmp_path: Path) -> Path:
 
 def test_build_takes_every_setting(more: Path, tmp_path: Path) -> None:
     settings = ["--analyzer", "whitespace", "--k1", "1.2", "--b", "0.75", "--memory-mb", "64", "--threads", "1", "-q"]
-    built = told("build", more, "--out", tmp_path / "y", *settings)
+    built = json_of("build", more, "--out", tmp_path / "y", *settings)
     assert (built["analyzer"], built["k1"], built["b"], built["passages"]) == ("whitespace", 1.2, 0.75, 2)
     assert call("build", more, "--out", tmp_path / "z", "-q").stdout.startswith(
         f"{tmp_path / 'z'}: 2 passages, 2 terms, "
@@ -54,20 +54,20 @@ def test_build_takes_every_setting(more: Path, tmp_path: Path) -> None:
 
 
 def test_a_life(folder: Path, more: Path, tmp_path: Path) -> None:
-    assert told("add", folder, more, "-q") == {
+    assert json_of("add", folder, more, "-q") == {
         "index": str(folder), "added": 2, "passages": 5, "segments": 2, "generation": 2,
     }  # fmt: skip
     assert "id 'd' is already in" in refused("add", folder, more, "-q")
     (tmp_path / "ids.txt").write_text("c\n5\n")
-    assert told("delete", folder, "b", "--ids-from", tmp_path / "ids.txt")["deleted"] == 3
-    info = told("info", folder)
+    assert json_of("delete", folder, "b", "--ids-from", tmp_path / "ids.txt")["deleted"] == 3
+    info = json_of("info", folder)
     assert (info["passages"], info["deleted"], info["segments"], info["generation"]) == (2, 3, 2, 3)
     assert sum(info["bytes_by_kind"].values()) == info["bytes"] and info["bytes_per_passage"] == info["bytes"] / 2
-    assert told("merge", folder) | {"index": ""} == {
+    assert json_of("merge", folder) | {"index": ""} == {
         "index": "", "merged": 2, "passages": 2, "segments": 1, "generation": 4,
     }  # fmt: skip
-    assert [hit["id"] for hit in told("search", folder, "cat bird")["hits"]] == ["a", "d"]
-    assert told("verify", folder)["passages"] == 2
+    assert [hit["id"] for hit in json_of("search", folder, "cat bird")["hits"]] == ["a", "d"]
+    assert json_of("verify", folder)["passages"] == 2
 
 
 def test_what_people_read(folder: Path, more: Path) -> None:
@@ -82,7 +82,7 @@ def test_what_people_read(folder: Path, more: Path) -> None:
 
 
 def test_search_scores_as_asked(folder: Path) -> None:
-    assert told("search", folder, "dog", "--scores", "lucene")["hits"] == told("search", folder, "dog")["hits"]
+    assert json_of("search", folder, "dog", "--scores", "lucene")["hits"] == json_of("search", folder, "dog")["hits"]
     assert "unknown scores 'bm11'; use exact or lucene" in refused("search", folder, "dog", "--scores", "bm11")
 
 

@@ -8,9 +8,9 @@ import pytest
 from aslfast import rewards
 from aslfast.config import load_recipe
 from aslfast.core import StopReason, Task, Trajectory, Turn
+from aslfast.data.topics import read_topics
 from aslfast.prompts import role_tasks
 from aslfast.rounds.early_stopping import plateaued
-from aslfast.trainer.datasets import read_topics
 
 ASL = load_recipe("asl-qwen2.5-7b")
 TEXT = (files("aslfast.config") / "recipes" / "asl-qwen2.5-7b.toml").read_text(encoding="utf-8")

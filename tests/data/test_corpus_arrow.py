@@ -1,4 +1,4 @@
-"""The quick readers against the careful one: the same passages, the same errors."""
+"""The fast readers against the careful one: the same passages, the same errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aslfast.errors import UserError
 
 
 def read(reader: object) -> tuple[list[Passage], str]:
-    """The passages up to the first error, and that."""
+    """Read the passages up to the first error, and the error."""
     passages: list[Passage] = []
     try:
         for passage in reader:  # type: ignore[attr-defined]
@@ -39,7 +39,7 @@ def quick(file: Path) -> list[Passage]:
 
 
 def check_same(file: Path) -> str:
-    """Whole batches come before an error: those that the careful reader has read of the block are not seen."""
+    """Assert the same result; only whole batches come before an error, not all passages before it in its block."""
     passages, problem = read(read_corpus(file))
     found, quick_problem = read(quick(file))
     assert quick_problem == problem
@@ -173,7 +173,7 @@ def test_parquet_reads_as_the_careful_reader_has_it(tmp_path: Path, name: str) -
     assert problem or is_quick(file) == plain
 
 
-def test_files_that_cannot_be_read_are_told_alike(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_reported_alike(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1" + b"\0" * 100 + b"PAR1")
     assert "not a readable Parquet file" in check_same(tmp_path / "a.parquet")
     (tmp_path / "a.jsonl").write_text("\n \n")

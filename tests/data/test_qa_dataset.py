@@ -1,4 +1,4 @@
-"""Question files as their sources publish them, and what is said of bad ones."""
+"""Question files as their sources publish them, and the errors for bad ones."""
 
 import json
 

@@ -21,7 +21,7 @@ ODD = MARKS + "HAaéËΩΩÅﬁ①²½ǆẛᾼͅ각각\u1160क़ﷺⅣ＿�
 
 
 def known(char: str) -> bool:
-    """Whether a character is the same in our Unicode, 14, and in that of the Python that runs."""
+    """Return whether a character is the same in our Unicode version, 14, and in that of this Python."""
     return unicodedata.unidata_version == "14.0.0" or unicodedata.ucd_3_2_0.category(char) != "Cn"
 
 
@@ -41,7 +41,7 @@ def simple(text: str) -> list[str]:
 
 
 def cjk(text: str) -> list[str]:
-    """For the characters of CJK and ODD: the scripts that give pairs are larger."""
+    """Analyse the characters of CJK and ODD; the scripts that give pairs have more."""
     kept: list[str] = []  # without the marks that follow characters of these scripts
     for char in unicodedata.normalize("NFKC", text):
         if not (kept and IN_PAIRS.match(kept[-1]) and unicodedata.category(char)[0] == "M"):

@@ -1,4 +1,4 @@
-"""The index against a plain Python BM25; what it is given, and what a build leaves behind."""
+"""The index against a plain Python BM25; its arguments; and what a build leaves behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from aslfast.data.corpus import Passage
 from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index, analyze
-from tests.support.plain_bm25 import PlainBM25, hits, lucene_length
+from tests.support.index.plain_bm25 import PlainBM25, hits, lucene_length
 
 WORDS = ["cat", "cats", "dog", "running", "the", "Zürich", "x1", "東京", "of"]
 texts = st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join)
@@ -70,7 +70,7 @@ def test_a_score_by_hand(folder: Path) -> None:
 
 
 def test_lucene_lengths() -> None:
-    """Of the table that SmallFloat.byte4ToInt makes: exact below 40, then steps of 2, 4, 8, ..."""
+    """As in the table of SmallFloat.byte4ToInt: exact below 40, then steps of 2, 4, 8, ..."""
     known = {0: 0, 39: 39, 40: 40, 41: 40, 42: 42, 55: 54, 56: 56, 59: 56, 60: 60, 100: 96, 1000: 984}
     assert {length: lucene_length(length) for length in known} == known
 
@@ -250,7 +250,7 @@ def test_leftovers_of_killed_builds_are_removed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [100, 3000, 40_000])  # stops another file each time
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path, limit: int) -> None:
+def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, limit: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
@@ -277,19 +277,19 @@ def test_search_arguments(folder: Path) -> None:
 
 def test_statistics(folder: Path) -> None:
     index = build(folder / "x", ["cat dog dog", "dog", ""], k1=1.2, b=0.75)
-    told = index.statistics()
-    assert (told.passages, told.tokens, told.non_empty, told.terms, told.postings) == (3, 4, 2, 2, 3)
-    assert (told.segments, told.deleted, told.analyzer, told.k1, told.b) == (1, 0, "english", 1.2, 0.75)
+    s = index.statistics()
+    assert (s.passages, s.tokens, s.non_empty, s.terms, s.postings) == (3, 4, 2, 2, 3)
+    assert (s.segments, s.deleted, s.analyzer, s.k1, s.b) == (1, 0, "english", 1.2, 0.75)
     files = {file.stem: file.stat().st_size for file in (folder / "x" / "segment-1").iterdir()}
-    assert told.bytes_by_kind == files and told.bytes == sum(files.values())
-    assert told.bytes_per_passage == told.bytes / 3
+    assert s.bytes_by_kind == files and s.bytes == sum(files.values())
+    assert s.bytes_per_passage == s.bytes / 3
 
 
 def test_the_index_needs_no_torch(tmp_path: Path) -> None:
-    probe = (
+    script = (
         "import sys; sys.modules['torch'] = None\n"
         "from aslfast.index import BM25Index; from aslfast.data.corpus import Passage\n"
         f"print(BM25Index.build([Passage('a', 'cats')], {str(tmp_path / 'x')!r}).search(['cat']).ids)"
     )
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[['a']]\n", "")

@@ -1,4 +1,4 @@
-"""An index that is not as it was written: an error that names the file, or the right answer, never a crash."""
+"""A damaged index: an error that names the file, or the right answer, never a crash."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aslfast.data.corpus import Passage
 from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
 from aslfast.index.manifest import read_manifest
-from tests.support.plain_bm25 import PlainBM25, hits
+from tests.support.index.plain_bm25 import PlainBM25, hits
 
 PASSAGES = [Passage(f"id{i}", f"cat w{i % 7} " + "dog " * (i % 5)) for i in range(24)]
 LIVE = [passage for passage in PASSAGES if passage.id not in ("id3", "id22")]
@@ -21,7 +21,7 @@ EXPECTED = PlainBM25(LIVE).search(QUERY, 50)
 
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
-    """Two segments, a passage of each deleted."""
+    """An index of two segments, a passage of each deleted."""
     index = BM25Index.build(PASSAGES[:20], tmp_path / "x")
     index.add(PASSAGES[20:])
     index.delete(["id3", "id22"])
@@ -33,7 +33,7 @@ def files_of(index: Path) -> list[Path]:
 
 
 def use(folder: Path) -> None:
-    """Asks for everything. Raises UserError; any answer must be right."""
+    """Use every function. Raises UserError; any answer must be right."""
     index = BM25Index.open(folder)
     assert hits(index, QUERY, 50) == EXPECTED
     assert index.passages([passage.id for passage in LIVE]) == LIVE
@@ -121,7 +121,7 @@ def test_a_damaged_segment_is_not_merged(saved: Path) -> None:
         ({"segments": []}, "its checksum is wrong"),
     ],
 )
-def test_a_wrong_manifest_is_told(saved: Path, change: dict[str, object], problem: str) -> None:
+def test_a_wrong_manifest_is_reported(saved: Path, change: dict[str, object], problem: str) -> None:
     fields = json.loads((saved / "meta.json").read_text())
     (saved / "meta.json").write_text(json.dumps(fields | change, indent=2) + "\n")
     assert "meta.json: " in error_of(saved) and problem in error_of(saved)

@@ -16,7 +16,7 @@ WORDS = 400
 
 
 def zipf_texts(seed: int, n: int) -> list[str]:
-    """Short passages of made-up words with the skew of real text; neighbours share a rare word, as in an article."""
+    """Return short passages of made-up words with the skew of real text; neighbours share a rare word."""
     rng = np.random.default_rng(seed)
     share = 1 / np.arange(1, WORDS + 1)
     lengths = rng.integers(0, 24, n)
@@ -54,7 +54,7 @@ def index(segment: _bm25.SegmentSpec) -> _bm25.Index:
 
 
 def queries(seed: int, n: int) -> list[str]:
-    """Frequent words, rare words, both, repeated ones, unknown ones and none."""
+    """Return queries with frequent words, rare words, both, repeated ones, unknown ones and none."""
     rng = np.random.default_rng(seed)
     made = ["", "unknown", "w0", "w0 w0 w0 w1", "w399", "topic77", "w0 topic77 topic78"]
     while len(made) < n:

@@ -1,10 +1,9 @@
-"""One index, many threads and processes: readers beside a writer, two writers, forks, and kills at any moment."""
+"""One index, many threads and processes: readers next to a writer, two writers, forks, and kills at any moment."""
 
 from __future__ import annotations
 
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -20,9 +19,11 @@ import pytest
 from aslfast.data.corpus import Passage
 from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
-from aslfast.index.index_lock import write_lock
+from aslfast.index.manifest import write_lock
 from aslfast.index.update import delete_ids
-from tests.support.plain_bm25 import PlainBM25, hits
+from tests.support.faults.forks import ends_well, in_child, killed_at
+from tests.support.faults.small_disk import small_disk
+from tests.support.index.plain_bm25 import PlainBM25, hits
 
 FIRST = [Passage(f"id{i}", f"cat w{i % 13} " + "dog " * (i % 5)) for i in range(300)]
 QUERIES = ["cat w3 dog", "dog", "w1 w2 w12", "none"]
@@ -38,25 +39,8 @@ def answers(index: BM25Index) -> list[list[str]]:
     return index.search(QUERIES, 20).ids
 
 
-def in_child(work: Callable[[], None]) -> int:
-    """Forks; returns the child's number. It ends with 0 if the work does well."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return child
-
-
-def ends_well(child: int) -> bool:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-
 def run_threads(n: int, work: Callable[[int], None]) -> None:
-    """Runs work(0), ..., work(n - 1) at once and raises what one of them raised."""
+    """Run work(0), ..., work(n - 1) at once; raise what one of them raised."""
     problems: list[BaseException] = []
 
     def guarded(i: int) -> None:
@@ -106,12 +90,12 @@ def test_threads_may_search_and_change_one_object(folder: Path) -> None:
 
 
 def test_four_processes_share_an_index(folder: Path) -> None:
-    probe = (
+    script = (
         "import sys; from aslfast.index import BM25Index\n"
         "index = BM25Index.open(sys.argv[1])\n"
         "print([index.search(sys.argv[2:], 20).ids for _ in range(20)])"
     )
-    command = [sys.executable, "-c", probe, str(folder), *QUERIES]
+    command = [sys.executable, "-c", script, str(folder), *QUERIES]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     expected = f"{[answers(BM25Index.open(folder))] * 20}\n"
     assert [process.communicate()[0] for process in processes] == [expected] * 4
@@ -199,14 +183,9 @@ def test_readers_open_while_a_writer_works(folder: Path) -> None:
 def test_a_full_disk_leaves_the_index_as_it_was(folder: Path) -> None:
     index = BM25Index.open(folder)
     before = {path.name for path in folder.iterdir()}
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (0, 64, 300, 5000):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        try:
-            with pytest.raises(UserError, match=r"x: cannot be written .*free the space"):
-                index.add([Passage(f"new{i}", f"word{i}") for i in range(2000)])
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        with small_disk(limit), pytest.raises(UserError, match=r"x: cannot be written .*free the space"):
+            index.add([Passage(f"new{i}", f"word{i}") for i in range(2000)])
         assert {path.name for path in folder.iterdir()} == before
         assert BM25Index.open(folder).generation == 1
 
@@ -216,13 +195,9 @@ def test_a_merge_that_fails_leaves_what_was_added(folder: Path) -> None:
     for part in range(7):
         index.add([Passage(f"part{part}-{i}", "cat") for i in range(3000 - 400 * part)])
     assert index.statistics().segments == 8
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (9000, hard))
-    try:
-        with pytest.raises(UserError, match=r"x: the passages are added, but merging failed .*then merge it"):
-            index.add([Passage("new", "bird")])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    message = r"x: the passages are added, but merging failed .*then merge it"
+    with small_disk(9000), pytest.raises(UserError, match=message):
+        index.add([Passage("new", "bird")])
     assert BM25Index.open(folder).search(["bird"]).ids == [["new"]]
     index.merge()
     assert index.statistics().segments == 1 and len(index) == 300 + 7 * 3000 - 400 * 21 + 1
@@ -232,7 +207,7 @@ NEW = [Passage(f"new{i}", "cat w1 dog") for i in range(40)]
 
 
 def life(index: BM25Index) -> None:
-    """Changes that pass through every kind of file."""
+    """Make changes that write every kind of file."""
     index.add(NEW[:20])
     index.delete(["id0", "new3"])
     index.add(NEW[20:])
@@ -241,7 +216,7 @@ def life(index: BM25Index) -> None:
 
 
 def states() -> list[list[str]]:
-    """The ids after each of them."""
+    """Return the ids after each of them."""
     ids = [passage.id for passage in FIRST]
     one = ids + [passage.id for passage in NEW[:20]]
     two = [id_ for id_ in one if id_ not in ("id0", "new3")]
@@ -250,7 +225,7 @@ def states() -> list[list[str]]:
 
 
 def check_after_kill(folder: Path) -> int:
-    """That the index is sound and in one of its states; returns which."""
+    """Assert that the index is sound and in one of its states; return which."""
     index = BM25Index.open(folder)
     index.verify()
     passages = {passage.id: passage for passage in FIRST + NEW}
@@ -264,25 +239,6 @@ def check_after_kill(folder: Path) -> int:
         path.partition("/")[0].partition(".")[0] for path in index._snapshot.manifest.sizes()
     }
     return state
-
-
-def killed_at(n: int, work: Callable[[], None]) -> bool:
-    """Runs the work in a child that kills itself at its n-th call that touches files; False once it has fewer."""
-
-    def child() -> None:
-        seen = 0
-
-        def step(event: str, _: object) -> None:
-            nonlocal seen
-            if event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.listdir", "fcntl.flock"):
-                seen += 1
-                if seen == n:
-                    os.kill(os.getpid(), signal.SIGKILL)
-
-        sys.addaudithook(step)
-        work()
-
-    return not ends_well(in_child(child))
 
 
 def test_a_kill_at_any_step_leaves_the_old_index_or_the_new_one(tmp_path: Path) -> None:

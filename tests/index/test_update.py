@@ -1,4 +1,4 @@
-"""Adding, deleting and merging in any order give the index that a build of what is left would have given."""
+"""Adding, deleting and merging in any order give the index that a build of the remaining passages gives."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from aslfast.index import update
 from aslfast.index.bm25 import BM25Index
 from aslfast.index.manifest import read_manifest
 from aslfast.index.update import tail_to_merge
-from tests.support.plain_bm25 import PlainBM25, hits
+from tests.support.index.plain_bm25 import PlainBM25, hits
 
 WORDS = ["cat", "dog", "bird", "the", "東京"]
 IDS = [f"id{i}" for i in range(12)]
@@ -26,7 +26,7 @@ QUERIES = ["cat", "dog bird dog", "the 東京 cat bird", "none"]
 
 
 class Life(RuleBasedStateMachine):
-    """`live` is what must be in the index, in order. Three segments are merged where users have nine."""
+    """Random changes; `live` must be in the index, in this order. A fourth segment causes a merge, not a ninth."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,10 +34,10 @@ class Life(RuleBasedStateMachine):
         self.folder = Path(self.temporary.name) / "x"
         self.live = [Passage("id0", "cat dog"), Passage("id1", "bird")]
         self.index = BM25Index.build(self.live, self.folder)
-        self.most, update.MOST_SEGMENTS = update.MOST_SEGMENTS, 3
+        self.most, update.MAX_SEGMENTS = update.MAX_SEGMENTS, 3
 
     def teardown(self) -> None:
-        update.MOST_SEGMENTS = self.most
+        update.MAX_SEGMENTS = self.most
         self.temporary.cleanup()
 
     def ids(self) -> list[str]:
@@ -94,9 +94,9 @@ class Life(RuleBasedStateMachine):
         half = self.ids()[::2]
         expected = [hit for hit in plain.search(QUERIES[2], 20) if hit[0] in half]
         assert hits(self.index, QUERIES[2], 20, allow=half) == expected
-        told = self.index.statistics()
-        assert (told.passages, told.tokens) == (len(self.live), sum(plain.lengths))
-        assert told.segments <= update.MOST_SEGMENTS
+        statistics = self.index.statistics()
+        assert (statistics.passages, statistics.tokens) == (len(self.live), sum(plain.lengths))
+        assert statistics.segments <= update.MAX_SEGMENTS
 
     @invariant()
     def leaves_no_file_behind(self) -> None:

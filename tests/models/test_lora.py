@@ -10,7 +10,8 @@ import torch
 from aslfast.core import ROLES
 from aslfast.errors import UserError
 from aslfast.models import lora
-from tests.support.tiny_models import small_disk, stir, tiny_model
+from tests.support.faults.small_disk import small_disk
+from tests.support.tiny_models import stir, tiny_model
 
 IDS = torch.tensor([[1, 5, 9, 200, 17, 3]])
 

@@ -58,7 +58,13 @@ def files_of(sdist: Path) -> set[str]:
 
 def test_the_sdist_has_the_sources_and_no_builds(sdist: Path) -> None:
     names = files_of(sdist)
-    assert {"csrc/bindings.cpp", "csrc/make_unicode.py", "CMakeLists.txt", "LICENSE", "kernels/__init__.py"} <= names
+    assert {
+        "csrc/python/bindings.cpp",
+        "csrc/text/make_unicode.py",
+        "CMakeLists.txt",
+        "LICENSE",
+        "kernels/__init__.py",
+    } <= names
     assert not [name for name in names if name.endswith((".so", ".pyc")) or name.startswith((".venv", "runs"))]
 
 

@@ -1,4 +1,4 @@
-"""The tool over HTTP: the same as from the folder, patient where that helps, and never for long."""
+"""The tool over HTTP: the same results as from the folder, retries where they help, and an end to them."""
 
 import asyncio
 import dataclasses
@@ -25,7 +25,7 @@ from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.trainer.build import build_search_tool
 from aslfast.trainer.datasets import file_datasets
-from tests.support.retrieval_server import Serving
+from tests.support.index.retrieval_server import Serving
 from tests.support.scripted_sampler import ScriptedSampler
 
 QUERIES = ["Raze Lankim author", "genre epic", "zzz", "half \ud800 a pair", "setting of Tepu Nundin", ""]
@@ -38,7 +38,7 @@ def served(lab_index):
 
 
 class Scripted(BaseHTTPRequestHandler):
-    """Another server: plays `answers` (status, headers, body) in turn, the last one for ever."""
+    """A server of another make: it sends `answers` (status, headers, body) in turn, then the last one for ever."""
 
     protocol_version = "HTTP/1.1"
     answers: list
@@ -81,7 +81,7 @@ def result(*documents):
 
 
 def error_of(url, queries=("x",), **settings):
-    """The message, and after how long it came."""
+    """Return the message, and after how many seconds it came."""
     started = time.monotonic()
     with pytest.raises(UserError) as caught:
         RemoteIndex(url, **settings).retrieve(list(queries), 3)
@@ -251,7 +251,7 @@ def test_urls_that_are_none(url):
 
 
 def asking(remote, until):
-    """Asks without pause until an error; returns it."""
+    """Send requests without pause until an error; return it."""
     while time.monotonic() < until:
         try:
             remote.retrieve(QUERIES * 50, 10)

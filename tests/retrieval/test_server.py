@@ -1,4 +1,4 @@
-"""The retrieval server: answers, batches, start and stop. Limits: test_serve_limits.py; the client: test_remote.py."""
+"""The retrieval server: answers, batches, start and stop. Limits: test_server_limits.py; the client: test_client.py."""
 
 import asyncio
 import json
@@ -17,9 +17,9 @@ import pytest
 from aslfast.errors import UserError
 from aslfast.retrieval.app import Retrieval
 from aslfast.retrieval.batcher import Batcher
-from aslfast.retrieval.protocol import Limits
+from aslfast.retrieval.protocol import ServerLimits
 from aslfast.retrieval.server import is_loopback, open_port
-from tests.support.retrieval_server import Serving, post, read_all, retrieve
+from tests.support.index.retrieval_server import Serving, post, read_all, retrieve
 
 QUERIES = ["Raze Lankim author", "genre epic", "zzz", "setting of Tepu Nundin"]
 
@@ -31,7 +31,7 @@ def served(lab_index):
 
 
 def documents(index, queries, k):
-    """What the answer must hold: [(document, score), ...] for each query, from the index itself."""
+    """Return the expected answer from the index itself: [(document, score), ...] for each query."""
     ids, scores = index.search(queries, k)
     contents = {p.id: p.contents for p in index.passages(sorted({i for row in ids for i in row}))}
     return [
@@ -65,7 +65,7 @@ def test_half_a_surrogate_pair_is_a_query(served):
 def test_health(served, lab_index):
     health = httpx.get(f"{served.url}/health", trust_env=False).json()
     assert (health["status"], health["passages"]) == ("ok", len(lab_index)) and health["generation"] >= 0
-    assert health["limits"]["queries"] == Limits().queries
+    assert health["limits"]["queries"] == ServerLimits().queries
 
 
 # --- in the process --------------------------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def test_health(served, lab_index):
 
 def test_batches_of_several_depths_answer_as_single_searches(lab_index):
     class Counting:
-        """The index, counting its searches."""
+        """The index, which counts its searches."""
 
         calls = 0
 
@@ -112,7 +112,7 @@ def test_a_request_fails_by_its_own_fault_alone(lab_index):
             return len(lab_index)
 
     async def both():
-        retrieval = Retrieval(Damaged(), Limits(), threads=1)
+        retrieval = Retrieval(Damaged(), ServerLimits(), threads=1)
         transport = httpx.ASGITransport(retrieval.app())
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
             bodies = [{"queries": [query]} for query in ("genre epic", "damaged", "genre epic")]
@@ -127,7 +127,7 @@ def test_a_request_fails_by_its_own_fault_alone(lab_index):
 
 def test_too_many_requests_get_503(lab_index):
     async def several():
-        retrieval = Retrieval(lab_index, Limits(requests=2), threads=1)
+        retrieval = Retrieval(lab_index, ServerLimits(requests=2), threads=1)
         transport = httpx.ASGITransport(retrieval.app())
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
             answers = await asyncio.gather(*(client.post("/retrieve", json={"queries": QUERIES}) for _ in range(5)))

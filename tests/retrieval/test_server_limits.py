@@ -1,4 +1,4 @@
-"""What the retrieval server refuses, and how it outlives hostile clients, over real sockets."""
+"""What the retrieval server refuses, and how it survives hostile clients, over real sockets."""
 
 import json
 import socket
@@ -7,8 +7,8 @@ import time
 import httpx
 import pytest
 
-from aslfast.retrieval.protocol import Limits
-from tests.support.retrieval_server import Serving, post, read_all, retrieve, say
+from aslfast.retrieval.protocol import ServerLimits
+from tests.support.index.retrieval_server import Serving, post, read_all, retrieve, say
 
 QUERIES = ["Raze Lankim author", "genre epic"]
 
@@ -41,7 +41,7 @@ REFUSED = {
     b'{"queries": ["x"], "top_k": 3}': (422, "unknown field 'top_k'; did you mean 'topk'?"),
     b'{"queries": ["x"], "topk": 0}': (422, "limits are 1 to 5"),
     b'{"queries": ["x"], "topk": 6}': (422, "limits are 1 to 5"),
-    b'{"queries": ["x"], "topk": true}': (422, "'topk' is a truth value"),
+    b'{"queries": ["x"], "topk": true}': (422, "'topk' is a boolean"),
     b'{"queries": ["x"], "topk": 1e400}': (422, "'topk' is a number"),
     b'{"queries": ["x"], "return_scores": 1}': (422, "'return_scores' is a number"),
     b'{"queries": ["x", "x", "x", "x", "x"]}': (422, "limit is 4"),
@@ -69,7 +69,7 @@ def test_wrong_paths_and_methods(small, method, path, status):
 
 def test_a_query_of_10_mb(served):
     answer = retrieve(served, queries=["x" * 10_000_000])
-    assert answer.status_code == 413 and str(Limits().body_bytes) in answer.json()["error"]
+    assert answer.status_code == 413 and str(ServerLimits().body_bytes) in answer.json()["error"]
 
 
 def test_a_body_without_length_is_counted_as_it_comes(served):

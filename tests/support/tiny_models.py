@@ -1,7 +1,5 @@
 """Small stand-ins for real models: a byte tokenizer, a tiny random model, the lab's base with stirred adapters."""
 
-import resource
-from contextlib import contextmanager
 from dataclasses import replace
 
 import tokenizers
@@ -54,17 +52,6 @@ def stir(model, scale: float = 0.05, seed: int = 1) -> None:
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             weight.data.normal_(0, scale, generator=generator)
-
-
-@contextmanager
-def small_disk(n_bytes: int):
-    """No file may grow beyond n_bytes: how a full disk looks to whoever writes."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def lab_with_adapters():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from aslfast.cli.options import Json, Quiet, Threads, print_json
 from aslfast.errors import UserError
+
+if TYPE_CHECKING:
+    from aslfast.cli.index import Outcome
 
 index_app = typer.Typer(no_args_is_help=True, help="Build, search, change and serve BM25 indexes of passages.")
 
@@ -19,7 +22,7 @@ Corpus = Annotated[
 Folder = Annotated[Path, typer.Argument(metavar="IDX", help="Folder of an index.")]
 Memory = Annotated[
     int | None,
-    typer.Option("--memory-mb", help="Memory for building; a bigger corpus goes over the disk."),
+    typer.Option("--memory-mb", help="Memory for building; a larger corpus takes temporary disk space."),
 ]
 
 
@@ -40,10 +43,10 @@ def build(
 ) -> None:
     """Index passages for BM25 search."""
     from aslfast.cli import index as cli_index
+    from aslfast.index.options import Similarity
 
-    options = {"analyzer": analyzer, "k1": k1, "b": b, **cli_index.effort(threads, memory_mb)}
-    built = cli_index.build(corpus, out, options, quiet)
-    print_json(built) if as_json else cli_index.print_built(built)
+    similarity, effort = Similarity(analyzer, k1, b), cli_index.effort(threads, memory_mb)
+    _show(cli_index.build(corpus, out, similarity, effort, quiet), as_json)
 
 
 @index_app.command("search", epilog='Example: aslfast index search wiki.idx "who wrote the first novel" -k 3')
@@ -59,8 +62,7 @@ def search(
     """Show the best passages for a query."""
     from aslfast.cli import index as cli_index
 
-    found = cli_index.search(index, query, k, scores)
-    print_json(found) if as_json else cli_index.print_hits(found)
+    _show(cli_index.search(index, query, k, scores), as_json)
 
 
 @index_app.command("info", epilog="Example: aslfast index info wiki.idx")
@@ -68,8 +70,7 @@ def info(index: Folder, as_json: Json = False) -> None:
     """Show what an index holds and how large it is."""
     from aslfast.cli import index as cli_index
 
-    told = cli_index.info(index)
-    print_json(told) if as_json else cli_index.print_info(told)
+    _show(cli_index.info(index), as_json)
 
 
 @index_app.command("verify", epilog="Example: aslfast index verify wiki.idx")
@@ -77,8 +78,7 @@ def verify(index: Folder, as_json: Json = False) -> None:
     """Read every byte of an index and check it."""
     from aslfast.cli import index as cli_index
 
-    verified = cli_index.verify(index)
-    print_json(verified) if as_json else cli_index.print_verified(verified)
+    _show(cli_index.verify(index), as_json)
 
 
 @index_app.command("add", epilog="Example: aslfast index add wiki.idx news.jsonl")
@@ -93,8 +93,7 @@ def add(
     """Add passages with new ids to an index: all of them or, after an error, none."""
     from aslfast.cli import index as cli_index
 
-    added = cli_index.add(index, corpus, cli_index.effort(threads, memory_mb), quiet)
-    print_json(added) if as_json else cli_index.print_changed(added)
+    _show(cli_index.add(index, corpus, cli_index.effort(threads, memory_mb), quiet), as_json)
 
 
 @index_app.command("delete", epilog="Example: aslfast index delete wiki.idx --ids-from withdrawn.txt")
@@ -111,31 +110,33 @@ def delete(
 
     if not ids and ids_from is None:
         raise UserError("delete: no id was given; name at least one, or a file of them with --ids-from")
-    deleted = cli_index.delete(index, ids or [], ids_from)
-    print_json(deleted) if as_json else cli_index.print_changed(deleted)
+    _show(cli_index.delete(index, ids or [], ids_from), as_json)
 
 
 @index_app.command("merge", epilog="Example: aslfast index merge wiki.idx")
 def merge(index: Folder, threads: Threads = None, as_json: Json = False) -> None:
-    """Make one segment of all: searches are fastest then, and deleted passages take no space."""
+    """Merge all segments into one: searches are fastest then, and deleted passages take no space."""
     from aslfast.cli import index as cli_index
 
-    merged = cli_index.merge(index, threads or 0)
-    print_json(merged) if as_json else cli_index.print_changed(merged)
+    _show(cli_index.merge(index, threads or 0), as_json)
 
 
 @index_app.command("serve", epilog="Example: aslfast index serve wiki.idx --port 8000")
-def serve(
+def serve_index(
     index: Folder,
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to open; 0 takes a free one.")] = 8000,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on. The default is reached from this machine alone.")
+        str, typer.Option("--host", help="Address to listen on. The default is reachable from this machine only.")
     ] = "127.0.0.1",
     threads: Threads = None,
-    access_log: Annotated[bool, typer.Option("--access-log", help="Log a line a request on stderr.")] = False,
+    access_log: Annotated[bool, typer.Option("--access-log", help="Log every request on stderr.")] = False,
     as_json: Json = False,
 ) -> None:
     """Answer POST /retrieve as Search-R1's retrieval server does, until stopped."""
-    from aslfast.retrieval import server
+    from aslfast.retrieval.server import ServerOptions, serve
 
-    server.serve(index, host, port, threads or 0, access_log, as_json)
+    serve(index, ServerOptions(host, port, threads or 0, access_log, as_json))
+
+
+def _show(outcome: Outcome, as_json: bool) -> None:
+    print_json(outcome.fields()) if as_json else print(outcome.text())

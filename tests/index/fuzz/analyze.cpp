@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "term_stream.hpp"
+#include "build/term_stream.hpp"
 
 namespace {
 

@@ -1,6 +1,6 @@
 // A small index with every byte of its files changed in turn, opened, searched and merged.
 //   As it is, a changed byte is an error or changes nothing: every answer is the right one.
-//   With the checksums made to fit (somebody forged the files), anything may come out, but no crash.
+//   With the checksums made to fit (as if the files were forged), anything may come out, but no crash.
 // Then searches for random bytes.
 //   fuzz_index FOLDER [step]     FOLDER: empty, for the files; step: every so many bytes (1)
 #include <cstdio>
@@ -9,8 +9,9 @@
 #include <fstream>
 #include <random>
 
-#include "merge.hpp"
-#include "search.hpp"
+#include "build/merger.hpp"
+#include "build/page_checks.hpp"
+#include "search/searcher.hpp"
 
 namespace {
 
