@@ -23,7 +23,7 @@ from aslfast.learner.batch import Batch, idle_batch, loss_positions, micro_batch
 from aslfast.learner.loss import LossInputs, loss_of, normalizer_of
 from aslfast.learner.step_metrics import StepSums, UpdateStats
 from aslfast.models import lora
-from aslfast.models.activation_checkpointing import checkpointed
+from aslfast.models.activation_checkpointing import checkpoint_activations
 
 
 class Learner:
@@ -117,7 +117,8 @@ class Learner:
         config = self.base.get_decoder().config
         before, config._attn_implementation = config._attn_implementation, attention.NAME
         try:
-            with checkpointed(self.base, self.config.activation_checkpointing), disable_input_dtype_casting(self.model):
+            kind = self.config.activation_checkpointing
+            with checkpoint_activations(self.base, kind), disable_input_dtype_casting(self.model):
                 yield
         finally:
             config._attn_implementation = before

@@ -1,4 +1,4 @@
-"""Activation checkpointing of the decoder's layers: memory of the backward pass for work done twice."""
+"""Activation checkpointing of the decoder's layers: less memory for the backward pass, some work done twice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -15,18 +15,18 @@ PRODUCTS = ("mm", "addmm")  # their last argument is the weight [in, out]
 WIDENING = 2  # times its input
 
 
-def _keep_narrow(ctx: Any, op: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    """Keeps attention, and matrix products unless they widen their input: an element of those takes the fewest
-    operations to make again. They are the MLP's gate and up, most of a layer's memory, and LoRA's B."""
+def _keep_narrow(ctx: object, op: object, *args: Tensor, **kwargs: object) -> CheckpointPolicy:
+    """Keep attention, and matrix products unless they widen their input: an element of those takes the fewest
+    operations to compute again. They are the MLP's gate and up, most of a layer's memory, and LoRA's B."""
     name = getattr(op, "__name__", str(op)).split(".")[0]
-    dear = "attention" in name or "attn" in name
+    keep = "attention" in name or "attn" in name
     if name in PRODUCTS:
         n_in, n_out = args[-1].shape
-        dear = n_out <= WIDENING * n_in
-    return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
+        keep = n_out <= WIDENING * n_in
+    return CheckpointPolicy.MUST_SAVE if keep else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-_KINDS: dict[str, Callable[..., Any]] = {
+_KINDS: dict[str, Callable[..., object]] = {
     "layers": partial(checkpoint, use_reentrant=False),
     "selective": partial(
         checkpoint, use_reentrant=False, context_fn=partial(create_selective_checkpoint_contexts, _keep_narrow)
@@ -35,9 +35,9 @@ _KINDS: dict[str, Callable[..., Any]] = {
 
 
 @contextmanager
-def checkpointed(model: nn.Module, kind: str) -> Iterator[None]:
-    """Forward passes inside keep, of each layer, all activations ("none"), its input alone ("layers"), or its input,
-    attention and the products that do not widen ("selective")."""
+def checkpoint_activations(model: nn.Module, kind: str) -> Iterator[None]:
+    """Keep, in forward passes inside the block, all activations of each layer ("none"), its input alone ("layers"),
+    or its input, attention and the products that do not widen ("selective")."""
     layers: list[Any] = []
     if kind != "none":
         layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]

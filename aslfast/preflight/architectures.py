@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from aslfast.errors import UserError
 from aslfast.learner.attention import check_architecture
 from aslfast.models import lora
-from aslfast.trainer.datasets import model_folder
+from aslfast.models.base_model import model_folder
 
 DENSE = ("llama", "mistral", "qwen2", "qwen3")  # tests compare the plan's formulas with their layers
 QK_NORM = ("qwen3",)

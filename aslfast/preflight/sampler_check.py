@@ -21,23 +21,24 @@ from aslfast.errors import UserError
 from aslfast.models import lora
 from aslfast.preflight.check import CheckResult
 from aslfast.prompts.chat_template import Chat
+from aslfast.sampler.follower import FollowerSampler
 from aslfast.sampler.local.sampler import LocalSampler
-from aslfast.sampler.protocol import Sample, SampleRequest
+from aslfast.sampler.protocol import Sample, SampleRequest, Scorer
 from aslfast.sampler.sglang.engine_client import RequestRefused
 from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.sampler.sglang.sync_check import (
-    PROBE_TOKENS,
+    PROMPT_TOKENS,
     TOLERANCE,
+    check_prompts,
     largest_difference,
     logprobs,
-    probe_prompts,
     score,
 )
 from aslfast.trainer.build import build_sampler, load_base_model
 from aslfast.trainer.session import settings_of
 
 Kind = Literal["local", "sglang"]
-AnySampler = LocalSampler | SGLangSampler
+AnySampler = LocalSampler | SGLangSampler | FollowerSampler
 Prompts = Mapping[str, tuple[int, ...]]  # by role, as token ids
 NEW_TOKENS = 16
 LEAST_REUSE = 0.95  # of a second turn's known tokens: the fraction that should come from the cache
@@ -82,8 +83,8 @@ def _open_and_check(kind: Kind, target: str) -> tuple[list[CheckResult], Sampler
     model, tokenizer = load_base_model(config)
     model = with_random_adapters(model, config)
     warnings: list[str] = []
-    with closing(build_sampler(config, model, tokenizer, notice=warnings.append)) as sampler:
-        prompts = probe_prompts(Chat(tokenizer), config.model.prompts, ROLES)
+    with closing(build_sampler(config, model, tokenizer, notify=warnings.append)) as sampler:
+        prompts = check_prompts(Chat(tokenizer), config.model.prompts, ROLES)
         return check_opened(sampler, model, prompts, warnings)
 
 
@@ -91,7 +92,7 @@ def _config(kind: Kind, target: str) -> RunConfig:
     config = settings_of(target)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = "bfloat16" if device == "cuda" else "float32"
-    sampler = replace(config.sampler, kind=kind, max_running_requests=8, max_context=8 * PROBE_TOKENS)
+    sampler = replace(config.sampler, kind=kind, max_running_requests=8, max_context=8 * PROMPT_TOKENS)
     return replace(config, model=replace(config.model, device=device, dtype=dtype), sampler=sampler)
 
 
@@ -165,7 +166,7 @@ def base_bytes(model: PeftModel) -> int:
     return sum(weight.numel() * weight.itemsize for name, weight in weights if ".lora_" not in name)
 
 
-def follows_edit(sampler: SGLangSampler, model: PeftModel, ids: tuple[int, ...]) -> bool:
+def follows_edit(sampler: Scorer, model: PeftModel, ids: tuple[int, ...]) -> bool:
     """Return whether the engine's answer follows an edit of the trainer's base, which is undone."""
     rows = model.get_input_embeddings().weight.data
     before, row = score(sampler, ids, None), rows[ids[0]].clone()

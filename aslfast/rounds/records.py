@@ -9,7 +9,7 @@ from typing import Any
 from aslfast.core import Group
 from aslfast.learner.step_metrics import UpdateStats
 from aslfast.rollout.counters import StepCounters
-from aslfast.sampler.prefix_cache_stats import Reuse
+from aslfast.sampler.prefix_cache_stats import PrefixCacheCounts
 
 Metrics = Mapping[str, Any]  # by name, as JSON can hold them
 
@@ -66,7 +66,7 @@ class StepRecord:
     update: UpdateStats | NoUpdate
     weight_sync: Metrics  # of the check after the update
     counters: StepCounters
-    prefix_cache: Mapping[str, Reuse]  # by adapter
+    prefix_cache: Mapping[str, PrefixCacheCounts]  # by adapter
     seconds: float
 
     def as_json(self) -> dict[str, object]:

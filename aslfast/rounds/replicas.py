@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 import torch
@@ -18,19 +18,18 @@ import torch
 from aslfast.checkpoint.state import TrainState, of_data, restore, snapshot
 from aslfast.config import RunConfig, from_tree, to_toml, toml
 from aslfast.core import Task, Trajectory
+from aslfast.distributed.collectives import all_gather_objects, broadcast_object
 from aslfast.distributed.process_group import ProcessGroup
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
 from aslfast.learner.optimizer_state import learner_bytes, put_learner
 from aslfast.models import lora
-from aslfast.models.fsdp import form_model_parallel_groups
 from aslfast.rollout.context import RolloutContext
 from aslfast.rollout.counters import StepCounters
 from aslfast.rounds.group_result import GroupResult
 from aslfast.rounds.records import RoundRecord
-from aslfast.sampler.prefix_cache_stats import PrefixCacheMeter, Reuse
+from aslfast.sampler.prefix_cache_stats import PrefixCacheCounts, PrefixCacheMeter
 
-T = TypeVar("T")
 PlayGroup = Callable[[RolloutContext, Task], Coroutine[Any, Any, GroupResult]]
 
 
@@ -39,7 +38,7 @@ class _RankRollouts:
     """What one rank tells the others of its part of a step."""
 
     results: list[GroupResult]
-    prefix_cache: dict[str, Reuse]
+    prefix_cache: dict[str, PrefixCacheCounts]
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class StepRollouts:
 
     results: Sequence[GroupResult]
     counters: StepCounters
-    prefix_cache: Mapping[str, Reuse]
+    prefix_cache: Mapping[str, PrefixCacheCounts]
 
 
 async def play_groups(
@@ -63,17 +62,10 @@ async def play_groups(
     return StepRollouts(results, counters, _total([part.prefix_cache for part in every]))
 
 
-def all_gather_objects(ranks: ProcessGroup, value: T, kind: Any) -> list[T]:
-    """Return every rank's value, by rank: dataclasses, numbers, texts, lists and dicts of them, as msgspec can hold."""
-    if ranks.size == 1:
-        return [value]
-    return [msgspec.msgpack.decode(data, type=kind) for data in ranks.all_gather(msgspec.msgpack.encode(value))]
-
-
-def _total(parts: Sequence[Mapping[str, Reuse]]) -> dict[str, Reuse]:
+def _total(parts: Sequence[Mapping[str, PrefixCacheCounts]]) -> dict[str, PrefixCacheCounts]:
     names = sorted({name for part in parts for name in part})
     counts = {name: [astuple(part[name]) for part in parts if name in part] for name in names}
-    return {name: Reuse(*map(sum, zip(*rows, strict=True))) for name, rows in counts.items()}
+    return {name: PrefixCacheCounts(*map(sum, zip(*rows, strict=True))) for name, rows in counts.items()}
 
 
 def own_part(
@@ -107,9 +99,9 @@ def broadcast_config(ranks: ProcessGroup, config: Callable[[], RunConfig]) -> Ru
     text = to_toml(config()) if ranks.is_rank_zero else ""
     text = ranks.broadcast(text.encode()).decode()
     shared = from_tree(toml.parse(text), "rank 0's configuration")
-    if ranks.watch:
-        ranks.watch.timeout_s = shared.distributed.timeout_s
-    form_model_parallel_groups(ranks, shared)
+    if ranks.watchdog:
+        ranks.watchdog.timeout_s = shared.distributed.timeout_s
+    ranks.form_model_parallel_groups(shared.distributed.model_parallel_size)
     return shared
 
 
@@ -121,8 +113,9 @@ def sync_initial_state(learner: Learner, state: TrainState, inputs: Mapping[str,
     for rank, theirs in enumerate(all_gather_objects(ranks, dict(inputs), dict[str, str])):
         if key := next((key for key, mark in inputs.items() if theirs.get(key) != mark), None):
             raise UserError(f"{key} differs between rank {rank} and rank {ranks.rank}; give all ranks the same")
-    data = ranks.broadcast(msgspec.json.encode((snapshot(state), learner.version)))
-    values, versions = msgspec.json.decode(data)
+    values, versions = broadcast_object(
+        ranks, (snapshot(state), learner.version), tuple[dict[str, Any], dict[str, int]]
+    )
     restore(state, snapshot(of_data(values)))
     for role in learner.version:
         put_learner(learner, role, versions[role], ranks.broadcast(learner_bytes(learner, role)))
@@ -130,9 +123,7 @@ def sync_initial_state(learner: Learner, state: TrainState, inputs: Mapping[str,
 
 def broadcast_record(ranks: ProcessGroup, record: RoundRecord) -> RoundRecord:
     """Return rank 0's record on every rank."""
-    if ranks.size == 1:
-        return record
-    return msgspec.json.decode(ranks.broadcast(msgspec.json.encode(record)), type=RoundRecord)
+    return broadcast_object(ranks, record, RoundRecord)
 
 
 def assert_replicas_in_sync(learner: Learner, state: TrainState) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+FinishReason = Literal["stop", "eos", "length", "abort"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +36,21 @@ class Sample:
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
-    finish: Literal["stop", "eos", "length", "abort"]
+    finish: FinishReason
     cached_tokens: int  # context tokens whose KV was reused
 
 
 class Sampler(Protocol):
-    async def generate(self, request: SampleRequest) -> Sample:
-        """Sample one turn. A session has one request at a time (ValueError).
+    """A base and its adapters, served to many sessions at once."""
 
-        UserError for an adapter that is not loaded (never the base in its place) and for a context without room.
+    def start(self) -> None:
+        """Start what runs in other processes, unless it runs. Raise UserError where that cannot be."""
+        ...
+
+    async def generate(self, request: SampleRequest) -> Sample:
+        """Sample one turn. Raise ValueError where the session has a running request.
+
+        Raise UserError for an adapter that is not loaded (never the base in its place), a context without room.
         """
         ...
 
@@ -50,13 +59,25 @@ class Sampler(Protocol):
         ...
 
     def abort(self, session: str) -> None:
-        """End a session's request under way: it returns what it has with finish="abort"."""
+        """End a session's running request: it returns what it has with finish="abort"."""
         ...
 
     def flush(self) -> None:
-        """Drop all keys and values and serve the adapters as they are now: after each optimizer step."""
+        """Serve the adapters as they are now, without keys and values of older weights: after each optimizer step."""
         ...
 
     def close(self) -> None:
         """Free what the sampler holds; it is not used again."""
+        ...
+
+
+class Scorer(Protocol):
+    """A sampler with a copy of the adapters' weights, which can be compared with the trainer's."""
+
+    def score(self, token_ids: Sequence[int], adapter: str | None) -> list[float]:
+        """Return the log-probs of all tokens but the first [tokens - 1], at temperature 1."""
+        ...
+
+    def version(self, role: str) -> int:
+        """Return how often the role's adapter was pushed after the first time."""
         ...

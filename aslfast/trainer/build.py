@@ -5,19 +5,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aslfast.config.schema import RunConfig
 from aslfast.core import role_of
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.errors import UserError
 from aslfast.models import lora
-from aslfast.models.fsdp import check_shardable
-from aslfast.models.weight_files import BaseWeights, load_without_weights, reason_not_shared
+from aslfast.models.base_model import load_base, model_folder
+from aslfast.models.base_source import base_source, reason_not_shared
+from aslfast.models.base_weights import BaseWeights
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.role_tasks import prompt_text
 from aslfast.retrieval.client import RemoteIndex, max_request_s
@@ -25,12 +29,14 @@ from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
-from aslfast.sampler.local.sampler import LocalSampler, eos_ids
-from aslfast.sampler.sglang.sampler import RestartPolicy, SGLangSampler
-from aslfast.sampler.sglang.server_args import EngineSettings
-from aslfast.sampler.sglang.sync_check import Probe, probe_prompts
-from aslfast.sampler.sglang.tensor_parallel import FollowerSampler, GroupScores
-from aslfast.trainer.datasets import model_folder
+from aslfast.sampler.follower import FollowerSampler
+from aslfast.sampler.local.forward_pass import eos_ids
+from aslfast.sampler.local.sampler import LocalSampler
+from aslfast.sampler.sglang.engine_supervisor import RestartPolicy
+from aslfast.sampler.sglang.sampler import SGLangSampler
+from aslfast.sampler.sglang.server_args import EngineArgs
+from aslfast.sampler.sglang.shared_weights import engine_views
+from aslfast.sampler.sglang.sync_check import GroupScorer, WeightSyncCheck, check_prompts
 
 
 def prepare_torch(config: RunConfig) -> None:
@@ -51,57 +57,72 @@ def check_context(model: Any, config: RunConfig) -> None:
         raise UserError(f"{wanted}, the model has {positions} positions; set it to {positions} or less")
 
 
-def load_base_model(config: RunConfig, ranks: ProcessGroup = SINGLE_PROCESS) -> tuple[Any, Any]:
-    """(model, tokenizer) that the configuration names; the model without weights where an engine brings them, or where
-    several ranks hold them between them (shards.hold_part). Raises UserError.
+def load_base_model(
+    config: RunConfig, process_group: ProcessGroup = SINGLE_PROCESS
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return (model, tokenizer) that the configuration names; without weights where `BaseWeights` is to bring them:
+    from an engine, or split over several ranks. Raise UserError.
     """
-    folder, dtype = model_folder(config.model.path), getattr(torch, config.model.dtype)
-    if ranks.model_parallel_size > 1:
-        check_shardable(folder, ranks.model_parallel_size)
-    from_engine = config.sampler.kind == "sglang" and not reason_not_shared(folder, config.sampler.share_base)
-    load = load_without_weights if from_engine or ranks.model_parallel_size > 1 else lora.load_weights
-    return lora.load_base(folder, dtype, config.model.device, load)
+    folder = model_folder(config.model.path)
+    source = base_source(folder, config.sampler, process_group.model_parallel_size)
+    return load_base(folder, getattr(torch, config.model.dtype), config.model.device, source)
 
 
 def build_sampler(
-    config: RunConfig, model: Any, tokenizer: Any, log: Path | None = None,
-    notice: Callable[[str], None] = lambda _: None, ranks: ProcessGroup = SINGLE_PROCESS,
-) -> LocalSampler | SGLangSampler:  # fmt: skip
-    """The sampler that the configuration names, over the model's adapters if it has any. Raises UserError.
+    config: RunConfig, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, log: Path | None = None,
+    notify: Callable[[str], None] = lambda _: None, process_group: ProcessGroup = SINGLE_PROCESS,
+) -> LocalSampler | SGLangSampler | FollowerSampler:  # fmt: skip
+    """Return the sampler that the configuration names, over the model's adapters if it has any. Raise UserError.
 
-    log: where an engine's words go; None: a temporary file.
+    log: an engine's output; None: a temporary file. notify: called with one line about each event of an engine.
     """
+    if not process_group.is_group_leader:
+        return FollowerSampler()
     wanted = config.sampler
     if wanted.kind == "local":
         return LocalSampler(
             model, tokenizer, max_running_requests=wanted.max_running_requests, max_context=wanted.max_context
         )
-    supervision = RestartPolicy(wanted.engine_timeout_s, wanted.engine_restarts, log, notice)
-    folder = model_folder(config.model.path)
-    if ranks.model_parallel_size > 1:
-        notice(f"base: {ranks.model_parallel_size} parts in the ranks of a cell, as many in its engine")
-    elif reason := reason_not_shared(folder, wanted.share_base):
-        notice(f"base: two copies ({reason})")
-    else:
-        base = BaseWeights(model, folder, notice)
-        supervision = replace(supervision, before_start=base.release, after_start=base.bind)
-    n_vocab = model.get_input_embeddings().weight.shape[0]
-    sampler = SGLangSampler(engine_settings(config, model, ranks), eos_ids(model, tokenizer), n_vocab, supervision)
+    policy = _restart_policy(config, model, log, notify, process_group.model_parallel_size)
+    embeddings: Any = model.get_input_embeddings()
+    args, n_vocab = engine_args(config, model, process_group), embeddings.weight.shape[0]
+    sampler = SGLangSampler(args, eos_ids(model, tokenizer), n_vocab, policy)
     if isinstance(model, PeftModel):
         sampler.attach(model)
     return sampler
 
 
-def engine_settings(config: RunConfig, model: Any, ranks: ProcessGroup = SINGLE_PROCESS) -> EngineSettings:
-    """The engine for this model, on all GPUs of the cell; with room for adapters where it has some."""
+def _restart_policy(
+    config: RunConfig, model: nn.Module, log: Path | None, notify: Callable[[str], None], model_parallel_size: int
+) -> RestartPolicy:
+    """Return the policy for this base, and notify of where an engine's weights will be."""
+    wanted, folder = config.sampler, model_folder(config.model.path)
+    policy = RestartPolicy(wanted.engine_timeout_s, wanted.engine_restarts, log, notify)
+    if model_parallel_size > 1:
+        notify(f"base: {model_parallel_size} parts in the ranks of a model-parallel group, as many in its engine")
+        return policy
+    if reason := reason_not_shared(folder, wanted.share_base):
+        notify(f"base: two copies ({reason})")
+        return policy
+    base = BaseWeights(model, folder, notify)
+    return replace(
+        policy, before_start=base.release, after_start=lambda engine: base.share_or_load(partial(engine_views, engine))
+    )
+
+
+def engine_args(
+    config: RunConfig, model: PreTrainedModel | PeftModel, process_group: ProcessGroup = SINGLE_PROCESS
+) -> EngineArgs:
+    """Return the arguments of this model's engine, on all GPUs of the model-parallel group, with room for adapters."""
     wanted, adapters = config.sampler, len(model.peft_config) if isinstance(model, PeftModel) else 0
-    return EngineSettings(
+    parts = process_group.model_parallel_size
+    return EngineArgs(
         folder=str(model_folder(config.model.path)), device=model.device.type, dtype=config.model.dtype,
         max_running_requests=wanted.max_running_requests, max_context=wanted.max_context, max_adapters=adapters,
         lora_rank=config.lora.rank if adapters else 0,
         lora_targets=tuple(lora.targets_of(model)) if adapters else (), radix_cache=wanted.radix_cache,
-        deterministic=wanted.deterministic, share_base=wanted.share_base and ranks.model_parallel_size == 1,
-        gpu_memory=wanted.gpu_memory_fraction, tensor_parallel=ranks.model_parallel_size, gpus=ranks.gpus,
+        deterministic=wanted.deterministic, share_base=wanted.share_base and parts == 1,
+        gpu_memory=wanted.gpu_memory_fraction, tensor_parallel=parts, gpus=process_group.gpus,
     )  # fmt: skip
 
 
@@ -131,11 +152,11 @@ def build_rollout(config: RunConfig, sampler: Any, tokenizer: Any, tool: ToolExe
 
 
 def weight_sync_check(
-    sampler: LocalSampler | SGLangSampler | FollowerSampler, model: PeftModel, tokenizer: Any, config: RunConfig,
-    ranks: ProcessGroup = SINGLE_PROCESS,
+    sampler: LocalSampler | SGLangSampler | FollowerSampler, model: PeftModel, tokenizer: PreTrainedTokenizerBase,
+    config: RunConfig, process_group: ProcessGroup = SINGLE_PROCESS,
 ) -> Callable[[], dict[str, float]]:  # fmt: skip
-    """Return a check that the sampler serves these weights; the local sampler reads them and needs none."""
+    """Return the check that the sampler serves these weights; the local sampler reads them and needs none."""
     if isinstance(sampler, LocalSampler):
         return dict
-    prompts = probe_prompts(Chat(tokenizer), config.model.prompts, config.adapters)
-    return Probe(GroupScores(sampler, ranks), model, prompts).prove
+    prompts = check_prompts(Chat(tokenizer), config.model.prompts, config.adapters)
+    return WeightSyncCheck(GroupScorer(sampler, process_group), model, prompts).check

@@ -18,7 +18,6 @@ from aslfast.lab.world import World
 from aslfast.prompts import role_tasks
 from aslfast.retrieval.retriever import AnyIndex, open_index
 
-LAB_BASE = Path(__file__).parent.parent / "lab" / "tiny-base"
 GENERATOR_EVALS = 150  # questions asked for when the generator is measured
 GRM_EVALS = 300
 
@@ -40,10 +39,6 @@ class Datasets:
     oracle: Callable[[str], str | None] | None = None
     train_oracle: Callable[[str], str | None] | None = None
     labelled: Sequence[Question] = ()  # real questions to learn from, where the recipe uses any
-
-
-def model_folder(path: str) -> Path:
-    return LAB_BASE if path == "lab" else Path(path)
 
 
 def file_datasets(config: RunConfig) -> Datasets:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from aslfast.config import load_recipe
-from aslfast.models import lora
+from aslfast.models.base_model import load_base, model_folder
 from aslfast.rollout.multi_turn import stable_seed
 from aslfast.trainer.build import build_rollout, build_sampler, build_search_tool, prepare_torch
-from aslfast.trainer.datasets import lab_datasets, model_folder
+from aslfast.trainer.datasets import lab_datasets
 from aslfast.trainer.evaluation import Evaluation, ground_truth_scores
 
 
@@ -24,7 +24,7 @@ def measure_base(model_path: str, seeds: Sequence[int]) -> list[dict[str, Any]]:
 def _measure_world(model_path: str, seed: int) -> dict[str, Any]:
     config = load_recipe("tiny", seed=seed)
     prepare_torch(config)
-    model, tokenizer = lora.load_base(model_folder(model_path))
+    model, tokenizer = load_base(model_folder(model_path))
     with tempfile.TemporaryDirectory() as folder:
         datasets = lab_datasets(config, Path(folder))
         sampler = build_sampler(config, model, tokenizer)

@@ -16,7 +16,7 @@ from aslfast import __version__
 from aslfast.checkpoint.ledger import Provenance
 from aslfast.config import RunConfig
 from aslfast.errors import UserError
-from aslfast.trainer.datasets import model_folder
+from aslfast.models.base_model import model_folder
 
 BLOCK_BYTES, BLOCKS = 1 << 16, 32
 

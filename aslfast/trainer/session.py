@@ -14,10 +14,10 @@ from aslfast.config.schema import ModelConfig, RunConfig, SamplerConfig
 from aslfast.core import Role, Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.models import lora
+from aslfast.models.base_model import LAB_BASE, model_folder
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.multi_turn import Rollout, stable_seed
 from aslfast.trainer.build import build_rollout, build_sampler, build_search_tool, load_base_model, prepare_torch
-from aslfast.trainer.datasets import LAB_BASE, model_folder
 from aslfast.trainer.evaluation import Evaluation
 
 LEAST_TURN = 16  # tokens; in less, nothing can be said

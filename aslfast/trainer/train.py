@@ -21,15 +21,14 @@ from aslfast.distributed.process_group import ProcessGroup, init_process_group
 from aslfast.learner.learner import Learner
 from aslfast.metrics import monitor
 from aslfast.models import lora
-from aslfast.models.fsdp import shard_base_model
+from aslfast.models.base_model import model_folder
+from aslfast.models.base_weights import BaseWeights
 from aslfast.rounds import replicas
 from aslfast.rounds.commit import Checkpointer
 from aslfast.rounds.context import RoundContext, TrainingData
 from aslfast.rounds.observer import Observer, Position
 from aslfast.rounds.records import RoundRecord
 from aslfast.rounds.round import run_round
-from aslfast.sampler.sglang.sampler import SGLangSampler
-from aslfast.sampler.sglang.tensor_parallel import FollowerSampler
 from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
@@ -40,7 +39,7 @@ from aslfast.trainer.build import (
     prepare_torch,
     weight_sync_check,
 )
-from aslfast.trainer.datasets import Datasets, file_datasets, lab_datasets, model_folder
+from aslfast.trainer.datasets import Datasets, file_datasets, lab_datasets
 from aslfast.trainer.evaluation import evaluate
 from aslfast.trainer.provenance import compare, provenance_of
 
@@ -124,7 +123,7 @@ def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _
     peft_model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
     initialised = init_adapters(peft_model, config)
     if ranks.model_parallel_size > 1:
-        shard_base_model(peft_model, model_folder(config.model.path), ranks)
+        BaseWeights(peft_model, model_folder(config.model.path)).shard(ranks)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, config.adapters, ranks)
     observer.setup(f"learner, attention by {learner.attention}")
     ranks.barrier()  # what one of them lacks ends all before anything is written
@@ -136,14 +135,11 @@ def _continue(config: RunConfig, parts: _Parts, run: RunDir, observer: Observer)
     with run.writing():
         datasets = parts.datasets or lab_datasets(config, run.path / "lab")
     learner, ranks = parts.learner, parts.learner.ranks
-    own = None
-    if ranks.is_group_leader:
-        own = build_sampler(config, learner.model, parts.tokenizer, run.path / "engine.log", observer.warning, ranks)
-    sampler = own or FollowerSampler()
+    sampler = build_sampler(config, learner.model, parts.tokenizer, run.path / "engine.log", observer.warning, ranks)
     with closing(sampler):
-        if isinstance(sampler, SGLangSampler):
+        if config.sampler.kind == "sglang" and ranks.is_group_leader:
             observer.setup("the SGLang engine")
-            sampler.start()
+        sampler.start()
         state = TrainState()
         context = RoundContext(
             config, state, learner,

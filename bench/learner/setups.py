@@ -15,7 +15,7 @@ from aslfast.core import Trajectory
 from aslfast.learner.batch import make_batch
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
-from aslfast.trainer.datasets import LAB_BASE
+from aslfast.models.base_model import LAB_BASE, load_base
 from bench.learner.padded_step import PaddedStep
 from bench.learner.variants import ROLE, Side
 
@@ -60,7 +60,7 @@ def adapted_model(setup: Setup, device: str) -> PeftModel:
 
 def _load_base(setup: Setup, device: str) -> transformers.PreTrainedModel:
     if not setup.base:
-        return lora.load_base(LAB_BASE, torch.float32, device)[0]
+        return load_base(LAB_BASE, torch.float32, device)[0]
     config = transformers.Qwen2Config(**setup.base, max_position_embeddings=32768)
     torch.manual_seed(0)
     before = torch.get_default_dtype()

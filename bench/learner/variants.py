@@ -13,7 +13,7 @@ from torch import Tensor
 from aslfast.core import Trajectory
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
-from aslfast.models.activation_checkpointing import checkpointed
+from aslfast.models.activation_checkpointing import checkpoint_activations
 from bench.learner.padded_step import PaddedStep
 from bench.learner.step_parts import LOSS_PART, STEP_PARTS, timed_methods
 from bench.shared.part_clock import PartClock, now_on
@@ -82,7 +82,7 @@ class Side:
         if self.padded is None:
             learner.accumulate(data.trajectories, data.advantages, loss_tokens, with_kl=False)
         else:
-            with checkpointed(learner.base, learner.config.activation_checkpointing):
+            with checkpoint_activations(learner.base, learner.config.activation_checkpointing):
                 self.padded.accumulate(data.trajectories, data.advantages, loss_tokens)
 
     def _update(self) -> None:

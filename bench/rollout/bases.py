@@ -13,7 +13,7 @@ from peft.tuners.lora import Linear as LoraLinear
 
 from aslfast.core import ROLES
 from aslfast.models import lora
-from aslfast.trainer.datasets import LAB_BASE
+from aslfast.models.base_model import LAB_BASE, load_base
 
 SHAPES = {
     "random-7b": {  # Qwen2.5-7B's
@@ -50,7 +50,7 @@ def save_endless_base(name: str, dtype: str, device: str, folder: Path) -> Path:
 def save_merged_base(base: Path, model: PeftModel, role: str, folder: Path) -> None:
     """Write the base with the weights of a role's adapter added: W + (alpha / r) B A."""
     shutil.copytree(base, folder, ignore=shutil.ignore_patterns("*.safetensors*"))
-    merged, _ = lora.load_base(base, model.dtype, "cpu")
+    merged, _ = load_base(base, model.dtype, "cpu")
     weights = dict(merged.named_parameters())
     for name, module in model.get_base_model().named_modules():
         if isinstance(module, LoraLinear):

@@ -14,9 +14,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aslfast.config import RunConfig
-from aslfast.models import lora
+from aslfast.models.base_model import load_base
 from aslfast.sampler.protocol import Sampler
-from aslfast.sampler.sglang.engine_client import Engine
 from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.trainer.build import build_sampler
 from bench.rollout.bases import save_merged_base
@@ -46,14 +45,13 @@ class EngineFactory:
             self.config, model=replace(self.config.model, path=str(folder)),
             sampler=replace(self.config.sampler, max_running_requests=n_slots),
         )  # fmt: skip
-        model, _ = lora.load_base(folder, getattr(torch, config.model.dtype), config.model.device)
+        model, _ = load_base(folder, getattr(torch, config.model.dtype), config.model.device)
         return OccupancyMeter(self._start(config, model), n_slots)
 
     def _start(self, config: RunConfig, model: PeftModel | PreTrainedModel) -> Sampler:
         sampler = build_sampler(config, model, self.tokenizer, self.work / "engine.log")
         self.closing.callback(sampler.close)
-        if isinstance(sampler, SGLangSampler):
-            sampler.start()
+        sampler.start()
         _signal(sampler, signal.SIGSTOP)
         return sampler
 
@@ -73,7 +71,7 @@ def awake(engines: Sequence[OccupancyMeter]) -> Iterator[None]:
 def clear_cache(engine: OccupancyMeter) -> None:
     """Drop what the engine has cached."""
     if isinstance(engine.sampler, SGLangSampler):
-        _running(engine.sampler).call("flush_cache")
+        engine.sampler.running_engine().call("flush_cache")
     else:
         engine.sampler.flush()
 
@@ -87,12 +85,8 @@ def pin(engines: Sequence[OccupancyMeter]) -> None:
                 os.sched_setaffinity(int(thread), cores[-1:])
 
 
-def _running(sampler: SGLangSampler) -> Engine:
-    return sampler.start()
-
-
 def _processes(sampler: Sampler) -> Sequence[int]:
-    return _running(sampler).pids if isinstance(sampler, SGLangSampler) else ()
+    return sampler.running_engine().pids if isinstance(sampler, SGLangSampler) else ()
 
 
 def _signal(sampler: Sampler, number: int) -> None:

@@ -39,6 +39,10 @@ class OccupancyMeter:
     _below_s: float = 0.0
     _slot_s: float = 0.0  # integral of the fraction of slots in use
 
+    def start(self) -> None:
+        """Start the sampler."""
+        self.sampler.start()
+
     async def generate(self, request: SampleRequest) -> Sample:
         """Sample one turn."""
         self._count(+1)
@@ -98,6 +102,11 @@ class SamplerByRole:
 
     samplers: Mapping[str, Sampler]
     role_of: Callable[[SampleRequest], str]
+
+    def start(self) -> None:
+        """Start all samplers."""
+        for sampler in self.samplers.values():
+            sampler.start()
 
     async def generate(self, request: SampleRequest) -> Sample:
         """Sample one turn with the role's sampler."""

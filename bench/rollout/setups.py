@@ -15,6 +15,7 @@ from aslfast.core import Task
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab.world import World
 from aslfast.models import lora
+from aslfast.models.base_model import load_base
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
 from aslfast.rollout.multi_turn import Limits
@@ -82,7 +83,7 @@ def open_setup(args: argparse.Namespace, work: Path) -> RolloutSetup:
     folder = save_endless_base(args.model, args.dtype, args.device, work / "base")
     config = replace(config, model=replace(config.model, path=str(folder)), threads=1)
     torch.set_num_threads(1)
-    base, tokenizer = lora.load_base(folder, getattr(torch, args.dtype), args.device)
+    base, tokenizer = load_base(folder, getattr(torch, args.dtype), args.device)
     tokenizer.eos_token = None
     model = lora.add_adapters(base, config.lora.rank, config.lora.alpha, 0)
     randomize_adapters(model, 0)

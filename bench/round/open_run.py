@@ -17,7 +17,6 @@ from aslfast.rounds.commit import Checkpointer
 from aslfast.rounds.context import RoundContext, TrainingData
 from aslfast.rounds.observer import Observer
 from aslfast.rounds.round import run_round
-from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
@@ -62,8 +61,7 @@ def open_run(config: RunConfig, folder: Path, lengths: Lengths | None = None) ->
     with ExitStack() as stack:
         sampler = build_sampler(config, model, tokenizer, folder / "engine.log", log)
         stack.callback(sampler.close)
-        if isinstance(sampler, SGLangSampler):
-            sampler.start()
+        sampler.start()
         rollout = build_rollout(config, sampler, tokenizer, build_search_tool(config, datasets.index))
         run, state = stack.enter_context(RunDir.create(folder / "run", config)), TrainState()
         context = RoundContext(

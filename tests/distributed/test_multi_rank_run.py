@@ -15,9 +15,9 @@ import pytest
 from aslfast.config import to_toml
 from aslfast.config.schema import DistributedConfig
 from aslfast.distributed.watchdog import GRACE_S
-from aslfast.trainer.datasets import LAB_BASE
+from aslfast.models.base_model import LAB_BASE
 from tests.support.killed_runs import lab_config, untimed
-from tests.support.rank_processes import command, ended, ranks_of, said, same_run
+from tests.support.rank_processes import command, exit_codes, ranks_of, same_run, stderr_of
 
 PATIENCE_S = 300
 DIES_S = GRACE_S + 10  # until all have ended after a rank died: at once, here on a machine that is busy
@@ -49,7 +49,7 @@ def go(size, folder, *arguments):
 def alone(recipe, tmp_path_factory):
     """The folder of a run of one rank."""
     folder = tmp_path_factory.mktemp("alone")
-    assert ended(go(1, folder, "--recipe", recipe, "--out", folder / "run"), PATIENCE_S) == [0]
+    assert exit_codes(go(1, folder, "--recipe", recipe, "--out", folder / "run"), PATIENCE_S) == [0]
     return folder / "run"
 
 
@@ -59,11 +59,11 @@ def texts_of(run):
 
 
 def test_two_ranks_learn_as_one(recipe, alone, tmp_path):
-    assert ended(go(2, tmp_path, "--recipe", recipe, "--out", tmp_path / "run"), PATIENCE_S) == [0, 0]
+    assert exit_codes(go(2, tmp_path, "--recipe", recipe, "--out", tmp_path / "run"), PATIENCE_S) == [0, 0]
     same_run(tmp_path / "run", alone)
     assert texts_of(tmp_path / "run") == texts_of(alone)
     assert sum(line["grad_norm"] > 0 for line in untimed(alone / "metrics.jsonl")) >= 2
-    assert "policy accuracy" in said(tmp_path, 0) and said(tmp_path, 1) == ""
+    assert "policy accuracy" in stderr_of(tmp_path, 0) and stderr_of(tmp_path, 1) == ""
 
 
 def once_written(run, n_lines, processes):
@@ -87,25 +87,25 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on(recipe, alone, tmp_pa
     once_written(run, 1, processes)
     processes[killed].kill()
     begun = time.monotonic()
-    codes = ended(processes, DIES_S)
+    codes = exit_codes(processes, DIES_S)
     assert time.monotonic() - begun < DIES_S
     assert codes[killed] == -signal.SIGKILL and codes[1 - killed] == 2
-    last = said(tmp_path, 1 - killed).splitlines()[-1]
+    last = stderr_of(tmp_path, 1 - killed).splitlines()[-1]
     assert re.fullmatch(
         rf"aslfast: error: rank {killed} \(.*, process {processes[killed].pid}\) is gone, its process has ended; "
         rf"go on, with any number of ranks: aslfast train --resume {run}",
         last,
     )
-    assert "Traceback" not in said(tmp_path, 1 - killed)
+    assert "Traceback" not in stderr_of(tmp_path, 1 - killed)
     if ranks_after == 2:
         processes = ranks_of(2, started_again, tmp_path, recipe, run)
     else:
         processes = go(1, tmp_path, "--resume", run)
-    assert ended(processes, PATIENCE_S) == [0] * ranks_after
-    assert "resumed in round 1/1" in said(tmp_path, 0)
+    assert exit_codes(processes, PATIENCE_S) == [0] * ranks_after
+    assert "resumed in round 1/1" in stderr_of(tmp_path, 0)
     same_run(run, alone)
     other = "ranks 1 (it was 2): the run goes on, but not bit for bit as it would have"
-    assert (other in said(tmp_path, 0)) == (ranks_after == 1)
+    assert (other in stderr_of(tmp_path, 0)) == (ranks_after == 1)
 
 
 def test_a_silent_rank_is_noticed_in_the_stated_time(recipe, tmp_path):
@@ -118,12 +118,12 @@ def test_a_silent_rank_is_noticed_in_the_stated_time(recipe, tmp_path):
         processes[rank].join(SILENT_S + DIES_S)
         assert processes[rank].exitcode == 2
     assert time.monotonic() - begun > SILENT_S / 2
-    ended(processes, 0)
-    last = said(tmp_path, 0).splitlines()[-1]
+    exit_codes(processes, 0)
+    last = stderr_of(tmp_path, 0).splitlines()[-1]
     assert re.search(
         r"error: rank 1 \(.*\) has been silent for \d+ s \(distributed.timeout_s\); go on, with any number", last
     )
-    assert said(tmp_path, 2) == ""  # rank 0 says it once
+    assert stderr_of(tmp_path, 2) == ""  # rank 0 says it once
 
 
 def test_a_stop_of_one_rank_stops_all_between_two_commits(recipe, tmp_path):
@@ -132,9 +132,9 @@ def test_a_stop_of_one_rank_stops_all_between_two_commits(recipe, tmp_path):
     processes = go(2, tmp_path, "--recipe", recipe, "--out", run)
     once_written(run, 1, processes)
     os.kill(processes[1].pid, signal.SIGTERM)
-    assert ended(processes, PATIENCE_S) == [130, 130]
-    assert said(tmp_path, 0).splitlines()[-1] == f"aslfast: stopped; go on with: aslfast train --resume {run}"
-    assert said(tmp_path, 1) == ""
+    assert exit_codes(processes, PATIENCE_S) == [130, 130]
+    assert stderr_of(tmp_path, 0).splitlines()[-1] == f"aslfast: stopped; go on with: aslfast train --resume {run}"
+    assert stderr_of(tmp_path, 1) == ""
 
 
 def without_a_base(folder, recipe):
@@ -147,12 +147,12 @@ def test_an_error_of_another_rank_is_said_once_and_leaves_nothing(recipe, tmp_pa
     for rank in "01":
         (tmp_path / rank).mkdir()
     (tmp_path / "0" / "base").symlink_to(LAB_BASE)
-    assert ended(ranks_of(2, without_a_base, tmp_path, recipe), PATIENCE_S) == [2, 2]
+    assert exit_codes(ranks_of(2, without_a_base, tmp_path, recipe), PATIENCE_S) == [2, 2]
     last = (
         "aslfast: error: rank 1: base: no model here (config.json is missing); name a folder that holds a Hugging Face"
     )
-    assert said(tmp_path, 0) == f"{last} model\n"
-    assert said(tmp_path, 1) == "" and not (tmp_path / "run").exists()
+    assert stderr_of(tmp_path, 0) == f"{last} model\n"
+    assert stderr_of(tmp_path, 1) == "" and not (tmp_path / "run").exists()
 
 
 def test_torchrun_starts_ranks_that_meet(alone, tmp_path):

@@ -19,6 +19,7 @@ from aslfast.lab.tokenizer import make_tokenizer
 from aslfast.lab.world import World
 from aslfast.metrics import scoring
 from aslfast.models import lora
+from aslfast.models.base_model import LAB_BASE, load_base
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.parsing import parse_output
 from aslfast.prompts.tool_calls import parse_call
@@ -119,7 +120,7 @@ def test_the_same_seed_gives_the_same_metrics_line_for_line(runs):
 
 
 def test_peft_loads_the_adapters_of_a_run(runs):
-    model, _ = lora.load_base(datasets.LAB_BASE)
+    model, _ = load_base(LAB_BASE)
     folder = lora.latest(runs[0] / "adapters" / "policy")
     loaded = PeftModel.from_pretrained(model, folder)
     weights = [p for n, p in loaded.named_parameters() if "lora_B" in n]
@@ -138,7 +139,7 @@ def test_round_zero_is_the_base_itself(runs, tmp_path):
     """The fresh adapters change nothing: the same tasks and seeds give the base's accuracy."""
     config = load_recipe("tiny", SHORT, seed=5)
     place = datasets.lab_datasets(config, tmp_path / "lab")
-    model, tokenizer = lora.load_base(datasets.LAB_BASE)
+    model, tokenizer = load_base(LAB_BASE)
     sampler = build.LocalSampler(model, tokenizer, max_running_requests=64, max_context=512)
     rollout = build.build_rollout(config, sampler, tokenizer, build.build_search_tool(config, place.eval_index))
     seed = stable_seed(config.seed, "evaluation")

@@ -18,18 +18,18 @@ from aslfast.distributed.watchdog import GRACE_S
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
-from aslfast.models.fsdp import check_shardable, form_model_parallel_groups, shard_base_model
-from aslfast.models.weight_files import load_without_weights
-from aslfast.sampler.sglang.engine_client import _alive as alive
+from aslfast.models.base_model import load_base
+from aslfast.models.base_source import check_shardable
+from aslfast.models.base_weights import BaseWeights
+from aslfast.sampler.sglang.engine_client import is_alive
 from tests.support.killed_runs import lab_config, untimed
-from tests.support.rank_processes import command, ended, ranks_of, said, same_run
+from tests.support.rank_processes import command, exit_codes, ranks_of, same_run, stderr_of
 from tests.support.tiny_models import CHATML, byte_tokenizer, stir, tiny_model
 from tests.support.token_streams import grouped
 
 PATIENCE_S, RUN_S = 60, 300
 N = len(grouped()[0])
 LOSS = LossConfig(kl_coef=0.01)
-SHARDED = ("sampler.kind=sglang", "distributed.model_parallel_size=2")
 PARTS = {2: [list(range(N)), []], 4: [[0], [], [1, 2], list(range(3, N))]}  # more and fewer packs, none at all
 
 
@@ -43,11 +43,11 @@ def folder(tmp_path_factory):
 
 
 def learner_of(folder, checkpointing, ranks=SINGLE_PROCESS):
-    load = load_without_weights if ranks.model_parallel_size > 1 else lora.load_weights
-    model = lora.add_adapters(lora.load_base(folder, torch.float32, "cpu", load)[0], 4, 8.0, seed=0)
+    source = "sharded" if ranks.model_parallel_size > 1 else "loaded"
+    model = lora.add_adapters(load_base(folder, source=source)[0], 4, 8.0, seed=0)
     stir(model)
     if ranks.model_parallel_size > 1:
-        shard_base_model(model, folder, ranks)
+        BaseWeights(model, folder).shard(ranks)
     options = LearnerConfig(
         learning_rate=1e-3, micro_batch_tokens=60, kl_every=2, activation_checkpointing=checkpointing
     )
@@ -61,10 +61,10 @@ def steps_of(learner, part):
     return {n: p.detach().clone() for n, p in learner.model.named_parameters() if ".policy." in n}, stats
 
 
-def learn_in_cells(folder, out, checkpointing):
+def learn_in_groups(folder, out, checkpointing):
     torch.set_num_threads(1)
     with init_process_group("aslfast train --resume run") as ranks:
-        form_model_parallel_groups(ranks, load_recipe("tiny", SHARDED))
+        ranks.form_model_parallel_groups(2)
         learner = learner_of(folder, checkpointing, ranks)
         weights, stats = steps_of(learner, PARTS[ranks.size][ranks.rank])
         save_file(weights, out / f"{ranks.rank}.safetensors")
@@ -74,8 +74,8 @@ def learn_in_cells(folder, out, checkpointing):
 
 @pytest.mark.parametrize(("size", "checkpointing"), [(2, "none"), (2, "layers"), (4, "selective")])
 def test_a_base_in_parts_takes_the_step_of_a_whole_one(folder, tmp_path, size, checkpointing):
-    processes = ranks_of(size, learn_in_cells, folder, tmp_path, checkpointing)
-    assert ended(processes, PATIENCE_S) == [0] * size
+    processes = ranks_of(size, learn_in_groups, folder, tmp_path, checkpointing)
+    assert exit_codes(processes, PATIENCE_S) == [0] * size
     learner = learner_of(folder, "none")
     layers = sum(p.numel() for n, p in learner.model.named_parameters() if ".layers." in n and "lora" not in n)
     before = {n: p.detach().clone() for n, p in learner.model.named_parameters()}
@@ -91,7 +91,7 @@ def test_a_base_in_parts_takes_the_step_of_a_whole_one(folder, tmp_path, size, c
         for here, there in zip(told["stats"], expected_stats, strict=True):
             for key in ("loss", "grad_norm", "kl", "loss_tokens", "mismatch"):
                 assert here[key] == pytest.approx(there[key], rel=1e-4, abs=1e-6)
-    assert held == layers * size // 2  # each cell holds the layers once
+    assert held == layers * size // 2  # each group holds the layers once
 
 
 # --- a run ------------------------------------------------------------------------------------------------------
@@ -133,9 +133,9 @@ def go(size, folder, recipe, run):
 
 def test_a_run_of_two_halves_is_a_run_of_one_whole(recipe, tmp_path):
     """One engine of two processes, a base in two parts: the samples, the steps and the adapters of one rank alone."""
-    assert ended(go(1, tmp_path / "one", recipe, tmp_path / "whole"), RUN_S) == [0]
-    codes = ended(go(2, tmp_path / "two", recipe, tmp_path / "halves"), RUN_S)
-    assert codes == [0, 0], [said(tmp_path / "two", rank)[-2000:] for rank in range(2)]
+    assert exit_codes(go(1, tmp_path / "one", recipe, tmp_path / "whole"), RUN_S) == [0]
+    codes = exit_codes(go(2, tmp_path / "two", recipe, tmp_path / "halves"), RUN_S)
+    assert codes == [0, 0], [stderr_of(tmp_path / "two", rank)[-2000:] for rank in range(2)]
     same_run(tmp_path / "halves", tmp_path / "whole")
     learnt = [line["grad_norm"] for line in untimed(tmp_path / "whole" / "metrics.jsonl")]
     assert sum(map(bool, learnt)) >= 2  # else it says nothing of the learner
@@ -148,9 +148,9 @@ def test_when_one_half_dies_the_other_ends(recipe, tmp_path):
     engines = engines_of(processes[0].pid)
     assert len(engines) >= 3  # the host and a scheduler for each half
     processes[1].kill()
-    assert ended(processes, GRACE_S + 10)[0] == 2
-    assert "rank 1" in said(folder, 0) and "is gone" in said(folder, 0) and "--resume" in said(folder, 0)
-    wait_for(lambda: not any(map(alive, engines)))
+    assert exit_codes(processes, GRACE_S + 10)[0] == 2
+    assert "rank 1" in stderr_of(folder, 0) and "is gone" in stderr_of(folder, 0) and "--resume" in stderr_of(folder, 0)
+    wait_for(lambda: not any(map(is_alive, engines)))
 
 
 def wait_for(what):
@@ -172,17 +172,17 @@ def engines_of(pid):
 
 
 @pytest.mark.parametrize(
-    ("size", "local", "settings", "words"),
+    ("size", "local", "words"),
     [
-        (1, "1", SHARDED, "1 ranks run"),
-        (4, "1", SHARDED, "1 on this machine"),
-        (3, "3", SHARDED, "both are to be multiples of it"),
+        (1, "1", "1 ranks run"),
+        (4, "1", "1 on this machine"),
+        (3, "3", "both must be multiples of it"),
     ],
 )
-def test_cells_that_cannot_be_are_refused(monkeypatch, size, local, settings, words):
+def test_groups_that_cannot_be_are_refused(monkeypatch, size, local, words):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
     with pytest.raises(UserError, match=words):
-        form_model_parallel_groups(ProcessGroup(0, size), load_recipe("tiny", settings))
+        ProcessGroup(0, size).form_model_parallel_groups(2)
 
 
 def test_the_local_sampler_needs_the_whole_base():
@@ -200,11 +200,11 @@ def test_a_base_of_unknown_parts_is_refused(folder, tmp_path):
     check_shardable(folder, 4)
 
 
-def test_who_samples_in_cells():
-    """Two cells of two: the first of each plays every other task, the seconds none."""
-    cells = [ProcessGroup(rank, 4) for rank in range(4)]
-    for rank in cells:
+def test_group_leaders_sample():
+    """Two groups of two: the first of each samples every other task, the second none."""
+    ranks = [ProcessGroup(rank, 4) for rank in range(4)]
+    for rank in ranks:
         rank.model_parallel_size = 2
-    parts = [rank.shard("abcde") for rank in cells]
+    parts = [rank.shard("abcde") for rank in ranks]
     assert [list(part) for part in parts] == [["a", "c", "e"], [], ["b", "d"], []]
-    assert cells[3].interleave(parts) == list("abcde")
+    assert ranks[3].interleave(parts) == list("abcde")

@@ -18,8 +18,9 @@ from aslfast.trainer.session import open_session, read_run_config
 from tests.support.tiny_models import tiny_model
 
 SHORT = [
-    "threads=1", "data.eval_count=60", "sampler.max_running_requests=64", "generator.steps=1", "generator.prompts_per_step=4", "grm.steps=2",
-    "grm.prompts_per_step=4", "policy.steps=2", "policy.prompts_per_step=6", "learner.learning_rate=4e-3",
+    "threads=1", "data.eval_count=60", "sampler.max_running_requests=64", "generator.steps=1",
+    "generator.prompts_per_step=4", "grm.steps=2", "grm.prompts_per_step=4", "policy.steps=2",
+    "policy.prompts_per_step=6", "learner.learning_rate=4e-3",
 ]  # fmt: skip
 
 

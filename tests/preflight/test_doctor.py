@@ -17,7 +17,7 @@ from aslfast.preflight.check import CheckResult
 from aslfast.preflight.sampler_check import check_opened, check_sampler
 from aslfast.prompts.chat_template import Chat
 from aslfast.sampler.local.sampler import LocalSampler
-from aslfast.sampler.sglang.sync_check import probe_prompts
+from aslfast.sampler.sglang.sync_check import check_prompts
 from tests.support.tiny_models import stir, tiny_model
 
 MACHINE = [
@@ -119,7 +119,7 @@ def test_a_sampler_with_other_adapters_fails(tokenizer):
     stir(served, seed=1)
     stir(trained, seed=2)
     sampler = LocalSampler(served, tokenizer, max_running_requests=4, max_context=256)
-    lines, _ = check_opened(sampler, trained, probe_prompts(Chat(tokenizer), "full", ROLES), [])
+    lines, _ = check_opened(sampler, trained, check_prompts(Chat(tokenizer), "full", ROLES), [])
     failed = [line for line in lines if not line.ok]
     assert [line.name for line in failed] == SAMPLER_CHECKS[:3]
     assert all(line.suggestion.startswith("do not train with this sampler") for line in failed)
@@ -149,7 +149,7 @@ def test_two_copies_are_a_warning(engine_lab):
     """The tests' engine does not share its base."""
     sampler, model, tokenizer = engine_lab
     told = ["base: two copies (sampler.share_base is false)"]
-    lines, report = check_opened(sampler, model, probe_prompts(Chat(tokenizer), "compact", ROLES), told)
+    lines, report = check_opened(sampler, model, check_prompts(Chat(tokenizer), "compact", ROLES), told)
     base = by_name(lines)["base"]
     assert not report.base_shared and base.state == "warning"
     assert base.detail == "base: two copies (sampler.share_base is false), 0.00394 GB each"

@@ -17,12 +17,12 @@ from aslfast.core import ROLES, StopReason, Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
+from aslfast.models.base_model import LAB_BASE, load_base
 from aslfast.preflight import layer_memory, memory_model
 from aslfast.preflight.architectures import DENSE, read_shape
 from aslfast.preflight.memory_fit import CARDS, Card, card_of, make_plan, with_settings
 from aslfast.preflight.memory_suggestions import suggest
 from aslfast.sampler.local.kv_cache import KVCache
-from aslfast.trainer.datasets import LAB_BASE
 from bench.shared.live_memory import LiveMemory
 
 RANK = 8
@@ -96,7 +96,7 @@ def test_known_models_have_their_published_sizes():
 
 def test_the_lab_base_has_the_bytes_of_its_file():
     shape = read_shape("lab", 16)
-    model, _ = lora.load_base(LAB_BASE)
+    model, _ = load_base(LAB_BASE)
     assert shape.parameters * 4 == sum(p.nbytes for p in model.parameters())
 
 

@@ -98,7 +98,7 @@ def played(lab_index):
         trajectory = await rollout.run(task, number, 1, "policy")
         memory[len(memory) + 1] = resident_mb()
         if fault := FAULTS.get(len(memory)):
-            os.kill(sampler.start().pids[PIDS[fault[0]]], fault[1])
+            os.kill(sampler.running_engine().pids[PIDS[fault[0]]], fault[1])
         return number, trajectory
 
     jobs = [lambda task=task, i=i: one(task, i) for task in tasks for i in range(SAMPLES)]
@@ -113,7 +113,7 @@ def test_every_trajectory_is_accounted_for_once(played):
     names = Counter((trajectory.task.id, number) for number, trajectory in trajectories)
     assert len(names) == COUNT * SAMPLES == len(trajectories) and set(names.values()) == {1}
     assert sampler.restarts == len(FAULTS)
-    assert sampler._runs == {}  # no request is left behind
+    assert sampler._running == {}  # no request is left behind
 
 
 def test_every_stop_has_its_reason(played):

@@ -7,7 +7,8 @@ import pytest
 
 from aslfast.prompts import role_tasks
 from aslfast.sampler.local.sampler import LocalSampler
-from aslfast.sampler.prefix_cache_stats import PrefixCacheMeter, Prefixes, Reuse
+from aslfast.sampler.prefix_cache_stats import PrefixCacheCounts, PrefixCacheMeter
+from aslfast.sampler.prefix_index import PrefixIndex
 from aslfast.sampler.protocol import Sample, SampleRequest
 
 
@@ -21,12 +22,6 @@ class Echo:
         if request.session in self.slow:
             await self.slow[request.session].wait()
         return Sample(self.sampled, (0.0,) * len(self.sampled), "length", self.cached)
-
-    def release(self, session):
-        pass
-
-    def abort(self, session):
-        pass
 
 
 def ask(meter, session, ids, adapter="policy"):
@@ -50,13 +45,13 @@ def play(*requests, version=None, cached=0):
 def test_a_sessions_own_turns():
     """Of the second context all is reusable but the last sampled token, never read, and what came after it."""
     first, second = play(("s", [1, 2, 3]), ("s", [1, 2, 3, 7, 8, 9, 50, 51]), cached=4)
-    assert first == {"policy": Reuse(1, 3, 0, 0, 4)}
-    assert second == {"policy": Reuse(1, 8, 5, 5, 4, 1)}
+    assert first == {"policy": PrefixCacheCounts(1, 3, 0, 0, 4)}
+    assert second == {"policy": PrefixCacheCounts(1, 8, 5, 5, 4, 1)}
 
 
 def test_other_sessions_with_a_common_beginning():
     *_, last = play(("a", [1, 2, 3, 4]), ("b", [1, 2, 9]), ("c", [5, 5]), ("d", [1, 2, 3, 6, 6]))
-    assert last == {"policy": Reuse(1, 5, 3, 0, 0, 3)}
+    assert last == {"policy": PrefixCacheCounts(1, 5, 3, 0, 0, 3)}
 
 
 def test_the_last_token_of_a_context_is_computed_in_any_case():
@@ -98,7 +93,7 @@ def test_a_request_under_way_gives_nothing_yet():
 
 def test_the_longest_common_beginning_against_a_plain_search():
     rng = random.Random(0)
-    prefixes, held = Prefixes(), {}
+    prefixes, held = PrefixIndex(), {}
 
     def shared(left, right):
         return next(
@@ -115,11 +110,32 @@ def test_the_longest_common_beginning_against_a_plain_search():
 
 
 def test_memory_is_bounded_and_the_oldest_go_first():
-    prefixes = Prefixes(most_tokens=30)
+    prefixes = PrefixIndex(max_tokens=30)
     for i in range(100):
         prefixes.put(f"s{i}", [i] * 10)
     assert [prefixes.longest("x", [i] * 10)[0] for i in (96, 97, 98, 99)] == [0, 10, 10, 10]
     assert len(prefixes._sorted) == len(prefixes._of_session) == 3
+
+
+def test_the_meter_passes_everything_on(model, tokenizer):
+    """What `flush`, `release` and `close` do to the sampler inside shows in its cache, `abort` in its answer."""
+    meter = PrefixCacheMeter(LocalSampler(model, tokenizer, max_running_requests=2, max_context=256))
+
+    async def cached_after(act):
+        await ask(meter, "s", range(3, 23))
+        act()
+        return (await ask(meter, "s", range(3, 23))).cached_tokens
+
+    async def aborted():
+        turn = asyncio.ensure_future(ask(meter, "s", range(3, 23)))
+        await asyncio.sleep(0)
+        meter.abort("s")
+        return (await turn).finish
+
+    meter.start()
+    assert asyncio.run(cached_after(lambda: None)) == 19
+    assert [asyncio.run(cached_after(act)) for act in (meter.flush, lambda: meter.release("s"), meter.close)] == [0] * 3
+    assert asyncio.run(aborted()) == "abort"
 
 
 @pytest.mark.parametrize("rows, all_of_it", [(4, True), (2, False)])

@@ -17,6 +17,7 @@ import pytest
 
 from aslfast.errors import UserError
 from aslfast.sampler.protocol import SampleRequest
+from aslfast.sampler.sglang.engine_client import is_alive
 from aslfast.sampler.sglang.wire import LENGTHS, MAX_HEADER, pack, read
 from tests.support.tiny_models import lab_sampler, lab_with_adapters
 
@@ -45,7 +46,7 @@ def notices():
 @pytest.fixture(scope="module")
 def sampler(notices):
     made = lab_sampler(
-        *lab_with_adapters(), notice=lambda text: notices.append((time.monotonic(), text)),
+        *lab_with_adapters(), notify=lambda text: notices.append((time.monotonic(), text)),
         engine_timeout_s=TIMEOUT_S, engine_restarts=3,
     )  # fmt: skip
     yield made
@@ -67,7 +68,7 @@ async def play_with_fault(sampler, which, what):
         await asyncio.sleep(0.01)
     ended = sum(turn.done() for turn in turns)
     struck = time.monotonic()
-    os.kill(sampler.start().pids[which], what)
+    os.kill(sampler.running_engine().pids[which], what)
     return await asyncio.gather(*turns, return_exceptions=True), struck, ended
 
 
@@ -80,7 +81,7 @@ async def play_with_fault(sampler, which, what):
     ],
 )
 def test_all_requests_survive_the_loss_of_the_engine(sampler, notices, undisturbed, which, what, within_s, words):
-    pids, versions = sampler.start().pids, [sampler.version(role) for role in ROLES_AND_BASE[:3]]
+    pids, versions = sampler.running_engine().pids, [sampler.version(role) for role in ROLES_AND_BASE[:3]]
     before = len(notices)
     samples, struck, ended = asyncio.run(play_with_fault(sampler, which, what))
     assert ended < 24  # else the fault came too late to be one
@@ -89,9 +90,9 @@ def test_all_requests_survive_the_loss_of_the_engine(sampler, notices, undisturb
         assert max(abs(a - b) for a, b in zip(mine.logprobs, theirs.logprobs, strict=True)) < 1e-3
     (noticed, text), *more = notices[before:]
     assert not more and noticed - struck < within_s
-    assert f"the SGLang engine was lost ({words}); restart {sampler.restarts} of 3" in text
+    assert f"the SGLang engine died ({words}); restart {sampler.restarts} of 3" in text
     assert versions == [sampler.version(role) for role in ROLES_AND_BASE[:3]]
-    assert not any(alive(pid) for pid in pids)
+    assert not any(is_alive(pid) for pid in pids)
 
 
 def test_after_the_last_restart_the_run_ends_with_what_the_engine_said(sampler):
@@ -106,42 +107,35 @@ def test_after_the_last_restart_the_run_ends_with_what_the_engine_said(sampler):
 
 
 SCRIPT = """
-from conftest import lab_sampler, lab_with_adapters
+from tests.support.tiny_models import lab_sampler, lab_with_adapters
 sampler = lab_sampler(*lab_with_adapters())
-print(*sampler.start().pids, flush=True)
+print(*sampler.running_engine().pids, flush=True)
 input()
 """
 
 
 def test_nothing_outlives_a_killed_trainer():
     trainer = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT], cwd=Path(__file__).parent, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-c", SCRIPT], cwd=Path(__file__).parents[2], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     pids = list(map(int, trainer.stdout.readline().split()))
-    assert len(pids) == 3 and all(alive(pid) for pid in pids)
+    assert len(pids) == 3 and all(is_alive(pid) for pid in pids)
     trainer.kill()
     trainer.wait()
     deadline = time.monotonic() + 5
-    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+    while any(is_alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(alive(pid) for pid in pids)
-
-
-def alive(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
+    assert not any(is_alive(pid) for pid in pids)
 
 
 def test_an_engine_that_cannot_start_says_why(tmp_path):
     sampler = lab_sampler(*lab_with_adapters())
-    object.__setattr__(sampler.settings, "folder", str(tmp_path / "nothing"))
-    with pytest.raises(UserError, match=r"does not start .*its last words: .*nothing/config.json.*all of them: "):
+    object.__setattr__(sampler.engine_args, "folder", str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match=r"does not start .*its log ends: .*nothing/config.json.*whole log: "):
         sampler.start()
 
 
-def test_frames_are_read_as_they_were_written_and_bounded():
+def test_messages_are_read_as_they_were_written_and_bounded():
     def receiver(data):
         position = 0
 

@@ -21,8 +21,8 @@ from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.role_tasks import STOP_TEXTS, prompt_text
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import Sample, SampleRequest
+from aslfast.sampler.sglang.adapters import adapter_state
 from aslfast.sampler.sglang.engine_client import RequestRefused
-from aslfast.sampler.sglang.sampler import adapter_state
 from tests.support.tiny_models import lab_sampler
 
 TOLERANCE = 1e-4
@@ -124,7 +124,7 @@ def test_new_weights_are_served_after_a_flush_and_the_old_ones_are_gone(engine_l
     assert after.cached_tokens == 0  # keys and values of other weights are never reused
     check_logprobs(model, [request], [after])
     for name, refused in ((f"policy@{version}", True), (f"policy@{version + 1}", False)):
-        call = sampler.start().submit("score", rid=name, token_ids=list(request.token_ids), adapter=name)
+        call = sampler.running_engine().submit("score", rid=name, token_ids=list(request.token_ids), adapter=name)
         if refused:
             with pytest.raises(RequestRefused):
                 call.result()
@@ -250,7 +250,7 @@ def test_bad_requests_are_refused_by_name(engine_lab, request_, words):
 
 def test_a_session_has_one_request_at_a_time(engine_lab):
     twice = [SampleRequest(random_ids(9, 1), "twice", None, 8)] * 2
-    with pytest.raises(ValueError, match="a request is under way"):
+    with pytest.raises(ValueError, match="a request is running"):
         all_of(engine_lab[0], twice)
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,12 @@ from aslfast.config.schema import LearnerConfig, LoraConfig, LossConfig, ModelCo
 from aslfast.core import ROLES
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
-from aslfast.models.weight_files import BaseWeights, WeightFiles, load_without_weights, reason_not_shared
+from aslfast.models.base_model import load_base, load_without_weights
+from aslfast.models.base_source import reason_not_shared
+from aslfast.models.base_weights import BaseWeights, CannotShare
+from aslfast.models.weight_files import WeightFiles
 from aslfast.sampler.sglang.engine_client import EngineDied
-from aslfast.sampler.sglang.shared_weights import CannotShare, views_of
+from aslfast.sampler.sglang.shared_weights import engine_views, views_of
 from aslfast.sampler.sglang.sync_check import logprobs
 from aslfast.trainer.build import build_sampler, load_base_model
 from tests.support.tiny_models import stir, tiny_model
@@ -79,7 +83,7 @@ def opened(folder, **sampler):
     model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed)
     stir(model)
     notices: list[str] = []
-    return Opened(config, model, build_sampler(config, model, tokenizer, notice=notices.append), notices)
+    return Opened(config, model, build_sampler(config, model, tokenizer, notify=notices.append), notices)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +114,7 @@ def pss(*pids):
 
 
 def engine_pids(sampler):
-    host = psutil.Process(sampler.start().pids[0])
+    host = psutil.Process(sampler.running_engine().pids[0])
     return [host.pid, *(child.pid for child in host.children(recursive=True))]
 
 
@@ -126,7 +130,7 @@ def test_a_skeleton_has_no_weights_but_all_else(big):
     skeleton, found = load_without_weights(big, torch.float32, "cpu")
     assert pss(os.getpid()) - before < n_bytes(big) / 10
     assert not found["missing_keys"] and all(weight.isnan().all() for weight in skeleton.parameters())
-    loaded, _ = lora.load_base(big)
+    loaded, _ = load_base(big)
     assert skeleton.generation_config == loaded.generation_config
     buffers = dict(skeleton.named_buffers())
     assert buffers and all(torch.equal(buffers[name], buffer) for name, buffer in loaded.named_buffers())
@@ -151,7 +155,7 @@ def step_on(model):
 def test_a_step_equals_one_over_a_loaded_base(shared, big):
     policy = lora.parameters_of(shared.model, "policy")
     before = [weight.detach().clone() for weight in policy]
-    loaded = lora.add_adapters(lora.load_base(big)[0], 4, 8.0, 0)
+    loaded = lora.add_adapters(load_base(big)[0], 4, 8.0, 0)
     stir(loaded)
     wanted, found = step_on(loaded), step_on(shared.model)
     assert all(torch.equal(a, b) for a, b in zip(wanted, found, strict=True))
@@ -187,7 +191,8 @@ def test_one_copy_in_memory_and_two_where_the_values_differ(shared, big, tmp_pat
     gc.collect()
     one_copy, notices = pss(*pids), []
     skeleton, _ = load_without_weights(other, torch.float32, "cpu")
-    BaseWeights(skeleton, other, notices.append).bind(shared.sampler.start())
+    views = partial(engine_views, shared.sampler.running_engine())
+    BaseWeights(skeleton, other, notices.append).share_or_load(views)
     gc.collect()
     two_copies = pss(*pids)
     assert notices == [f"base: two copies ({name}: the engine's values are not the file's)"]
@@ -199,7 +204,7 @@ def test_one_copy_in_memory_and_two_where_the_values_differ(shared, big, tmp_pat
 def test_after_a_kill_the_base_is_bound_again(shared, big):
     before = {role: shared.logprobs(role) for role in (None, "policy")}
     shared.notices.clear()
-    engine = shared.sampler.start()
+    engine = shared.sampler.running_engine()
     os.kill(engine_pids(shared.sampler)[-1], signal.SIGKILL)
     with pytest.raises(EngineDied):
         while True:
@@ -207,7 +212,7 @@ def test_after_a_kill_the_base_is_bound_again(shared, big):
     assert all(torch.equal(shared.logprobs(role), before[role]) for role in before)  # the memory outlives the engine
     shared.sampler.start()
     assert [notice.split(" (")[0] for notice in shared.notices] == [
-        "the SGLang engine was lost", f"base: shared with the engine, {n_bytes(big) / 1e9:.3g} GB",
+        "the SGLang engine died", f"base: shared with the engine, {n_bytes(big) / 1e9:.3g} GB",
     ]  # fmt: skip
     assert equals_files(shared.model, big)
     step_on(shared.model)
@@ -238,7 +243,7 @@ def test_bases_that_are_not_shared(tokenizer, tmp_path):
     assert reason_not_shared(tmp_path, True) is None
     it = opened(tmp_path, share_base=False)
     it.sampler.close()
-    assert it.notices == ["base: two copies (sampler.share_base is false)"] and not it.sampler.settings.share_base
+    assert it.notices == ["base: two copies (sampler.share_base is false)"] and not it.sampler.engine_args.share_base
     assert equals_files(it.model, tmp_path)
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace('"qwen2"', '"gemma3"'))

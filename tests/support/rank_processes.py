@@ -1,4 +1,4 @@
-"""Ranks as torchrun starts them, each a process forked from one that has torch already."""
+"""Ranks as torchrun starts them, each a process forked from one that has imported torch."""
 
 import os
 import socket
@@ -11,12 +11,12 @@ import pytest
 from aslfast.cli.main import app
 from tests.support.killed_runs import started, untimed
 
-# Each rank's own sampler and packs: what is reused, and what two trajectories share, depends on who is beside whom.
+# Each rank's own sampler and packs: what is reused, and what two trajectories share, depends on what shares a batch.
 PER_RANK = {"prefix_cache", "forward_tokens", "shared_tokens"}
 
 
 def ranks_of(size: int, act: Callable, *args) -> list:
-    """`act(*args)` in `size` processes that are ranks of each other."""
+    """Start `act(*args)` in `size` processes that are ranks of each other; return the processes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     return [started(_as_rank, rank, size, port, act, args) for rank in range(size)]
@@ -29,19 +29,19 @@ def _as_rank(rank: int, size: int, port: int, act: Callable, args: tuple) -> Non
 
 
 def command(folder: Path, *arguments: object) -> None:
-    """The command line's `aslfast`; what it says on stderr goes to `folder`/said-RANK.txt."""
-    said = os.open(folder / f"said-{os.environ['RANK']}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(said, 2)
+    """Run the command line's `aslfast`; its stderr goes to `folder`/stderr-RANK.txt."""
+    stderr = os.open(folder / f"stderr-{os.environ['RANK']}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(stderr, 2)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     app([str(argument) for argument in arguments], prog_name="aslfast")
 
 
-def said(folder: Path, rank: int) -> str:
-    return (folder / f"said-{rank}.txt").read_text()
+def stderr_of(folder: Path, rank: int) -> str:
+    return (folder / f"stderr-{rank}.txt").read_text()
 
 
-def ended(processes: list, within_s: float) -> list[int | None]:
-    """Exit codes; None for a process that is still there after that time, and is killed."""
+def exit_codes(processes: list, within_s: float) -> list[int | None]:
+    """Return the exit codes; None for a process that still runs after that time, and is killed."""
     for process in processes:
         process.join(within_s)
     codes = [process.exitcode for process in processes]
@@ -52,7 +52,7 @@ def ended(processes: list, within_s: float) -> list[int | None]:
 
 
 def same_run(run, other):
-    """The same lines but for timing and last bits, and the same questions; adapters of the same versions."""
+    """Assert the same lines but for timing and last bits, and adapters of the same versions."""
     for name in ("metrics.jsonl", "rounds.jsonl"):
         lines, others = untimed(run / name), untimed(other / name)
         assert len(lines) == len(others) and lines
@@ -65,7 +65,7 @@ def same_run(run, other):
 
 
 def near(wanted):
-    """Differences of log-probs (mismatch, ratios) are themselves last bits."""
+    """Return what matches `wanted` up to last bits: differences of log-probs (mismatch, ratios) are themselves that."""
     if isinstance(wanted, dict):
         return {key: near(value) for key, value in wanted.items()}
     return pytest.approx(wanted, rel=1e-3, abs=1e-4) if isinstance(wanted, float) else wanted

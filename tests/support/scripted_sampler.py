@@ -1,4 +1,4 @@
-"""A sampler that plays given texts: the stand-in for a model where the rollout is tested, not the model."""
+"""A sampler that returns given texts: it replaces a model where the rollout is tested, not the model."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,7 @@ from aslfast.sampler.protocol import Sample, SampleRequest
 
 
 class ScriptedSampler:
-    """Plays texts in order, or, with a function, those that it gives for a session's prompt and first seed.
+    """Returns texts in order, or, with a function, those that it gives for a session's prompt and first seed.
 
     A text may come with its finish: ("text", "length"); by default it is "eos" for a text that ends with the
     end-of-turn token, else "stop". The k-th token of the n-th turn has the log-prob -(n + k / 1000).
@@ -35,14 +35,13 @@ class ScriptedSampler:
             self._left[request.session] = list(script)
         return self._left[request.session].pop(0)
 
+    def start(self) -> None: ...
+
     def release(self, session: str) -> None:
         self.released.append(session)
 
-    def abort(self, session: str) -> None:
-        pass
+    def abort(self, session: str) -> None: ...
 
-    def flush(self) -> None:
-        pass
+    def flush(self) -> None: ...
 
-    def close(self) -> None:
-        pass
+    def close(self) -> None: ...

@@ -9,8 +9,8 @@ import transformers
 from aslfast.config import load_recipe
 from aslfast.data.corpus import Passage
 from aslfast.models import lora
+from aslfast.models.base_model import LAB_BASE, load_base
 from aslfast.trainer.build import build_sampler
-from aslfast.trainer.datasets import LAB_BASE
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -56,14 +56,14 @@ def stir(model, scale: float = 0.05, seed: int = 1) -> None:
 
 def lab_with_adapters():
     """(the lab's base with three adapters, all different from it, its tokenizer)."""
-    base, own_tokenizer = lora.load_base(LAB_BASE)
+    base, own_tokenizer = load_base(LAB_BASE)
     peft_model = lora.add_adapters(base, rank=16, alpha=32.0, seed=0)
     stir(peft_model, scale=0.01)
     return peft_model, own_tokenizer
 
 
-def lab_sampler(peft_model, own_tokenizer, notice=lambda _: None, **sampler):
+def lab_sampler(peft_model, own_tokenizer, notify=lambda _: None, **sampler):
     """An SGLang sampler as a run of the tiny recipe has it; `sampler` are its keys in the recipe."""
     config = load_recipe("tiny")
     settings = replace(config.sampler, kind="sglang", share_base=False, **{"max_running_requests": 64, **sampler})
-    return build_sampler(replace(config, sampler=settings), peft_model, own_tokenizer, notice=notice)
+    return build_sampler(replace(config, sampler=settings), peft_model, own_tokenizer, notify=notify)

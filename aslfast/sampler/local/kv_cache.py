@@ -1,24 +1,22 @@
-"""The key/value cache of the local sampler: one row per session, written at each row's own positions."""
+"""The key/value cache of the local sampler: one slot per session, written at each slot's own positions."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, Cache
 
-FIRST_ROWS = 8
-FIRST_COLUMNS = 256
+INITIAL_SLOTS = 8
+INITIAL_POSITIONS = 256
 ATTENTION = "aslfast_grouped"
 
 
 class KVCache(Cache):
-    """Keys and values of all layers in one tensor kv_L2RSHD: [layers, 2, rows, columns, kv heads, head dim].
+    """Keys and values of all layers in one tensor kv_L2RSHD: [layers, 2, slots, positions, kv heads, head dim].
 
-    A forward pass covers the consecutive rows `rows`, so that attention reads a view and nothing is gathered.
-    Columns come before heads: a token's keys are one contiguous stretch, and one `index_copy_` writes a batch.
-    One row more than asked for is kept: padding is written there, where nobody reads.
+    A forward pass covers consecutive slots, so that attention reads a view and nothing is gathered. Positions come
+    before heads: a token's keys are one contiguous stretch, and one `index_copy_` writes a batch. One slot more than
+    asked for is kept: padding is written there, and never read.
     """
 
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, like: torch.Tensor) -> None:
@@ -29,59 +27,59 @@ class KVCache(Cache):
 
     def drop(self) -> None:
         """Free everything."""
-        self._allocate(0, FIRST_COLUMNS)
+        self._allocate(0, INITIAL_POSITIONS)
 
-    def _allocate(self, n_rows: int, n_columns: int) -> None:
+    def _allocate(self, n_slots: int, n_positions: int) -> None:
         n_layers, n_heads, head_dim = self._shape
-        self.kv_L2RSHD = self._like.new_zeros(n_layers, 2, n_rows + 1, n_columns, n_heads, head_dim)
-        self.n_rows, self.n_columns = n_rows, n_columns
+        self.kv_L2RSHD = self._like.new_zeros(n_layers, 2, n_slots + 1, n_positions, n_heads, head_dim)
+        self.n_slots, self.n_positions = n_slots, n_positions
         # The same memory token by token, where index_copy_ writes. Lists: indexing a tensor costs microseconds.
         self._flat = [[side.view(-1, n_heads, head_dim) for side in layer] for layer in self.kv_L2RSHD]
 
-    def reserve(self, n_rows: int, n_columns: int, max_running_requests: int, max_columns: int) -> None:
+    def reserve(self, n_slots: int, n_positions: int, max_slots: int, max_positions: int) -> None:
         """Grow to at least this size, by doubling up to the limits; what is held is kept."""
-        if n_rows <= self.n_rows and n_columns <= self.n_columns:
+        if n_slots <= self.n_slots and n_positions <= self.n_positions:
             return
-        old_rows, old_columns, old = self.n_rows, self.n_columns, self.kv_L2RSHD
-        if n_rows > old_rows:
-            n_rows = min(max(n_rows, 2 * old_rows, FIRST_ROWS), max_running_requests)
-        if n_columns > old_columns:
-            n_columns = min(max(n_columns, 2 * old_columns), max_columns)
-        self._allocate(max(n_rows, old_rows), max(n_columns, old_columns))
-        self.kv_L2RSHD[:, :, :old_rows, :old_columns] = old[:, :, :old_rows]
+        old_slots, old_positions, old = self.n_slots, self.n_positions, self.kv_L2RSHD
+        if n_slots > old_slots:
+            n_slots = min(max(n_slots, 2 * old_slots, INITIAL_SLOTS), max_slots)
+        if n_positions > old_positions:
+            n_positions = min(max(n_positions, 2 * old_positions), max_positions)
+        self._allocate(max(n_slots, old_slots), max(n_positions, old_positions))
+        self.kv_L2RSHD[:, :, :old_slots, :old_positions] = old[:, :, :old_slots]
 
     @torch.inference_mode()  # also called between steps, by an abort
-    def swap(self, row: int, other: int, n_columns: int) -> None:
-        """Exchange the first n_columns of two rows."""
-        if row != other and n_columns:
-            kept = self.kv_L2RSHD[:, :, row, :n_columns].clone()
-            self.kv_L2RSHD[:, :, row, :n_columns] = self.kv_L2RSHD[:, :, other, :n_columns]
-            self.kv_L2RSHD[:, :, other, :n_columns] = kept
+    def swap(self, slot: int, other: int, n_positions: int) -> None:
+        """Exchange the first n_positions of two slots."""
+        if slot != other and n_positions:
+            kept = self.kv_L2RSHD[:, :, slot, :n_positions].clone()
+            self.kv_L2RSHD[:, :, slot, :n_positions] = self.kv_L2RSHD[:, :, other, :n_positions]
+            self.kv_L2RSHD[:, :, other, :n_positions] = kept
 
     def set_write_positions(
-        self, first_row: int, position_BT: torch.Tensor, n_columns: int, padded_BT: torch.Tensor | None
+        self, first_slot: int, position_BT: torch.Tensor, n_positions: int, padded_BT: torch.Tensor | None
     ) -> None:
-        """Say what the next forward pass writes (position_BT of rows first_row...) and reads (n_columns)."""
-        n_rows = position_BT.shape[0]
-        row_B1 = torch.arange(first_row, first_row + n_rows, device=position_BT.device)[:, None]
-        index_BT = row_B1 * self.n_columns + position_BT
+        """Set what the next forward pass writes (position_BT of the slots from first_slot) and reads (n_positions)."""
+        n_batch = position_BT.shape[0]
+        slot_B1 = torch.arange(first_slot, first_slot + n_batch, device=position_BT.device)[:, None]
+        index_BT = slot_B1 * self.n_positions + position_BT
         if padded_BT is not None:
-            index_BT = index_BT.masked_fill(padded_BT, self.n_rows * self.n_columns)
+            index_BT = index_BT.masked_fill(padded_BT, self.n_slots * self.n_positions)
         self._index = index_BT.flatten()
-        window = self.kv_L2RSHD[:, :, first_row : first_row + n_rows, :n_columns].transpose(3, 4)
+        window = self.kv_L2RSHD[:, :, first_slot : first_slot + n_batch, :n_positions].transpose(3, 4)
         self._window = [(layer[0], layer[1]) for layer in window.unbind(0)]
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new keys and values [B, H, T, D]; return views of all columns in use [B, H, S, D]."""
+        """Write the new keys and values [B, H, T, D]; return views of all positions in use [B, H, S, D]."""
         key, value = self._flat[layer_idx]
         key.index_copy_(0, self._index, key_states.transpose(1, 2).flatten(0, 1))
         value.index_copy_(0, self._index, value_states.transpose(1, 2).flatten(0, 1))
         return self._window[layer_idx]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Unused by models that are given positions; some ask all the same."""
+        """Return 0: models that are given positions do not use it, but some ask."""
         return 0
 
 
@@ -92,12 +90,12 @@ def grouped_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor,
     scaling: float | None = None,
-    **kwargs: Any,
+    **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
-    """Attention whose query heads of one kv head stand in the query's length: keys and values are never repeated.
+    """Compute attention with the query heads of one kv head along the query's length: no key or value is repeated.
 
     query [B, G*H, T, D], key and value [B, H, S, D], attention_mask [B, 1, G*T, S] (additive, tiled by `causal_mask`).
-    Head h*G+g reads kv head h, as in transformers' repeat_kv. Returns [B, T, G*H, D].
+    Head h*G+g reads kv head h, as in transformers' repeat_kv. Return [B, T, G*H, D].
     """
     n_batch, n_heads, n_tokens, head_dim = query.shape
     grouped = query.reshape(n_batch, key.shape[1], -1, head_dim)
@@ -105,10 +103,10 @@ def grouped_attention(
     return out.reshape(n_batch, n_heads, n_tokens, head_dim).transpose(1, 2), None
 
 
-def causal_mask(position_BT: torch.Tensor, n_columns: int, n_groups: int, dtype: torch.dtype) -> torch.Tensor:
-    """0 where a token may look, -inf elsewhere, tiled for `grouped_attention`: [B, 1, G*T, S]."""
-    column_S = torch.arange(n_columns, device=position_BT.device)
-    hidden_BTS = column_S > position_BT[:, :, None]
+def causal_mask(position_BT: torch.Tensor, n_positions: int, n_groups: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return 0 where a token may look, -inf elsewhere, tiled for `grouped_attention`: [B, 1, G*T, S]."""
+    position_S = torch.arange(n_positions, device=position_BT.device)
+    hidden_BTS = position_S > position_BT[:, :, None]
     mask_BTS = torch.zeros_like(hidden_BTS, dtype=dtype).masked_fill_(hidden_BTS, -torch.inf)
     return mask_BTS.repeat(1, n_groups, 1)[:, None]
 

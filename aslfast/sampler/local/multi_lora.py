@@ -1,13 +1,13 @@
-"""Rows of different LoRA adapters in one forward pass.
+"""Sequences of different LoRA adapters in one forward pass.
 
-All adapters of a layer are laid side by side: A_RI [sum of ranks, in] and B_RO [sum of ranks, out]. A mask keeps, for
-each row of the batch, the ranks of its own adapter and holds that adapter's scaling:
+All adapters of a layer are concatenated: A_RI [sum of ranks, in] and B_RO [sum of ranks, out]. A mask keeps, for each
+sequence of the batch, the ranks of its own adapter and holds that adapter's scaling:
 
     out_BTO = base(x_BTI) + ((x_BTI A_RI^T) * mask_B1R) B_RO
 
-which is LoRA (arXiv 2106.09685, section 4.1) for each row, and the base alone where the mask is 0. A few more ranks
-cost less than one forward pass per adapter; ranks outside those of the batch's adapters are left out. Adapters are read
-from PEFT's layers; PEFT's state is left as it is.
+which is LoRA (arXiv 2106.09685, section 4.1) for each sequence, and the base alone where the mask is 0. A few more
+ranks cost less than one forward pass per adapter; ranks outside those of the batch's adapters are left out. Adapters
+are read from PEFT's layers; PEFT's state is left as it is.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Key = tuple[tuple[str, int, float], ...]  # (adapter, rank, scaling) of a layer;
 
 
 class MultiLora:
-    """The adapters of a model, ready to be applied row by row. `refresh` after weights change."""
+    """The adapters of a model, ready to be applied sequence by sequence. `refresh` after weights change."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self.refresh()
 
     def refresh(self) -> None:
-        """Read the adapters' weights again (copies: a few MB)."""
+        """Copy the adapters' weights again (a few MB). Raise UserError for what is not plain LoRA."""
         modules: list[tuple[str, Any]] = list(self._model.named_modules())
         self._layers = [(name, m) for name, m in modules if hasattr(m, "lora_A") and hasattr(m, "base_layer")]
         for name, module in modules:  # PEFT's wrapper of a module trained as a whole
@@ -53,10 +53,11 @@ class MultiLora:
         return n_adapters, sum(weight._version for weight in self._parameters)
 
     def changed(self) -> bool:
-        """Whether an adapter came, went or was written in place since `refresh`."""
+        """Return whether an adapter was added, removed or written in place since `refresh`."""
         return self._fingerprint() != self._seen
 
     def _forward_of(self, name: str, layer: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Return the layer's forward for a batch of several adapters."""
         check_plain(name, layer)
         key: Key = tuple((a, m.weight.shape[0], float(layer.scaling[a])) for a, m in layer.lora_A.items())
         with torch.no_grad():
@@ -70,7 +71,9 @@ class MultiLora:
             if low == high:
                 return out
             if x.dim() != 3 or x.shape[0] != mask_B1R.shape[0]:
-                raise UserError(f"{name}: rows are lost in shape {tuple(x.shape)}; the local sampler needs [B, T, I]")
+                raise UserError(
+                    f"{name}: sequences are merged in shape {tuple(x.shape)}; the local sampler needs [B, T, I]"
+                )
             low_BTR = linear(x.to(a_RI.dtype), a_RI[low:high]) * mask_B1R
             if out.dtype != b_RO.dtype:
                 return (out + low_BTR @ b_RO[low:high]).to(out.dtype)
@@ -81,12 +84,12 @@ class MultiLora:
         return forward
 
     def _table(self, key: Key, like: torch.Tensor) -> torch.Tensor:
-        """[adapters + 1, 1, R]: each adapter's mask; the last, all 0, is the base's."""
+        """Return each adapter's mask [adapters + 1, 1, R]; the last, all 0, is the base's."""
         rows = [[s if a == name else 0.0 for a, rank, s in key for _ in range(rank)] for name in (*self.names, None)]
         return torch.tensor(rows, dtype=like.dtype, device=like.device)[:, None]
 
     def enter(self, adapters: Sequence[str | None]) -> None:
-        """Make the next forward pass serve adapters[i] in row i. Followed by `leave`."""
+        """Make the next forward pass serve adapters[i] in sequence i. Follow it with `leave`."""
         order = {name: i for i, name in enumerate(self.names)} | {None: len(self.names)}
         rows = [order[adapter] for adapter in adapters]
         for key, table in self._tables.items():
@@ -96,13 +99,13 @@ class MultiLora:
             layer.__dict__["forward"] = forward  # shadows the class's method; nn.Module.__setattr__ would cost more
 
     def leave(self) -> None:
-        """Give PEFT its own forward back."""
+        """Restore PEFT's own forward."""
         for layer, _ in self._forwards:
             layer.__dict__.pop("forward", None)
 
 
 def span(key: Key, adapters: set[str | None]) -> tuple[int, int]:
-    """The stretch [low, high) of a layer's ranks that holds these adapters; (0, 0) if it has none of them."""
+    """Return the range [low, high) of a layer's ranks that holds these adapters; (0, 0) if it has none of them."""
     ends = [0, *accumulate(rank for _, rank, _ in key)]
     held = [i for i, (adapter, _, _) in enumerate(key) if adapter in adapters]
     return (ends[held[0]], ends[held[-1] + 1]) if held else (0, 0)

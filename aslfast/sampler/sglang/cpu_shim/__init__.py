@@ -1,9 +1,9 @@
 """What SGLang 0.5.21 lacks to run on a CPU with nothing but the public wheels. Loaded in the engine's processes only.
 
-- `sgl_kernel`: its CPU build is not on any index; path/sgl_kernel stands in for the import, and SGLang then takes
-  its plain torch code.
-- `torchvision`: the public wheel is built for CUDA; beside a CPU torch its operators do not load, and it fails at
-  import where it looks for nms.
+- `sgl_kernel`: its CPU build is not on any index; path/sgl_kernel replaces the import, and SGLang then takes its plain
+  torch code.
+- `torchvision`: the public wheel is built for CUDA; with a CPU torch its operators do not load, and it fails at import
+  where it looks for nms.
 - pinned memory: SGLang's LoRA code asks for it; a torch without an accelerator refuses.
 - attention.py and lora.py: SGLang's plain torch code for a batch loops over its requests; these do a batch at a time.
 """
@@ -13,9 +13,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 
@@ -23,9 +23,9 @@ PINNING = ("sglang.srt.lora.layers", "sglang.srt.lora.lora", "sglang.srt.lora.me
 
 
 def install(processes: int = 1) -> None:
-    """Before SGLang is imported. Child processes inherit the path and the variables.
+    """Prepare this process and its children for the import of SGLang: call this before it.
 
-    processes: of the engine, that hold the model between them.
+    processes: how many of the engine hold the model between them.
     """
     os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
     os.environ["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join(["0"] * processes)  # else it counts NUMA nodes
@@ -34,7 +34,7 @@ def install(processes: int = 1) -> None:
 
 
 def install_backends() -> None:
-    """In the scheduler: ours under the names of SGLang's plain torch backends."""
+    """Register ours under the names of SGLang's plain torch backends, in the scheduler."""
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
     from sglang.srt.lora.backend.lora_registry import register_lora_backend
 
@@ -44,23 +44,23 @@ def install_backends() -> None:
     register_attention_backend("torch_native")(BatchedAttention)
     register_lora_backend("torch_native")(lambda: GroupedLora)
     for name in PINNING:
-        vars(importlib.import_module(name))["torch"] = UnpinnedTorch()  # these alone: torch itself stays as it is
+        vars(importlib.import_module(name))["torch"] = UnpinnedTorch()  # in these alone: torch itself stays as it is
 
 
 class UnpinnedTorch(ModuleType):
-    """torch as a module sees it, but `pin_memory=True` is ignored where a tensor is made."""
+    """torch as a module sees it, but `pin_memory=True` is ignored where a tensor is created."""
 
     def __init__(self) -> None:
         super().__init__("torch")
         for name in ("tensor", "empty", "zeros", "ones"):
             setattr(self, name, _unpinned(getattr(torch, name)))
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> object:
         return getattr(torch, name)
 
 
-def _unpinned(make: Any) -> Any:
-    def made(*args: Any, pin_memory: bool = False, **options: Any) -> Any:
-        return make(*args, **options)
+def _unpinned(create: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def without_pinning(*args: object, pin_memory: bool = False, **options: object) -> torch.Tensor:
+        return create(*args, **options)
 
-    return made
+    return without_pinning

@@ -1,0 +1,121 @@
+"""Forward passes of the trainer's model for the local sampler: slots of the cache in, logits of the next tokens out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from aslfast.errors import UserError
+from aslfast.sampler.local.kv_cache import ATTENTION, KVCache, causal_mask
+from aslfast.sampler.local.multi_lora import MultiLora
+from aslfast.sampler.local.running_request import RunningRequest
+
+PREFILL_TOKENS = 8192  # most tokens of one prefill pass, padding included
+PREFILL_SLACK = 16  # sequences that differ by at most this many tokens, or a quarter, are padded to one length
+
+
+class ForwardPass:
+    """A causal LM, bare or wrapped by PEFT, that runs sequences of different adapters in one batch."""
+
+    def __init__(self, model: Any, max_context: int) -> None:
+        """Lower max_context to what the model's positions allow. Raise UserError for a model that is not served."""
+        self.lora = MultiLora(model)
+        # PEFT replaces layers in place: underneath is the same model without the wrapper's overhead.
+        self.model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._modules = list(self.model.modules())
+        self._config = self.model.get_decoder().config
+        n_heads, n_kv_heads, head_dim = check_architecture(self._config)
+        self._n_groups = n_heads // n_kv_heads
+        weight = self.model.get_input_embeddings().weight
+        self.n_vocab, self._device, self._dtype = weight.shape[0], weight.device, weight.dtype
+        self.max_context = min(max_context, getattr(self._config, "max_position_embeddings", None) or max_context)
+        self.cache = KVCache(self._config.num_hidden_layers, n_kv_heads, head_dim, weight.detach())
+
+    def refresh(self) -> None:
+        """Read the adapters again."""
+        self.lora.refresh()
+        self._modules = list(self.model.modules())
+
+    def logits(self, first_slot: int, requests: Sequence[RunningRequest]) -> torch.Tensor:
+        """Run the tokens that are not in the cache yet; return the logits [B, V] after the last token of each request.
+
+        requests[i] is in slot first_slot + i. Padding is on the left, so that the last token comes last.
+        """
+        n_tokens = max(len(run.ids) - run.n_kv for run in requests)
+        n_positions = max(len(run.ids) for run in requests)
+        self.cache.reserve(0, n_positions, 0, self.max_context)
+        tokens = [[0] * (n_tokens - len(run.ids) + run.n_kv) + run.ids[run.n_kv :] for run in requests]
+        n_total_B1 = torch.tensor([[len(run.ids)] for run in requests], device=self._device)
+        position_BT = n_total_B1 - n_tokens + torch.arange(n_tokens, device=self._device)
+        padded_BT = None
+        if n_tokens > 1:
+            padded_BT = position_BT < torch.tensor([[run.n_kv] for run in requests], device=self._device)
+            position_BT = position_BT.clamp_(min=0)  # padding must see something: a row of -inf alone gives NaN
+        self.cache.set_write_positions(first_slot, position_BT, n_positions, padded_BT)
+        self.lora.enter([run.request.adapter for run in requests])
+        try:
+            return self.model(
+                input_ids=torch.tensor(tokens, device=self._device),
+                position_ids=position_BT,
+                attention_mask=causal_mask(position_BT, n_positions, self._n_groups, self._dtype),
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=1,
+            ).logits[:, -1]
+        finally:
+            self.lora.leave()
+
+    @contextmanager
+    def sampling_mode(self) -> Iterator[None]:
+        """Set evaluation mode, our attention and no gradients; restore all, since the learner trains these modules."""
+        training = [module for module in self._modules if module.training]
+        attention = self._config._attn_implementation
+        self._config._attn_implementation = ATTENTION
+        _set_training(training, False)
+        try:
+            with torch.inference_mode():
+                yield
+        finally:
+            self._config._attn_implementation = attention
+            _set_training(training, True)
+
+
+def _set_training(modules: Sequence[nn.Module], value: bool) -> None:
+    """Set the flag past nn.Module.__setattr__, which on every module would take a tenth of a small step."""
+    for module in modules:
+        vars(module)["training"] = value
+
+
+def buckets(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Cut ascending lengths into ranges [low, high) that waste little on padding and stay under PREFILL_TOKENS."""
+    cuts = [0]
+    for i, n in enumerate(lengths):
+        close = n <= max(lengths[cuts[-1]] + PREFILL_SLACK, lengths[cuts[-1]] * 5 // 4)
+        if i > cuts[-1] and (not close or (i + 1 - cuts[-1]) * n > PREFILL_TOKENS):
+            cuts.append(i)
+    return list(zip(cuts, [*cuts[1:], len(lengths)], strict=True)) if lengths else []
+
+
+def check_architecture(config: Any) -> tuple[int, int, int]:
+    """Return (query heads, kv heads, head dim). Raise UserError if a layer's attention is not full causal attention."""
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
+    if kinds or getattr(config, "sliding_window", None):
+        what = ", ".join(sorted(kinds)) or f"sliding_window={config.sliding_window}"
+        raise UserError(f"{config.model_type}: {what} is not served by the local sampler; use SGLang for this model")
+    n_heads = config.num_attention_heads
+    n_kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
+    return n_heads, n_kv_heads, getattr(config, "head_dim", None) or config.hidden_size // n_heads
+
+
+def eos_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the ids that end a turn: those of the generation config, and the tokenizer's."""
+    found: set[int] = set()
+    given: tuple[Any, ...] = (getattr(model.generation_config, "eos_token_id", None), tokenizer.eos_token_id)
+    for ids in given:
+        found.update([ids] if isinstance(ids, int) else ids or ())
+    return frozenset(found)
