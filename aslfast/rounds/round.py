@@ -26,10 +26,10 @@ async def run_round(context: RoundContext) -> None:
     state = context.state
     for phase in phases_of(context.config):
         if (state.round, phase.name) not in state.phases_done:
-            await _run_phase(context, phase)
+            await run_phase(context, phase)
 
 
-async def _run_phase(context: RoundContext, phase: Phase) -> None:
+async def run_phase(context: RoundContext, phase: Phase) -> None:
     """Run a phase, or the rest of one: after a resume it goes on at the step that was not committed."""
     state = context.state
     if not state.phase_step:

@@ -1,16 +1,15 @@
-"""The tables and the picture of docs/learner.md, from what bench_learner.py, bench_round.py and soak.py wrote.
+"""The tables and the picture of docs/learner.md, from what bench_learner.py, bench_round.py and bench_soak.py wrote.
 
     python -m bench.learner.report_learner
 
-Reads learner-cpu.json, round-cpu.json, soak.json and those of a GPU in bench/results; what is not there is "not
-measured". Rewrites what stands between the markers of docs/learner.md, and docs/learner.png. The table of algorithms
-comes from the recipes.
+Reads learner-cpu.json, round-cpu.json, soak.json and those of a GPU in bench/results; what is missing is "not
+measured". Rewrites what is between the markers of docs/learner.md, and docs/learner.png. The table of algorithms comes
+from the recipes.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,56 +17,48 @@ from typing import Any
 from aslfast.config.algorithms import algorithm_names, settings_of
 from aslfast.files.atomic import write_text
 from bench.learner.plots import draw
-from bench.learner.tables import (
-    Result,
-    round_lines,
-    round_sentence,
-    soak_lines,
-    soak_sentence,
-    step_lines,
-    step_sentence,
-)
+from bench.learner.tables import round_lines, round_sentence, soak_lines, soak_sentence, step_lines, step_sentence
+from bench.shared.results import Result, read_result
 from bench.shared.stamp import ROOT
 
 PAGE, PICTURE = ROOT / "docs" / "learner.md", ROOT / "docs" / "learner.png"
 BEGIN, END = "<!-- {}: made by bench/learner/report_learner.py -->", "<!-- end -->"
 GPU = "Qwen2.5-7B's shape on a GPU"
-FILES = {  # by what they are called in the page
+FILES = {  # by their names in the page
     "step": "learner-cpu.json", "step on a GPU": "learner-gpu.json", "round": "round-cpu.json",
     "round on a GPU": "round-gpu.json", "soak": "soak.json",
 }  # fmt: skip
-INTRODUCED = {
+INTRODUCTIONS = {
     "step": (
-        "`python -m bench.learner.bench_learner --out bench/results/learner-cpu.json`: one step, packed with common prefixes "
-        "computed once; packed without; padded as TRL does it (`bench/learner/padded_step.py`), with rows sorted by length "
-        "first and as they come. The share is that of the FLOPs which the side cannot do without, of the rate of one "
-        "large matrix product."
+        "`python -m bench.learner.bench_learner --out bench/results/learner-cpu.json`: one step, packed with common "
+        "prefixes computed once; packed without; padded as TRL does it (`bench/learner/padded_step.py`), with rows "
+        "sorted by length first and in sampling order. A loss token is one that was sampled and trained on. Of the "
+        "matmul rate: the FLOPs that the side cannot do without, as a fraction of the rate of one large matrix product."
     ),
     "round": (
-        "`python -m bench.round.bench_round --out bench/results/round-cpu.json`: parts exclude each other and add up to the "
-        "phase. Rollout: sampling, what follows taken out; tool: searches; reward: rewards, labels, reading of "
+        "`python -m bench.round.bench_round --out bench/results/round-cpu.json`: parts exclude each other and add up "
+        "to the phase. Rollout: sampling, without what follows; tool: searches; reward: rewards, labels, parsing of "
         "verdicts; learn: the learner's step; sync: adapters to the sampler; commit: trajectories, learner's state, "
-        "ledger; monitor: its figures; rest: tasks, advantages, lines of metrics. A live token is one that was learnt "
-        "from."
+        "ledger; monitor: its metrics; rest: tasks, advantages, records."
     ),
     "soak": (
-        "`python -m bench.round.bench_soak --out bench/results/soak.json`: after each optimizer step memory, files, threads and "
-        "the processor's seconds a token. Start-up fills pools and caches, so the second quarter of the steps is "
+        "`python -m bench.round.bench_soak --out bench/results/soak.json`: after each optimizer step memory, files, "
+        "threads and processor time per token. Start-up fills pools and caches, so the second quarter of the steps is "
         "compared with the last."
     ),
 }
 
 
 def read_results(folder: Path) -> dict[str, Result]:
-    """Those that are there, by their names in FILES."""
-    found = {name: folder / file for name, file in FILES.items() if (folder / file).exists()}
-    return {name: json.loads(file.read_text(encoding="utf-8")) for name, file in found.items()}
+    """Return the results that exist, by their names in FILES."""
+    return {name: read_result(folder / file) for name, file in FILES.items() if (folder / file).exists()}
 
 
 # --- what was measured -------------------------------------------------------------------------------------------
 
 
 def measured_block(results: Mapping[str, Result]) -> list[str]:
+    """Return the lines of what was measured."""
     lines = ["![A step by side, a round by part, a soak](learner.png)", ""] if results else []
     lines += section("The step", "step", results, step_lines, step_sentence)
     lines += section("A round by part", "round", results, round_lines, round_sentence)
@@ -79,8 +70,8 @@ def section(
     title: str, name: str, results: Mapping[str, Result], lines_of: Callable[[Result], Iterable[str]],
     sentence_of: Callable[[Result], str],
 ) -> Iterator[str]:  # fmt: skip
-    """A table for each result; the sentence that says what was measured stands below it."""
-    yield from (f"### {title}", "", INTRODUCED[name], "")
+    """Yield a table for each result, and below it the sentence that says what was measured."""
+    yield from (f"### {title}", "", INTRODUCTIONS[name], "")
     if name not in results:
         yield from ("Not measured yet.", "")
     for key in (name, f"{name} on a GPU"):
@@ -94,25 +85,26 @@ def section(
 
 
 def algorithm_block() -> list[str]:
-    """A row an algorithm, all of its settings."""
+    """Return the table of algorithms, all of their settings."""
     named = {name: settings_of(name) for name in algorithm_names()}
     return [
-        "| `algorithm` | loss | clip below, above | KL | aggregate | advantage | flat groups |",
+        "| `algorithm` | loss | clip below, above | KL | aggregate | advantage | zero-variance groups |",
         "|---|---|---|---|---|---|---|",
         *(f"| `{name}` | {' | '.join(cells(tree['loss'], tree['advantage']))} |" for name, tree in named.items()),
     ]
 
 
 def cells(loss: Mapping[str, Any], advantage: Mapping[str, Any]) -> list[str]:
-    per, dual = f"{loss['kind']}, a ratio per {loss['ratio_level']}", f", dual {loss['dual_clip']:g}"
+    """Return an algorithm's cells."""
+    kind, dual = f"{loss['kind']}, a ratio per {loss['ratio_level']}", f", dual {loss['dual_clip']:g}"
     constant = f" {loss['trajectory_tokens']}" if loss["aggregate"] == "constant" else ""
     return [
-        per + dual * bool(loss["dual_clip"]),
+        kind + dual * bool(loss["dual_clip"]),
         f"{loss['clip_low']:g}, {loss['clip_high']:g}",
         f"{loss['kl_coef']:g} x {loss['kl_estimator']}" if loss["kl_coef"] else "none",
         f"{loss['aggregate']}{constant}",
         f"baseline {advantage['baseline']}, scale {advantage['scale']}",
-        "left out" if advantage["drop_flat"] else "counted",
+        "left out" if advantage["drop_zero_variance"] else "counted",
     ]
 
 
@@ -120,12 +112,12 @@ def cells(loss: Mapping[str, Any], advantage: Mapping[str, Any]) -> list[str]:
 
 
 def rewritten(page: str, results: Mapping[str, Result]) -> str:
-    """The page with both blocks as they are now."""
+    """Return the page with both blocks brought up to date."""
     return between(between(page, "algorithms", algorithm_block()), "measured", measured_block(results))
 
 
 def between(page: str, name: str, lines: list[str]) -> str:
-    """The page with these lines between the markers of that name."""
+    """Return the page with these lines between the markers of that name."""
     begin = BEGIN.format(name)
     before, rest = page.split(begin)
     _, after = rest.split(END, 1)
@@ -133,6 +125,7 @@ def between(page: str, name: str, lines: list[str]) -> str:
 
 
 def main() -> None:
+    """Run from the command line."""
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     results = read_results(ROOT / "bench" / "results")
     write_text(PAGE, rewritten(PAGE.read_text(encoding="utf-8"), results))

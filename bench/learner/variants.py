@@ -1,10 +1,11 @@
-"""The ways to take a learner's step that are compared, and what they spend their time on."""
+"""The ways to take a learner's step that are compared, and what each spends its time on."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -14,79 +15,76 @@ from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.models.activation_checkpointing import checkpoint_activations
 from bench.learner.padded_step import PaddedStep
+from bench.learner.step_parts import LOSS_PART, STEP_PARTS, timed_methods
+from bench.shared.part_clock import PartClock, now_on
 
 ROLE = "policy"
 
 
-class Clock:
-    """Seconds by part of a step: on a CPU of the processor, on a GPU of the wall."""
+@dataclass(frozen=True)
+class StepData:
+    """What one step learns from."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = {}
+    trajectories: list[Trajectory]
+    advantages: list[float]
 
-    def now(self) -> float:
-        if self.device != "cuda":
-            return time.process_time()
-        torch.cuda.synchronize()
-        return time.perf_counter()
+    @classmethod
+    def alternating(cls, trajectories: list[Trajectory]) -> StepData:
+        """Return the trajectories with advantages -1 and 1 in turn."""
+        return cls(trajectories, [1.0 if i % 2 else -1.0 for i in range(len(trajectories))])
 
-    def timed(self, part: str, run: Callable[..., Any]) -> Callable[..., Any]:
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            start = self.now()
-            out = run(*args, **kwargs)
-            self.seconds[part] = self.seconds.get(part, 0.0) + self.now() - start
-            return out
-
-        return wrapped
+    @property
+    def loss_tokens(self) -> int:
+        """How many tokens have a loss: those that were sampled."""
+        return sum(t.n_sampled for t in self.trajectories)
 
 
 class Side:
-    """One way to take the step. `learner` holds the optimizer; `padded`, where given, makes the gradient instead."""
+    """One way to take the step. The learner has the optimizer; `padded`, if given, makes the gradient in its place."""
 
     def __init__(self, learner: Learner, padded: PaddedStep | None = None) -> None:
         self.learner, self.padded = learner, padded
 
-    def gradient(self, trajectories: list[Trajectory], advantages: list[float]) -> None:
-        live = float(sum(t.n_sampled for t in trajectories))
-        self.learner.model.set_adapter(ROLE)
-        if self.padded is None:
-            self.learner.accumulate(trajectories, advantages, live, with_kl=False)
-        else:
-            with checkpoint_activations(self.learner.packed_model.base, self.learner.config.activation_checkpointing):
-                self.padded.accumulate(trajectories, advantages, live)
+    def step(self, data: StepData) -> None:
+        """Take one optimizer step."""
+        self._backward(data)
+        self._update()
 
-    def update(self) -> None:
-        self.learner._clip(ROLE)
-        self.learner._update(ROLE)
-
-    def step(self, trajectories: list[Trajectory], advantages: list[float]) -> None:
-        self.gradient(trajectories, advantages)
-        self.update()
-
-    def taken_gradient(self, trajectories: list[Trajectory], advantages: list[float]) -> Tensor:
-        self.gradient(trajectories, advantages)
-        flat = torch.cat([p.grad.flatten() for p in lora.parameters_of(self.learner.model, ROLE)])
+    def gradient(self, data: StepData) -> Tensor:
+        """Return the gradient of a step, flat; no weight moves."""
+        self._backward(data)
+        gradients = [p.grad for p in lora.parameters_of(self.learner.model, ROLE) if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
         self.learner._clear(ROLE)
         return flat
 
-    def parts(self, trajectories: list[Trajectory], advantages: list[float], clock: Clock) -> dict[str, float]:
-        """Seconds of one step by part; the clock waits for the device at each, so their sum is no step's time."""
-        model: Any = self.padded or self.learner.packed_model
-        names = "hidden", "logprobs"
-        backward: Any = torch.Tensor.backward
-        for part, name in zip(("forward", "forward and head"), names, strict=True):
-            setattr(model, name, clock.timed(part, getattr(model, name)))
-        torch.Tensor.backward = clock.timed("backward", backward)
-        try:
-            clock.timed("gradient", self.gradient)(trajectories, advantages)
-            clock.timed("optimizer", self.update)()
-        finally:
-            torch.Tensor.backward = backward
-            for name in names:
-                delattr(model, name)
-        s = clock.seconds
-        rest = s["gradient"] - s["forward and head"] - s["backward"]
-        head = s["forward and head"] - s["forward"]
-        parts = {"forward": s["forward"], "head": head, "backward": s["backward"], "optimizer": s["optimizer"]}
-        return {**parts, "packing and loss": rest}
+    def part_seconds(self, data: StepData, device: str) -> dict[str, float]:
+        """Return the seconds of one step by part. A GPU is waited for at each, so their sum is no step's time."""
+        clock = PartClock(now_on(device))
+        with ExitStack() as patches:
+            for owner, name, part in self._timed_methods():
+                patches.enter_context(patch.object(owner, name, clock.timed(part, getattr(owner, name))))
+            clock.timed(LOSS_PART, self._backward)(data)
+            clock.timed("optimizer", self._update)()
+        return {part: clock.seconds[part].on(device) for part in STEP_PARTS}
+
+    def _timed_methods(self) -> Iterator[tuple[object, str, str]]:
+        if self.padded is None:
+            yield from timed_methods(self.learner)
+        else:
+            yield self.padded, "hidden", "forward"
+            yield self.padded, "logprobs", "head"
+            yield torch.Tensor, "backward", "backward"
+
+    def _backward(self, data: StepData) -> None:
+        learner, loss_tokens = self.learner, float(data.loss_tokens)
+        learner.model.set_adapter(ROLE)
+        if self.padded is None:
+            learner.accumulate(data.trajectories, data.advantages, loss_tokens, with_kl=False)
+        else:
+            with checkpoint_activations(learner.packed_model.base, learner.config.activation_checkpointing):
+                self.padded.accumulate(data.trajectories, data.advantages, loss_tokens)
+
+    def _update(self) -> None:
+        self.learner._clip(ROLE)
+        self.learner._update(ROLE)

@@ -1,4 +1,4 @@
-"""What bench/paper_claims/arms.toml says: the arms of a claim, and the differences that decide it."""
+"""What arms.toml says: the arms of each claim, and the differences that decide it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from aslfast.config import RunConfig, load_recipe, toml
 from aslfast.errors import UserError
 
 FILE = Path(__file__).with_name("arms.toml")
-VALUES = ("truth", "reward")
+VALUES = ("accuracy", "reward")
+FORMER_VALUES = {"truth": "accuracy"}  # in older result files
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +25,11 @@ class Arm:
     overrides: tuple[str, ...]
 
     def config(self, seed: int) -> RunConfig:
-        """Raises UserError for a recipe or a key that does not exist."""
+        """Return the configuration. Raise UserError for a recipe or a key that does not exist."""
         return load_recipe(self.recipe, self.overrides, seed)
 
     def folder(self, runs: Path, seed: int) -> Path:
+        """Return the folder of the arm's run with a seed."""
         return runs / f"{self.key}-s{seed}"
 
 
@@ -42,8 +44,8 @@ class Term:
 
     @classmethod
     def read(cls, text: str) -> Term:
-        """ "+ truth asl 4". Raises UserError."""
-        words = text.split()
+        """Return the term that a text such as "+ accuracy asl 4" stands for. Raise UserError."""
+        words = [FORMER_VALUES.get(word, word) for word in text.split()]
         if len(words) != 4 or words[0] not in ("+", "-") or words[1] not in VALUES or not words[3].isdigit():
             wanted = f"'+ VALUE ARM ROUND' or '- VALUE ARM ROUND', VALUE one of {', '.join(VALUES)}"
             raise UserError(f"{FILE}: the term {text!r} cannot be read; write it as {wanted}")
@@ -52,35 +54,38 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What a claim says, as a sum that is above 0 if it is so."""
+    """A part of a claim: a sum that is above 0 if the part is supported."""
 
     says: str
     terms: tuple[Term, ...]
 
     @classmethod
     def read(cls, check: Mapping[str, Any]) -> Check:
+        """Return the check that a table of the TOML or of a result file stands for. Raise UserError."""
         return cls(check["says"], tuple(map(Term.read, check["terms"])))
 
     def arms(self) -> tuple[str, str] | None:
-        """(first, second) where the check only asks whether the truth of one arm ends above another's."""
+        """Return (first, second) if the check only asks whether one arm's accuracy ends above another's, else None."""
         first, *others = self.terms
         second = others[0] if len(others) == 1 else first
-        plain = (first.sign, second.sign, first.value, second.value) == (1, -1, "truth", "truth")
+        plain = (first.sign, second.sign, first.value, second.value) == (1, -1, "accuracy", "accuracy")
         return (first.arm, second.arm) if plain and first.arm != second.arm else None
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
+    """A claim of the paper, and how it is tested."""
+
     key: str
     title: str
     sentence: str
     arms: tuple[Arm, ...]
     checks: tuple[Mapping[str, Any], ...]
-    show_reward: bool  # in the picture, beside the truth
+    show_reward: bool  # in the picture, along with the accuracy
 
 
 def read_claims(file: Path = FILE) -> dict[str, Claim]:
-    """All claims by letter. Raises UserError for a claim or a check that names an arm which it has not."""
+    """Return all claims by letter. Raise UserError for a claim, or one of its checks, that names an unknown arm."""
     tree = toml.parse(file.read_text(encoding="utf-8"))
     arms = {
         key: Arm(key, arm["name"], arm["recipe"], (*tree["set"], *arm.get("set", ())))

@@ -1,11 +1,11 @@
-"""The paper's claims in small, on the lab: one command a claim; what the arms are stands in claims.toml.
+"""The paper's claims in small, on the lab: one command a claim; arms.toml says what its arms are.
 
     python -m bench.paper_claims.bench_claims a --seeds 0 1 2 --out runs/claims
 
-Trains each arm with each seed into runs/claims/<arm>-s<seed>, two at a time at most (--jobs), one thread each, goes on
-with those that were stopped, leaves alone those that are finished (claims share arms), then writes claims-a.json there
-and prints what it found. --collect trains nothing. Runs made elsewhere have no stamp of their own: --made-at names the
-commit that made them. A run with another configuration than the arm's is refused.
+Trains each arm with each seed into runs/claims/<arm>-s<seed>, at most two at a time (--jobs), one thread each. Resumes
+runs that were stopped and skips those that are finished (claims share arms), then writes claims-a.json there and prints
+what it found. --collect trains nothing. Runs made elsewhere have no stamp of their own: --made-at names the commit that
+made them. A run with another configuration than the arm's is refused.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from aslfast.errors import UserError
 from aslfast.files.atomic import write_text
 from aslfast.files.jsonl import append_line
 from bench.paper_claims.arms import Arm, Claim, read_claims
-from bench.paper_claims.finished_runs import begun, check_same, finished, gather, read_made
+from bench.paper_claims.finished_runs import check_same, finished, gather, read_made, started
 from bench.paper_claims.report_claims import section
 from bench.shared.stamp import git, stamp
 
 
 def train(arm: Arm, seed: int, runs: Path, made: dict[str, Any]) -> None:
-    """One run, to its end. Raises UserError where its folder holds another one, or where training fails."""
+    """Train one run to its end. Raise UserError if its folder holds another run, or if training fails."""
     run = arm.folder(runs, seed)
-    if begun(run):
+    if started(run):
         check_same(run, arm, seed)
         if finished(run):
             return
@@ -42,37 +42,38 @@ def train(arm: Arm, seed: int, runs: Path, made: dict[str, Any]) -> None:
             command(arm, seed, run), env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=out, stderr=out
         )
     if done.returncode:
-        raise UserError(f"{run}: training ended with code {done.returncode}; see {log}, then give the same command")
+        raise UserError(f"{run}: training ended with code {done.returncode}; see {log}, then repeat the command")
 
 
 def command(arm: Arm, seed: int, run: Path) -> list[str]:
+    """Return the command that trains the run, or resumes it."""
     train = [sys.executable, "-m", "aslfast", "train", "--quiet"]
-    if begun(run):
+    if started(run):
         return [*train, "--resume", str(run)]
     settings = [word for override in arm.overrides for word in ("--set", override)]
     return [*train, "--recipe", arm.recipe, "--seed", str(seed), "--out", str(run), *settings]
 
 
 def _stamps(run: Path) -> Path:
-    """Beside the run and not in it: a new run wants its folder empty."""
+    """Return the file of the run's stamps: next to its folder, which must be empty for a new run."""
     return run.with_suffix(".made.jsonl")
 
 
 def train_all(claim: Claim, seeds: list[int], runs: Path, jobs: int, made: dict[str, Any]) -> None:
-    """Raises UserError before anything is trained where an arm cannot be; stops at the first run that fails."""
+    """Train all runs of a claim. Raise UserError for an invalid arm before any training, else at the first failure."""
     for arm in claim.arms:
         arm.config(seeds[0])
     runs.mkdir(parents=True, exist_ok=True)
-    pool = ThreadPoolExecutor(jobs)
+    executor = ThreadPoolExecutor(jobs)
     try:
-        for run in [pool.submit(train, arm, seed, runs, made) for seed in seeds for arm in claim.arms]:
+        for run in [executor.submit(train, arm, seed, runs, made) for seed in seeds for arm in claim.arms]:
             run.result()
     finally:
-        pool.shutdown(cancel_futures=True)  # else Ctrl-C would end two runs and start the next two
+        executor.shutdown(cancel_futures=True)  # else Ctrl-C would end two runs and start the next two
 
 
 def collect(claim: Claim, seeds: list[int], runs: Path, made_at: str | None) -> dict[str, Any]:
-    """The claim's runs as JSON data. Raises UserError where one is missing, unfinished, another's or unstamped."""
+    """Return the claim's runs as JSON data. Raise UserError if one is missing, unfinished, another's or unstamped."""
     return {
         "claim": claim.key,
         "title": claim.title,
@@ -96,23 +97,24 @@ def _one(arm: Arm, seed: int, runs: Path, made_at: str | None) -> dict[str, Any]
     run = arm.folder(runs, seed)
     made = read_made(_stamps(run)) or ([{"commit": made_at}] if made_at else [])
     if not made:
-        raise UserError(f"{run}: nothing says which commit made it; name it with --made-at")
+        raise UserError(f"{run}: its commit is not recorded; name it with --made-at")
     return gather(run, arm, seed, made)
 
 
 def main() -> None:
+    """Run from the command line."""
     claims = read_claims()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("claim", choices=claims)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs, shared by all claims")
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=2, help="runs at a time")
-    parser.add_argument("--collect", action="store_true", help="only gather runs that are finished")
-    parser.add_argument("--made-at", help="commit that made those runs which have no stamp of their own")
+    parser.add_argument("--collect", action="store_true", help="only gather finished runs")
+    parser.add_argument("--made-at", help="commit that made the runs that have no stamp of their own")
     parser.add_argument("--allow-dirty", action="store_true")
     args = parser.parse_args()
     if len(set(args.seeds)) < 3:
-        parser.error("--seeds: at least 3 different ones, for an interval that says something")
+        parser.error("--seeds: at least 3 different ones, or the interval says nothing")
     claim, made = claims[args.claim], stamp("claims", args.allow_dirty)
     made_at = git("rev-parse", args.made_at) if args.made_at else None
     try:

@@ -1,4 +1,4 @@
-"""What a finished run of an arm says, round by round, out of its ledger: where every line has its checksum."""
+"""Reads a finished run of an arm, round by round, from its ledger: there every line has its checksum."""
 
 from __future__ import annotations
 
@@ -19,18 +19,20 @@ from aslfast.metrics.run_log import RunLog
 from bench.paper_claims.arms import Arm
 
 
-def begun(run: Path) -> bool:
+def started(run: Path) -> bool:
+    """Return whether there is a run in the folder."""
     return (run / CONFIG).exists()
 
 
 def finished(run: Path) -> bool:
+    """Return whether all rounds of the run are done."""
     return (run / LEDGER).is_file() and not _missing_rounds(run, commits_of(run))
 
 
 def commits_of(run: Path) -> list[Commit]:
-    """Raises UserError where the ledger is missing or damaged."""
+    """Return the run's commits. Raise UserError if the ledger is missing or damaged."""
     if not (run / LEDGER).is_file():
-        raise UserError(f"{run / LEDGER}: not there; name the folder that holds the runs, or train this one")
+        raise UserError(f"{run / LEDGER}: missing; name the folder that holds the runs, or train this one")
     ledger = Ledger(run / LEDGER)
     try:
         return ledger.read()
@@ -39,7 +41,7 @@ def commits_of(run: Path) -> list[Commit]:
 
 
 def check_same(run: Path, arm: Arm, seed: int) -> None:
-    """Raises UserError, with the first key that differs, unless the run has the arm's configuration."""
+    """Raise UserError, with the first key that differs, unless the run has the arm's configuration."""
     wanted, found = _flat(arm.config(seed)), _flat(read_run_config(run))
     for key, value in wanted.items():
         if found[key] != value:
@@ -49,12 +51,12 @@ def check_same(run: Path, arm: Arm, seed: int) -> None:
             )
 
 
-def _flat(config: RunConfig) -> dict[str, Any]:
-    """Every setting under its full name."""
+def _flat(config: RunConfig) -> dict[str, object]:
+    """Return every setting under its full name."""
     return dict(_leaves(dataclasses.asdict(config), ""))
 
 
-def _leaves(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
+def _leaves(tree: Mapping[str, object], prefix: str) -> list[tuple[str, object]]:
     found = []
     for key, value in tree.items():
         found += _leaves(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(prefix + key, value)]
@@ -62,29 +64,29 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> list[tuple[str, Any]]:
 
 
 def gather(run: Path, arm: Arm, seed: int, made: list[dict[str, Any]]) -> dict[str, Any]:
-    """One run for the JSON. made: the stamps of what trained it.
+    """Return one run for the result file. made: the stamps of what trained it.
 
-    Raises UserError unless it is the arm's and finished.
+    Raise UserError unless the run is the arm's and finished.
     """
-    if not begun(run):
-        raise UserError(f"{run}: no run there; train it, without --collect")
+    if not started(run):
+        raise UserError(f"{run}: no run in it; train it, without --collect")
     check_same(run, arm, seed)
     commits = commits_of(run)
     if missing := _missing_rounds(run, commits):
         raise UserError(f"{run}: round {missing[0]} is missing, the run is not finished; finish it, without --collect")
     whole = CommittedState.of(commits)
     log = RunLog(whole.lines["rounds.jsonl"], whole.lines.get("metrics.jsonl", []))
-    rounds = [_entry(log, line, pool) for line, pool in zip(log.rounds, _pools(commits), strict=True)]
+    rounds = [_entry(log, line, size) for line, size in zip(log.rounds, _pool_sizes(commits), strict=True)]
     return {"made": made, "software": whole.provenance.software, "rounds": rounds}
 
 
 def _missing_rounds(run: Path, commits: list[Commit]) -> list[int]:
-    there = {commit.lines["rounds.jsonl"]["round"] for commit in commits if commit.what == "round"}
-    return [number for number in range(read_run_config(run).rounds + 1) if number not in there]
+    committed = {commit.lines["rounds.jsonl"]["round"] for commit in commits if commit.what == "round"}
+    return [number for number in range(read_run_config(run).rounds + 1) if number not in committed]
 
 
-def _pools(commits: list[Commit]) -> list[int]:
-    """Questions in the pool at the end of each round."""
+def _pool_sizes(commits: list[Commit]) -> list[int]:
+    """Return the size of the question pool at the end of each round."""
     state: dict[str, Any] = {}
     sizes = []
     for commit in commits:
@@ -94,25 +96,25 @@ def _pools(commits: list[Commit]) -> list[int]:
     return sizes
 
 
-def _entry(log: RunLog, line: dict[str, Any], pool: int) -> dict[str, Any]:
-    """A round's figures. reward: the policy's without its format part, so what its judge or rule said."""
+def _entry(log: RunLog, line: Mapping[str, Any], pool_questions: int) -> dict[str, Any]:
+    """Return a round's metrics. reward: the policy's without its format part, so what its judge or rule said."""
     steps = [step for step in log.steps if step["round"] == line["round"]]
     judged = [step["reward"] - step["reward_parts"]["format"] for step in steps if step["phase"] == "policy"]
     return {
         "round": line["round"],
-        "truth": line["policy_accuracy"],
-        "by_hops": {hops: share["accuracy"] for hops, share in line["by_hops"].items()},
+        "accuracy": line["policy_accuracy"],
+        "by_hops": {hops: scores["accuracy"] for hops, scores in line["by_hops"].items()},
         "n_eval": line["n_eval"],
         "grm": line["grm_accuracy"],
         "solvable": line["solvable_share"],
         "reward": sum(judged) / len(judged) if judged else None,
         "rewards": {role: log.reward(line["round"], role) for role in ROLES},
-        "pool": pool,
+        "pool_questions": pool_questions,
         "sampled_tokens": sum(step["sampled_tokens"] for step in steps),
         "seconds": line["seconds"],
     }
 
 
 def read_made(file: Path) -> list[dict[str, Any]]:
-    """The stamps beside a run, one for each time that it was started; none where there is no such file."""
+    """Return the stamps that belong to a run, one for each time that it was started; none without such a file."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []

@@ -1,4 +1,4 @@
-"""The picture of the claims: a panel a claim, the truth of its arms by round."""
+"""The picture of the claims: a panel a claim, the accuracy of its arms by round."""
 
 from __future__ import annotations
 
@@ -6,20 +6,24 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from bench.paper_claims.metrics import entries, last_round, mean_of, scores_RK
 from bench.paper_claims.statistics import interquartile_mean
+from bench.shared.results import Result
 
-# Okabe and Ito 2008: told apart with any kind of colour vision; markers tell them apart in grey too
+# Okabe and Ito 2008: distinguishable with any kind of colour vision; by their markers in grey too
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
-APART = 0.06  # of a round, so that intervals do not cover each other
+SHIFT = 0.06  # of a round, so that intervals do not cover each other
 WIDE = 3  # panels in a row
 
 
-def draw(results: Mapping[str, Mapping[str, Any]], file: Path) -> None:
+def draw(results: Mapping[str, Result], file: Path) -> None:
+    """Draw a panel a claim."""
     n_wide, n_high = min(WIDE, len(results)), -(-len(results) // WIDE)
     figure = Figure(figsize=(max(6, 0.6 + 4.2 * n_wide), 0.9 + 4.1 * n_high), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
@@ -29,16 +33,17 @@ def draw(results: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     for axes in panels[len(results) :]:
         axes.set_axis_off()
     figure.suptitle(
-        "True accuracy on held-out questions\ninterquartile mean over seeds and hops, 95% bootstrap intervals",
+        "Accuracy on held-out questions\ninterquartile mean over seeds and hops, 95% bootstrap intervals",
         fontsize=12, x=0.01, ha="left",
     )  # fmt: skip
     figure.savefig(file, format="png", metadata={"Software": None})
 
 
-def _panel(axes: Any, result: Mapping[str, Any]) -> None:
+def _panel(axes: Axes, result: Result) -> None:
+    """Draw one claim."""
     for place, (arm, (colour, marker)) in enumerate(zip(result["arms"], STYLES, strict=False)):
-        shift, name = APART * (place - (len(result["arms"]) - 1) / 2), result["arms"][arm]["name"]
-        _truth(axes, result, arm, shift, {"color": colour, "marker": marker, "label": name})
+        shift, name = SHIFT * (place - (len(result["arms"]) - 1) / 2), result["arms"][arm]["name"]
+        _accuracy(axes, result, arm, shift, {"color": colour, "marker": marker, "label": name})
         if result["show_reward"]:
             _reward(axes, result, arm, {"color": colour, "marker": marker, "label": f"{name}: reward seen"})
     n = len(result["seeds"])
@@ -55,7 +60,8 @@ def _panel(axes: Any, result: Mapping[str, Any]) -> None:
     axes.legend(handles, labels, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=9)
 
 
-def _truth(axes: Any, result: Mapping[str, Any], arm: str, shift: float, style: dict[str, Any]) -> None:
+def _accuracy(axes: Axes, result: Result, arm: str, shift: float, style: dict[str, Any]) -> None:
+    """Draw an arm's accuracy by round, with its intervals."""
     numbers = range(last_round(result, arm) + 1)
     found = [interquartile_mean(scores_RK(result, arm, number)) for number in numbers]
     values = [interval.value for interval in found]
@@ -63,8 +69,8 @@ def _truth(axes: Any, result: Mapping[str, Any], arm: str, shift: float, style: 
     axes.errorbar([number + shift for number in numbers], values, spread, lw=2, elinewidth=1.2, capsize=2, **style)
 
 
-def _reward(axes: Any, result: Mapping[str, Any], arm: str, style: dict[str, Any]) -> None:
-    """What the policy's judge said of its answers in the round, the mean over seeds: dashed and hollow."""
+def _reward(axes: Axes, result: Result, arm: str, style: dict[str, Any]) -> None:
+    """Draw what the policy's judge said of its answers in the round, the mean over seeds: dashed and hollow."""
     numbers = range(1, last_round(result, arm) + 1)
     values = [mean_of(entries(result, arm, number), "reward") for number in numbers]
-    axes.plot(numbers, values, ls="--", lw=1.5, markerfacecolor="white", **style)
+    axes.plot(numbers, np.array(values, dtype=float), ls="--", lw=1.5, markerfacecolor="white", **style)

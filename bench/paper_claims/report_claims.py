@@ -1,22 +1,22 @@
-"""The tables and the picture of the paper's claims in small, from what claims.py wrote.
+"""The tables and the picture of the paper's claims in small, from what bench_claims.py wrote.
 
     python -m bench.paper_claims.report_claims bench/results/claims-*.json
 
-Rewrites what stands between the markers of README.md and docs/claims.md, and docs/claims.png. Every word of an answer
-comes from a number by the rules in claims_statistics.py. A claim without a JSON is "not measured yet".
+Rewrites what is between the markers of README.md and docs/claims.md, and docs/claims.png. Every answer follows from a
+number by the rules in statistics.py; the wording of claims is that of arms.toml. A claim without a result is "not
+measured yet".
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from aslfast.errors import UserError
 from aslfast.files.atomic import write_text
-from bench.paper_claims.arms import Claim, read_claims
+from bench.paper_claims.arms import Check, Claim, read_claims
 from bench.paper_claims.metrics import (
-    Result,
     better,
     checks,
     differences,
@@ -27,39 +27,54 @@ from bench.paper_claims.metrics import (
     scores_RK,
 )
 from bench.paper_claims.plots import draw
-from bench.paper_claims.statistics import Interval, answer, answer_of_all, interquartile_mean
+from bench.paper_claims.statistics import YES, Interval, answer, answer_of_all, interquartile_mean
+from bench.shared.results import Result, read_result
 from bench.shared.stamp import ROOT
 
 BEGIN, END = "<!-- made by bench/paper_claims/report_claims.py -->", "<!-- end -->"
 
 
+def read_results(files: Iterable[Path], claims: Mapping[str, Claim]) -> dict[str, Result]:
+    """Return the results by claim, in order."""
+    found = {result["claim"]: result for result in map(read_result, files)}
+    return {key: with_wording(found[key], claims[key]) for key in sorted(found)}
+
+
+def with_wording(result: Result, claim: Claim) -> Result:
+    """Return the result with the claim worded as it is now. Raise UserError if it checked something else."""
+    checked, wanted = ([Check.read(check).terms for check in checks] for checks in (result["checks"], claim.checks))
+    if checked != wanted:
+        raise UserError(f"claim {claim.key}: its result has other checks than arms.toml; gather it with --collect")
+    return {**result, "title": claim.title, "sentence": claim.sentence, "checks": claim.checks}
+
+
 def readme_block(results: Mapping[str, Result], claims: Mapping[str, Claim]) -> list[str]:
-    """One row a claim: how its arms end, what decides, and the answer."""
+    """Return one row a claim: how its arms end, its first check, and the answer."""
     lines = [
-        "| the paper's claim | true accuracy in the end: interquartile mean (95%) | what decides, points (95%) | so? |",
+        "| the paper's claim | final accuracy: interquartile mean (95%) | first check, points (95%) | supported? |",
         "|---|---|---|---|",
     ]
     for key, claim in claims.items():
         cells = _row(results[key]) if key in results else ["not measured yet", "", ""]
         lines.append(f"| ({key}) {claim.sentence} | {' | '.join(cells)} |")
     if results:
-        lines += ["", "![The claims: truth by round](docs/claims.png)"]
+        lines += ["", "![The claims: accuracy by round](docs/claims.png)"]
     return lines
 
 
 def _row(result: Result) -> list[str]:
     ends = [
-        f"{arm['name']} {share(interquartile_mean(scores_RK(result, key, last_round(result, key))))}"
+        f"{arm['name']} {percent_interval(interquartile_mean(scores_RK(result, key, last_round(result, key))))}"
         for key, arm in result["arms"].items()
     ]
     found = checks(result)
-    (decides, difference), answers = found[0], [answer(interval) for _, interval in found]
-    more = f" (yes in {answers.count('yes')} of {len(answers)} checks)" if len(answers) > 1 else ""
-    return ["; ".join(ends), f"{decides.says}: {points(difference)}", f"**{answer_of_all(answers)}**{more}"]
+    (first, difference), answers = found[0], [answer(interval) for _, interval in found]
+    more = f" (yes in {answers.count(YES)} of {len(answers)} checks)" if len(answers) > 1 else ""
+    return ["; ".join(ends), f"{first.says}: {points(difference)}", f"**{answer_of_all(answers)}**{more}"]
 
 
 def section(result: Result) -> Iterator[str]:
-    """A claim's part of docs/claims.md."""
+    """Yield a claim's section of docs/claims.md."""
     yield from (f"## ({result['claim']}) {result['title'].capitalize()}", "", result["sentence"], "")
     yield from check_table(result)
     yield ""
@@ -68,20 +83,21 @@ def section(result: Result) -> Iterator[str]:
 
 
 def check_table(result: Result) -> Iterator[str]:
+    """Yield a row a check: its sum by seed, the interval, the answer."""
     seeds = ", ".join(map(str, result["seeds"]))
-    yield f"| the claim says | points, seeds {seeds} | mean (95%) | P(better) | so? |"
+    yield f"| the claim says | points, seeds {seeds} | mean (95%) | P(better) | supported? |"
     yield "|---|---:|---:|---:|---|"
     for check, difference in checks(result):
         each = ", ".join(f"{100 * value:+.1f}" for value in differences(result, check))
         yield f"| {check.says} | {each} | {points(difference)} | {better(result, check)} | {answer(difference)} |"
-    yield f"| **all of it** | | | | **{answer_of_all([answer(d) for _, d in checks(result)])}** |"
+    yield f"| **all checks** | | | | **{answer_of_all([answer(d) for _, d in checks(result)])}** |"
 
 
 def arm_table(result: Result) -> Iterator[str]:
-    """How the arms went: the truth by round and in the end, means over seeds of the rest."""
+    """Yield a row an arm: accuracy by round and at the end, means over seeds of the rest."""
     yield (
-        "| arm | truth by round: interquartile mean | in the end (95%) | accuracy, each seed | 1/2/3 hops | judge | "
-        "reward, round 1 to last | solvable | pool | sampled tokens | minutes |"
+        "| arm | accuracy by round: interquartile mean | final (95%) | accuracy, each seed | 1/2/3 hops | judge | "
+        "reward, round 1 to last | solvable | question pool | sampled tokens | minutes |"
     )
     yield "|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|"
     for key, arm in result["arms"].items():
@@ -89,53 +105,58 @@ def arm_table(result: Result) -> Iterator[str]:
 
 
 def arm_cells(result: Result, arm: str) -> list[str]:
+    """Return an arm's cells."""
     last = last_round(result, arm)
     by_round = [interquartile_mean(scores_RK(result, arm, number)) for number in range(last + 1)]
     ended = entries(result, arm, last)
     tokens, seconds = (mean_sum(result, arm, key) for key in ("sampled_tokens", "seconds"))
     return [
         " ".join(f"{100 * interval.value:.0f}" for interval in by_round),
-        share(by_round[-1]),
-        ", ".join(f"{entry['truth']:.1%}" for entry in ended),
+        percent_interval(by_round[-1]),
+        ", ".join(f"{entry['accuracy']:.1%}" for entry in ended),
         "/".join(f"{100 * value:.0f}" for value in scores_RK(result, arm, last).mean(axis=0)),
         percent(mean_of(ended, "grm")),
         " to ".join(percent(mean_of(entries(result, arm, number), "reward")) for number in (1, last)),
         percent(mean_of(ended, "solvable")),
-        f"{mean_of(ended, 'pool'):.0f}",
+        f"{mean_of(ended, 'pool_questions'):.0f}",
         f"{tokens / 1e6:.2f}M",
         f"{seconds / 60:.0f}",
     ]
 
 
 def made_how(result: Result) -> str:
-    """The stamp: what trained the runs, on what, and how many questions a figure rests on."""
+    """Return the stamp: what trained the runs, on what, and on how many questions they were evaluated."""
     runs = [run for arm in result["arms"].values() for run in arm["runs"].values()]
     commits = sorted({made["commit"][:8] for run in runs for made in run["made"]})
     torch = sorted({run["software"].get("torch", "unknown") for run in runs})
     stamps = [result, *(made for run in runs for made in run["made"])]
-    dirty = ", tree not clean" if any(stamp.get("dirty") for stamp in stamps) else ""
+    dirty = ", uncommitted changes" if any(stamp.get("dirty") for stamp in stamps) else ""
     settings = "; ".join(f"{arm['name']}: {arm['recipe']}, {' '.join(arm['set'])}" for arm in result["arms"].values())
     return (
-        f"{runs[0]['rounds'][0]['n_eval']} held-out questions a seed and round. {settings}. Runs made by commit "
+        f"{runs[0]['rounds'][0]['n_eval']} held-out questions per seed and round. {settings}. Runs made by commit "
         f"{', '.join(commits)}, torch {', '.join(torch)}, gathered by {result['commit'][:8]}{dirty} on "
         f"{result['device']}, {result['cores']} cores, {result['date'][:10]}."
     )
 
 
-def share(interval: Interval) -> str:
+def percent_interval(interval: Interval) -> str:
+    """Return an interval of accuracies."""
     return f"{100 * interval.value:.1f}% ({100 * interval.low:.0f}-{100 * interval.high:.0f})"
 
 
 def points(interval: Interval) -> str:
+    """Return an interval of differences, in percentage points."""
     return f"{100 * interval.value:+.1f} ({100 * interval.low:+.1f} to {100 * interval.high:+.1f})"
 
 
 def percent(value: float | None) -> str:
+    """Return a percentage; "-" for None."""
     return "-" if value is None else f"{100 * value:.1f}%"
 
 
 def docs_block(results: Mapping[str, Result], claims: Mapping[str, Claim]) -> list[str]:
-    lines = ["![Truth by round](claims.png)", ""] if results else []
+    """Return a section a claim."""
+    lines = ["![Accuracy by round](claims.png)", ""] if results else []
     for key, claim in claims.items():
         missing = [f"## ({key}) {claim.title.capitalize()}", "", claim.sentence, "", "Not measured yet."]
         lines += [*(section(results[key]) if key in results else missing), ""]
@@ -143,18 +164,19 @@ def docs_block(results: Mapping[str, Result], claims: Mapping[str, Claim]) -> li
 
 
 def between(page: str, lines: list[str]) -> str:
-    """The page with these lines between its markers."""
+    """Return the page with these lines between its markers."""
     before, rest = page.split(BEGIN)
     _, after = rest.split(END)
     return "\n".join([f"{before}{BEGIN}", "", *lines, "", f"{END}{after}"])
 
 
 def main() -> None:
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, nargs="+")
     args = parser.parse_args()
-    found = {result["claim"]: result for result in (json.loads(file.read_text()) for file in args.results)}
-    results, claims = {key: found[key] for key in sorted(found)}, read_claims()
+    claims = read_claims()
+    results = read_results(args.results, claims)
     for page, block in ((ROOT / "README.md", readme_block), (ROOT / "docs" / "claims.md", docs_block)):
         write_text(page, between(page.read_text(encoding="utf-8"), block(results, claims)))
     draw(results, ROOT / "docs" / "claims.png")

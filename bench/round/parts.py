@@ -1,8 +1,8 @@
 """A round under a clock: how long each part of each phase took, and how much work it was.
 
-Every part is a function of aslfast that is replaced while a round runs and put back after it, so that aslfast itself
-has no hooks. Coroutines take turns on one thread, and all parts but the rollout are plain functions: so one clock of
-nested parts is enough. The rollout is what is left of a step until its last group is there.
+Every part is a method or function of aslfast that is replaced while a round is recorded and restored after it, so that
+aslfast itself needs no hooks. Coroutines take turns on one thread, and all parts but the rollout are plain functions:
+one clock of nested parts is enough. The rollout is what is left of a step until its last group is done.
 """
 
 from __future__ import annotations
@@ -10,32 +10,31 @@ from __future__ import annotations
 import inspect
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import wraps
-from typing import Any
+from typing import ParamSpec, TypeVar
 from unittest.mock import patch
-
-import torch
 
 from aslfast import rewards
 from aslfast.learner.batch import Batch
-from aslfast.prompts.role_tasks import Call
-from aslfast.rollout.judge import Judging
+from aslfast.prompts.tool_calls import Call
+from aslfast.rollout.judge import Judge
 from aslfast.rollout.search_tool import SearchTool
-from aslfast.rounds import commit, replicas, round
-from aslfast.rounds.context import Loop
+from aslfast.rounds import replicas, round
+from aslfast.rounds.context import RoundContext
 from aslfast.rounds.phases import Phase
+from aslfast.rounds.records import StepRecord
+from bench.learner.step_parts import LOSS_PART, STEP_PARTS, timed_methods
 from bench.shared.part_clock import PartClock, Seconds
 
-LEARN = {  # the learner's step: the function, and its part
-    "step": "packing and loss", "_hidden": "forward", "_logprobs": "head", "_update": "optimizer",
-}  # fmt: skip
-LEARN_PARTS = ("forward", "head", "backward", "optimizer", "packing and loss")
+P = ParamSpec("P")
+T = TypeVar("T")
+Replacement = tuple[object, str, object]  # (owner, name, what to put there)
+
 PARTS = ("rollout", "tool", "reward", "learn", "sync", "commit", "monitor", "rest")
-# the monitor reads verdicts and answers with the same functions as the rewards
-WHOLE = frozenset({"monitor"})
+OPAQUE = frozenset({"monitor"})  # it reads verdicts and answers with the functions that the rewards use
 
 
 @dataclass
@@ -44,62 +43,69 @@ class PhaseRecord:
 
     clock: PartClock
     took: Seconds = field(default_factory=Seconds)  # measured apart from the parts
-    lines: list[dict[str, Any]] = field(default_factory=list)  # of metrics, one a step
+    steps: list[StepRecord] = field(default_factory=list)
     rollouts: int = 0  # trajectories, of all roles
     tool_overlapped_s: float = 0.0  # in threads, while the rollout went on
     forward_tokens: int = 0
     loss_tokens: int = 0
-    pairs: int = 0  # of a query and a key that it sees
+    pairs: int = 0  # of a query and a key that it attends to
 
     def parts(self) -> dict[str, Seconds]:
-        """They add up to what the phase took."""
-        found = self.clock.seconds
-        learn = Seconds()
+        """Return the seconds by part; they add up to what the phase took."""
+        found, learn = self.clock.seconds, Seconds()
         for seconds in self.learn_parts().values():
             learn = learn.plus(seconds)
         return {**{part: found.get(part, Seconds()) for part in PARTS}, "learn": learn}
 
     def learn_parts(self) -> dict[str, Seconds]:
-        return {part: self.clock.seconds.get(part, Seconds()) for part in LEARN_PARTS}
+        """Return the seconds by part of the learner's step."""
+        return {part: self.clock.seconds.get(part, Seconds()) for part in STEP_PARTS}
 
 
 @contextmanager
-def recorded(loop: Loop, now: Callable[[], Seconds]) -> Iterator[dict[str, PhaseRecord]]:
-    """The phases that `run_round(loop)` plays inside, by name."""
-    watch = _Watch(loop, now)
-    with ExitStack() as patched:
-        for owner, name, replacement in watch.replacements():
-            patched.enter_context(patch.object(owner, name, replacement))
-        yield watch.records
+def recorded(context: RoundContext, now: Callable[[], Seconds]) -> Iterator[dict[str, PhaseRecord]]:
+    """Record the phases that `run_round(context)` runs in the block, by name."""
+    recorder = _Recorder(context, now)
+    with ExitStack() as patches:
+        for owner, name, replacement in recorder.replacements():
+            patches.enter_context(patch.object(owner, name, replacement))
+        yield recorder.records
 
 
-class _Watch:
-    def __init__(self, loop: Loop, now: Callable[[], Seconds]) -> None:
-        self.loop, self.now = loop, now
+class _Recorder:
+    def __init__(self, context: RoundContext, now: Callable[[], Seconds]) -> None:
+        self.context, self.now = context, now
         self.records: dict[str, PhaseRecord] = {}
-        self.record = PhaseRecord(PartClock(now, WHOLE))  # of the phase under way
+        self.record = PhaseRecord(PartClock(now, OPAQUE))  # of the running phase
         self.lock = threading.Lock()
 
-    def replacements(self) -> Iterator[tuple[Any, str, Any]]:
-        """(owner, name, what to put there)."""
-        loop, learner = self.loop, self.loop.learner
-        yield round, "_phase", self.phase(round._phase)
-        yield replicas, "groups", self.rollout(replicas.groups)
-        yield loop.rollout.tool, "tool", TimedTool(loop.rollout.tool.tool, self)
-        yield loop, "report", self.report(loop.report)
-        yield loop.meter, "release", self.release(loop.meter.release)
-        yield learner, "_inputs", self.inputs(learner._inputs)
-        yield torch.Tensor, "backward", self.timed("backward", torch.Tensor.backward)
-        yield Judging, "opinions", self.timed("reward", Judging.opinions)
-        yield round, "step_health", self.timed("monitor", round.step_health)
-        named = [(learner, name, part) for name, part in LEARN.items()]
-        named += [(loop, name, "sync") for name in ("flush", "prove")]
-        named += [(commit, name, "commit") for name in ("step", "phase")]
-        for owner, name, part in named:
+    def replacements(self) -> Iterator[Replacement]:
+        """Yield everything that is replaced."""
+        context = self.context
+        yield round, "run_phase", self.phase(round.run_phase)
+        yield replicas, "play_groups", self.rollout(replicas.play_groups)
+        yield context.rollout.tool, "tool", TimedTool(context.rollout.tool.tool, self)
+        for owner, name, part in self.timed_methods():
             yield owner, name, self.timed(part, getattr(owner, name))
         yield from self.rewards()
+        yield context.observer, "step", self.before(self.count_step, context.observer.step)
+        yield context.prefix_cache, "release", self.before(self.count_rollout, context.prefix_cache.release)
+        yield context.learner, "_inputs", self.before(self.count_batch, context.learner._inputs)
 
-    def rewards(self) -> Iterator[tuple[Any, str, Any]]:
+    def timed_methods(self) -> Iterator[tuple[object, str, str]]:
+        """Yield (owner, method, part) for all plain functions but the rewards."""
+        context = self.context
+        yield Judge, "read", "reward"
+        yield context.learner, "step", LOSS_PART
+        yield from timed_methods(context.learner)
+        yield context.rollout.sampler, "flush", "sync"
+        yield context, "check_weight_sync", "sync"
+        yield context.checkpointer, "step", "commit"
+        yield context.checkpointer, "phase", "commit"
+        yield round, "step_health", "monitor"
+
+    def rewards(self) -> Iterator[Replacement]:
+        """Yield the functions of aslfast.rewards, those in its tables too."""
         for name in rewards.__all__:
             value = getattr(rewards, name)
             if inspect.isfunction(value):
@@ -107,71 +113,80 @@ class _Watch:
             elif isinstance(value, Mapping):
                 yield rewards, name, {key: self.timed("reward", function) for key, function in value.items()}
 
-    def timed(self, part: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def timed(self, part: str, function: Callable[P, T]) -> Callable[P, T]:
+        """Return the function, its calls counted for a part of the running phase."""
+
         @wraps(function)
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def run(*args: P.args, **kwargs: P.kwargs) -> T:
             with self.record.clock.part(part):
                 return function(*args, **kwargs)
 
         return run
 
-    def phase(self, play: Callable[[Loop, Phase], Any]) -> Callable[[Loop, Phase], Any]:
-        async def run(loop: Loop, phase: Phase) -> None:
-            self.record = self.records[phase.name] = PhaseRecord(PartClock(self.now, WHOLE))
+    def phase(
+        self, run_phase: Callable[[RoundContext, Phase], Coroutine[object, object, None]]
+    ) -> Callable[[RoundContext, Phase], Coroutine[object, object, None]]:
+        """Return `run_phase`, with a record of its own for each phase."""
+
+        async def run(context: RoundContext, phase: Phase) -> None:
+            self.record = self.records[phase.name] = PhaseRecord(PartClock(self.now, OPAQUE))
             before = self.now()
             with self.record.clock.part("rest"):
-                await play(loop, phase)
+                await run_phase(context, phase)
             self.record.took = self.now().since(before)
 
         return run
 
-    def rollout(self, gather: Callable[..., Any]) -> Callable[..., Any]:
-        async def run(*args: Any) -> Any:
+    def rollout(
+        self, play_groups: Callable[P, Coroutine[object, object, T]]
+    ) -> Callable[P, Coroutine[object, object, T]]:
+        """Return `play_groups`, its calls counted for the rollout."""
+
+        async def run(*args: P.args, **kwargs: P.kwargs) -> T:
             with self.record.clock.part("rollout"):
-                return await gather(*args)
+                return await play_groups(*args, **kwargs)
 
         return run
 
-    def report(self, report: Callable[[dict[str, Any]], None]) -> Callable[[dict[str, Any]], None]:
-        def run(line: dict[str, Any]) -> None:
-            self.record.lines.append(line)
-            report(line)
+    def before(self, count: Callable[P, None], function: Callable[P, T]) -> Callable[P, T]:
+        """Return the function, its arguments counted before each call."""
+
+        def run(*args: P.args, **kwargs: P.kwargs) -> T:
+            count(*args, **kwargs)
+            return function(*args, **kwargs)
 
         return run
 
-    def release(self, release: Callable[[str], None]) -> Callable[[str], None]:
-        """Every trajectory ends with it."""
+    def count_step(self, record: StepRecord) -> None:
+        """Keep the record of a step."""
+        self.record.steps.append(record)
 
-        def run(session: str) -> None:
-            self.record.rollouts += 1
-            release(session)
+    def count_rollout(self, session: str) -> None:
+        """Count a trajectory: each ends with the release of its session."""
+        self.record.rollouts += 1
 
-        return run
-
-    def inputs(self, make: Callable[..., Any]) -> Callable[..., Any]:
-        def run(part: Batch, *args: Any) -> Any:
-            self.record.forward_tokens += len(part.input_T)
-            self.record.loss_tokens += len(part.source_L)
-            self.record.pairs += part.segments.pairs
-            return make(part, *args)
-
-        return run
+    def count_batch(self, batch: Batch, normalizer: float, with_kl: bool) -> None:
+        """Count what goes through the model."""
+        self.record.forward_tokens += len(batch.input_T)
+        self.record.loss_tokens += len(batch.source_L)
+        self.record.pairs += batch.segments.pairs
 
 
 @dataclass(frozen=True)
 class TimedTool:
-    """A search in the loop's own thread stops the rollout's clock; one in a thread of its own runs beside it."""
+    """A search in the event loop's thread stops the rollout's clock; one in a thread of its own overlaps with it."""
 
     tool: SearchTool
-    watch: _Watch
+    recorder: _Recorder
 
     def answer(self, calls: Sequence[Call]) -> list[str]:
+        """Return the tool's answers."""
         if threading.current_thread() is threading.main_thread():
-            with self.watch.record.clock.part("tool"):
+            with self.recorder.record.clock.part("tool"):
                 return self.tool.answer(calls)
         started = time.perf_counter()
         try:
             return self.tool.answer(calls)
         finally:
-            with self.watch.lock:
-                self.watch.record.tool_overlapped_s += time.perf_counter() - started
+            with self.recorder.lock:
+                self.recorder.record.tool_overlapped_s += time.perf_counter() - started

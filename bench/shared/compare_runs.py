@@ -1,4 +1,4 @@
-"""Whether two runs are the same: every metric but timings, and every adapter byte for byte.
+"""Compares two runs: every metric but timings, and every adapter byte for byte.
 
     python -m bench.shared.compare_runs runs/before runs/after [--renamed names.json] [--close 1e-3]
 
@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 TIMINGS = {"seconds", "tokens_per_s", "sync_check_ms"}
-ABSOLUTE = 1e-4  # differences of log-probs are themselves last bits
+ABSOLUTE = 1e-4  # for --close: differences of log-probs are rounding errors themselves
 
 
-def lines_of(file: Path, renamed: Mapping[str, str]) -> list[dict[str, object]]:
+def lines_of(file: Path, renamed: Mapping[str, str]) -> list[object]:
     """Return the records of a file of JSON lines, keys renamed, without timings."""
     return [_renamed(json.loads(line), renamed) for line in file.read_text(encoding="utf-8").splitlines()]
 
@@ -81,6 +81,9 @@ def main() -> None:
     parser.add_argument("--renamed", type=Path, help="JSON object: old name -> new name")
     parser.add_argument("--close", type=float, default=0.0, help="relative difference that is allowed")
     args = parser.parse_args()
+    for run in (args.before, args.after):
+        if not (run / "metrics.jsonl").is_file():
+            parser.error(f"{run}: not the folder of a run, it has no metrics.jsonl")
     renamed = json.loads(args.renamed.read_text(encoding="utf-8")) if args.renamed else {}
     found = compare(args.before, args.after, renamed, args.close)
     print("\n".join(found) or f"{args.before} and {args.after}: the same")

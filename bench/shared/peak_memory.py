@@ -1,4 +1,4 @@
-"""The most memory that a piece of work took beyond what was there before it."""
+"""The most memory that a piece of work took beyond what was allocated before it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import ctypes
 import gc
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
 
-def peak_bytes(run: Callable[[], Any], device: str) -> int:
-    """On a GPU the allocator's peak; on a CPU the process's peak resident memory, where Linux lets it be reset."""
+def peak_bytes(run: Callable[[], object], device: str) -> int:
+    """Return the peak of a call, in bytes.
+
+    On a GPU the allocator's peak; on a CPU the process's peak resident memory, which Linux lets a process reset.
+    """
     gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -21,7 +23,7 @@ def peak_bytes(run: Callable[[], Any], device: str) -> int:
         run()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back, or it would hide in `before`
+    ctypes.CDLL(None).malloc_trim(0)  # freed memory goes back to the system, or it would hide in `before`
     Path("/proc/self/clear_refs").write_text("5")
     before = status_bytes("VmRSS")
     run()
@@ -29,6 +31,6 @@ def peak_bytes(run: Callable[[], Any], device: str) -> int:
 
 
 def status_bytes(name: str) -> int:
-    """A size in /proc/self/status."""
+    """Return a size in /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

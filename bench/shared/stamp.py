@@ -1,4 +1,4 @@
-"""What a benchmark's figures belong to: commit, machine, versions, time. And how repeats become one figure."""
+"""What a result belongs to: commit, machine, versions, time. And how repeats become one number."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def stamp(bench: str, allow_dirty: bool) -> dict[str, Any]:
-    """Ends the program where the tree differs from its commit, unless that is allowed (and recorded)."""
+    """Return the stamp of a benchmark's result.
+
+    Exit if the working tree differs from its commit, unless `allow_dirty`; the stamp then says so.
+    """
     dirty = bool(git("status", "--porcelain"))
     if dirty and not allow_dirty:
-        sys.exit(f"{bench}: the tree differs from its commit; commit, or pass --allow-dirty to have it recorded")
+        sys.exit(f"{bench}: the working tree differs from its commit; commit, or record that with --allow-dirty")
     return {
         "bench": bench,
         "commit": git("rev-parse", "HEAD"),
@@ -34,24 +38,35 @@ def stamp(bench: str, allow_dirty: bool) -> dict[str, Any]:
 
 
 def git(*words: str) -> str:
+    """Return the output of a git command in this repository."""
     return subprocess.run(["git", *words], cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def cpu_model() -> str:
-    """The processor's name and the widest vectors it has, where Linux tells."""
+    """Return the processor's name and its widest vector extension, where Linux tells."""
     try:
         fields = [line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line]
     except OSError:
         return platform.processor() or platform.machine()
-    facts = {name.strip(): value.strip() for name, value in reversed(fields)}
-    vectors = next((name for name in ("avx512bw", "avx2") if name in facts.get("flags", "").split()), "")
-    return f"{facts.get('model name', platform.machine())} {vectors}".strip()
+    processor = {name.strip(): value.strip() for name, value in reversed(fields)}
+    vectors = next((name for name in ("avx512bw", "avx2") if name in processor.get("flags", "").split()), "")
+    return f"{processor.get('model name', platform.machine())} {vectors}".strip()
+
+
+def versions_of(*modules: ModuleType) -> dict[str, str]:
+    """Return the modules' versions by name."""
+    return {module.__name__: module.__version__ for module in modules}
 
 
 def quantiles(values: Sequence[float]) -> dict[str, float]:
-    """Median, p20 and p80, to four digits."""
+    """Return median, p20 and p80, to four digits."""
     if len(values) == 1:
-        return dict.fromkeys(("median", "p20", "p80"), float(f"{values[0]:.4g}"))
+        return dict.fromkeys(("median", "p20", "p80"), four_digits(values[0]))
     cuts = statistics.quantiles(values, n=10, method="inclusive")
-    figures = {"median": statistics.median(values), "p20": cuts[1], "p80": cuts[7]}
-    return {name: float(f"{value:.4g}") for name, value in figures.items()}
+    found = {"median": statistics.median(values), "p20": cuts[1], "p80": cuts[7]}
+    return {name: four_digits(value) for name, value in found.items()}
+
+
+def four_digits(value: float) -> float:
+    """Return the value rounded to four significant digits."""
+    return float(f"{value:.4g}")

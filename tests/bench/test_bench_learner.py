@@ -43,10 +43,10 @@ def gradient(model, run):
 @pytest.mark.parametrize("by_length", [True, False])
 def test_the_padded_step_takes_our_gradient(model, by_length):
     made, advantages = some()
-    live = float(sum(t.n_sampled for t in made))
+    loss_tokens = float(sum(t.n_sampled for t in made))
     padded = PaddedStep(model, 0.7, 8, by_length, (0.2, 0.28))
-    theirs = gradient(model, lambda: padded.accumulate(made, advantages, live))
-    ours = gradient(model, lambda: learner_of(model).accumulate(made, advantages, live, with_kl=False))
+    theirs = gradient(model, lambda: padded.accumulate(made, advantages, loss_tokens))
+    ours = gradient(model, lambda: learner_of(model).accumulate(made, advantages, loss_tokens, with_kl=False))
     assert (theirs - ours).abs().max() <= 1e-4 * ours.abs().max()
 
 
@@ -68,7 +68,7 @@ def test_shapes_come_back_as_they_were(tmp_path):
 
 def test_flops_are_those_that_torch_counts(model):
     """The layers' products, exactly. torch's counter sees neither the CPU's attention nor into the fused head; the
-    formula also counts the gradient to the first layer's input, which nobody makes."""
+    formula also counts the gradient to the first layer's input, which is never computed."""
     made, advantages = some()
     learner, part = learner_of(model, share_prefix="never"), make_batch(made, advantages, share=False)
     model.set_adapter("policy")
@@ -109,6 +109,6 @@ def test_rehearsal_runs_every_side():
     result = json.loads(done.stdout)
     assert result["rehearsal"] and {row["side"] for row in result["rows"]} == set(result["largest_gradient_difference"])
     for row in result["rows"]:
-        assert row["live_tokens_per_s"] > 0 and row["peak_mib"] > 0 and all(s >= 0 for s in row["parts_s"].values())
+        assert row["loss_tokens_per_s"] > 0 and row["peak_mib"] > 0 and all(s >= 0 for s in row["parts_s"].values())
     by_side = {row["side"]: row for row in result["rows"]}
     assert by_side["packed, shared"]["forward_tokens"] < by_side["packed"]["forward_tokens"]

@@ -11,12 +11,15 @@ import torch
 from aslfast import rewards
 from aslfast.config import load_recipe
 from aslfast.core import ROLES
-from aslfast.rollout.judge import Judging
-from aslfast.rounds import commit, replicas, round
+from aslfast.rollout.judge import Judge
+from aslfast.rounds import replicas, round
 from bench.learner.flops import step_flops
+from bench.learner.step_parts import STEP_PARTS
 from bench.learner.tables import round_lines, round_sentence
-from bench.round.bench_round import FEW, main, opened, play
-from bench.round.parts import LEARN_PARTS, PARTS, recorded
+from bench.round.bench_round import main
+from bench.round.open_run import open_run, play_round
+from bench.round.parts import PARTS, recorded
+from bench.round.setups import SMALL
 from bench.shared.part_clock import PartClock, Seconds, now_on
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +74,7 @@ def test_a_part_that_fails_is_left_and_counted():
     assert clock.seconds == {"rest": (2, 1), "learn": (1, 0.5)}
 
 
-def test_inside_a_whole_part_nothing_else_is_entered():
+def test_inside_an_opaque_part_no_other_is_entered():
     now = FakeTime()
     clock = PartClock(now, frozenset({"monitor"}))
     with clock.part("monitor"), clock.part("reward"):
@@ -106,25 +109,26 @@ def test_coroutines_that_take_turns_share_one_clock():
 
 def round_of(folder, instrumented):
     """(its lines of metrics, the adapters' weights, the phases' records) of a small round of the lab."""
-    config = load_recipe("tiny", ["threads=1", *FEW])
-    with opened(config, folder) as loop:
+    config = load_recipe("tiny", ["threads=1", *SMALL])
+    with open_run(config, folder) as context:
         if instrumented:
-            with recorded(loop, now_on("cpu")) as phases:
-                play(loop, 1)
-            model = loop.learner.model
+            with recorded(context, now_on("cpu")) as phases:
+                play_round(context, 1)
+            model = context.learner.model
             flops = {n: step_flops(model, r.forward_tokens, r.loss_tokens, r.pairs, n) for n, r in phases.items()}
         else:
-            play(loop, 1)
+            play_round(context, 1)
             phases, flops = {}, {}
-        lines = [json.loads(line) for line in (loop.run.path / "metrics.jsonl").read_text().splitlines()]
-        weights = {name: w.clone() for name, w in loop.learner.model.named_parameters() if ".lora_" in name}
+        file = context.checkpointer.run.path / "metrics.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        weights = {name: w.clone() for name, w in context.learner.model.named_parameters() if ".lora_" in name}
     return [{k: v for k, v in line.items() if k not in TIMING} for line in lines], weights, phases, flops
 
 
 def things_patched():
-    """What the benchmark replaces outside the loop, as it is now."""
-    owners = {rewards: rewards.__all__, round: ("_phase", "step_health"), replicas: ("groups",),
-              commit: ("step", "phase"), Judging: ("opinions",), torch.Tensor: ("backward",)}  # fmt: skip
+    """What the benchmark replaces outside the context, as it is now."""
+    owners = {rewards: rewards.__all__, round: ("run_phase", "step_health"), replicas: ("play_groups",),
+              Judge: ("read",), torch.Tensor: ("backward",)}  # fmt: skip
     return {(owner, name): getattr(owner, name) for owner, names in owners.items() for name in names}
 
 
@@ -148,14 +152,14 @@ def test_parts_of_every_phase_add_up(measured):
     assert list(phases) == list(ROLES)
     for name, record in phases.items():
         parts = record.parts()
-        assert tuple(parts) == PARTS and tuple(record.learn_parts()) == LEARN_PARTS
+        assert tuple(parts) == PARTS and tuple(record.learn_parts()) == STEP_PARTS
         for kind in ("wall", "processor"):
             whole = getattr(record.took, kind)
             assert sum(getattr(part, kind) for part in parts.values()) == pytest.approx(whole, rel=0.02)
         assert all(seconds.wall > 0 for part, seconds in parts.items() if part not in ("learn", "tool")), name
-        assert (parts["learn"].wall > 0) == bool(record.lines[0]["grad_norm"])
+        assert (parts["learn"].wall > 0) == bool(record.steps[0].update.grad_norm)
         assert parts["rollout"].processor > 0.3 * record.took.processor > parts["rest"].processor
-        assert record.tool_overlapped_s == 0 and (flops[name] > 0) == bool(record.lines[0]["grad_norm"])
+        assert record.tool_overlapped_s == 0 and (flops[name] > 0) == bool(record.steps[0].update.grad_norm)
     assert sum(record.parts()["tool"].wall for record in phases.values()) > 0
 
 
@@ -169,19 +173,21 @@ def test_the_work_is_what_the_metrics_say(measured):
             line["trajectories"] <= record.rollouts <= sum(reuse["requests"] for reuse in line["prefix_cache"].values())
         )
         assert record.pairs >= record.forward_tokens
-    assert phases["grm"].rollouts == 2 * 3  # its own alone: nobody judges a verdict
+    assert phases["grm"].rollouts == 2 * 3  # its own alone: no verdict is judged
 
 
 def test_nothing_stays_patched(tmp_path):
-    """Not on the loop's own objects either, and not after an error."""
-    config = load_recipe("tiny", ["threads=1", *FEW])
+    """Not on the context's own parts either, and not after an error."""
+    config = load_recipe("tiny", ["threads=1", *SMALL])
     before = things_patched()
-    with opened(config, tmp_path) as loop:
-        objects = (loop, loop.learner, loop.meter, loop.rollout.tool)
+    with open_run(config, tmp_path) as context:
+        rollout = context.rollout
+        objects = (context, context.learner, context.prefix_cache, context.checkpointer, context.observer,
+                   rollout.sampler, rollout.tool)  # fmt: skip
         own = [dict(vars(thing)) for thing in objects]
-        with pytest.raises(ZeroDivisionError), recorded(loop, now_on("cpu")):
+        with pytest.raises(ZeroDivisionError), recorded(context, now_on("cpu")):
             assert rewards.accuracy is not before[rewards, "accuracy"]
-            assert loop.learner.step is not own[1].get("step") and "step" in vars(loop.learner)
+            assert context.learner.step is not own[1].get("step") and "step" in vars(context.learner)
             raise ZeroDivisionError
         assert [dict(vars(thing)) for thing in objects] == own
     assert all(value is before[key] for key, value in things_patched().items())
@@ -212,7 +218,7 @@ def test_a_rehearsal_of_forced_lengths_plays_every_phase(run, tmp_path):
     for row in one["phases"]:
         assert sum(part["wall_s"] for part in row["parts"].values()) == pytest.approx(row["wall_s"], rel=0.02)
         assert row["sampled_tokens_per_s"] > 0
-    assert any(row["live_tokens_per_s"] and 0 < row["share_of_product_rate"] < 1 for row in one["phases"])
+    assert any(row["loss_tokens_per_s"] and 0 < row["matmul_utilization"] < 1 for row in one["phases"])
     table = list(round_lines(result))
     assert [line.split(" | ")[0] for line in table[2:6]] == ["| generator", "| grm", "| policy", "| **round**"]
     assert "round 2, whose time is the median of 1" in round_sentence(result)

@@ -1,4 +1,4 @@
-"""The soak's limits find what they are to find, in rows made by hand; and a run in small writes every row."""
+"""The soak's limits find what grows, in rows made by hand; and a small run writes every row."""
 
 import json
 import random
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from aslfast.config import to_toml
-from bench.round.bench_soak import Row, configured, limits
+from bench.round.bench_soak import configured
+from bench.round.soak_limits import SoakRow, limits
 from tests.support.killed_runs import N_STEPS, lab_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +22,7 @@ def healthy(n=80):
     rng = random.Random(0)
     tokens = [rng.randrange(2_000, 9_000) for _ in range(n)]
     return [
-        Row(
+        SoakRow(
             ("generator", "policy")[i % 2],
             900 + min(i, 20) * 5 + rng.random() * 8,
             20,
@@ -49,7 +50,7 @@ def test_a_healthy_run_keeps_all_limits():
         (lambda i, row: replace(row, threads=row.threads + i // 40), {"threads"}),
         (
             lambda i, row: replace(row, seconds=row.seconds * (1 + i / 80 * (row.phase == "policy"))),
-            {"policy_us_a_token"},
+            {"policy_us_per_token"},
         ),
     ],
 )
