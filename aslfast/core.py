@@ -37,6 +37,32 @@ class StopReason(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Attempt:
+    """A policy's answer to a question, None where it gave none, and the verdicts on it."""
+
+    answer: str | None
+    verdicts: tuple[str | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question with its accepted answers, from a file or written by the generator. All texts are untrusted."""
+
+    id: str
+    text: str
+    references: tuple[str, ...] = ()  # accepted answers; () if none is known
+    hops: int = 0  # 0 if unknown
+    fold: int = 0  # of its source documents, with source-fold judges; 0: none
+    round: int = 0  # that wrote it; 0: from a file
+    attempts: tuple[Attempt, ...] = ()  # at a generated one
+
+    @property
+    def reference(self) -> str:
+        """The first accepted answer; empty if none is known."""
+        return self.references[0] if self.references else ""
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """One thing to do for one role. `prompt` is the user message; every field may hold untrusted text."""
 

@@ -7,21 +7,7 @@ from dataclasses import dataclass, field, fields
 
 import msgspec
 
-from aslfast.core import Task
-from aslfast.rewards import Attempt
-
-
-@dataclass(frozen=True, slots=True)
-class PoolQuestion:
-    """A generated question that passed the acceptance filter, with the policy's attempts at it."""
-
-    id: str
-    question: str
-    reference: str
-    hops: int
-    attempts: tuple[Attempt, ...]
-    fold: int = 0  # of its source documents: see Task
-    round: int = 0  # in which it was generated
+from aslfast.core import Question, Task
 
 
 @dataclass(kw_only=True)
@@ -39,7 +25,7 @@ class TrainState:
     step: int = 0  # started steps of the run
     seconds: float = 0.0  # of the round so far, without work that a kill undid
     step_rewards: tuple[float, ...] = ()  # mean rewards of the steps of that phase
-    pool: dict[str, PoolQuestion] = field(default_factory=dict)  # question pool by normalised question; grows by rounds
+    pool: dict[str, Question] = field(default_factory=dict)  # question pool by normalised question; grows by rounds
     accuracy: dict[str, float] = field(default_factory=dict)  # of the last policy phase, by normalised question
 
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from aslfast.cli.progress import Meter, printable, quiet_libraries
 from aslfast.config import RunConfig
-from aslfast.core import ROLES, Role, Task, Trajectory
-from aslfast.data.qa_dataset import Question, read_questions
+from aslfast.core import ROLES, Question, Role, Task, Trajectory
+from aslfast.data.qa_dataset import read_questions
 from aslfast.data.trajectories import Record, conversation, write_trajectories
 from aslfast.errors import UserError
-from aslfast.prompts.builder import PromptBuilder, QuestionSpec
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.retrieval.retriever import open_index
 from aslfast.trainer.datasets import policy_evals
 from aslfast.trainer.session import Session, open_session, settings_of
@@ -105,9 +105,8 @@ def tasks_of(role: str, questions: Sequence[Question], prompts: str) -> list[Tas
         return policy_evals(questions, prompts)
     builder = PromptBuilder(prompts)
     if role == "grm":
-        asked = [(q.id, QuestionSpec(q.question, hops=q.hops), q.answers[0]) for q in questions]
-        return [builder.judge(f"grm-{name}", question, answer) for name, question, answer in asked]
-    return [builder.generator(f"generator-{q.id}", q.question, max(q.hops, 1)) for q in questions]
+        return [builder.judge(f"grm-{q.id}", q, q.reference) for q in questions]
+    return [builder.generator(f"generator-{q.id}", q.text, max(q.hops, 1)) for q in questions]
 
 
 def check_new_file(out: Path) -> None:

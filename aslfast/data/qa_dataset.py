@@ -10,29 +10,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aslfast.core import Question
 from aslfast.data.qa_rows import Row, read_rows
 from aslfast.errors import UserError
 from aslfast.files.atomic import atomic_file
 
 ANSWER_FIELDS = ("answers", "golden_answers", "possible_answers", "answer", "Answer")
 ID_FIELDS = ("id", "_id", "QuestionId", "question_id")
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """A question with its accepted answers. hops 0: unknown."""
-
-    id: str
-    question: str
-    answers: tuple[str, ...]
-    hops: int = 0
 
 
 def read_questions(path: str | Path, limit: int | None = None) -> list[Question]:
@@ -49,7 +39,7 @@ def read_questions(path: str | Path, limit: int | None = None) -> list[Question]
 
 def write_questions(path: Path, questions: Sequence[Question]) -> None:
     """Write a Parquet file that `read_questions` reads, complete or not at all. Raises OSError."""
-    rows = [{"id": q.id, "question": q.question, "answers": list(q.answers), "hops": q.hops} for q in questions]
+    rows = [{"id": q.id, "question": q.text, "answers": list(q.references), "hops": q.hops} for q in questions]
     with atomic_file(path) as partial:
         pq.write_table(pa.Table.from_pylist(rows), partial)
 

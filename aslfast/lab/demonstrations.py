@@ -10,9 +10,10 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from aslfast.core import Question
 from aslfast.lab.examples import Example, ExampleWriter
 from aslfast.lab.world import LITERALS, World, parse_question, sentence
-from aslfast.prompts.builder import PromptBuilder, QuestionSpec
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
 
 Search = Callable[[str], str]  # a query -> the observation text that the search tool gives for it
@@ -43,7 +44,7 @@ class Demonstrator:
 
     def policy(self, question: str) -> Example:
         """Return a demonstration of answering a question."""
-        writer = ExampleWriter(self.chat, PROMPTS.policy("demo", QuestionSpec(question)))
+        writer = ExampleWriter(self.chat, PROMPTS.policy("demo", Question("demo", question)))
         if self.rng.random() < self.noise.guess:
             guess = self.rng.choice(self.rng.choice(list(LITERALS.values())))
             writer.say(f"{_think('guess')}<answer>{guess}</answer>")
@@ -57,7 +58,7 @@ class Demonstrator:
 
         weight: of the loss at the tokens that decide the verdict.
         """
-        writer = ExampleWriter(self.chat, PROMPTS.judge("demo", QuestionSpec(question), answer))
+        writer = ExampleWriter(self.chat, PROMPTS.judge("demo", Question("demo", question), answer))
         found, thought = self._research(writer, question, self.noise.judge_wrong_fact, 0.0)
         same = found == answer
         writer.say(f"<think>{thought} {answer} says {found}")

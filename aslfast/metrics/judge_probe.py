@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from aslfast import rewards
 from aslfast.config import RunConfig
-from aslfast.core import StopReason, Task, Trajectory
+from aslfast.core import Question, StopReason, Task, Trajectory
 from aslfast.metrics.bootstrap import paired_difference
 from aslfast.metrics.health import fraction
-from aslfast.prompts.builder import PromptBuilder, QuestionSpec
+from aslfast.prompts.builder import PromptBuilder
 
 LEAST_OF_A_KIND = 10  # right answers, and wrong ones: rates over fewer say nothing about a judge
 
@@ -53,7 +53,7 @@ class JudgeProbe:
         """Return the task of judging an answer; of two judges each has every second one."""
         task, grm = attempt.task, self.config.grm
         fold = number % 2 + 1 if grm.folds > 1 else 0
-        asked = QuestionSpec(task.question, task.references, task.hops)
+        asked = Question(task.id, task.question, task.references, task.hops)
         builder = PromptBuilder(self.config.model.prompts, grm.variant)
         return builder.judge(f"probe-{task.id}", asked, answer, fold=fold)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from aslfast.core import Task
+from aslfast.core import Question, Task
 from aslfast.prompts.templates import fill, one_line, prompt_text
 
 JUDGE_PROMPTS = {  # variant -> prompt file
@@ -22,33 +22,18 @@ MAX_ANSWER_CHARS = 500  # of a student's answer in the judge's prompt
 
 
 @dataclass(frozen=True, slots=True)
-class QuestionSpec:
-    """A question as a prompt needs it. Texts are untrusted."""
-
-    text: str
-    references: tuple[str, ...] = ()  # accepted answers; () if none is known
-    hops: int = 0  # 0 if unknown
-    fold: int = 0  # of the documents that it is from, with source-fold judges; 0: none
-
-    @property
-    def reference(self) -> str:
-        """The first accepted answer; empty if none is known."""
-        return self.references[0] if self.references else ""
-
-
-@dataclass(frozen=True, slots=True)
 class PromptBuilder:
     """Makes tasks with the prompts of one set. judge_variant: a key of JUDGE_PROMPTS."""
 
     prompt_set: str
     judge_variant: str = "tool"
 
-    def policy(self, task_id: str, question: QuestionSpec) -> Task:
+    def policy(self, task_id: str, question: Question) -> Task:
         """Return the task of answering a question."""
         prompt = fill(prompt_text(self.prompt_set, "policy"), question=question.text)
         return Task(task_id, "policy", prompt, question.text, question.references, question.hops, question.fold)
 
-    def judge(self, task_id: str, question: QuestionSpec, answer: str, label: str | None = None, fold: int = 0) -> Task:
+    def judge(self, task_id: str, question: Question, answer: str, label: str | None = None, fold: int = 0) -> Task:
         """Return the task of judging an answer, of which the judge reads the first 500 characters.
 
         label: the expected verdict, if known. fold: the judge's own, not the question's. The variant `reference` alone
@@ -68,7 +53,7 @@ class PromptBuilder:
         return Task(task_id, "generator", prompt, hops=hops)
 
     def variant(
-        self, task_id: str, old: QuestionSpec, accuracy: float, kind: Literal["width", "depth"],
+        self, task_id: str, old: Question, accuracy: float, kind: Literal["width", "depth"],
         max_hops: int | None = None,
     ) -> Task:  # fmt: skip
         """Return the task of varying a question that the policy has trained on (ASL): a harder one where the policy

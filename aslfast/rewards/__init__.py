@@ -7,12 +7,13 @@ labels for the judge: LABELS; a question's reference answer: REFERENCES. docs/re
 source and how it differs here.
 """
 
+from aslfast.core import Attempt
 from aslfast.prompts.parsing import WrittenQuestion, answer, grade, question, valid_question, verdict
 from aslfast.rewards.distractors import plausible_wrong
 from aslfast.rewards.format import format_reward
 from aslfast.rewards.generator import GENERATOR_REWARDS, QuestionEvidence, generator_reward, question_evidence
 from aslfast.rewards.judge import GRM_REWARDS, grm_reward, offered
-from aslfast.rewards.labels import LABELS, Attempt, Labels, balanced, gold_labels
+from aslfast.rewards.labels import LABELS, Labels, balanced, gold_labels
 from aslfast.rewards.match import contains_match, cover_match, exact_match, f1, normalize, substring_match
 from aslfast.rewards.near_duplicates import distinct_questions, question_similarity
 from aslfast.rewards.policy import JUDGED, POLICY_REWARDS, AnswerEvidence, policy_reward

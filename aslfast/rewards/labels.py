@@ -7,25 +7,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
+from aslfast.core import Attempt
 from aslfast.rewards.match import exact_match, normalize
 from aslfast.rewards.verdicts import as_label
 
 Labels = dict[str, str]  # distinct answer -> "correct" or "wrong", in the order they were first given
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """A policy's answer to a generated question, and the verdicts on it."""
-
-    answer: str
-    verdicts: tuple[str | None, ...]
-
-
 def reference_labels(attempts: Sequence[Attempt], reference: str) -> Labels:
     """Label the generator's own answer right, any other wrong (ASL with a rule for the generator's reward)."""
-    return gold_labels([attempt.answer for attempt in attempts], [reference])
+    return gold_labels([answer for answer, _ in _answered(attempts)], [reference])
 
 
 def gold_labels(answers: Sequence[str], references: Sequence[str]) -> Labels:
@@ -39,17 +31,17 @@ def self_labels(attempts: Sequence[Attempt], reference: str) -> Labels:
     The original labels every attempt separately, so that one answer may have both labels.
     """
     labels: Labels = {}
-    for attempt in attempts:
-        for label in filter(None, map(as_label, attempt.verdicts)):
-            labels.setdefault(attempt.answer, label)
+    for answer, verdicts in _answered(attempts):
+        for label in filter(None, map(as_label, verdicts)):
+            labels.setdefault(answer, label)
     return labels
 
 
 def majority_labels(attempts: Sequence[Attempt], reference: str) -> Labels:
     """Label each answer by the majority of the judge's verdicts over all attempts that gave it; ties give no label."""
     votes: dict[str, Counter[str]] = {}
-    for attempt in attempts:
-        votes.setdefault(attempt.answer, Counter()).update(filter(None, map(as_label, attempt.verdicts)))
+    for answer, verdicts in _answered(attempts):
+        votes.setdefault(answer, Counter()).update(filter(None, map(as_label, verdicts)))
     return {
         answer: _label(given["correct"] > given["wrong"])
         for answer, given in votes.items()
@@ -62,7 +54,7 @@ def consensus_labels(attempts: Sequence[Attempt], reference: str) -> Labels:
 
     Two roles reached it independently. Other questions give no labels.
     """
-    counts = Counter(normalize(attempt.answer) for attempt in attempts)
+    counts = Counter(normalize(answer) for answer, _ in _answered(attempts))
     own = counts.pop(normalize(reference), 0)
     agreed = own >= 2 and own > max(counts.values(), default=0)
     return reference_labels(attempts, reference) if agreed else {}
@@ -84,6 +76,11 @@ def balanced(labels: Mapping[str, str]) -> list[tuple[str, str]]:
     right, wrong = ([answer for answer, label in labels.items() if label == wanted] for wanted in ("correct", "wrong"))
     pairs = zip(right, wrong, strict=False)
     return [pair for r, w in pairs for pair in ((r, "correct"), (w, "wrong"))]
+
+
+def _answered(attempts: Sequence[Attempt]) -> list[tuple[str, tuple[str | None, ...]]]:
+    """Return the answers that were given, each with its verdicts."""
+    return [(attempt.answer, attempt.verdicts) for attempt in attempts if attempt.answer is not None]
 
 
 def _label(right: bool) -> str:

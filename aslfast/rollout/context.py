@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from aslfast.config import RunConfig
 from aslfast.core import Role, StopReason, Task, Trajectory
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.rollout.counters import StepCounters
 from aslfast.rollout.judge import Judge, VerdictCache
 from aslfast.rollout.multi_turn import Rollout
@@ -43,8 +44,13 @@ class RolloutContext:
     @property
     def judge(self) -> Judge:
         """The judge, with this context's counters."""
-        grm, prompts = self.config.grm, self.config.model.prompts
-        return Judge(self.sample, prompts, grm.variant, grm.share_verdicts, self.verdict_cache, self.counters)
+        share = self.config.grm.share_verdicts
+        return Judge(self.sample, self.prompts, share, self.verdict_cache, self.counters)
+
+    @property
+    def prompts(self) -> PromptBuilder:
+        """Makes the tasks."""
+        return PromptBuilder(self.config.model.prompts, self.config.grm.variant)
 
 
 def max_concurrent(config: RunConfig) -> int:

@@ -25,8 +25,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from aslfast import rewards
-from aslfast.core import StopReason, Task, Trajectory
-from aslfast.prompts import role_tasks
+from aslfast.core import Question, StopReason, Task, Trajectory
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.rollout.counters import StepCounters
 from aslfast.rollout.multi_turn import stable_seed
 
@@ -62,25 +62,15 @@ class Judge:
     """Requests verdicts. `cache` holds the shared verdicts of a step."""
 
     sample: SampleTask
-    prompts: str
-    variant: str  # of the judge's prompt: rewards/judge.py
+    prompts: PromptBuilder
     share: bool  # grm.share_verdicts
     cache: VerdictCache
     counters: StepCounters
 
-    def task(
-        self, task_id: str, question: str, answer: str, reference: str, label: str | None = None, hops: int = 0,
-        fold: int = 0,
-    ) -> Task:  # fmt: skip
-        """Return the task of judging an answer. fold: the judge's, `other_fold` of the question's."""
-        return role_tasks.grm_task(task_id, question, answer, self.prompts, label, hops, self.variant, reference, fold)
-
-    async def verdicts(
-        self, task_id: str, question: str, answer: str, reference: str, count: int, source_fold: int = 0
-    ) -> tuple[str | None, ...]:
+    async def verdicts(self, task_id: str, question: Question, answer: str, count: int) -> tuple[str | None, ...]:
         """Return `count` verdicts, None for a trajectory without one; those that the tool failed are left out."""
-        task = self.task(task_id, question, answer, reference, fold=other_fold(source_fold))
-        judged = (self._verdict(task, answer, reference, i) for i in range(count))
+        task = self.prompts.judge(task_id, question, answer, fold=other_fold(question.fold))
+        judged = (self._verdict(task, answer, question.reference, i) for i in range(count))
         return self.read(await asyncio.gather(*judged))
 
     async def _verdict(self, task: Task, answer: str, reference: str, number: int) -> Trajectory:
@@ -98,4 +88,4 @@ class Judge:
     def read(self, judged: Sequence[Trajectory]) -> tuple[str | None, ...]:
         """Return the verdicts, None for a trajectory without one; those that the tool failed are left out."""
         outputs = [t.output for t in judged if t.stop is not StopReason.TOOL_FAILED]
-        return tuple(rewards.offered(output, self.variant) for output in outputs)
+        return tuple(rewards.offered(output, self.prompts.judge_variant) for output in outputs)

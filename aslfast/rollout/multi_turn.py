@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from aslfast.core import Kind, Role, StopReason, Task, Trajectory, Turn
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.role_tasks import STOP_TEXTS, Call, parse_call, parse_output, without_thinking
+from aslfast.prompts.parsing import STOP_TEXTS, parse_output, without_thinking
+from aslfast.prompts.tool_calls import Call, parse_call
 from aslfast.rollout.search_tool import SEARCH
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.protocol import Sample, Sampler, SampleRequest

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aslfast.data.corpus import Passage
-from aslfast.prompts.role_tasks import Call
+from aslfast.prompts.tool_calls import Call
 from aslfast.retrieval.retriever import AnyIndex, retrieve
 
 SEARCH = "search"

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aslfast.errors import UserError
-from aslfast.prompts.role_tasks import Call
+from aslfast.prompts.tool_calls import Call
 from aslfast.retrieval.client import Unreachable
 from aslfast.rollout.search_tool import SearchTool
 

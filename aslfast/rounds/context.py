@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 
 from aslfast.checkpoint.state import TrainState
 from aslfast.config import RunConfig
-from aslfast.data.qa_dataset import Question
+from aslfast.core import Question
 from aslfast.learner.learner import Learner
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.rollout.context import RolloutContext, max_concurrent
 from aslfast.rollout.multi_turn import Rollout, stable_seed
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
@@ -36,6 +37,11 @@ class TaskContext:
     config: RunConfig
     state: TrainState
     data: TrainingData
+
+    @property
+    def prompts(self) -> PromptBuilder:
+        """Makes the tasks."""
+        return PromptBuilder(self.config.model.prompts, self.config.grm.variant)
 
     def rng(self, phase: str) -> random.Random:
         """Return a random generator that this round's phase of that name has to itself."""

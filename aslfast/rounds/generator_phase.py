@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from aslfast import rewards
-from aslfast.checkpoint.state import PoolQuestion, TrainState
-from aslfast.core import Group, Reward, StopReason, Task, Trajectory
-from aslfast.prompts import role_tasks
-from aslfast.rewards import AnswerEvidence, Attempt, QuestionEvidence
+from aslfast.checkpoint.state import TrainState
+from aslfast.core import Attempt, Group, Question, Reward, StopReason, Task, Trajectory
+from aslfast.rewards import AnswerEvidence, QuestionEvidence
 from aslfast.rollout.context import RolloutContext
 from aslfast.rollout.judge import other_fold, source_fold
 from aslfast.rounds.context import TaskContext
@@ -36,26 +35,22 @@ def generator_tasks(context: TaskContext) -> list[list[Task]]:
 
 def topic_tasks(context: TaskContext) -> list[Task]:
     """Return tasks about topics drawn without repeats; hops in turn, so that the question pool holds all of them."""
-    config, prompts, number = context.config.generator, context.config.model.prompts, context.state.round
+    hops, number = context.config.generator.hops, context.state.round
     return [
-        role_tasks.generator_task(f"g{number}-{i}", topic, config.hops[i % len(config.hops)], prompts)
+        context.prompts.generator(f"g{number}-{i}", topic, hops[i % len(hops)])
         for i, topic in enumerate(_drawn(context, context.data.topics))
     ]
 
 
-def variant_tasks(
-    context: TaskContext, kind: Literal["width", "depth"], old: Sequence[PoolQuestion]
-) -> list[Task]:  # fmt: skip
+def variant_tasks(context: TaskContext, kind: Literal["width", "depth"], old: Sequence[Question]) -> list[Task]:
     """Return tasks of harder or easier variants, by the policy's accuracy on the old question in its newest phase."""
-    config, state = context.config, context.state
-    prompts, most_hops = config.model.prompts, max(config.generator.hops)
+    state, max_hops = context.state, max(context.config.generator.hops)
     return [
-        role_tasks.variant_task(
-            f"g{state.round}-{i}", role_tasks.policy_task("", q.question, prompts, (q.reference,), q.hops),
-            state.accuracy[rewards.normalize(q.question)], kind, prompts, most_hops,
+        context.prompts.variant(
+            f"g{state.round}-{i}", question, state.accuracy[rewards.normalize(question.text)], kind, max_hops
         )
-        for i, q in enumerate(_drawn(context, old))
-    ]  # fmt: skip
+        for i, question in enumerate(_drawn(context, old))
+    ]
 
 
 def _drawn(context: TaskContext, things: Sequence[T]) -> list[T]:
@@ -74,7 +69,7 @@ def target_reached(state: TrainState, targets: Sequence[int]) -> bool:
 
 def drop_near_duplicates(state: TrainState) -> None:
     """Keep, of questions in nearly the same words, the one that came first."""
-    kept = set(rewards.distinct_questions([q.question for q in state.pool.values()]))
+    kept = set(rewards.distinct_questions([q.text for q in state.pool.values()]))
     state.pool = {key: question for i, (key, question) in enumerate(state.pool.items()) if i in kept}
 
 
@@ -88,7 +83,7 @@ class QuestionOutcome:
 
     written: Trajectory
     evidence: QuestionEvidence | None = None
-    accepted: PoolQuestion | None = None
+    accepted: Question | None = None
 
 
 async def question_group(context: RolloutContext, task: Task) -> GroupResult:
@@ -126,33 +121,28 @@ async def generate_question(context: RolloutContext, task: Task, number: int) ->
     lowest, highest = config.pass_rate_range
     if not evidence.accepted or not lowest <= rewards.accuracy(verdicts) <= highest:
         return QuestionOutcome(written, evidence)
-    answered = tuple(Attempt(a.answer, a.verdicts) for a in attempts if a.answer is not None)
-    fold = source_fold(written, context.config.grm.folds)
-    name, question = f"q{task.id}-{number}", written.output
-    return QuestionOutcome(
-        written, evidence, PoolQuestion(name, question, reference, task.hops, answered, fold, context.round)
-    )
+    question = Question(
+        f"q{task.id}-{number}", written.output, (reference,), task.hops, source_fold(written, context.config.grm.folds),
+        context.round, tuple(attempt for attempt in attempts if attempt.answer is not None),
+    )  # fmt: skip
+    return QuestionOutcome(written, evidence, question)
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    """A policy's attempt. Its tokens, which nothing is learnt from, are let go at once."""
+async def _attempts(context: RolloutContext, written: Trajectory, name: str) -> tuple[list[Attempt], Verdicts]:
+    """Return the attempts that the tool did not fail, and the verdicts on the generator's own answer.
 
-    answer: str | None
-    verdicts: Verdicts  # none where a rule judges
-
-
-async def _attempts(context: RolloutContext, written: Trajectory, name: str) -> tuple[list[_Attempt], Verdicts]:
-    """Return the attempts that the tool did not fail, and the verdicts on the generator's own answer."""
-    config, question, own = context.config, written.output or "", written.output_answer or ""
+    Of an attempt's tokens, which no role learns from, nothing is kept.
+    """
+    config, own = context.config, written.output_answer or ""
     fold, judge = source_fold(written, config.grm.folds), context.judge
-    task = role_tasks.policy_task(f"{name}-p", question, config.model.prompts, (own,), written.task.hops, fold)
-    check = judge.task(f"{name}-c", question, own, own, fold=other_fold(fold))
+    question = Question(name, written.output or "", (own,), written.task.hops, fold)
+    task = context.prompts.policy(f"{name}-p", question)
+    check = context.prompts.judge(f"{name}-c", question, own, fold=other_fold(fold))
     count = min(1, config.policy.verdicts_per_answer)
 
-    async def attempt(number: int) -> _Attempt | None:
+    async def attempt(number: int) -> Attempt | None:
         trajectory, verdicts = await play_attempt(context, task, number, count)
-        return None if verdicts is None else _Attempt(trajectory.output, verdicts)
+        return None if verdicts is None else Attempt(trajectory.output, verdicts)
 
     attempts, checks = await asyncio.gather(
         asyncio.gather(*(attempt(i) for i in range(config.generator.rollouts_per_question))),
@@ -161,7 +151,7 @@ async def _attempts(context: RolloutContext, written: Trajectory, name: str) -> 
     return [a for a in attempts if a], judge.read(checks)
 
 
-def _verdict(context: RolloutContext, attempt: _Attempt, reference: str) -> str | None:
+def _verdict(context: RolloutContext, attempt: Attempt, reference: str) -> str | None:
     """Return the judge's verdict on an attempt; without a judge, that of the rule that rewards the policy."""
     if attempt.verdicts:
         return attempt.verdicts[0]

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from aslfast.checkpoint.state import PoolQuestion
-from aslfast.core import Group
+from aslfast.core import Group, Question
 from aslfast.rewards import normalize
 from aslfast.rollout.counters import StepCounters
 
@@ -17,10 +16,10 @@ class GroupResult:
 
     group: Group
     counters: StepCounters
-    new_questions: Sequence[PoolQuestion] = ()
+    new_questions: Sequence[Question] = ()
 
 
-def extended_pool(pool: Mapping[str, PoolQuestion], results: Iterable[GroupResult]) -> dict[str, PoolQuestion]:
+def extended_pool(pool: Mapping[str, Question], results: Iterable[GroupResult]) -> dict[str, Question]:
     """Return the question pool with the new questions of a step; of equal ones the first stays.
 
     In the order of the tasks, not of completion: that depends on which trajectories run side by side.
@@ -28,5 +27,5 @@ def extended_pool(pool: Mapping[str, PoolQuestion], results: Iterable[GroupResul
     extended = dict(pool)
     for result in results:
         for question in result.new_questions:
-            extended.setdefault(normalize(question.question), question)
+            extended.setdefault(normalize(question.text), question)
     return extended

@@ -7,10 +7,7 @@ import random
 from collections.abc import Sequence
 
 from aslfast import rewards
-from aslfast.checkpoint.state import PoolQuestion
-from aslfast.core import Group, Task
-from aslfast.data.qa_dataset import Question
-from aslfast.prompts import role_tasks
+from aslfast.core import Group, Question, Task
 from aslfast.rollout.context import RolloutContext
 from aslfast.rounds.context import TaskContext
 from aslfast.rounds.group_result import GroupResult
@@ -39,30 +36,21 @@ def verification_tasks(context: TaskContext, fold: int = 0) -> list[list[Task]]:
     return chunks(mixed, config.prompts_per_step)
 
 
-def _question_tasks(context: TaskContext, question: PoolQuestion) -> list[Task]:
-    label_source = context.config.grm.label
-    labelled = rewards.balanced(labelled_attempts(question, label_source))
+def _question_tasks(context: TaskContext, question: Question) -> list[Task]:
+    labelled = rewards.balanced(labelled_attempts(question, context.config.grm.label))
     return [
-        _judge_task(
-            context, f"v{context.state.round}-{question.id}-{i // 2}{label[0]}",
-            Question(question.id, question.question, (question.reference,), question.hops), answer, label, question.fold,
+        context.prompts.judge(
+            f"v{context.state.round}-{question.id}-{i // 2}{label[0]}", question, answer, label, question.fold
         )
         for i, (answer, label) in enumerate(labelled)
-    ]  # fmt: skip
-
-
-def _judge_task(context: TaskContext, name: str, question: Question, answer: str, label: str, fold: int) -> Task:
-    prompts, variant = context.config.model.prompts, context.config.grm.variant
-    return role_tasks.grm_task(
-        name, question.question, answer, prompts, label, question.hops, variant, question.answers[0], fold
-    )
+    ]
 
 
 def gold_tasks(context: TaskContext, count: int, fold: int, rng: random.Random) -> list[Task]:
     """Return `count` answers to labelled questions, right ones and plausible wrong ones in turn."""
     tasks: list[Task] = []
     labelled = list(context.data.labelled)
-    others = [(q.question, q.answers[0]) for q in labelled]
+    others = [(q.text, q.reference) for q in labelled]
     while labelled and len(tasks) < count:
         for question in rng.sample(labelled, len(labelled)):
             name = f"r{context.state.round}.{len(tasks)}"
@@ -74,12 +62,12 @@ def _right_and_wrong(
     context: TaskContext, question: Question, others: Sequence[tuple[str, str]], name: str, fold: int,
     rng: random.Random,
 ) -> list[Task]:  # fmt: skip
-    wrong = rewards.plausible_wrong(question.question, question.answers, others, rng)
-    given = [(question.answers[0], "correct"), *([(wrong, "wrong")] if wrong else [])]
-    return [_judge_task(context, f"{name}-{label[0]}", question, answer, label, fold) for answer, label in given]
+    wrong = rewards.plausible_wrong(question.text, question.references, others, rng)
+    given = [(question.reference, "correct"), *([(wrong, "wrong")] if wrong else [])]
+    return [context.prompts.judge(f"{name}-{label[0]}", question, answer, label, fold) for answer, label in given]
 
 
-def labelled_attempts(question: PoolQuestion, source: str) -> dict[str, str]:
+def labelled_attempts(question: Question, source: str) -> dict[str, str]:
     """Return distinct answers -> label, from one of the sources in rewards/labels.py."""
     return rewards.LABELS[source](question.attempts, question.reference)
 

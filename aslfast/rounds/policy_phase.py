@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from aslfast import rewards
-from aslfast.checkpoint.state import PoolQuestion, TrainState
-from aslfast.core import Group, StopReason, Task, Trajectory
-from aslfast.prompts import role_tasks
+from aslfast.checkpoint.state import TrainState
+from aslfast.core import Group, Question, StopReason, Task, Trajectory
 from aslfast.rollout.context import RolloutContext
 from aslfast.rounds.context import TaskContext
 from aslfast.rounds.group_result import GroupResult
@@ -20,25 +19,21 @@ Verdicts: TypeAlias = tuple[str | None, ...]
 
 def policy_tasks(context: TaskContext) -> list[list[Task]]:
     """Return the phase's tasks by step, from the question pool or from the labelled questions; repeated as needed."""
-    config, prompts, number = context.config.policy, context.config.model.prompts, context.state.round
+    config, number = context.config.policy, context.state.round
     if config.question_source == "labelled":
         labelled = list(context.data.labelled)
-        drawn = context.rng("policy").sample(labelled, len(labelled))[: config.max_questions or None]
-        asked = [(q.id, q.question, q.answers, q.hops, 0) for q in drawn]
+        asked = context.rng("policy").sample(labelled, len(labelled))[: config.max_questions or None]
     else:
-        asked = [(q.id, q.question, (q.reference,), q.hops, q.fold) for q in pool_questions(context)]
-    tasks = [
-        role_tasks.policy_task(f"p{number}-{i}-{name}", question, prompts, references, hops, fold)
-        for i, (name, question, references, hops, fold) in enumerate(asked)
-    ]
+        asked = pool_questions(context)
+    tasks = [context.prompts.policy(f"p{number}-{i}-{question.id}", question) for i, question in enumerate(asked)]
     return cycled(tasks, config.steps, config.prompts_per_step)
 
 
-def pool_questions(context: TaskContext) -> list[PoolQuestion]:
+def pool_questions(context: TaskContext) -> list[Question]:
     """Return questions of the pool, hops in turn, the newest round's first where there are more than needed."""
     rng, most, now = context.rng("policy"), context.config.policy.max_questions, context.state.round
     newest = sorted(context.state.pool.values(), key=lambda q: (q.round != now, rng.random()))
-    by_hops: dict[int, list[PoolQuestion]] = {}
+    by_hops: dict[int, list[Question]] = {}
     for question in newest:
         by_hops.setdefault(question.hops, []).append(question)
     turns = max(map(len, by_hops.values()), default=0)
@@ -83,7 +78,6 @@ async def play_attempt(
         return trajectory, None
     if trajectory.output is None:
         return trajectory, (None,) * verdicts
-    name, reference = f"{task.id}{number}-v", next(iter(task.references), "")
-    judge = context.judge
-    given = await judge.verdicts(name, task.question, trajectory.output, reference, verdicts, task.fold)
+    question = Question(task.id, task.question, task.references, task.hops, task.fold)
+    given = await context.judge.verdicts(f"{task.id}{number}-v", question, trajectory.output, verdicts)
     return trajectory, given if given or not verdicts else None

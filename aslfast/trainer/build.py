@@ -23,7 +23,7 @@ from aslfast.models.base_model import load_base, model_folder
 from aslfast.models.base_source import base_source, reason_not_shared
 from aslfast.models.base_weights import BaseWeights
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.role_tasks import prompt_text
+from aslfast.prompts.templates import prompt_text
 from aslfast.retrieval.client import RemoteIndex, max_request_s
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.multi_turn import Limits, Rollout

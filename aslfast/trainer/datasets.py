@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from aslfast.config import RunConfig
-from aslfast.core import Task
-from aslfast.data.qa_dataset import Question, read_questions
+from aslfast.core import Question, Task
+from aslfast.data.qa_dataset import read_questions
 from aslfast.data.topics import read_topics
 from aslfast.errors import UserError
-from aslfast.prompts import role_tasks
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.retrieval.retriever import AnyIndex, open_index
 
 
@@ -67,4 +67,4 @@ def labelled_questions(config: RunConfig) -> list[Question]:
 
 def policy_evals(questions: Sequence[Question], prompts: str) -> list[Task]:
     """Return the policy's evaluation tasks."""
-    return [role_tasks.policy_task(f"eval-{q.id}", q.question, prompts, q.answers, q.hops) for q in questions]
+    return [PromptBuilder(prompts).policy(f"eval-{q.id}", q) for q in questions]

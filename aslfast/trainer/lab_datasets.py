@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aslfast.config import RunConfig
-from aslfast.core import Task
-from aslfast.data.qa_dataset import Question, write_questions
+from aslfast.core import Question, Task
+from aslfast.data.qa_dataset import write_questions
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab import demonstrations
 from aslfast.lab.world import World
-from aslfast.prompts import role_tasks
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.trainer.datasets import Datasets, policy_evals, uses_labelled
 
 GENERATOR_EVALS = 150  # questions to write
@@ -57,24 +57,19 @@ def lab_judgements(world: World, questions: Sequence[Question], config: RunConfi
     With two judges, each gets every second question.
     """
     grm, rng = config.grm, random.Random(f"judgements-{config.seed}")
-    tasks = []
+    builder, tasks = PromptBuilder(config.model.prompts, grm.variant), []
     for i in range(GRM_EVALS):
         question = questions[i // 2 % len(questions)]
-        right = question.answers[0]
-        answer = right if i % 2 == 0 else demonstrations.wrong_answer(world, question.question, right, rng)
+        right = question.reference
+        answer = right if i % 2 == 0 else demonstrations.wrong_answer(world, question.text, right, rng)
         label = "correct" if i % 2 == 0 else "wrong"
         fold = i // 2 % 2 + 1 if grm.folds > 1 else 0
-        tasks.append(
-            role_tasks.grm_task(
-                f"eval-j{i}", question.question, answer, config.model.prompts, label, question.hops, grm.variant, right,
-                fold,
-            )
-        )  # fmt: skip
+        tasks.append(builder.judge(f"eval-j{i}", question, answer, label, fold))
     return tasks
 
 
 def lab_generator_tasks(world: World, config: RunConfig) -> list[Task]:
     """Return the generator's evaluation tasks: topics of the world, with one to three hops."""
     topics = random.Random(f"topics-{config.seed}").sample(list(world.facts), GENERATOR_EVALS)
-    prompts = config.model.prompts
-    return [role_tasks.generator_task(f"eval-g{i}", topic, i % 3 + 1, prompts) for i, topic in enumerate(topics)]
+    builder = PromptBuilder(config.model.prompts)
+    return [builder.generator(f"eval-g{i}", topic, i % 3 + 1) for i, topic in enumerate(topics)]

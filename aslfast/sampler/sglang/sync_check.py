@@ -20,7 +20,7 @@ from aslfast.distributed.collectives import broadcast_in_group
 from aslfast.distributed.process_group import ProcessGroup
 from aslfast.errors import UserError
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.role_tasks import prompt_text
+from aslfast.prompts.templates import prompt_text
 from aslfast.sampler.protocol import Scorer
 from aslfast.sampler.sglang.engine_client import EngineDied
 
