@@ -90,7 +90,8 @@ class _Recorder:
         yield from self.rewards()
         yield context.observer, "step", self.before(self.count_step, context.observer.step)
         yield context.prefix_cache, "release", self.before(self.count_rollout, context.prefix_cache.release)
-        yield context.learner, "_inputs", self.before(self.count_batch, context.learner._inputs)
+        packed_model = context.learner.packed_model
+        yield packed_model, "attend", self.before(self.count_batch, packed_model.attend)
 
     def timed_methods(self) -> Iterator[tuple[object, str, str]]:
         """Yield (owner, method, part) for all plain functions but the rewards."""
@@ -165,8 +166,8 @@ class _Recorder:
         """Count a trajectory: each ends with the release of its session."""
         self.record.rollouts += 1
 
-    def count_batch(self, batch: Batch, normalizer: float, with_kl: bool) -> None:
-        """Count what goes through the model."""
+    def count_batch(self, batch: Batch) -> None:
+        """Count what goes through the model: each micro-batch has one attention."""
         self.record.forward_tokens += len(batch.input_T)
         self.record.loss_tokens += len(batch.source_L)
         self.record.pairs += batch.segments.pairs

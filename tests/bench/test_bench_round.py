@@ -182,8 +182,8 @@ def test_nothing_stays_patched(tmp_path):
     before = things_patched()
     with open_run(config, tmp_path) as context:
         rollout = context.rollout
-        objects = (context, context.learner, context.prefix_cache, context.checkpointer, context.observer,
-                   rollout.sampler, rollout.tool)  # fmt: skip
+        objects = (context, context.learner, context.learner.packed_model, context.prefix_cache,
+                   context.checkpointer, context.observer, rollout.sampler, rollout.tool)  # fmt: skip
         own = [dict(vars(thing)) for thing in objects]
         with pytest.raises(ZeroDivisionError), recorded(context, now_on("cpu")):
             assert rewards.accuracy is not before[rewards, "accuracy"]

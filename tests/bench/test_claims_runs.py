@@ -5,7 +5,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from aslfast.checkpoint.ledger import Commit, Ledger, Provenance
+from aslfast.checkpoint.commits import Commit, Provenance
+from aslfast.checkpoint.ledger import Ledger
 from aslfast.cli.main import app
 from aslfast.config import from_tree, to_toml, toml
 from aslfast.errors import UserError
