@@ -5,8 +5,7 @@ from __future__ import annotations
 from aslfast.cli.progress import Meter
 from aslfast.config import RunConfig
 from aslfast.preflight import dry_run
-from aslfast.rounds.observer import Observer, Position
-from aslfast.rounds.records import RoundRecord, StepRecord
+from aslfast.rounds.records import Observer, Position, RoundRecord, StepRecord
 
 
 class TrainProgress(Observer):

@@ -29,7 +29,8 @@ class Bounds:
         off = "0 (off) or " if self.or_zero else ""
         if not (self.open_low or self.open_high):
             return f"{off}between {low} and {high}"
-        return f"{off}{'above' if self.open_low else 'at least'} {low} and {'below' if self.open_high else 'at most'} {high}"
+        least, most = "above" if self.open_low else "at least", "below" if self.open_high else "at most"
+        return f"{off}{least} {low} and {most} {high}"
 
 
 def _shown(number: float) -> str:

@@ -15,7 +15,7 @@ from aslfast.rollout.context import RolloutContext, max_concurrent
 from aslfast.rollout.multi_turn import Rollout, stable_seed
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
 from aslfast.rounds.commit import Checkpointer
-from aslfast.rounds.observer import Observer
+from aslfast.rounds.records import Observer
 from aslfast.sampler.prefix_cache_stats import PrefixCacheMeter
 
 Oracle = Callable[[str], str | None]  # a question -> its true answer; None where there is none

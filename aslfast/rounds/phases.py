@@ -13,7 +13,6 @@ from aslfast.config.schema import GeneratorConfig, GrmConfig, PolicyConfig
 from aslfast.core import SECOND_JUDGE, Group, Role, Task
 from aslfast.rollout.context import RolloutContext
 from aslfast.rounds.context import TaskContext
-from aslfast.rounds.early_stopping import plateaued
 from aslfast.rounds.generator_phase import (
     drop_near_duplicates,
     generator_tasks,
@@ -23,6 +22,7 @@ from aslfast.rounds.generator_phase import (
 from aslfast.rounds.group_result import GroupResult
 from aslfast.rounds.judge_phase import verdict_group, verification_tasks
 from aslfast.rounds.policy_phase import answer_group, policy_tasks, record_accuracy
+from aslfast.rounds.schedule import plateaued
 
 
 def _nothing(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""The records of a run: one an optimizer step (metrics.jsonl), one a round (rounds.jsonl)."""
+"""The records of a run, one an optimizer step (metrics.jsonl) and one a round (rounds.jsonl), and who hears of them."""
 
 from __future__ import annotations
 
@@ -103,3 +103,37 @@ class RoundRecord:
         """Return the record as one flat JSON object."""
         head = {"round": self.round, **self.scores, "seconds": self.seconds}
         return {**head, **self.health, "alarms": list(self.alarms)}
+
+
+class Observer:
+    """Hears what a run does; this one ignores all of it. Subclass it and override what you want to see."""
+
+    def setup(self, what: str) -> None:
+        """Hear that `what` is being opened."""
+
+    def resumed(self, at: Position) -> None:
+        """Hear where a resumed run goes on."""
+
+    def step(self, record: StepRecord) -> None:
+        """Hear of an optimizer step that is committed."""
+
+    def evaluating(self, round_number: int) -> None:
+        """Hear that the evaluation of a round starts."""
+
+    def trajectory(self, sampled_tokens: int) -> None:
+        """Hear of one more trajectory of an evaluation."""
+
+    def evaluated(self, record: RoundRecord) -> None:
+        """Hear of a round that is evaluated and committed."""
+
+    def warning(self, text: str) -> None:
+        """Hear what a person should know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """A place in a run: its round, the phases of that round that are done, and the steps done of the next one."""
+
+    round: int
+    phases_done: Sequence[str]
+    phase_step: int

@@ -73,7 +73,7 @@ def own_part(
 ) -> tuple[list[Trajectory], list[float]]:
     """Return the trajectories that this rank's learner takes, with their advantages.
 
-    A contiguous run, so that most groups stay whole (they share their prompts), with about as many tokens as the others'.
+    A contiguous run, so that most groups stay whole (they share their prompts), of about as many tokens as the others.
     """
     total, before, own = sum(len(t.token_ids) for t in trajectories), 0, []
     for pair in zip(trajectories, advantages, strict=True):

@@ -22,7 +22,7 @@ from aslfast.models.base_weights import BaseWeights
 from aslfast.rounds import replicas
 from aslfast.rounds.commit import Checkpointer
 from aslfast.rounds.context import RoundContext, TrainingData
-from aslfast.rounds.observer import Observer, Position
+from aslfast.rounds.records import Observer, Position
 from aslfast.trainer.build import (
     build_rollout,
     build_sampler,

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from aslfast.core import Question
 from aslfast.index.bm25 import BM25Index
-from aslfast.prompts.builder import PromptBuilder, QuestionSpec
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.templates import prompt_text
 from aslfast.prompts.tool_calls import Call
 from aslfast.rollout.search_tool import SEARCH, SearchTool
@@ -36,7 +37,7 @@ def step_of(tool: SearchTool, questions: list[str], groups: int, group_size: int
     shapes: list[Shape] = []
     system, builder = prompt_text("full", "system"), PromptBuilder("full")
     for question in rng.sample(questions, groups):
-        prompt = n_tokens(system + builder.policy("t", QuestionSpec(question)).prompt)
+        prompt = n_tokens(system + builder.policy("t", Question("t", question)).prompt)
         for i in range(group_size):
             queries = [question, *rng.sample(questions, 2)][: rng.choice((1, 2, 3))]
             found = tool.answer([Call(SEARCH, (query,)) for query in queries])

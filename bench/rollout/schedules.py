@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from aslfast.config import RunConfig
-from aslfast.core import ROLES, Role, Task, Trajectory
-from aslfast.prompts.builder import PromptBuilder, QuestionSpec
+from aslfast.core import ROLES, Question, Role, Task, Trajectory
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.rollout.context import RolloutContext, max_concurrent
 from aslfast.rollout.multi_turn import stable_seed
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
@@ -77,7 +77,7 @@ async def _play_stages(step: ForcedStep, stage: Stage) -> None:
     policy_tasks, checks = [], []
     for (task, number), written in zip(jobs, await stage(jobs), strict=True):
         question, answer, name = written.output or "", written.output_answer or "", f"{task.id}-{number}"
-        policy_tasks.append(builder.policy(f"{name}-p", QuestionSpec(question, (answer,), task.hops)))
+        policy_tasks.append(builder.policy(f"{name}-p", Question(name, question, (answer,), task.hops)))
         checks.append(judge.task(f"{name}-c", question, answer, answer))
     attempts = [(task, i) for task in policy_tasks for i in range(config.rollouts_per_question)]
     judged = [(check, i) for check in checks for i in range(config.self_checks)]

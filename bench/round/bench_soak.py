@@ -30,8 +30,7 @@ from aslfast.cli.progress import quiet_libraries
 from aslfast.config import RunConfig, load_recipe
 from aslfast.learner.step_metrics import UpdateStats
 from aslfast.preflight import dry_run
-from aslfast.rounds.observer import Observer
-from aslfast.rounds.records import RoundRecord, StepRecord
+from aslfast.rounds.records import Observer, RoundRecord, StepRecord
 from aslfast.trainer.train import train
 from bench.round.soak_limits import Limit, SoakRow, limits
 from bench.shared.peak_memory import status_bytes

@@ -15,7 +15,7 @@ from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.rounds.commit import Checkpointer
 from aslfast.rounds.context import RoundContext, TrainingData
-from aslfast.rounds.observer import Observer
+from aslfast.rounds.records import Observer
 from aslfast.rounds.round import run_round
 from aslfast.trainer.build import (
     build_rollout,

@@ -8,14 +8,15 @@ from aslfast.checkpoint.commits import PendingCommit
 from aslfast.checkpoint.ledger import Ledger
 from aslfast.checkpoint.recovery import recover
 from aslfast.checkpoint.run_dir import RunDir
-from aslfast.checkpoint.state import PoolQuestion, TrainState, snapshot
+from aslfast.checkpoint.state import TrainState, snapshot
 from aslfast.config import load_recipe
+from aslfast.core import Question
 from aslfast.errors import UserError
 from tests.support.faults.small_disk import small_disk
 
 
 def question(text):
-    return PoolQuestion("qg1-1", text, "Oslo", 1, ())
+    return Question("qg1-1", text, ("Oslo",), 1, round=1)
 
 
 def a_run(path):

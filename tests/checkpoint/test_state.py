@@ -4,8 +4,8 @@ import json
 from dataclasses import fields
 
 from aslfast.checkpoint.commits import Commit, CommittedState
-from aslfast.checkpoint.state import Attempt, PoolQuestion, TrainState, changes, restore, snapshot, state_from_data
-from aslfast.core import Task
+from aslfast.checkpoint.state import TrainState, changes, restore, snapshot, state_from_data
+from aslfast.core import Attempt, Question, Task
 from aslfast.rounds.context import RoundContext
 
 # The parts of a RoundContext that are made from config.toml. What a later step reads must be in TrainState.
@@ -13,7 +13,7 @@ REBUILT = {"config", "learner", "rollout", "data", "checkpointer", "check_weight
 
 
 def question(number, *attempts):
-    return PoolQuestion(f"qg1-{number}", f"who is {number}?", "Oslo", number % 3, attempts)
+    return Question(f"qg1-{number}", f"who is {number}?", ("Oslo",), number % 3, round=1, attempts=attempts)
 
 
 def state_of(**values):
@@ -53,12 +53,12 @@ def test_only_what_changed_is_written():
         "pool": {
             "who is 3": {
                 "id": "qg1-3",
-                "question": "who is 3?",
-                "reference": "Oslo",
+                "text": "who is 3?",
+                "references": ["Oslo"],
                 "hops": 0,
-                "attempts": [],
                 "fold": 0,
-                "round": 0,
+                "round": 1,
+                "attempts": [],
             }
         },
     }

@@ -7,20 +7,24 @@ import pytest
 
 from aslfast import rewards
 from aslfast.config import load_recipe
-from aslfast.core import StopReason, Task, Trajectory, Turn
+from aslfast.core import Question, StopReason, Task, Trajectory, Turn
 from aslfast.data.topics import read_topics
-from aslfast.prompts import role_tasks
-from aslfast.rounds.early_stopping import plateaued
+from aslfast.prompts.builder import PromptBuilder
+from aslfast.prompts.parsing import STOP_TEXTS
+from aslfast.rounds.schedule import plateaued
 
 ASL = load_recipe("asl-qwen2.5-7b")
 TEXT = (files("aslfast.config") / "recipes" / "asl-qwen2.5-7b.toml").read_text(encoding="utf-8")
 NUMBERS = {
-    "generator.prompts_per_step": 32, "grm.prompts_per_step": 32, "policy.prompts_per_step": 32, "generator.group_size": 4, "grm.group_size": 4,
+    "generator.prompts_per_step": 32, "grm.prompts_per_step": 32, "policy.prompts_per_step": 32,
+    "generator.group_size": 4, "grm.group_size": 4,
     "policy.group_size": 4, "loss.dual_clip": 3.0, "loss.kl_coef": 0.0, "sampler.max_turns": 9,
     "sampler.max_new_tokens": 2048, "sampler.max_context": 10240, "sampler.temperature": 1.0, "tool.top_k": 3,
-    "generator.rollouts_per_question": 10, "generator.self_checks": 5, "generator.min_acceptance": 0.8, "generator.reward": "entropy",
+    "generator.rollouts_per_question": 10, "generator.self_checks": 5, "generator.min_acceptance": 0.8,
+    "generator.reward": "entropy",
     "generator.target_questions": (2000,), "grm.label": "self", "grm.plateau_window": 200, "policy.plateau_window": 400,
-    "policy.verdicts_per_answer": 1, "policy.reward": "majority", "format_weight": 1.0, "phases": ("generator", "grm", "policy"),
+    "policy.verdicts_per_answer": 1, "policy.reward": "majority",
+    "format_weight": 1.0, "phases": ("generator", "grm", "policy"),
     "model.path": "Qwen2.5-7B-Instruct",
 }  # fmt: skip
 
@@ -49,8 +53,8 @@ def test_sources_of_questions():
     assert ASL.generator.source[0] == "topic" and list(ASL.generator.source[1:]) == sorted(
         ASL.generator.source[1:], reverse=True
     )
-    old = role_tasks.policy_task("p", "which?", "full", ("Oslo",), 2)
-    hops = {accuracy: role_tasks.variant_task("g", old, accuracy, "depth", "full").hops for accuracy in (0.49, 0.5)}
+    old = Question("q", "which?", ("Oslo",), 2)
+    hops = {accuracy: PromptBuilder("full").variant("g", old, accuracy, "depth").hops for accuracy in (0.49, 0.5)}
     assert hops == {0.49: 1, 0.5: 3}
 
 
@@ -88,6 +92,6 @@ def test_least_gain_of_a_plateau():
 
 
 def test_stop_texts_and_variants():
-    assert {"</tool_call>", "</answer>"} <= set(role_tasks.STOP_TEXTS)
+    assert {"</tool_call>", "</answer>"} <= set(STOP_TEXTS)
     assert set(rewards.GRM_REWARDS) == {"tool", "thinking", "reference", "uncertain", "ranking"}
     assert "substring" in rewards.POLICY_REWARDS

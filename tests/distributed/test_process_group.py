@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from aslfast.checkpoint.state import PoolQuestion, TrainState
+from aslfast.checkpoint.state import TrainState
 from aslfast.config.schema import LearnerConfig, LossConfig
-from aslfast.core import ROLES
+from aslfast.core import ROLES, Question
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup, init_process_group
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
@@ -137,7 +137,8 @@ def begin_as_rank(folder, spoil):
     torch.set_num_threads(1)
     with init_process_group("aslfast train --resume run") as ranks:
         learner, state = learner_of(LOSSES["token_mean"], ranks), TrainState(round=ranks.rank + 1, seconds=ranks.rank)
-        state.pool = {f"who is {ranks.rank}": PoolQuestion("qg1-0-0", "who is", "x", 1, (Attempt("x", ("correct",)),))}
+        attempts = (Attempt("x", ("correct",)),)
+        state.pool = {f"who is {ranks.rank}": Question("qg1-0-0", "who is", ("x",), 1, round=1, attempts=attempts)}
         stir(learner.model, seed=ranks.rank)
         if ranks.is_rank_zero:
             learner.version["policy"] = 7

@@ -10,7 +10,7 @@ import os
 import pytest
 import torch
 
-from tests.support import triton_interpreter
+from tests.support.kernels import triton_interpreter
 
 IMPL = os.environ.get("KERNELS_IMPL", "torch")
 

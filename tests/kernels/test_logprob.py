@@ -10,7 +10,16 @@ import torch
 from aslfast_kernels import linear_logprob, logprob
 from aslfast_kernels.logprobs import reference
 
-from tests.support.exact_logprob import DTYPES, EPS32, SCALINGS, Case, assert_as_exact, naive, problem, run_naive
+from tests.support.kernels.exact_logprob import (
+    DTYPES,
+    EPS32,
+    SCALINGS,
+    Case,
+    assert_as_exact,
+    naive,
+    problem,
+    run_naive,
+)
 
 SHAPES = [(1, 3, 1100), (7, 16, 1), (13, 33, 1100), (64, 8, 257)]
 

@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from aslfast_kernels import linear_logprob
 
-from tests.support import triton_interpreter
+from tests.support.kernels import triton_interpreter
 
 CASES = {
     "frozen": {},

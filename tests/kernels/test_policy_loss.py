@@ -11,7 +11,7 @@ import pytest
 import torch
 from aslfast_kernels import group_advantage, policy_loss
 
-from tests.support.policy_cases import CASES, SEQUENCES, batch, call, naive
+from tests.support.kernels.policy_cases import CASES, SEQUENCES, batch, call, naive
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])

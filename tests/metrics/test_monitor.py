@@ -26,7 +26,7 @@ from aslfast.metrics.health import ROLE_METRICS
 from aslfast.metrics.judge_probe import JudgedAttempt
 from aslfast.metrics.plots import draw
 from aslfast.metrics.run_log import RunLog
-from aslfast.rounds.observer import Observer
+from aslfast.rounds.records import Observer
 from aslfast.trainer import train
 from aslfast.trainer.datasets import Datasets, policy_evals
 from tests.support.killed_runs import lab_config, untimed

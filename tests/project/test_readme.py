@@ -54,11 +54,11 @@ def test_every_key_of_the_learner_is_documented():
 
 def test_every_reward_is_documented():
     from aslfast import rewards
-    from aslfast.prompts import role_tasks
+    from aslfast.prompts.builder import JUDGE_PROMPTS
 
     named = [*rewards.GENERATOR_REWARDS, *rewards.POLICY_REWARDS, *rewards.GRM_REWARDS, *rewards.LABELS]
     named += rewards.REFERENCES
-    assert [name for name in named if f"`{name}`" not in REWARDS] == [] and set(role_tasks.JUDGE_PROMPTS) == set(
+    assert [name for name in named if f"`{name}`" not in REWARDS] == [] and set(JUDGE_PROMPTS) == set(
         rewards.GRM_REWARDS
     )
 

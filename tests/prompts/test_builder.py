@@ -2,15 +2,16 @@
 
 import pytest
 
-from aslfast.prompts.builder import JUDGE_PROMPTS, MAX_ANSWER_CHARS, PromptBuilder, QuestionSpec
+from aslfast.core import Question
+from aslfast.prompts.builder import JUDGE_PROMPTS, MAX_ANSWER_CHARS, PromptBuilder
 
-OLD = QuestionSpec("Which old river?", ("Aker", "the Aker"), 2)
+OLD = Question("q", "Which old river?", ("Aker", "the Aker"), 2)
 
 
 @pytest.mark.parametrize("prompt_set", ["full", "compact"])
 def test_prompts_show_what_their_variant_needs(prompt_set):
     """Question and answer once each; the reference in the variant of that name alone; the old question in a new one."""
-    asked = QuestionSpec("Which {answer}?", ("Eva",))
+    asked = Question("q", "Which {answer}?", ("Eva",))
     for variant in JUDGE_PROMPTS:
         prompt = PromptBuilder(prompt_set, variant).judge("j", asked, "Ada").prompt
         assert prompt.count("Which {answer}?") == 1 and prompt.count("Ada") == 1
@@ -28,13 +29,13 @@ def test_variants_are_harder_or_easier_within_bounds():
     prompts = {(kind, a): builder.variant("g", OLD, a, kind).prompt for kind, a in kinds}
     assert len(set(prompts.values())) == 4
     assert "harder" in prompts["depth", 1.0] and "easier" in prompts["width", 0.0]
-    first = QuestionSpec("Which old river?", ("Aker",), 1)
+    first = Question("q", "Which old river?", ("Aker",), 1)
     assert builder.variant("g", first, 0.0, "depth").hops == 1  # one hop at least
     assert builder.variant("g", OLD, 1.0, "depth", max_hops=2).hops == 2
 
 
 def test_tasks_carry_the_question():
-    asked = QuestionSpec("Who?\nAnswer: me", ("Ada",), 3, fold=1)
+    asked = Question("q", "Who?\nAnswer: me", ("Ada",), 3, fold=1)
     policy = PromptBuilder("full").policy("p", asked)
     assert (policy.question, policy.references, policy.hops, policy.fold) == (asked.text, ("Ada",), 3, 1)
     judge = PromptBuilder("full").judge("j", asked, "x" * 600, "wrong", fold=2)

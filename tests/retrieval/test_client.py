@@ -17,8 +17,9 @@ from aslfast.data.corpus import Passage
 from aslfast.data.qa_dataset import Question, write_questions
 from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.role_tasks import Call, policy_task
+from aslfast.prompts.tool_calls import Call
 from aslfast.retrieval.client import RemoteIndex
 from aslfast.retrieval.retriever import open_index, retrieve
 from aslfast.rollout.multi_turn import Limits, Rollout
@@ -153,7 +154,8 @@ def test_a_trajectory_of_the_tiny_recipe_is_the_same_by_path_and_by_url(served, 
         sampler = ScriptedSampler(tokenizer, [text, "<think>y</think><answer>Zulo Nirbir</answer>"])
         tool = build_search_tool(config, environment.index)
         rollout = Rollout(sampler, tool, Chat(tokenizer), Limits(3, 200, 4000), 1.0)
-        return asyncio.run(rollout.run(policy_task("t", "Who?", "compact"), 0, seed=1, adapter="policy"))
+        task = PromptBuilder("compact").policy("t", Question("t", "Who?"))
+        return asyncio.run(rollout.run(task, 0, seed=1, adapter="policy"))
 
     near, far = trajectory(lab_index.path), trajectory(served.url)
     assert near == far and near.tool_calls == 1 and near.output == "Zulo Nirbir"

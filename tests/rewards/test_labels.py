@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aslfast import rewards
-from aslfast.rounds.early_stopping import plateaued
+from aslfast.rounds.schedule import plateaued
 
 VERDICTS = st.lists(st.sampled_from(["correct", "wrong", None]), min_size=1, max_size=12)
 

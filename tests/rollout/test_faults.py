@@ -19,10 +19,10 @@ from pathlib import Path
 import pytest
 
 from aslfast.config import load_recipe
-from aslfast.core import StopReason
+from aslfast.core import Question, StopReason
 from aslfast.lab.world import World
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.role_tasks import policy_task
 from aslfast.rollout.multi_turn import Limits, Rollout, gather_bounded
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
@@ -92,7 +92,9 @@ def played(lab_index):
     limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
     rollout = Rollout(sampler, pool, chat, limits, config.sampler.temperature)
     questions = World.make(0, "train").questions(random.Random(0), COUNT)
-    tasks = [policy_task(f"q{i}", q.question, "compact", (q.answer,), q.hops) for i, q in enumerate(questions)]
+    prompts = PromptBuilder("compact")
+    asked = [Question(f"q{i}", q.question, (q.answer,), q.hops) for i, q in enumerate(questions)]
+    tasks = [prompts.policy(question.id, question) for question in asked]
 
     async def one(task, number):
         trajectory = await rollout.run(task, number, 1, "policy")

@@ -9,10 +9,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import orjson
 import pytest
 
-from aslfast.core import StopReason
+from aslfast.core import Question, StopReason
 from aslfast.errors import UserError
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.role_tasks import Call, policy_task
+from aslfast.prompts.tool_calls import Call
 from aslfast.retrieval.client import RemoteIndex
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
@@ -130,9 +131,10 @@ def test_an_unanswered_call_ends_its_own_trajectory_alone(tokenizer):
         ]
 
     async def play(rollout):
-        first = asyncio.ensure_future(rollout.run(policy_task("a", "first?", "compact"), 0, 1, None))
+        prompts = PromptBuilder("compact")
+        first = asyncio.ensure_future(rollout.run(prompts.policy("a", Question("a", "?")), 0, 1, None))
         await asyncio.sleep(0.05)  # a batch of its own
-        return await asyncio.gather(first, rollout.run(policy_task("b", "second?", "compact"), 0, 1, None))
+        return await asyncio.gather(first, rollout.run(prompts.policy("b", Question("b", "?")), 0, 1, None))
 
     with retrieval(behave) as (url, seen):
         sampler = ScriptedSampler(tokenizer, script)

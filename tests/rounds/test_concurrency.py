@@ -12,10 +12,10 @@ import pytest
 
 from aslfast.config import load_recipe
 from aslfast.config.schema import AdvantageConfig
-from aslfast.core import Group, Reward, StopReason, Task, Trajectory
+from aslfast.core import Group, Question, Reward, StopReason, Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.learner.advantage import advantages
-from aslfast.prompts import role_tasks
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.retrieval.client import RemoteIndex
 from aslfast.retrieval.retriever import retrieve
 from aslfast.rollout.context import max_concurrent
@@ -29,7 +29,8 @@ from aslfast.rounds.policy_phase import answer_group
 from aslfast.rounds.round import run_round
 from tests.support.scripted_world import WORLD, actors, gather, hooked, play
 
-TOPIC = role_tasks.generator_task("g1-0", sorted(WORLD.facts)[0], 1, "compact")
+PROMPTS = PromptBuilder("compact")
+TOPIC = PROMPTS.generator("g1-0", sorted(WORLD.facts)[0], 1)
 
 
 # --- the gate --------------------------------------------------------------------------------------------------
@@ -177,9 +178,9 @@ def test_what_is_shared():
 
     async def ask(share):
         counters = StepCounters()
-        judge = Judge(sample, "compact", "tool", share, {}, counters)
+        judge = Judge(sample, PROMPTS, share, {}, counters)
         answers = [("who?", "the Aker"), ("who?", "Aker."), ("where?", "Aker"), ("who?", "Oslo")]
-        found = await asyncio.gather(*(judge.verdicts(f"t{i}", *pair, "Aker", 2) for i, pair in enumerate(answers)))
+        found = await asyncio.gather(*(judge.verdicts("t", Question("q", text, ("Aker",)), said, 2) for text, said in answers))
         return found, counters.verdicts, counters.verdicts_reused
 
     found, *counts = asyncio.run(ask(share=True))
@@ -199,8 +200,8 @@ def test_the_statistics_of_shared_verdicts():
                 sure = random.Random(f"{task.id} {seed}").random() < 0.3
                 return verdict(task, number, "correct" if sure else "wrong")
 
-            judge = Judge(sample, "compact", "tool", share, {}, StepCounters())
-            given = await asyncio.gather(*(judge.verdicts(f"t{i}", "who?", "Aker", "Aker", 1) for i in range(4)))
+            judge = Judge(sample, PROMPTS, share, {}, StepCounters())
+            given = await asyncio.gather(*(judge.verdicts(f"t{i}", Question("q", "who?", ("Aker",)), "Aker", 1) for i in range(4)))
             return sum(v == ("correct",) for v in given) / 4
 
         async def all_of_them():
@@ -319,7 +320,7 @@ def test_a_policy_whose_judge_is_failed_is_left_out(make_context):
 
     hooked(context, failed)
     question = WORLD.questions(random.Random(0), 1)[0]
-    task = role_tasks.policy_task("p1-0", question.question, "compact", (question.answer,), question.hops)
+    task = PROMPTS.policy("p1-0", Question("q", question.question, (question.answer,), question.hops))
     group = gather(context, answer_group, task)
     assert len(group.trajectories) == 3 and len(group.failed) == 1
     assert [r.parts["judge"] for r in group.rewards] == [1.0] * 3  # one verdict of two is enough
@@ -337,7 +338,7 @@ def test_lost_trajectories_have_no_advantage():
 
 
 def test_what_the_tool_failed_is_no_verdict():
-    task = role_tasks.grm_task("j", "who?", "Aker", "compact")
+    task = PROMPTS.judge("j", Question("q", "who?"), "Aker")
     silent, gone = (verdict(task, 0, stop=s) for s in (StopReason.NO_OUTPUT, StopReason.TOOL_FAILED))
-    judge = Judge(None, "compact", "tool", False, {}, StepCounters())
+    judge = Judge(None, PROMPTS, False, {}, StepCounters())
     assert judge.read([verdict(task, 0), silent, gone]) == ("correct", None)

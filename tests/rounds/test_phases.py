@@ -16,7 +16,7 @@ from aslfast.core import SECOND_JUDGE, StopReason, Task, Trajectory, Turn
 from aslfast.data.qa_dataset import Question
 from aslfast.errors import UserError
 from aslfast.preflight import dry_run
-from aslfast.prompts import role_tasks
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.rewards.distractors import answer_form, plausible_wrong
 from aslfast.rewards.references import voted_reference
 from aslfast.rollout.judge import other_fold, source_fold
@@ -54,7 +54,7 @@ def test_later_rounds_vary_what_the_policy_has_trained_on(make_context):
     keys = list(context.state.pool)
     context.state.accuracy = {keys[0]: 0.5, keys[1]: 0.49, keys[2]: 1.0, "not in the pool": 1.0}
     olds = {
-        context.state.pool[key].question: (context.state.pool[key], context.state.accuracy[key]) for key in keys[:3]
+        context.state.pool[key].text: (context.state.pool[key], context.state.accuracy[key]) for key in keys[:3]
     }
     for number, kind in ((1, "topic"), (2, "width"), (3, "depth"), (4, "depth")):
         context.state.round = number
@@ -110,7 +110,7 @@ def test_enough_questions_end_the_phase(make_context):
 def test_the_pool_keeps_a_range_of_difficulty(make_context, keep, enters):
     """All attempts are right here, so a pool of middling questions takes none."""
     context = make_context(script=actors(right=1.0, fair=1.0), overrides=[f"generator.pass_rate_range={list(keep)}"])
-    gather(context, question_group, role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact"))
+    gather(context, question_group, PromptBuilder("compact").generator("g1-0", next(iter(WORLD.facts)), 1))
     assert bool(context.state.pool) is enters
 
 
@@ -125,10 +125,10 @@ VOTE = [
 def test_a_vote_replaces_the_generators_answer(make_context):
     """R-Zero: the solver's majority is the reference, and p is the share that agrees with it. No judge is asked."""
     context = make_context(script=actors(right=1.0, honest=0.0), overrides=VOTE)
-    task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    task = PromptBuilder("compact").generator("g1-0", next(iter(WORLD.facts)), 1)
     outcome = asyncio.run(generate_question(context.start_step(), task, 0))
     written, question, evidence = outcome.written, outcome.accepted, outcome.evidence
-    truth = WORLD.answer(question.question)
+    truth = WORLD.answer(question.text)
     assert question.reference == truth != written.output_answer
     assert evidence.verdicts == ("correct",) * 4 and [a.answer for a in question.attempts] == [truth] * 4
     assert {request.adapter for request in context.rollout.sampler.requests} == {"generator", "policy"}
@@ -137,10 +137,10 @@ def test_a_vote_replaces_the_generators_answer(make_context):
 def test_without_a_judge_the_rule_measures_the_attempts(make_context):
     """Absolute Zero: against the generator's own answer, wrong here, so no attempt passes."""
     context = make_context(script=actors(right=1.0, honest=0.0), overrides=[*VOTE, "generator.reference=own"])
-    task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    task = PromptBuilder("compact").generator("g1-0", next(iter(WORLD.facts)), 1)
     outcome = asyncio.run(generate_question(context.start_step(), task, 0))
     question, evidence = outcome.accepted, outcome.evidence
-    assert evidence.verdicts == ("wrong",) * 4 and question.reference != WORLD.answer(question.question)
+    assert evidence.verdicts == ("wrong",) * 4 and question.reference != WORLD.answer(question.text)
 
 
 @given(st.lists(st.none() | st.sampled_from(["Oslo", "oslo", "The Oslo", "Rome", "Kiel"]), max_size=9))
@@ -198,7 +198,7 @@ def test_labelled_questions_need_no_generator(make_context):
     lines = play(context)
     assert [line["phase"] for line in lines] == ["policy", "policy"] and not context.state.pool
     asked = {task.question for step in policy_tasks(context.tasks) for task in step}
-    assert asked <= {q.question for q in REAL}
+    assert asked <= {q.text for q in REAL}
     assert all(0 < line["reward_parts"]["rule"] < 1 for line in lines)
     assert {request.adapter for request in context.rollout.sampler.requests} == {"policy"}
 
@@ -237,11 +237,11 @@ def test_gold_tasks_alone_and_more_than_there_are_questions(make_context):
 def test_a_plausible_wrong_answer_is_wrong_and_of_a_kind(seed):
     rng = random.Random(seed)
     question = rng.choice(REAL)
-    others = [(q.question, q.answers[0]) for q in REAL]
-    wrong = plausible_wrong(question.question, question.answers, others, rng)
-    assert not rewards.exact_match(wrong, question.answers) and wrong in {answer for _, answer in others}
-    if any(answer_form(a) == answer_form(question.answers[0]) and a != question.answers[0] for _, a in others):
-        assert answer_form(wrong) == answer_form(question.answers[0])
+    others = [(q.text, q.references[0]) for q in REAL]
+    wrong = plausible_wrong(question.text, question.references, others, rng)
+    assert not rewards.exact_match(wrong, question.references) and wrong in {answer for _, answer in others}
+    if any(answer_form(a) == answer_form(question.references[0]) and a != question.references[0] for _, a in others):
+        assert answer_form(wrong) == answer_form(question.references[0])
 
 
 def test_no_wrong_answer_where_all_others_may_be_right():
@@ -280,13 +280,14 @@ def test_each_judge_learns_on_its_half_and_judges_the_other(make_context):
         name = f"q{fold}?"
         attempts = attempts_of("Oslo", "Rome")
         question = dataclasses.replace(prefilled(make_context(f"of{fold}")).state.pool.popitem()[1], fold=fold)
-        context.state.pool[name] = dataclasses.replace(question, question=name, reference="Oslo", attempts=attempts)
+        context.state.pool[name] = dataclasses.replace(question, text=name, references=("Oslo",), attempts=attempts)
     for fold, judge in ((1, "grm"), (2, SECOND_JUDGE)):
         tasks = [task for step in verification_tasks(context.tasks, fold) for task in step]
         assert {task.question for task in tasks} == {f"q{fold}?"} and {task.adapter for task in tasks} == {judge}
     for task in (task for step in policy_tasks(context.tasks) for task in step):
         context.rollout.sampler.requests.clear()
-        asyncio.run(context.start_step().judge.verdicts("v", task.question, "Oslo", "Oslo", 1, task.fold))
+        asked_about = Question("q", task.question, ("Oslo",), fold=task.fold)
+        asyncio.run(context.start_step().judge.verdicts("v", asked_about, "Oslo", 1))
         (asked,) = {request.adapter for request in context.rollout.sampler.requests}
         assert asked == ("grm" if task.question == "q2?" else SECOND_JUDGE)
 
@@ -325,5 +326,5 @@ def test_labelled_data_must_be_named(tmp_path):
     path = tmp_path / "q.jsonl"
     path.write_text(json.dumps({"question": "which?", "answers": ["Oslo"]}) + "\n")
     config = load_recipe("search-r1", [f"data.labelled={path}"])
-    assert [q.answers for q in labelled_questions(config)] == [("Oslo",)]
+    assert [q.references for q in labelled_questions(config)] == [("Oslo",)]
     assert labelled_questions(load_recipe("asl-qwen2.5-7b")) == []

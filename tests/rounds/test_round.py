@@ -17,7 +17,8 @@ import pytest
 from aslfast import rewards
 from aslfast.core import ROLES
 from aslfast.lab.world import parse_question
-from aslfast.prompts import role_tasks
+from aslfast.prompts.builder import PromptBuilder
+from aslfast.prompts.parsing import parse_output
 from aslfast.rewards import Attempt
 from aslfast.rounds.generator_phase import drop_near_duplicates, generator_tasks, question_group
 from aslfast.rounds.judge_phase import labelled_attempts, verdict_group, verification_tasks
@@ -110,11 +111,11 @@ def test_a_round_without_questions(make_context):
 @pytest.mark.parametrize("share, checks, enters", [(0.5, 1.0, True), (1.0, 1.0, True), (0.5, 0.0, False)])
 def test_the_gate_of_the_pool(make_context, share, checks, enters):
     context = make_context(script=actors(fair=checks), overrides=[f"generator.min_acceptance={share}"])
-    task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    task = PromptBuilder("compact").generator("g1-0", next(iter(WORLD.facts)), 1)
     group = gather(context, question_group, task)
     assert bool(context.state.pool) is enters and len(group.trajectories) == 3
     for question in context.state.pool.values():
-        assert WORLD.answer(question.question) == question.reference and question.hops == 1
+        assert WORLD.answer(question.text) == question.reference and question.hops == 1
         assert len(question.attempts) == 4
         for attempt in question.attempts:
             assert attempt.verdicts == ("correct" if attempt.answer == question.reference else "wrong",)
@@ -123,13 +124,13 @@ def test_the_gate_of_the_pool(make_context, share, checks, enters):
 def test_rewards_of_the_generator(make_context):
     """The entropy of the policy's verdicts, by the questions that it wrote."""
     context = make_context(script=actors(right=1.0, fair=1.0))
-    task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    task = PromptBuilder("compact").generator("g1-0", next(iter(WORLD.facts)), 1)
     easy = gather(context, question_group, task)
     assert all(r.parts["entropy"] == 0.0 for r in easy.rewards)
     assert all(r.parts["format"] > 0.0 for r in easy.rewards)
     context = make_context("other", actors(right=0.5, fair=1.0))
     mixed = gather(context, question_group, task)
-    by_question = {q.question: q for q in context.state.pool.values()}
+    by_question = {q.text: q for q in context.state.pool.values()}
     for trajectory, given in zip(mixed.trajectories, mixed.rewards, strict=True):
         verdicts = [a.verdicts[0] for a in by_question[trajectory.output].attempts]
         if Counter(t.output for t in mixed.trajectories)[trajectory.output] == 1:
@@ -202,7 +203,7 @@ def test_policy_tasks_hold_all_hops_alike(make_context):
         assert all(task.references == ("x",) for task in step)
     one_hop = [task for step in steps for task in step if task.hops == 1]
     assert len({task.question for task in one_hop}) == 6
-    newest = [q.question for q in context.state.pool.values() if q.hops == 1 and q.id.startswith("qg1-")]
+    newest = [q.text for q in context.state.pool.values() if q.hops == 1 and q.id.startswith("qg1-")]
     assert {task.question for task in one_hop[: len(newest)]} == set(newest)  # this round's come first
 
 
@@ -227,7 +228,7 @@ def test_the_script_knows_the_world():
     for seed in range(50):
         topic = random.Random(seed).choice(sorted(WORLD.facts))
         text = question_turn(topic, 2, random.Random(seed), honest=1.0)
-        _, question, answer = role_tasks.parse_output("generator", text)
+        _, question, answer = parse_output("generator", text)
         assert question is not None and parse_question(question) and WORLD.answer(question) == answer
 
 
@@ -248,10 +249,10 @@ def test_a_recipe_picks_the_generators_reward(make_context, name):
     context = make_context(
         script=actors(right=0.5, fair=1.0), overrides=[f"generator.reward={name}", "format_weight=0"]
     )
-    task = role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact")
+    task = PromptBuilder("compact").generator("g1-0", next(iter(WORLD.facts)), 1)
     group = gather(context, question_group, task)
     batch = tuple(t.output for t in group.trajectories)
-    by_question = {q.question: q for q in context.state.pool.values()}
+    by_question = {q.text: q for q in context.state.pool.values()}
     for trajectory, given in zip(group.trajectories, group.rewards, strict=True):
         if batch.count(trajectory.output) > 1:  # its own attempts are not those that the pool kept
             continue
@@ -273,7 +274,7 @@ def test_a_judge_that_grades(make_context):
 
     overrides = ["grm.variant=ranking", "grm.label=majority", "policy.reward=mean", "format_weight=0"]
     context = make_context(script=play, overrides=overrides)
-    gather(context, question_group, role_tasks.generator_task("g1-0", next(iter(WORLD.facts)), 1, "compact"))
+    gather(context, question_group, PromptBuilder("compact").generator("g1-0", next(iter(WORLD.facts)), 1))
     assert {v for q in context.state.pool.values() for a in q.attempts for v in a.verdicts} == {"B", "F"}
     task = verification_tasks(context.tasks)[0][0]
     group = gather(context, verdict_group, task)

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from aslfast.prompts import role_tasks
+from aslfast.core import Question
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.prefix_cache_stats import PrefixCacheCounts, PrefixCacheMeter
 from aslfast.sampler.prefix_index import PrefixIndex
@@ -163,9 +164,10 @@ def test_prompts_begin_with_what_their_role_shares():
     def common(left, right):
         return next(i for i, (a, b) in enumerate(zip(left.prompt, right.prompt, strict=False)) if a != b)
 
-    ask = [role_tasks.policy_task("t", f"{which} river is it?", "full") for which in ("Which", "What")]
-    topics = [role_tasks.generator_task("t", topic, 2, "full") for topic in ("Oslo", "Aker")]
-    judge = [role_tasks.grm_task("t", "Which river is it?", answer, "full") for answer in ("Aker", "Oslo")]
+    prompts = PromptBuilder("full")
+    ask = [prompts.policy("t", Question("q", f"{which} river is it?")) for which in ("Which", "What")]
+    topics = [prompts.generator("t", topic, 2) for topic in ("Oslo", "Aker")]
+    judge = [prompts.judge("t", Question("q", "Which river is it?"), answer) for answer in ("Aker", "Oslo")]
     for left, right in (ask, topics, judge):
         assert common(left, right) >= len(left.prompt) - 20
     assert judge[0].prompt[: common(*judge)].count("Which river is it?") == 1

@@ -13,12 +13,14 @@ import random
 import pytest
 import torch
 
+from aslfast.core import Question
 from aslfast.errors import UserError
 from aslfast.lab.world import World
 from aslfast.models.lora import parameters_of
-from aslfast.prompts import role_tasks
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.role_tasks import STOP_TEXTS, prompt_text
+from aslfast.prompts.parsing import STOP_TEXTS
+from aslfast.prompts.templates import prompt_text
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import Sample, SampleRequest
 from aslfast.sampler.sglang.adapters import adapter_state
@@ -39,7 +41,8 @@ def prompts(tokenizer, n):
     """What the policy is asked in the lab."""
     chat, system = Chat(tokenizer), prompt_text("compact", "system")
     questions = [q.question for q in World.make(0, "train").questions(random.Random(0), n)]
-    return [tuple(chat.prompt_ids(role_tasks.policy_task("t", q, "compact").prompt, system)) for q in questions]
+    asked = [PromptBuilder("compact").policy("t", Question("q", q)).prompt for q in questions]
+    return [tuple(chat.prompt_ids(prompt, system)) for prompt in asked]
 
 
 def contexts(tokenizer, n):

@@ -24,7 +24,8 @@ from aslfast.trainer.lab_datasets import lab_questions
 TIMING = {"seconds", "tokens_per_s", "sync_check_ms"}
 SMALL = [
     "rounds=1", "threads=1", "data.lab=false", "sampler.max_turns=3", "grm.label=reference", "grm.steps=1",
-    "generator.steps=2", "generator.prompts_per_step=2", "generator.group_size=3", "generator.rollouts_per_question=2", "generator.self_checks=1",
+    "generator.steps=2", "generator.prompts_per_step=2", "generator.group_size=3", "generator.rollouts_per_question=2",
+    "generator.self_checks=1",
     "generator.min_acceptance=0", "generator.hops=[1]", "grm.prompts_per_step=2", "grm.group_size=3",
     "policy.steps=2", "policy.prompts_per_step=2", "policy.group_size=3",
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from aslfast import rewards
-from aslfast.checkpoint.state import PoolQuestion
+from aslfast.core import Question
 from aslfast.lab.world import World, write_question
 from aslfast.rewards import Attempt
 from aslfast.rollout.multi_turn import Rollout
@@ -17,9 +17,11 @@ from aslfast.rounds.round import run_round
 
 WORLD = World.make(0, "train", {"work": 12, "person": 10, "place": 8})
 SMALL = [
-    "generator.steps=2", "generator.prompts_per_step=3", "generator.group_size=3", "generator.rollouts_per_question=4", "generator.self_checks=2",
+    "generator.steps=2", "generator.prompts_per_step=3", "generator.group_size=3",
+    "generator.rollouts_per_question=4", "generator.self_checks=2",
     "generator.min_acceptance=0.5", "grm.steps=2", "grm.prompts_per_step=3", "grm.group_size=3", "grm.label=reference",
-    "policy.steps=2", "policy.prompts_per_step=4", "policy.group_size=4", "sampler.max_new_tokens=24", "format_weight=0.1",
+    "policy.steps=2", "policy.prompts_per_step=4", "policy.group_size=4",
+    "sampler.max_new_tokens=24", "format_weight=0.1",
 ]  # fmt: skip
 
 
@@ -89,7 +91,7 @@ def hooked(context, hook):
 def pool_question(task_id, question, reference, hops, attempts=(), fold=0):
     """A question of the round that its id names: qg<round>-<task>-<number>."""
     number = int(re.match(r"qg(\d+)-", task_id)[1])
-    return PoolQuestion(task_id, question, reference, hops, attempts, fold, number)
+    return Question(task_id, question, (reference,), hops, fold, number, attempts)
 
 
 def prefilled(context):

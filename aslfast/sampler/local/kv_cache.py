@@ -83,6 +83,7 @@ class KVCache(Cache):
         return 0
 
 
+# transformers calls it: its parameters
 def grouped_attention(
     module: torch.nn.Module,
     query: torch.Tensor,

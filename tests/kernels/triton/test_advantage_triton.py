@@ -10,8 +10,8 @@ from aslfast_kernels.advantages import fused, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.kernel_launches import CountedKernel, Operations
-from tests.support.triton_interpreter import DEVICE
+from tests.support.kernels.kernel_launches import CountedKernel, Operations
+from tests.support.kernels.triton_interpreter import DEVICE
 
 ULP32 = torch.finfo(torch.float32).eps
 

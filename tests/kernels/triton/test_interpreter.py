@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from tests.support.triton_interpreter import DEVICE
+from tests.support.kernels.triton_interpreter import DEVICE
 
 
 @triton.jit

@@ -10,8 +10,17 @@ import torch.nn.functional as F
 from aslfast_kernels import linear_logprob, logprob
 from aslfast_kernels.logprobs import head
 
-from tests.support.exact_logprob import DTYPES, EPS32, SCALINGS, Case, assert_as_exact, naive, problem, run_naive
-from tests.support.triton_interpreter import DEVICE
+from tests.support.kernels.exact_logprob import (
+    DTYPES,
+    EPS32,
+    SCALINGS,
+    Case,
+    assert_as_exact,
+    naive,
+    problem,
+    run_naive,
+)
+from tests.support.kernels.triton_interpreter import DEVICE
 
 # Widths of 32 and 40 are read by TMA's descriptors in 16 bit, 3 and 33 by pointers. 151,936 leaves 128 of a tile's 256
 # columns, as 384 does, and 1100 leaves 12 of a slice's 64.

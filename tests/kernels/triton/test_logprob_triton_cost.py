@@ -6,8 +6,8 @@ from aslfast_kernels import linear_logprob
 from aslfast_kernels.logprobs import head, head_kernels
 from torch.utils.flop_counter import mm_flop
 
+from tests.support.kernels.triton_interpreter import DEVICE
 from tests.support.matrix_products import count_products, head_problem
-from tests.support.triton_interpreter import DEVICE
 
 
 class CountedHead:

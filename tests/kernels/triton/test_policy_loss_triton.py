@@ -14,9 +14,9 @@ from aslfast_kernels import policy_loss
 from aslfast_kernels.losses import fused, sequence_table
 from aslfast_kernels.losses.token_math import k3, ratio_of
 
-from tests.support.kernel_launches import CountedKernel, Operations
-from tests.support.policy_cases import CASES, batch, call, naive
-from tests.support.triton_interpreter import DEVICE
+from tests.support.kernels.kernel_launches import CountedKernel, Operations
+from tests.support.kernels.policy_cases import CASES, batch, call, naive
+from tests.support.kernels.triton_interpreter import DEVICE
 
 EPS32 = torch.finfo(torch.float32).eps
 

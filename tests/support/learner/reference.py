@@ -11,11 +11,11 @@ from peft import PeftModel
 from torch import Tensor
 
 from aslfast.config.schema import LearnerConfig, LossConfig
-from aslfast.core import ROLES, Trajectory
+from aslfast.core import ROLES, Question, Trajectory
 from aslfast.index import BM25Index
 from aslfast.learner.batch import loss_positions
 from aslfast.learner.learner import Learner
-from aslfast.prompts import role_tasks
+from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
@@ -82,7 +82,7 @@ def real_trajectories(
     """Sample trajectories of one task with the local sampler."""
     sampler = sampler or LocalSampler(model, tokenizer, max_running_requests=4, max_context=512)
     rollout = Rollout(sampler, ToolExecutor(SearchTool(index, 1)), Chat(tokenizer), Limits(3, 24, 512), TEMPERATURE)
-    task = role_tasks.policy_task("t", "Which river runs through Mira's birthplace?", "compact")
+    task = PromptBuilder("compact").policy("t", Question("t", "Which river runs through Mira's birthplace?"))
 
     async def run():
         return await asyncio.gather(*(rollout.run(task, i, 1, role) for i in range(samples)))

@@ -27,6 +27,7 @@ class BatchedAttention(TorchNativeAttnBackend):
             entry_bS = self.req_to_token_pool.req_to_token[row_B[part_b], :longest].masked_fill(~seen_bS, 0)
             self._chunks.append((part_b, entry_bS, seen_bS[:, None, None]))
 
+    # sglang calls it: its parameters
     def _run_sdpa_forward_decode(
         self, query: torch.Tensor, output: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, *_: object,
         scaling: float | None = None, sliding_window_size: int | None = None, **__: object,

@@ -82,6 +82,7 @@ class GroupedLora(BaseLoRABackend):
             start += n
         return base_output
 
+    # sglang calls it: its parameters
     def run_qkv_lora(
         self, x: torch.Tensor, qkv_lora_a: torch.Tensor, qkv_lora_b: torch.Tensor, output_offset_cpu: torch.Tensor,
         base_output: torch.Tensor, n_slices: int = 3, **_: object,
