@@ -132,9 +132,9 @@ def test_an_unanswered_call_ends_its_own_trajectory_alone(tokenizer):
 
     async def play(rollout):
         prompts = PromptBuilder("compact")
-        first = asyncio.ensure_future(rollout.run(prompts.policy("a", Question("a", "?")), 0, 1, None))
+        first = asyncio.ensure_future(rollout.run(prompts.policy("a", Question("a", "first?")), 0, 1, None))
         await asyncio.sleep(0.05)  # a batch of its own
-        return await asyncio.gather(first, rollout.run(prompts.policy("b", Question("b", "?")), 0, 1, None))
+        return await asyncio.gather(first, rollout.run(prompts.policy("b", Question("b", "second?")), 0, 1, None))
 
     with retrieval(behave) as (url, seen):
         sampler = ScriptedSampler(tokenizer, script)

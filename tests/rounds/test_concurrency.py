@@ -180,7 +180,8 @@ def test_what_is_shared():
         counters = StepCounters()
         judge = Judge(sample, PROMPTS, share, {}, counters)
         answers = [("who?", "the Aker"), ("who?", "Aker."), ("where?", "Aker"), ("who?", "Oslo")]
-        found = await asyncio.gather(*(judge.verdicts("t", Question("q", text, ("Aker",)), said, 2) for text, said in answers))
+        asked_about = [(Question("q", text, ("Aker",)), said) for text, said in answers]
+        found = await asyncio.gather(*(judge.verdicts("t", question, said, 2) for question, said in asked_about))
         return found, counters.verdicts, counters.verdicts_reused
 
     found, *counts = asyncio.run(ask(share=True))
@@ -201,7 +202,8 @@ def test_the_statistics_of_shared_verdicts():
                 return verdict(task, number, "correct" if sure else "wrong")
 
             judge = Judge(sample, PROMPTS, share, {}, StepCounters())
-            given = await asyncio.gather(*(judge.verdicts(f"t{i}", Question("q", "who?", ("Aker",)), "Aker", 1) for i in range(4)))
+            who = Question("q", "who?", ("Aker",))
+            given = await asyncio.gather(*(judge.verdicts(f"t{i}", who, "Aker", 1) for i in range(4)))
             return sum(v == ("correct",) for v in given) / 4
 
         async def all_of_them():
