@@ -1,10 +1,10 @@
-# make setup | setup-sglang | demo | test | fuzz | lint | clean. PYTHON names the interpreter for the virtual environment (3.10 to 3.12).
+# make setup | setup-sglang | demo | test | check | fuzz | lint | clean. PYTHON names the interpreter for the virtual environment (3.10 to 3.12).
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/*/*/*)
 
-.PHONY: setup setup-sglang demo test fuzz lint clean
+.PHONY: setup setup-sglang demo test check fuzz lint clean
 
 setup: .venv/.built
 
@@ -31,8 +31,16 @@ demo: setup
 	@out=runs/demo; n=1; while [ -e $$out ]; do n=$$((n + 1)); out=runs/demo-$$n; done; \
 	$(BIN)/aslfast train --recipe tiny --out $$out
 
+# all tests, on WORKERS processes; tests/conftest.py says which share one
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
 test: setup setup-sglang
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
+
+# before a commit, in two minutes: lint, types, and the tests that start no engine and train nothing
+check: lint
+	$(PYTEST) -m "not slow"
 
 # the core under AddressSanitizer and UndefinedBehaviorSanitizer: about 20 minutes; FUZZ_STEP=50 takes half a minute
 FUZZ_STEP ?= 1

@@ -2,6 +2,7 @@
 
 import os
 from contextlib import closing
+from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two spinning threads starve on a busy machine
 
@@ -32,6 +33,24 @@ from tests.support.tiny_models import (
     stir,
     tiny_model,
 )
+
+
+TESTS = Path(__file__).parent
+# The files that take longest, longest first: started last, one worker would run them alone at the end.
+LONGEST: tuple[str, ...] = ()
+ENGINE = ("preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")  # share `engine_lab`
+
+
+def pytest_collection_modifyitems(items):
+    """Keep a file's tests on one worker, since they share its fixtures, and all that share an engine on one too."""
+    for item in items:
+        name = item.path.relative_to(TESTS).as_posix()
+        item.add_marker(pytest.mark.xdist_group("engine" if name in ENGINE else name))
+    items.sort(key=lambda item: _place(item.path.relative_to(TESTS).as_posix()))
+
+
+def _place(name):
+    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,6 @@
 """Make the table and the plot of the README from the results of bench_bm25.py.
 
-    python -m bench.retrieval.report_bm25 bench/results/bm25-*.json --plot docs/bm25.png
+    python -m bench.retrieval.report_bm25 bench/results/bm25-*.json --plot docs/img/bm25.png
 
 Prints Markdown: for every corpus a table, how aslfast compares with the best peer, and every metric where a peer is
 ahead. A peer with approximate scores (8 bits) is shown, but never counts as "the best peer".

@@ -1,6 +1,6 @@
 """The table and the picture of docs/rollout.md from what bench_rollout.py measured.
 
-python -m bench.rollout.report_rollout bench/results/rollout-cpu.json --picture docs/rollout.png
+python -m bench.rollout.report_rollout bench/results/rollout-cpu.json --picture docs/img/rollout.png
 """
 
 from __future__ import annotations
