@@ -41,6 +41,7 @@ LONGEST: tuple[str, ...] = ()
 ENGINE = ("preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")  # share `engine_lab`
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Keep a file's tests on one worker, since they share its fixtures, and all that share an engine on one too."""
     for item in items:
