@@ -34,11 +34,11 @@ from tests.support.tiny_models import (
     tiny_model,
 )
 
-
 TESTS = Path(__file__).parent
 # The files that take longest, longest first: started last, one worker would run them alone at the end.
 LONGEST: tuple[str, ...] = ()
-ENGINE = ("preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")  # share `engine_lab`
+# these share `engine_lab`
+ENGINE = ("preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
