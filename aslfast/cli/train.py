@@ -13,6 +13,9 @@ from aslfast.preflight import dry_run
 
 def print_plan(config: RunConfig, as_json: bool) -> None:
     """Print the resolved configuration and the work it implies: as JSON, or as a recipe with comments."""
+    from aslfast.trainer.build import check_own_parts
+
+    check_own_parts(config)
     if as_json:
         phases = [asdict(phase) for phase in dry_run.phases(config)]
         counts = {

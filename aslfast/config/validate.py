@@ -13,6 +13,7 @@ from aslfast.config.algorithms import algorithm_names
 from aslfast.config.renamed import RENAMED
 from aslfast.config.schema import RunConfig
 from aslfast.errors import UserError
+from aslfast.plugins import is_import_path
 from aslfast.rewards import JUDGED
 
 KINDS = {int: "int (a whole number)", float: "float (a number)", bool: "bool (true or false)", str: "str (a text)"}
@@ -67,17 +68,19 @@ def _single(wanted: Any, item: Field[Any], value: Any, key: str, place: str, nam
         value = float(value)
     if type(value) is not kind:
         raise UserError(f"{place}: {name or key} is {value!r}; it takes a value of type {KINDS[kind]}")
-    if choices:
-        _check_choice(str(value), choices, key, place)
+    importable = item.metadata.get("importable", False)
+    if choices and not (importable and is_import_path(str(value))):
+        _check_choice(str(value), choices, key, place, " or module:name of your own" * importable)
     bounds = item.metadata.get("bounds")
     if bounds and value not in bounds:
         raise UserError(f"{place}: {key} is {value}; it must be {bounds}")
     return value
 
 
-def _check_choice(value: str, choices: Sequence[str], key: str, place: str) -> None:
+def _check_choice(value: str, choices: Sequence[str], key: str, place: str, other: str = "") -> None:
     if value not in choices:
-        raise UserError(f"{place}: {key} is {value!r}{nearest(value, choices)}; use one of {', '.join(choices)}")
+        known = ", ".join(choice or '""' for choice in choices)
+        raise UserError(f"{place}: {key} is {value!r}{nearest(value, choices)}; use one of {known}{other}")
 
 
 def _check_together(config: RunConfig, place: str) -> None:
