@@ -12,6 +12,8 @@ from aslfast.errors import UserError
 from aslfast.learner.attention import check_architecture
 from aslfast.models import lora
 from aslfast.models.base_model import model_folder
+from aslfast.models.context_limit import check_context_limit
+from aslfast.models.folder_check import check_model_config
 
 DENSE = ("llama", "mistral", "qwen2", "qwen3")  # tests compare the plan's formulas with their layers
 QK_NORM = ("qwen3",)
@@ -79,8 +81,9 @@ def read_shape(model: str, rank: int) -> ModelShape:
     if not (folder / "config.json").is_file():
         name = _nearest_known(model)
         return _shape(name, AutoConfig.for_model(**KNOWN[name]), rank)
+    check_model_config(folder)
     try:
-        return _shape(model, AutoConfig.from_pretrained(folder, local_files_only=True), rank)
+        return _shape(model, AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False), rank)
     except UserError:
         raise
     except Exception as error:  # transformers refuses a configuration in many ways

@@ -22,6 +22,7 @@ from aslfast.models import lora
 from aslfast.models.base_model import load_base, model_folder
 from aslfast.models.base_source import base_source, reason_not_shared
 from aslfast.models.base_weights import BaseWeights
+from aslfast.models.context_limit import check_context_limit
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.templates import prompt_text
 from aslfast.retrieval.client import RemoteIndex, max_request_s
@@ -38,6 +39,7 @@ from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.sampler.sglang.server_args import EngineArgs
 from aslfast.sampler.sglang.shared_weights import engine_views
 from aslfast.sampler.sglang.sync_check import GroupScorer, WeightSyncCheck, check_prompts
+from aslfast.trainer.forward_check import open_local_sampler
 
 
 def prepare_torch(config: RunConfig) -> None:
@@ -53,11 +55,8 @@ def prepare_torch(config: RunConfig) -> None:
 
 
 def check_context(model: PreTrainedModel, config: RunConfig) -> None:
-    """Raise UserError if the model has fewer positions than sampler.max_context."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and positions < config.sampler.max_context:
-        wanted = f"sampler.max_context is {config.sampler.max_context}"
-        raise UserError(f"{wanted}, the model has {positions} positions; set it to {positions} or less")
+    """Raise UserError if the model has fewer positions, or a shorter window, than sampler.max_context."""
+    check_context_limit(model.get_decoder().config, config.sampler.max_context)
 
 
 def load_base_model(
@@ -83,9 +82,7 @@ def build_sampler(
         return FollowerSampler()
     wanted = config.sampler
     if wanted.kind == "local":
-        return LocalSampler(
-            model, tokenizer, max_running_requests=wanted.max_running_requests, max_context=wanted.max_context
-        )
+        return open_local_sampler(model, tokenizer, wanted)
     policy = _restart_policy(config, model, log, notify, process_group.model_parallel_size)
     embeddings: Any = model.get_input_embeddings()
     args, n_vocab = engine_args(config, model, process_group), embeddings.weight.shape[0]

@@ -34,6 +34,7 @@ from aslfast.trainer.build import (
     weight_sync_check,
 )
 from aslfast.trainer.datasets import Datasets, file_datasets
+from aslfast.trainer.forward_check import check_learner, probe_ids
 from aslfast.trainer.lab_datasets import lab_datasets
 from aslfast.trainer.provenance import compare, provenance_of
 from aslfast.trainer.round_loop import play_rounds
@@ -135,6 +136,7 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
         if config.sampler.kind == "sglang" and ranks.is_group_leader:
             observer.setup("the SGLang engine")
         sampler.start()
+        check_learner(learner, probe_ids(learner.model, parts.tokenizer))  # the base has its weights now
         state = TrainState()
         context = RoundContext(
             config, state, learner,
