@@ -28,11 +28,12 @@ def context_limit(config: Any) -> ContextLimit | None:
     return min(_limits(config), key=lambda limit: limit.tokens, default=None)
 
 
-def check_context_limit(config: Any, max_context: int, key: str = "sampler.max_context") -> None:
+def check_context(limit: ContextLimit | None, max_context: int) -> None:
     """Raise UserError where trajectories may be longer than the limit."""
-    limit = context_limit(config)
     if limit and limit.tokens < max_context:
-        raise UserError(f"{key} is {max_context}, the model {limit.what}; set it to {limit.tokens} or less")
+        raise UserError(
+            f"sampler.max_context is {max_context}, the model {limit.what}; set it to {limit.tokens} or less"
+        )
 
 
 def _limits(config: Any) -> Iterator[ContextLimit]:

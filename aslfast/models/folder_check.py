@@ -56,9 +56,10 @@ def _read_json(file: Path) -> Mapping[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{file}: not valid JSON ({error}); copy the model folder again") from error
+        reason = f"its {file.name} cannot be read ({error})"
+        raise UserError(f"{file.parent}: {reason}; copy the model folder again") from error
     if not isinstance(config, dict):
-        raise UserError(f"{file}: not a model's configuration; copy the model folder again")
+        raise UserError(f"{file.parent}: its {file.name} holds no settings; copy the model folder again")
     return config
 
 

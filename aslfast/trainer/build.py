@@ -22,7 +22,6 @@ from aslfast.models import lora
 from aslfast.models.base_model import load_base, model_folder
 from aslfast.models.base_source import base_source, reason_not_shared
 from aslfast.models.base_weights import BaseWeights
-from aslfast.models.context_limit import check_context_limit
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.templates import prompt_text
 from aslfast.retrieval.client import RemoteIndex, max_request_s
@@ -52,11 +51,6 @@ def prepare_torch(config: RunConfig) -> None:
     debugging.fill_uninitialized_memory = False  # else every new tensor is written to
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in any order
-
-
-def check_context(model: PreTrainedModel, config: RunConfig) -> None:
-    """Raise UserError if the model has fewer positions, or a shorter window, than sampler.max_context."""
-    check_context_limit(model.get_decoder().config, config.sampler.max_context)
 
 
 def load_base_model(

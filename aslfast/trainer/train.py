@@ -19,6 +19,7 @@ from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.models.base_model import model_folder
 from aslfast.models.base_weights import BaseWeights
+from aslfast.models.context_limit import check_context, context_limit
 from aslfast.rounds import replicas
 from aslfast.rounds.commit import Checkpointer
 from aslfast.rounds.context import RoundContext, TrainingData
@@ -27,7 +28,6 @@ from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
     build_search_tool,
-    check_context,
     init_adapters,
     load_base_model,
     prepare_torch,
@@ -115,13 +115,14 @@ def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _
     datasets = None if config.data.lab else file_datasets(config)
     observer.setup("base model")
     model, tokenizer = load_base_model(config, ranks)
-    check_context(model, config)
+    check_context(context_limit(model.get_decoder().config), config.sampler.max_context)
     peft_model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
     initialised = init_adapters(peft_model, config)
     if ranks.model_parallel_size > 1:
         BaseWeights(peft_model, model_folder(config.model.path)).shard(ranks)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, config.adapters, ranks)
     observer.setup(f"learner, attention by {learner.attention}")
+    observer.adapted(lora.describe_targets(peft_model))
     ranks.barrier()  # an error on any rank ends all of them before anything is written
     return _Parts(learner, tokenizer, datasets, initialised)
 

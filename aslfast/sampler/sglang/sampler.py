@@ -195,5 +195,5 @@ def finish_reason(reason: wire.Header, request: SampleRequest) -> FinishReason:
     if isinstance(reason["matched"], int):
         return "eos"
     if reason["matched"] not in request.stop:
-        raise UserError(f"session {request.session}: the engine's logits are not finite; check the base and its dtype")
+        raise UserError(f"session {request.session}: the engine's logits are not finite; check model.dtype and the weights")
     return "stop"
