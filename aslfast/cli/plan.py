@@ -65,7 +65,8 @@ def print_plan(plan: MemoryPlan, config: RunConfig) -> None:
     print(
         f"{config.recipe} on {cards} of {plan.card.n_bytes / GB:.1f} GB ({plan.card.name}), "
         f"sampler {config.sampler.kind}\n{shape.name}: {shape.kind}, {shape.layers} layers, hidden {shape.hidden:,}, "
-        f"{shape.parameters:,} parameters in {config.model.dtype}; adapters of rank {config.lora.rank} on {shape.adapted}"
+        f"{shape.parameters:,} parameters in {config.model.dtype}\n"
+        f"adapters of rank {config.lora.rank} on {shape.adapted}"
     )
     stdout().print(_table(plan))
     if plan.fits:

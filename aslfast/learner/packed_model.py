@@ -56,7 +56,8 @@ class PackedModel:
         """Return the attention backend of a batch. Raise UserError for a trajectory beyond the model's limit."""
         longest = max(batch.segments.key_lengths)
         if self.limit and longest > self.limit.tokens:
-            raise UserError(f"a trajectory has {longest} tokens, the model {self.limit.what}; lower sampler.max_context")
+            what = f"a trajectory has {longest} tokens, the model {self.limit.what}"
+            raise UserError(f"{what}; set sampler.max_context to {self.limit.tokens} or less")
         return attention.BACKENDS[self.attention](batch.segments, self.base.dtype)
 
     def logprobs(self, batch: Batch, attend: attention.Attend) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +94,6 @@ def _check_complete(folder: Path, tokenizer: PreTrainedTokenizerBase, report: di
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise UserError(f"{folder}: weights are missing ({missing}); copy the model folder again, complete")
     if report["unexpected_keys"]:
-        left, kind = ", ".join(sorted(report["unexpected_keys"])[:3]), json.loads((folder / "config.json").read_text())
-        what = f"its files hold weights that a {kind.get('model_type')} model of its config.json has no place for ({left})"
-        raise UserError(f"{folder}: {what}; without them it would be another model: copy the folder again, complete")
+        left = ", ".join(sorted(report["unexpected_keys"])[:3])
+        what = f"its files hold weights that the model of its config.json has no place for ({left})"
+        raise UserError(f"{folder}: {what}; without them it is another model: copy config.json and weights together")

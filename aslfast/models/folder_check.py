@@ -19,7 +19,7 @@ CODE = "needs Python code that comes with it (auto_map), which is never run"  # 
 
 def check_model_folder(folder: Path) -> None:
     """Raise UserError for a folder that holds no model, or not the causal LM that it seems to hold."""
-    config = check_model_config(folder)
+    check_model_config(folder)
     for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json"), *folder.glob("*.model")]):
         _check_pointer(file)
     if (folder / ADAPTER).is_file():
@@ -30,8 +30,8 @@ def check_model_folder(folder: Path) -> None:
         raise UserError(f"{folder}: its tokenizer {CODE}; add the model's tokenizer.json")
 
 
-def check_model_config(folder: Path) -> Mapping[str, Any]:
-    """Return config.json. Raise UserError where it is missing, damaged, or no causal LM's that transformers knows."""
+def check_model_config(folder: Path) -> None:
+    """Raise UserError where config.json is missing, damaged, or not that of a causal LM which transformers knows."""
     file = folder / "config.json"
     if not file.is_file():
         suggestion = "name a folder that holds a Hugging Face model"
@@ -42,7 +42,6 @@ def check_model_config(folder: Path) -> Mapping[str, Any]:
     if "auto_map" in config and kind not in CONFIG_MAPPING:
         raise UserError(f"{folder}: model_type {kind} {CODE}; use a model that transformers itself supports")
     _check_causal(folder, config)
-    return config
 
 
 def _check_pointer(file: Path) -> None:

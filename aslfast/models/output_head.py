@@ -64,7 +64,7 @@ def _fit(found: list[float]) -> LogitTransform:
     return LogitTransform(1.0 if math.isclose(slope, 1.0, rel_tol=ROUNDING) else slope, abs(huge))
 
 
-class _replaced:  # noqa: N801  # reads as a verb where it is used
+class _replaced:
     """Replace a module's output [..., V] by the same V numbers at every position."""
 
     def __init__(self, module: nn.Module, output_V: Tensor) -> None:

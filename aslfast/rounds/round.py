@@ -23,8 +23,8 @@ from aslfast.rounds.phases import Phase, phases_of
 from aslfast.rounds.records import GroupSummary, NoUpdate, StepRecord
 from aslfast.sampler.local.sampler import LocalSampler
 
-# |log-prob difference| in nats that float32 rounding may explain: a step's mean, and its largest. Runs of the lab's base
-# have 3e-7 and 3e-4 at most; a wrong scale of the logits has 1 and more.
+# |log-prob difference| in nats that float32 rounding may explain: a step's mean, and its largest. Runs of the lab's
+# base have 3e-7 and 3e-4 at most; a wrong scale of the logits has 1 and more.
 MISMATCH_MEAN, MISMATCH_MAX = 1e-3, 0.1
 
 

@@ -17,7 +17,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aslfast.config.schema import RunConfig
 from aslfast.core import role_of
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from aslfast.errors import UserError
 from aslfast.models import lora
 from aslfast.models.base_model import load_base, model_folder
 from aslfast.models.base_source import base_source, reason_not_shared

@@ -357,7 +357,7 @@ def test_models_that_the_formulas_do_not_know_are_refused(tmp_path):
         read_shape(str(tmp_path), RANK)
     transformers.AutoConfig.for_model("mistral", sliding_window=64).save_pretrained(tmp_path)
     shape = read_shape(str(tmp_path), RANK)
-    with pytest.raises(UserError, match=r"max_context is 65, the model attends to 64 tokens \(sliding_window\); set it"):
+    with pytest.raises(UserError, match=r"is 65, the model attends to 64 tokens \(sliding_window\); set it to 64"):
         check_context(shape.limit, 65)
     check_context(shape.limit, 64)
     (tmp_path / "config.json").write_text("{")

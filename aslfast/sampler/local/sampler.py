@@ -61,7 +61,8 @@ class LocalSampler:
         """Sample one turn.
 
         Raise UserError for an unknown adapter, a token outside the vocabulary, a context without room, logits that are
-        not finite; ValueError where the session has a running request. What a forward pass raises reaches every coroutine that waits.
+        not finite; ValueError where the session has a running request. What a forward pass raises reaches every
+        coroutine that waits.
         """
         self._check(request)
         done = asyncio.get_running_loop().create_future()
