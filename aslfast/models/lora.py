@@ -149,14 +149,14 @@ def _read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 # settings under which the same weights give another adapter, or which come with weights that are not LoRA's
 VARIANTS = (
     "use_dora", "use_rslora", "alora_invocation_tokens", "alpha_pattern", "rank_pattern", "fan_in_fan_out", "lora_bias",
-    "layers_to_transform", "modules_to_save", "target_parameters", "trainable_token_indices", "layer_replication",
+    "bias", "layers_to_transform", "modules_to_save", "target_parameters", "trainable_token_indices", "layer_replication",
 )  # fmt: skip
 
 
 def _check_scaling(folder: Path, config: Mapping[str, Any], own: PeftConfig) -> None:
     """Raise UserError unless the adapter is plain LoRA of the role's rank and alpha."""
-    variant = next((key for key in VARIANTS if config.get(key) not in (None, False, [], {})), None)
-    variant = "bias" if not variant and config.get("bias", "none") != "none" else variant
+    unset = (None, "none", [], {})
+    variant = next((k for k in VARIANTS if config.get(k) is not False and config.get(k) not in unset), None)
     if variant or config.get("peft_type", "LORA") != "LORA":
         what = f"{variant} is {config[variant]}" if variant else f"peft_type is {config['peft_type']}"
         raise UserError(f"{folder}: {what}; here only plain LoRA is trained: start from an adapter without it")
