@@ -37,10 +37,10 @@ Ids = tuple[int, ...]
 
 
 def probe_ids(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> Ids:
-    """Return the tokens of a plain text, without ids that the model has not."""
+    """Return the tokens of a plain text; ids that the model has not are left out, and its first ones make up for them."""
     n_vocab = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportAttributeAccessIssue]
     ids: Any = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-    return tuple(i for i in ids if 0 <= i < n_vocab)[:PROBE_TOKENS]
+    return (*(i for i in ids if 0 <= i < n_vocab), *range(n_vocab))[:PROBE_TOKENS]
 
 
 def open_local_sampler(
