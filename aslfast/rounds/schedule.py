@@ -32,7 +32,7 @@ def cycled(tasks: Sequence[Task], steps: int, size: int) -> list[list[Task]]:
 
 
 def plateaued(step_rewards: Sequence[float], window: int, least_gain: float = LEAST_GAIN) -> bool:
-    """Return whether the mean rewards of the last `window` steps have stopped rising, over the whole window and its half.
+    """Return whether the mean rewards of the last `window` steps have stopped rising, over all of it and its half.
 
     Whole: the mean of the newer half is less than `least_gain` (relative) above that of the older half. Half: the same
     within the newer half. False before `window` steps. ASL (arXiv 2510.14253, its code): window 200 for the
