@@ -19,7 +19,7 @@ from aslfast.learner.loss import LossInputs, loss_of, normalizer_of
 from aslfast.learner.packed_model import PackedModel
 from aslfast.learner.step_metrics import StepSums, UpdateStats
 from aslfast.models import lora
-from aslfast.models.not_finite import logits_not_finite
+from aslfast.models.output_head import logits_not_finite
 
 
 class Learner:

@@ -31,7 +31,7 @@ class PackedModel:
         self.base: Any = model.get_base_model()
         attention.check_architecture(self.base)
         self.limit = context_limit(self.base.get_decoder().config)
-        self.head_arguments = measure_transform(self.base).head_arguments(temperature)
+        self.temperature, self.softcap = measure_transform(self.base).of_bare_logits(temperature)
         self.attention = attention.choose_backend(config.attention, model.device, self.base.dtype)
         self.model, self.activation_checkpointing = model, config.activation_checkpointing
 
@@ -65,7 +65,7 @@ class PackedModel:
         head = self.base.get_output_embeddings()
         logp_L = linear_logprob(
             self.hidden(batch, attend)[batch.source_L], head.weight, batch.target_L, bias=getattr(head, "bias", None),
-            **self.head_arguments,
+            temperature=self.temperature, softcap=self.softcap,
         )  # fmt: skip
         assert isinstance(logp_L, Tensor)  # no entropies were requested
         return logp_L

@@ -149,7 +149,8 @@ def _read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 # settings under which the same weights give another adapter, or which come with weights that are not LoRA's
 VARIANTS = (
     "use_dora", "use_rslora", "alora_invocation_tokens", "alpha_pattern", "rank_pattern", "fan_in_fan_out", "lora_bias",
-    "bias", "layers_to_transform", "modules_to_save", "target_parameters", "trainable_token_indices", "layer_replication",
+    "bias", "layers_to_transform", "modules_to_save", "target_parameters", "trainable_token_indices",
+    "layer_replication",
 )  # fmt: skip
 
 

@@ -21,7 +21,7 @@ from aslfast.core import StopReason, Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.learner.batch import make_batch
 from aslfast.learner.learner import Learner
-from aslfast.models.not_finite import logits_not_finite
+from aslfast.models.output_head import logits_not_finite
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import Sample, SampleRequest
 from aslfast.sampler.sglang.sync_check import TOLERANCE
@@ -37,8 +37,9 @@ Ids = tuple[int, ...]
 
 
 def probe_ids(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> Ids:
-    """Return the tokens of a plain text; ids that the model has not are left out, and its first ones make up for them."""
-    n_vocab = model.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportAttributeAccessIssue]
+    """Return the tokens of a plain text; of ids that the model has not, its first ones take the place."""
+    embeddings: Any = model.get_input_embeddings()
+    n_vocab = len(embeddings.weight)
     ids: Any = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
     return (*(i for i in ids if 0 <= i < n_vocab), *range(n_vocab))[:PROBE_TOKENS]
 

@@ -23,11 +23,13 @@ from tests.support.tiny_architectures import ARCHITECTURES, VOCABULARY, tiny_arc
 from tests.support.tiny_models import stir
 
 TEMPERATURE = 0.7
-TRAINED = """
-    apertus arcee bitnet cohere cohere2 cohere2_moe dots1 ernie4_5 exaone4 gemma gemma3_text glm glm4 glm4_moe granite
-    granitemoe helium hunyuan_v1_dense hyperclovax llama minimax_m2 ministral mistral mixtral olmo olmo2 olmo3 olmoe
-    phi phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss smollm3 starcoder2
-""".split()  # the rest may be refused; these are what people train
+# what people train; the rest may be refused
+TRAINED = [
+    "apertus", "arcee", "bitnet", "cohere", "cohere2", "cohere2_moe", "dots1", "ernie4_5", "exaone4", "gemma",
+    "gemma3_text", "glm", "glm4", "glm4_moe", "granite", "granitemoe", "helium", "hunyuan_v1_dense", "hyperclovax",
+    "llama", "minimax_m2", "ministral", "mistral", "mixtral", "olmo", "olmo2", "olmo3", "olmoe", "phi", "phi3",
+    "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "starcoder2",
+]  # fmt: skip
 
 
 def ids(n, seed):
@@ -51,7 +53,7 @@ async def two_turns(sampler, adapters):
         ]
         samples = await asyncio.gather(*map(sampler.generate, requests))
         found += [(r.token_ids, s.token_ids, s.logprobs, r.adapter) for r, s in zip(requests, samples, strict=True)]
-        contexts = [r.token_ids + s.token_ids + ids(3 + i, i) for i, (r, s) in enumerate(zip(requests, samples))]
+        contexts = [context + sampled + ids(3 + i, i) for i, (context, sampled, _, _) in enumerate(found[-3:])]
     return found
 
 

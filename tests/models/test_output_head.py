@@ -1,4 +1,4 @@
-"""What follows the output head, measured to the last bit in any dtype, and refused where it is neither scale nor cap."""
+"""What follows the output head: measured to the last bit in any dtype, refused where it is neither scale nor cap."""
 
 import pytest
 import torch
@@ -26,15 +26,14 @@ def test_measured_is_what_the_configuration_says(kind, settings, expected, dtype
 
 
 def test_nothing_after_the_head_changes_no_bit():
-    arguments = measure_transform(tiny_architecture("llama")).head_arguments(0.7)
-    assert arguments == {"temperature": 0.7, "softcap": None}
+    assert measure_transform(tiny_architecture("llama")).of_bare_logits(0.7) == (0.7, None)
 
 
 def test_scale_and_cap_together():
     """c tanh(s x / c) / t by the kernel's own two numbers."""
     both, x = LogitTransform(0.5, 20.0), torch.linspace(-90, 90, 7, dtype=torch.float64)
-    found = both.head_arguments(0.7)
-    kernel = found["softcap"] * torch.tanh(x / found["softcap"]) / found["temperature"]
+    temperature, softcap = both.of_bare_logits(0.7)
+    kernel = softcap * torch.tanh(x / softcap) / temperature
     exact = torch.tensor([both(float(value)) for value in x]) / 0.7
     assert torch.allclose(kernel, exact.double(), rtol=1e-6)
 

@@ -58,7 +58,7 @@ def test_a_learner_that_computes_another_model_is_refused(tokenizer):
     learner = learner_of(granite(8.0, 1.0))
     ids = probe_ids(learner.model, tokenizer)
     assert check_learner(learner, ids) < 1e-4
-    learner.packed_model.head_arguments = {"temperature": learner.temperature, "softcap": None}
+    learner.packed_model.temperature = learner.temperature
     with pytest.raises(UserError, match=r"granite: the learner's log-probs differ from the model's own by .* nats"):
         check_learner(learner, ids)
 

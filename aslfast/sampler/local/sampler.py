@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aslfast.errors import UserError
-from aslfast.models.not_finite import logits_not_finite
+from aslfast.models.output_head import logits_not_finite
 from aslfast.sampler.local.forward_pass import ForwardPass, buckets, eos_ids
 from aslfast.sampler.local.kv_slots import SlotTable
 from aslfast.sampler.local.running_request import RunningRequest
