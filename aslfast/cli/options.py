@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from aslfast.limits import MOST, MOST_SEED, MOST_THREADS
 
 OUTPUT, SAMPLING = "Output", "Sampling"
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=OUTPUT)]
@@ -28,7 +32,9 @@ DataOption = Annotated[
         "publish them.",
     ),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Take only the first so many questions.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, max=MOST, help="Take only the first so many questions.")
+]
 Prompts = Annotated[
     str | None,
     typer.Option(
@@ -39,15 +45,32 @@ Prompts = Annotated[
     ),
 ]
 Seed = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Seed of everything random; the same seed gives the same result.")
+    int | None,
+    typer.Option(
+        "--seed", min=0, max=MOST_SEED, help="Seed of everything random; the same seed gives the same result."
+    ),
 ]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", min=0, help="CPU threads to use; 0 means all cores.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=0, max=MOST_THREADS, help="CPU threads to use; 0 means all cores.")
+]
 
 
 def print_json(value: object) -> None:
-    """Print one JSON object, the only output on stdout."""
-    print(json.dumps(value, ensure_ascii=False))
+    """Print one JSON object, the only output on stdout; escaped where stdout's encoding lacks a character of it."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    print(text)
+
+
+def print_any_text() -> None:
+    """Let stdout and stderr escape what their encoding lacks, such as Japanese in ASCII, in place of a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from aslfast.cli.options import Json, Quiet, print_json
+from aslfast.limits import MOST_SEED, MOST_WORLDS
 
 FIRST_WORLD = 1001  # far from the seeds that runs use
 lab_app = typer.Typer(no_args_is_help=True, help="The lab: train and evaluate the tiny base that ships with aslfast.")
@@ -18,7 +19,10 @@ lab_app = typer.Typer(no_args_is_help=True, help="The lab: train and evaluate th
 def train_base(
     out: Annotated[Path, typer.Option("--out", metavar="MODEL", help="New folder for the model.")],
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Seed of everything random; the same seed gives the same model.")
+        int,
+        typer.Option(
+            "--seed", min=0, max=MOST_SEED, help="Seed of everything random; the same seed gives the same model."
+        ),
     ] = 0,
     quiet: Quiet = False,
 ) -> None:
@@ -42,7 +46,9 @@ def measure(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="A model folder, or lab for the base that ships.")
     ] = "lab",
-    worlds: Annotated[int, typer.Option("--worlds", min=1, help="How many new worlds to evaluate on.")] = 3,
+    worlds: Annotated[
+        int, typer.Option("--worlds", min=1, max=MOST_WORLDS, help="How many new worlds to evaluate on.")
+    ] = 3,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
