@@ -62,8 +62,8 @@ def card_of(name: str) -> Card:
         return Card(name, CARDS[text])
     number = text.removesuffix("gb")
     if number == text or not number.isdecimal() or len(number) > 9 or not 1 <= int(number) <= MOST_GPU_GB:
-        known = f"neither a size, such as 80GB (at most {MOST_GPU_GB:,}GB), nor one of {', '.join(CARDS)}"
-        raise UserError(f"--gpu {name:.80}: {known}")
+        known = f"neither a size, such as 80GB, nor one of {', '.join(CARDS)}"
+        raise UserError(f"--gpu {name:.80}: {known}; at most {MOST_GPU_GB:,}GB")
     return Card(name, int(number) * GB)
 
 
