@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -32,7 +32,8 @@ from aslfast.errors import UserError
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-UsageError = typer.BadParameter.__bases__[0]  # typer brings its own click or uses the installed one
+# typer brings a click of its own, or uses the installed one
+UsageError = cast("type[Exception]", typer.BadParameter.__bases__[0])
 
 
 class OneLineErrors(TyperGroup):

@@ -86,7 +86,7 @@ def _single(wanted: Any, item: Field[Any], value: Any, key: str, source: Source,
         value = float(value)
     if type(value) is not kind:
         raise UserError(f"{source.of(key)}: {name or key} is {value!r}; it takes a value of type {KINDS[kind]}")
-    if kind is str and not _can_be_saved(value):
+    if isinstance(value, str) and not _can_be_saved(value):
         raise UserError(f"{source.of(key)}: {key} has a character that no file can hold ({value!r:.80}); remove it")
     if choices:
         _check_choice(str(value), choices, key, source)

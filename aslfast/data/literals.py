@@ -54,7 +54,7 @@ def _python(text: str) -> object:
 
 
 def _as_python(token: re.Match[str]) -> str:
-    """Return a token with the comma that numpy leaves out, without numpy's `array(...)`, constants by Python's names."""
+    """Return a token with the comma that numpy leaves out, without its `array(...)`, constants by Python's names."""
     if token["item"]:
         return token["item"] + ("," if token["next"] else "")
     return CONSTANTS.get(token["constant"] or "", "")

@@ -33,7 +33,7 @@ def read_table(file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def named(names: Sequence[str], fields: Sequence[str], place: str) -> dict[str, str]:
-    """Return the fields of a row by name; those that a short row lacks are left out. Raises UserError for a long row."""
+    """Return the fields of a row by name, without those that a short row lacks. Raises UserError for a long row."""
     if len(fields) > len(names):
         what = f"{len(fields)} fields, but the first line names {len(names)}"
         raise UserError(f"{place}: {what}; put fields that hold the separator in quotes")

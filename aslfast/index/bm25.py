@@ -125,8 +125,8 @@ class BM25Index:
     ) -> SearchResult:
         """Return the k best passages for each query; `threads` 0 means all cores.
 
-        With `allow`, ids of passages, only these are found; scores do not change. Raises UserError for a k below 1 or above MOST_HITS, an id
-        that is not there, or a damaged page.
+        With `allow`, ids of passages, only these are found; scores do not change. Raises UserError for k < 1 or
+        k > limits.MOST_HITS, an id that is not there, or a damaged page.
         """
         check_hits(k)
         check_scores(scores)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from aslfast_kernels import linear_logprob
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
@@ -16,6 +15,7 @@ from aslfast.config.schema import LearnerConfig
 from aslfast.learner import attention
 from aslfast.learner.batch import Batch
 from aslfast.models.activation_checkpointing import checkpoint_activations
+from aslfast_kernels import linear_logprob
 
 
 class PackedModel:

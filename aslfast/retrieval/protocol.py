@@ -102,9 +102,8 @@ def _topk(value: Mapping[str, object], limits: ServerLimits) -> int:
     topk = value.get("topk")
     if topk is None:
         return DEFAULT_TOPK
-    if isinstance(topk, float) and topk.is_integer():
-        topk = int(topk)
-    elif isinstance(topk, str) and topk.strip().isdecimal() and len(topk) < 20:
+    spelled = isinstance(topk, str) and topk.strip().isdecimal() and len(topk) < 20
+    if spelled or (isinstance(topk, float) and topk.is_integer()):
         topk = int(topk)
     if type(topk) is not int:
         raise Refused(422, f"field 'topk' is {_kind(topk)}; send a whole number or null ({DEFAULT_TOPK})")

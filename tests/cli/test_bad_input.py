@@ -71,7 +71,7 @@ def number_options(of: typer.Typer = app, path: str = "") -> Iterator[tuple[str,
     """Yield (command, option, least, most) for every option of a number in the app."""
     for command in of.registered_commands:
         assert command.callback
-        for name, hint in typing.get_type_hints(command.callback, include_extras=True).items():
+        for hint in typing.get_type_hints(command.callback, include_extras=True).values():
             kind, *declared = typing.get_args(hint) or [hint]
             if {kind, *typing.get_args(kind)} & {int, float}:
                 (option,) = declared
@@ -114,7 +114,7 @@ def test_an_option_has_the_bounds_of_the_key_that_it_replaces():
         assert least in wanted and most in wanted and most + 1 not in wanted, key
 
 
-@pytest.mark.parametrize(("command", "option"), [one[:2] for one in OPTIONS], ids=[" ".join(one[:2]) for one in OPTIONS])
+@pytest.mark.parametrize(("command", "option"), [pytest.param(*one[:2], id=" ".join(one[:2])) for one in OPTIONS])
 def test_any_number_works_or_ends_in_one_line(command: str, option: str, place: Path):
     for number in NUMBERS:
         before = files_of(place)

@@ -133,7 +133,7 @@ def refused(path, match):
         (b'{"question": "Who?", "answers": ["", null]}', "line 3: field 'answers' is missing"),
         (b'{"question": "Who?", "answers": NaN}', "line 3: field 'answers' is missing"),
         (b'{"question": "Who?", "answers": [{"a": 1}]}', "line 3: field 'answers' holds a dict"),
-        (b'{"question": "Who?", "answer": "[\'Paris\', \'Lon"}', "line 3: field 'answers' holds a list that is cut off"),
+        (b'{"question": "Who?", "answer": "[\'Paris\', \'Lon"}', "line 3: field 'answers' holds a list that is cut"),
         (b'{"question": "Who?", "answers": ' + b"[" * 700 + b"]" * 700 + b"}", "answers' is (nested too|missing)"),
         (b'{"question": "Who?", "possible_answers": "{}"}', "line 3: field 'answers'"),
         (b'{"question": "Who?", "reward_model": {"ground_truth": null}}', "line 3: field 'answers'"),

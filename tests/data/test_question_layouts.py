@@ -184,8 +184,8 @@ def test_lists_in_tables(name, suffix, tmp_path):
 
 
 def test_2wiki_in_a_table(tmp_path):
-    cells = ["id", "question", "answer", "supporting_facts"], ["a", "Who?", "x", TWO_WIKI_ON_THE_HUB["supporting_facts"]]
-    quoted = ["\t".join('"' + cell.replace('"', '""') + '"' for cell in row) for row in cells]
+    row = {"id": "a", "question": "Who?", "answer": "x", "supporting_facts": TWO_WIKI_ON_THE_HUB["supporting_facts"]}
+    quoted = ["\t".join('"' + cell.replace('"', '""') + '"' for cell in cells) for cells in (row, row.values())]
     (tmp_path / "q.tsv").write_text("\n".join(quoted))
     assert read_questions(tmp_path / "q.tsv") == [Question("a", "Who?", ("x",), 2)]
 
