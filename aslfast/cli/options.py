@@ -13,9 +13,9 @@ import typer
 from aslfast.limits import MOST, MOST_SEED, MOST_THREADS
 
 OUTPUT, SAMPLING = "Output", "Sampling"
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=OUTPUT)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress.", rich_help_panel=OUTPUT)]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.", rich_help_panel=OUTPUT)
+    bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.", rich_help_panel=OUTPUT)
 ]
 IndexOption = Annotated[
     str,
@@ -28,12 +28,12 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         metavar="Q",
-        help="Questions with answers, .parquet, .jsonl, .json, .csv or .tsv, as FlashRAG, Search-R1 or their authors "
-        "publish them.",
+        help="Questions with answers: .parquet, .jsonl, .json, .csv or .tsv, in the format of FlashRAG, Search-R1 or "
+        "the dataset's authors.",
     ),
 ]
 Limit = Annotated[
-    int | None, typer.Option("--limit", min=1, max=MOST, help="Take only the first so many questions.")
+    int | None, typer.Option("--limit", min=1, max=MOST, metavar="N", help="Use only the first N questions.")
 ]
 Prompts = Annotated[
     str | None,
@@ -46,9 +46,7 @@ Prompts = Annotated[
 ]
 Seed = Annotated[
     int | None,
-    typer.Option(
-        "--seed", min=0, max=MOST_SEED, help="Seed of everything random; the same seed gives the same result."
-    ),
+    typer.Option("--seed", min=0, max=MOST_SEED, help="Random seed; the same seed gives the same result."),
 ]
 Set = Annotated[
     list[str] | None,

@@ -102,14 +102,17 @@ def _topk(value: Mapping[str, object], limits: ServerLimits) -> int:
     topk = value.get("topk")
     if topk is None:
         return DEFAULT_TOPK
-    spelled = isinstance(topk, str) and topk.strip().isdecimal() and len(topk) < 20
-    if spelled or (isinstance(topk, float) and topk.is_integer()):
+    if isinstance(topk, (str, float)) and _is_whole(topk):
         topk = int(topk)
     if type(topk) is not int:
         raise Refused(422, f"field 'topk' is {_kind(topk)}; send a whole number or null ({DEFAULT_TOPK})")
     if not 1 <= topk <= limits.topk:
         raise Refused(422, f"topk: {str(topk)[:20]} is out of range; the limits are 1 to {limits.topk}")
     return topk
+
+
+def _is_whole(number: str | float) -> bool:
+    return number.strip().isdecimal() and len(number) < 20 if isinstance(number, str) else number.is_integer()
 
 
 def _return_scores(value: Mapping[str, object]) -> bool:

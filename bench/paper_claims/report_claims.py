@@ -2,8 +2,9 @@
 
     python -m bench.paper_claims.report_claims bench/results/claims-*.json
 
-Rewrites what is between the markers of docs/claims.md, and docs/img/claims.png. Every answer follows from a number by
-the rules in statistics.py; the wording of claims is that of arms.toml. A claim without a result is "not measured yet".
+Rewrites what is between the markers of docs/results/claims.md, and docs/img/claims.png. Every answer follows from a
+number by the rules in statistics.py; the wording of claims is that of arms.toml. A claim without a result is "not
+measured yet".
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def _row(result: Result) -> list[str]:
 
 
 def section(result: Result) -> Iterator[str]:
-    """Yield a claim's section of docs/claims.md."""
+    """Yield a claim's section of docs/results/claims.md."""
     yield from (f"## ({result['claim']}) {result['title'].capitalize()}", "", result["sentence"], "")
     yield from check_table(result)
     yield ""
@@ -153,7 +154,7 @@ def percent(value: float | None) -> str:
 def docs_block(results: Mapping[str, Result], claims: Mapping[str, Claim]) -> list[str]:
     """Return the summary, the plot and one section per claim."""
     lines = ["## The answers", "", *summary_table(results, claims), ""]
-    lines += ["![Accuracy by round, a panel per claim](img/claims.png)", ""] if results else []
+    lines += ["![Accuracy by round, a panel per claim](../img/claims.png)", ""] if results else []
     for key, claim in claims.items():
         missing = [f"## ({key}) {claim.title.capitalize()}", "", claim.sentence, "", "Not measured yet."]
         lines += [*(section(results[key]) if key in results else missing), ""]
@@ -174,7 +175,7 @@ def main() -> None:
     args = parser.parse_args()
     claims = read_claims()
     results = read_results(args.results, claims)
-    page = ROOT / "docs" / "claims.md"
+    page = ROOT / "docs" / "results" / "claims.md"
     write_text(page, between(page.read_text(encoding="utf-8"), docs_block(results, claims)))
     draw(results, ROOT / "docs" / "img" / "claims.png")
 

@@ -57,9 +57,9 @@ def test_summary_shows_a_row_per_claim_measured_or_not():
 def test_page_shows_what_was_measured_and_no_more():
     files = sorted((ROOT / "bench" / "results").glob("claims-*.json"))
     results = report_claims.read_results(files, CLAIMS)
-    text = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "results" / "claims.md").read_text(encoding="utf-8")
     assert report_claims.between(text, report_claims.docs_block(results, CLAIMS)) == text, (
-        "docs/claims.md: run python -m bench.paper_claims.report_claims bench/results/claims-*.json"
+        "docs/results/claims.md: run python -m bench.paper_claims.report_claims bench/results/claims-*.json"
     )
 
 

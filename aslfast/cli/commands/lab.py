@@ -19,14 +19,11 @@ lab_app = typer.Typer(no_args_is_help=True, help="The lab: train and evaluate th
 def train_base(
     out: Annotated[Path, typer.Option("--out", metavar="MODEL", help="New folder for the model.")],
     seed: Annotated[
-        int,
-        typer.Option(
-            "--seed", min=0, max=MOST_SEED, help="Seed of everything random; the same seed gives the same model."
-        ),
+        int, typer.Option("--seed", min=0, max=MOST_SEED, help="Random seed; the same seed gives the same model.")
     ] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train the tiny base from scratch, as the one that ships was trained."""
+    """Train the tiny base from scratch, in the same way as the one that ships."""
     from aslfast.cli.progress import Meter, quiet_libraries
     from aslfast.lab import pretrain
 
@@ -43,16 +40,14 @@ def train_base(
 
 @lab_app.command("measure", epilog="Example: aslfast lab measure lab --worlds 3")
 def measure(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model folder, or lab for the base that ships.")
-    ] = "lab",
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or lab for the tiny base.")] = "lab",
     worlds: Annotated[
         int, typer.Option("--worlds", min=1, max=MOST_WORLDS, help="How many new worlds to evaluate on.")
     ] = 3,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a base at the three roles on new worlds, before any reinforcement learning."""
+    """Evaluate a base model in the three roles on new worlds, before any reinforcement learning."""
     from aslfast.cli.progress import Meter, quiet_libraries
     from aslfast.trainer.lab_evaluation import evaluate_base
 

@@ -34,7 +34,7 @@ def rollout(
         typer.Option(
             "--model",
             metavar="MODEL|RUN",
-            help="Any Hugging Face causal LM with a chat template, by its folder; or a run; or lab.",
+            help="Folder of a Hugging Face causal LM with a chat template; or a run; or lab for the tiny base.",
         ),
     ],
     index: IndexOption,
@@ -45,28 +45,27 @@ def rollout(
         str,
         typer.Option(
             "--role",
-            help="policy answers the questions, grm judges their first answers, generator takes them as topics.",
+            help="policy answers the questions, grm judges their first answers, generator uses them as topics.",
         ),
     ] = "policy",
     prompts: Prompts = None,
     temperature: Annotated[
-        float | None,
-        _sampling("--temperature", 0.0, MOST_TEMPERATURE, "Of sampling; 0 is greedy."),
+        float | None, _sampling("--temperature", 0.0, MOST_TEMPERATURE, "Sampling temperature; 0 is greedy.")
     ] = None,
-    max_turns: Annotated[int | None, _sampling("--max-turns", 1, MOST_TURNS, "Most turns of a trajectory.")] = None,
+    max_turns: Annotated[int | None, _sampling("--max-turns", 1, MOST_TURNS, "Maximum turns per trajectory.")] = None,
     max_new_tokens: Annotated[
-        int | None, _sampling("--max-new-tokens", 1, MOST_TOKENS, "Most tokens of a turn.")
+        int | None, _sampling("--max-new-tokens", 1, MOST_TOKENS, "Maximum sampled tokens per turn.")
     ] = None,
     max_context: Annotated[
-        int | None, _sampling("--max-context", 2, MOST_TOKENS, "Most tokens of a trajectory.")
+        int | None, _sampling("--max-context", 2, MOST_TOKENS, "Maximum tokens per trajectory, prompt included.")
     ] = None,
-    top_k: Annotated[int | None, _sampling("--top-k", 1, MOST_TOP_K, "Passages that a search returns.")] = None,
+    top_k: Annotated[int | None, _sampling("--top-k", 1, MOST_TOP_K, "Passages returned per query.")] = None,
     seed: Seed = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Let one role work through questions, several turns each, and write its trajectories."""
+    """Roll out one role over a file of questions, several turns each, and write the trajectories."""
     from aslfast.cli import rollout
 
     rollout.check_new_file(out)
