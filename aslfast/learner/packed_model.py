@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from aslfast_kernels import linear_logprob
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
