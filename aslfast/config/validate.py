@@ -7,6 +7,7 @@ import difflib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import Field
+from datetime import date
 from typing import Any
 
 from aslfast.config.algorithms import algorithm_names
@@ -81,7 +82,9 @@ def _check_choice(value: str, choices: Sequence[str], key: str, place: str) -> N
 
 
 def _check_together(config: RunConfig, place: str) -> None:
-    """Raise UserError for what one key alone does not tell."""
+    """Raise UserError for what the types and bounds of the keys do not tell."""
+    if config.model.prompt_date and not _is_date(config.model.prompt_date):
+        raise UserError(f"{place}: model.prompt_date is {config.model.prompt_date!r}; write a date as 2026-01-31")
     if config.loss.kind == "cispo" and config.loss.dual_clip:
         raise UserError(f"{place}: loss.dual_clip is of kind ppo alone; with loss.kind=cispo set it to 0")
     if config.policy.reward in JUDGED and not config.policy.verdicts_per_answer:
@@ -95,6 +98,13 @@ def _check_together(config: RunConfig, place: str) -> None:
     if size > 1 and kind != "sglang":
         what = f"distributed.model_parallel_size is {size}, but the {kind} sampler needs the whole base"
         raise UserError(f"{place}: {what}; set sampler.kind to sglang, which spreads it over the same cards")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text  # Python 3.11 reads other forms too
+    except ValueError:
+        return False
 
 
 def _suggestion(key: str, known: Sequence[str], prefix: str) -> str:

@@ -222,5 +222,5 @@ def test_tokenizer_without_a_template_is_refused():
     with pytest.raises(UserError, match="no chat template"):
         Chat(tokenizer)
     tokenizer.chat_template = "{{ raise_exception('no') }}"
-    with pytest.raises(UserError, match="cannot render"):
+    with pytest.raises(UserError, match="cannot be used"):
         Chat(tokenizer)
