@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-import torch.distributed as dist
+from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
 from aslfast.errors import UserError
 
@@ -67,13 +67,13 @@ def how_to_start() -> str:
     return f"start all ranks with torchrun, or this process alone: env {unset} aslfast ..."
 
 
-def meet(launch: Launch, timeout_s: float = MEETING_TIMEOUT_S) -> dist.Store:
+def meet(launch: Launch, timeout_s: float = MEETING_TIMEOUT_S) -> PrefixStore:
     """Return the ranks' common store once all of them are there. Raise UserError after `timeout_s`."""
     wait = _Wait(launch, timeout_s)
     if launch.rank and not _torchrun_holds_store():
         wait.until(lambda: [] if _reachable(launch) else [0])
-    store = dist.PrefixStore(f"aslfast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _open_store(launch))
-    store.set(_key(launch.rank), b"here")
+    store = PrefixStore(f"aslfast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", _open_store(launch))
+    store.set(_key(launch.rank), "here")
     wait.until(lambda: [rank for rank in range(launch.size) if not store.check([_key(rank)])])
     return store
 
@@ -100,8 +100,9 @@ class _Wait:
                 raise UserError(f"ranks: {what}; {how_to_start()}")
             if waited_s > NOTICE_S and not self.told and (self.launch.rank == 0 or 0 in ranks):
                 self.told = True
-                what = f"rank {self.launch.rank} waits for {whom} at {self.launch.place}, at most {self.timeout_s:.0f} s"
-                print(f"aslfast: {what}; {how_to_start()}", file=sys.stderr, flush=True)
+                what = f"rank {self.launch.rank} waits for {whom} at {self.launch.place}"
+                end = f"at most {self.timeout_s:.0f} s; {how_to_start()}"
+                print(f"aslfast: {what}, {end}", file=sys.stderr, flush=True)
             time.sleep(POLL_S)
 
 
@@ -118,11 +119,11 @@ def _reachable(launch: Launch) -> bool:
         return False
 
 
-def _open_store(launch: Launch) -> dist.Store:
+def _open_store(launch: Launch) -> TCPStore:
     """Return the store that rank 0 holds, or torchrun's. Rank 0 reaches its own over the loopback address: a stale
     MASTER_ADDR is another machine's. Raise RuntimeError."""
     holds = launch.rank == 0 and not _torchrun_holds_store()
-    return dist.TCPStore(
+    return TCPStore(
         "127.0.0.1" if holds else launch.host, launch.port, launch.size, holds, timedelta(seconds=MEETING_TIMEOUT_S),
         wait_for_workers=False, multi_tenant=holds,
     )  # fmt: skip

@@ -32,7 +32,7 @@ class Rendering:
             raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; {what_to_do}")
         self._tokenizer = tokenizer
         self._told: dict[str, Any] = {"strftime_now": datetime.fromisoformat(date).strftime} if date else {}
-        self._system_roles: dict[str, bool] = {}  # by system message: whether the template shows it in a role of its own
+        self._system_roles: dict[str, bool] = {}  # by system message: whether it has a role of its own
         self._tool_role = self._count([*_turns(SENTINEL), _tool_message(SENTINEL)]) == 2
         if not self._tool_role and self._count([*_turns(SENTINEL), _user(_WRAPPED.format(SENTINEL))]) != 2:
             raise self._unusable("it shows neither a tool message nor a second user message")

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -177,7 +179,7 @@ def test_another_file_is_refused_and_the_same_one_elsewhere_is_not(edited, confi
 def test_every_key_that_names_a_file_has_a_fingerprint():
     """All texts of a configuration that are neither a choice nor a name; a new one has to be placed here or there."""
     no_places = {"recipe", "algorithm", "model.prompt_date"}
-    texts = {key: "somewhere" for key in _free_texts(RunConfig)} | dict.fromkeys(no_places, "")
+    texts = dict.fromkeys(_free_texts(RunConfig), "somewhere") | dict.fromkeys(no_places, "")
     config = RunConfig()
     for key, value in texts.items():
         config = _replaced(config, key.split("."), value)
@@ -218,6 +220,14 @@ def test_changes_are_told_by_key():
 def test_the_run_keeps_the_date_of_its_start(begun):
     run = RunDir.resume(begun)
     run.close()
-    assert read_run_config(begun).model.prompt_date == from_tree(
-        toml.parse(run.provenance.config), "ledger"
-    ).model.prompt_date != ""
+    assert (
+        read_run_config(begun).model.prompt_date
+        == from_tree(toml.parse(run.provenance.config), "ledger").model.prompt_date
+        != ""
+    )
+
+
+def test_the_documentation_lists_what_may_change():
+    told = (Path(__file__).parents[2] / "docs" / "runs.md").read_text()
+    table = told.partition("## What may change")[2].partition("After its last round")[0]
+    assert set(re.findall(r"`([\w.*]+)`", table)) - {"config.toml"} == {*MAY_CHANGE, *MAY_CHANGE_BITS}

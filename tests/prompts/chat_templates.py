@@ -1,6 +1,7 @@
 """Chat templates of every structure that models have, cut down to it, and tokenizers of every kind to render them."""
 
 import re
+from functools import partial
 
 import tokenizers
 import transformers
@@ -47,10 +48,11 @@ OPENS_THINKING = (  # as Qwen3.5, Nemotron 3: <think> in the prompt and after ea
     "{% else %}<|im_start|>{{ m.role }}\n{{ content }}<|im_end|>\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
 )
-CLOSES_THINKING = OPENS_THINKING.replace("assistant\n<think>\n{% endif %}", "assistant\n<think>\n\n</think>\n\n{% endif %}")
+CLOSES_THINKING = OPENS_THINKING.replace("<think>\n{% endif %}", "<think>\n\n</think>\n\n{% endif %}")
 DEEPSEEK = (  # as DeepSeek: the system message bare, <think> in the prompt, nothing after a tool's output
     "{{ bos_token }}{% set ns = namespace(tool=false) %}{% for m in messages %}"
-    "{% if m.role == 'system' %}{{ m.content }}{% elif m.role == 'user' %}{% set ns.tool = false %}<|User|>{{ m.content }}"
+    "{% if m.role == 'system' %}{{ m.content }}"
+    "{% elif m.role == 'user' %}{% set ns.tool = false %}<|User|>{{ m.content }}"
     "{% elif m.role == 'tool' %}{% set ns.tool = true %}<|tool_output|>{{ m.content }}<|tool_end|>"
     "{% else %}<|Assistant|>{{ m.content.split('</think>')[-1] }}<|end_of_sentence|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt and not ns.tool %}<|Assistant|><think>\n{% endif %}"
@@ -64,7 +66,7 @@ NO_END = (  # as GLM 4: no token ends a turn, the next one's role does
 )
 NAMED = (  # as Muse: a tool message shows the tool's name, the prompt a date where none is given
     "{% for m in messages %}{% if m.role == 'tool' %}<|start|>tool {{ m.name }}<|message|>"
-    "<tool_output name=\"{{ m.name }}\">\n{{ m.content }}\n</tool_output><|eot|>"
+    '<tool_output name="{{ m.name }}">\n{{ m.content }}\n</tool_output><|eot|>'
     "{% else %}<|start|>{{ m.role }}<|message|>{% if m.role == 'system' %}{{ strftime_now('%Y-%m-%d') }} {% endif %}"
     "{{ m.content }}<|eot|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}"
 )
@@ -73,8 +75,9 @@ NEEDS_CALLS = (  # as Mistral v0.3, GPT-OSS: no tool message without the structu
     "{% elif m.role == 'assistant' %} {{ m.content }}</s>{% else %}[INST] {{ m.content }}[/INST]{% endif %}{% endfor %}"
 )
 PARTS = (  # as LLaVA: messages are lists of parts, a text is none; refused
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for part in m.content | selectattr('type', 'equalto', 'text') %}"
-    "{{ part['text'] }}{% endfor %}<|im_end|>{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% for part in m.content | selectattr('type', 'equalto', 'text') %}{{ part['text'] }}{% endfor %}"
+    "<|im_end|>{% endfor %}"
 )
 BROKEN = "{{ messages[0].content | no_such_filter }}"
 USABLE = {
@@ -83,7 +86,7 @@ USABLE = {
     "named": NAMED, "needs calls": NEEDS_CALLS,
 }  # fmt: skip
 REFUSED = {"parts": PARTS, "broken": BROKEN, "none": None}
-_CONTROL = r"<[|｜][\w▁]+[|｜]>|<(?:start|end)_of_turn>|\[/?[A-Z_]{3,}\]|\[gMASK\]|<sop>|<bos>|<turn\||<\|turn>|</s>"  # noqa: RUF001
+_CONTROL = r"<[|｜][\w▁]+[|｜]>|<(?:start|end)_of_turn>|\[/?[A-Z_]{3,}\]|<(?:sop|bos|/s)>|<turn\||<\|turn>"  # noqa: RUF001
 
 
 def control_tokens(template: str) -> list[str]:
@@ -98,8 +101,8 @@ def by_bytes(template: str):
 
 
 def sentencepiece(template: str, legacy: bool = False):
-    """Spaces as "▁", one of them before a text: of each text ("first", as Mistral v0.3 and TinyLlama) or, `legacy`, also
-    after each control token (as Llama 2). Letters are tokens, as are a few pairs that span what stands side by side."""
+    """Spaces as "▁", one of them before each text ("first", as Mistral v0.3, TinyLlama) or, `legacy`, also after each
+    control token (as Llama 2). Letters are tokens, as are a few pairs that span what stands side by side."""
     letters = ["<unk>", "▁", "\n", *map(chr, range(33, 127))]
     merges = [("▁", "["), ("▁", "<"), ("▁", "T"), (">", "\n"), ("x", "\n"), ("▁", "▁")]
     vocabulary = {word: i for i, word in enumerate([*letters, *(a + b for a, b in merges)])}
@@ -117,4 +120,4 @@ def sentencepiece(template: str, legacy: bool = False):
     )
 
 
-TOKENIZERS = {"bytes": by_bytes, "first": sentencepiece, "legacy": lambda template: sentencepiece(template, legacy=True)}
+TOKENIZERS = {"bytes": by_bytes, "first": sentencepiece, "legacy": partial(sentencepiece, legacy=True)}

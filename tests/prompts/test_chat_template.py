@@ -54,7 +54,8 @@ def folding():
 def chat(request):
     if request.param == "lab":
         return Chat(request.getfixturevalue("lab_tokenizer"))
-    return Chat({"qwen": qwen, "strict": strict, "plain": plain, "folding": folding, "json": json_tool}[request.param]())
+    makers = {"qwen": qwen, "strict": strict, "plain": plain, "folding": folding, "json": json_tool}
+    return Chat(makers[request.param]())
 
 
 def control_ids(chat, ids):

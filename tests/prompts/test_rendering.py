@@ -1,7 +1,7 @@
 """Prompt and observation are what the template itself makes of the conversation, token for token.
 
-A sweep over the structures of tests/prompts/chat_templates.py and, where TRL is installed (`pip install --no-deps trl`),
-over every template that ships with it.
+A sweep over the structures of tests/prompts/chat_templates.py and, where TRL is installed (`pip install --no-deps
+trl`), over every template that ships with it.
 """
 
 import datetime
@@ -108,7 +108,7 @@ def test_a_tools_text_is_json_where_the_template_writes_json():
         chat = Chat(by_bytes(template))
         shown = chat.text(chat.observation_ids(text, True))
         written = shown.partition("ipython<|end_header_id|>\n\n")[2].partition("<|eot_id|>")[0]
-        assert content(json.loads(written)) == text.replace("<|eot_id|>", "‹|eot_id|›")
+        assert content(json.loads(written)) == text.translate({ord("<"): "\u2039", ord(">"): "\u203a"})
 
 
 def test_a_named_tool_message_names_the_search():

@@ -1,4 +1,4 @@
-"""Templates that open `<think>` in the prompt: the turn closes it, earns what any turn earns, and gains by no second."""
+"""Templates that open `<think>` in the prompt: a turn closes it, earns what any turn earns, and gains by no second."""
 
 import asyncio
 
