@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from aslfast.checkpoint.run_dir import CONFIG, resume_command
+from aslfast.checkpoint.run_dir import CONFIG, read_run_config, resume_command
 from aslfast.cli.options import print_json
 from aslfast.cli.progress import Meter, quiet_libraries
 from aslfast.config import RunConfig, to_toml
@@ -19,7 +19,7 @@ NOTHING_WRITTEN = "nothing is written yet: start again with the same command"
 
 
 def print_plan(config: RunConfig, as_json: bool) -> None:
-    """Print the resolved configuration and the work that it asks for: as JSON, or as a recipe with comments."""
+    """Print the resolved configuration and the work it implies: as JSON, or as a recipe with comments."""
     if as_json:
         phases = [asdict(phase) for phase in dry_run.phases(config)]
         counts = {
@@ -32,7 +32,7 @@ def print_plan(config: RunConfig, as_json: bool) -> None:
 
 
 def toml_comment(text: str) -> str:
-    """Return a text as TOML comments, so that all output of a dry run is a recipe."""
+    """Return a text as TOML comments, so that a dry run's whole output is a recipe."""
     return "\n".join(f"# {line}" for line in text.splitlines())
 
 
@@ -72,20 +72,19 @@ def _train(config: RunConfig, out: Path, quiet: bool, as_json: bool) -> None:
 
 
 def resume_run(run: Path, quiet: bool, as_json: bool) -> None:
-    """Go on with a run and print its report. Raise UserError."""
+    """Resume a run and print its report. Raise UserError."""
     with _stoppable(run, resumed=True):
         _resume(run, quiet, as_json)
 
 
 def _resume(run: Path, quiet: bool, as_json: bool) -> None:
-    from aslfast.checkpoint.run_dir import read_run_config
     from aslfast.cli.report import print_report
     from aslfast.cli.train_progress import TrainProgress
     from aslfast.distributed.process_group import is_rank_zero
     from aslfast.trainer.train import resume
 
     quiet_libraries()
-    if not is_rank_zero():  # it may not even see the folder
+    if not is_rank_zero():  # it may not see the folder
         resume(run)
         return
     config = read_run_config(run)

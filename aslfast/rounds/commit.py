@@ -11,8 +11,8 @@ from aslfast.checkpoint.commits import PendingCommit, Provenance
 from aslfast.checkpoint.recovery import METRICS, ROUNDS, STEPS
 from aslfast.checkpoint.state import TrainState
 from aslfast.core import Group
-from aslfast.errors import UserError
 from aslfast.data.trajectories import Record, join_trajectories, write_trajectories
+from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
 from aslfast.learner.optimizer_state import load_learner, save_learner
 from aslfast.models import lora
