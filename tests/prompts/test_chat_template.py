@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from aslfast.errors import UserError
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.parsing import TAGS, parse_output
-from tests.prompts.chat_templates import JSON, PLAIN, QWEN, STRICT, by_bytes
+from tests.support.prompts.chat_templates import JSON, PLAIN, QWEN, STRICT, by_bytes
 from tests.support.tiny_models import CHATML, byte_tokenizer
 
 ALL_TAGS = [mark for tag in TAGS for mark in (f"<{tag}>", f"</{tag}>")]

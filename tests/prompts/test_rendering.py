@@ -1,7 +1,7 @@
 """Prompt and observation are what the template itself makes of the conversation, token for token.
 
-A sweep over the structures of tests/prompts/chat_templates.py and, where TRL is installed (`pip install --no-deps
-trl`), over every template that ships with it.
+A sweep over the structures of tests/support/prompts/chat_templates.py and, where TRL is installed (`pip install
+--no-deps trl`), over every template that ships with it.
 """
 
 import datetime
@@ -13,7 +13,7 @@ import pytest
 
 from aslfast.errors import UserError
 from aslfast.prompts.chat_template import Chat
-from tests.prompts.chat_templates import (
+from tests.support.prompts.chat_templates import (
     DEEPSEEK,
     JSON,
     JSON_OUTPUT,

@@ -11,7 +11,7 @@ from aslfast.prompts.chat_template import Chat
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
-from tests.prompts.chat_templates import DEEPSEEK, OPENS_THINKING, by_bytes
+from tests.support.prompts.chat_templates import DEEPSEEK, OPENS_THINKING, by_bytes
 from tests.support.scripted_sampler import ScriptedSampler
 
 CALL = '<tool_call>{"name": "search", "arguments": {"query": "born Oslo"}}</tool_call>'
