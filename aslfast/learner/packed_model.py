@@ -13,6 +13,8 @@ from torch import Tensor
 
 from aslfast.config.schema import LearnerConfig
 from aslfast.errors import UserError
+from aslfast_kernels import linear_logprob
+
 from aslfast.learner import attention
 from aslfast.learner.batch import Batch
 from aslfast.models.activation_checkpointing import checkpoint_activations
