@@ -13,13 +13,12 @@ from torch import Tensor
 
 from aslfast.config.schema import LearnerConfig
 from aslfast.errors import UserError
-from aslfast_kernels import linear_logprob
-
 from aslfast.learner import attention
 from aslfast.learner.batch import Batch
 from aslfast.models.activation_checkpointing import checkpoint_activations
 from aslfast.models.context_limit import context_limit
 from aslfast.models.output_head import measure_transform
+from aslfast_kernels import linear_logprob
 
 
 class PackedModel:
