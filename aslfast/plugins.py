@@ -51,6 +51,12 @@ def load_object(path: str, key: str) -> Any:
     return getattr(module, name)
 
 
+def source_file(path: str, key: str) -> str:
+    """Return the file that an object at an import path is from; empty for a builtin. Raise UserError."""
+    load_object(path, key)
+    return getattr(sys.modules[path.partition(":")[0]], "__file__", None) or ""
+
+
 def described(error: BaseException) -> str:
     """Return an error on one line, with the place where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)

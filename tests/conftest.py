@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two spinning threads starve on a busy machine
 
+import hypothesis
 import pytest
 import torch
 
@@ -33,6 +34,9 @@ from tests.support.tiny_models import (
     stir,
     tiny_model,
 )
+
+hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("busy")
 
 TESTS = Path(__file__).parent
 # The files that start engines or several processes, train, compile or benchmark: `slow`. The longest come first:

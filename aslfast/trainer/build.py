@@ -18,7 +18,6 @@ from aslfast import rewards
 from aslfast.config.schema import RunConfig
 from aslfast.core import role_of
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from aslfast.errors import UserError
 from aslfast.models import lora
 from aslfast.models.base_model import load_base, model_folder
 from aslfast.models.base_source import base_source, reason_not_shared
@@ -39,6 +38,7 @@ from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.sampler.sglang.server_args import EngineArgs
 from aslfast.sampler.sglang.shared_weights import engine_views
 from aslfast.sampler.sglang.sync_check import GroupScorer, WeightSyncCheck, check_prompts
+from aslfast.trainer.forward_check import open_local_sampler
 
 
 def prepare_torch(config: RunConfig) -> None:
@@ -64,14 +64,6 @@ def check_own_parts(config: RunConfig) -> None:
     rewards.judge_rule(config.grm.reward, config.grm.variant)
 
 
-def check_context(model: PreTrainedModel, config: RunConfig) -> None:
-    """Raise UserError if the model has fewer positions than sampler.max_context."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and positions < config.sampler.max_context:
-        wanted = f"sampler.max_context is {config.sampler.max_context}"
-        raise UserError(f"{wanted}, the model has {positions} positions; set it to {positions} or less")
-
-
 def load_base_model(
     config: RunConfig, process_group: ProcessGroup = SINGLE_PROCESS
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -95,9 +87,7 @@ def build_sampler(
         return FollowerSampler()
     wanted = config.sampler
     if wanted.kind == "local":
-        return LocalSampler(
-            model, tokenizer, max_running_requests=wanted.max_running_requests, max_context=wanted.max_context
-        )
+        return open_local_sampler(model, tokenizer, wanted)
     policy = _restart_policy(config, model, log, notify, process_group.model_parallel_size)
     embeddings: Any = model.get_input_embeddings()
     args, n_vocab = engine_args(config, model, process_group), embeddings.weight.shape[0]
@@ -165,8 +155,9 @@ def build_rollout(
     """Return the rollout with the recipe's limits, temperature and system prompt."""
     limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
     return Rollout(
-        sampler, tool, Chat(tokenizer), limits, config.sampler.temperature, prompt_text(config.model.prompts, "system")
-    )
+        sampler, tool, Chat(tokenizer, config.model.prompt_date), limits, config.sampler.temperature,
+        prompt_text(config.model.prompts, "system"),
+    )  # fmt: skip
 
 
 def weight_sync_check(
@@ -176,5 +167,5 @@ def weight_sync_check(
     """Return the check that the sampler serves these weights; the local sampler reads them and needs none."""
     if isinstance(sampler, LocalSampler):
         return dict
-    prompts = check_prompts(Chat(tokenizer), config.model.prompts, config.adapters)
+    prompts = check_prompts(Chat(tokenizer, config.model.prompt_date), config.model.prompts, config.adapters)
     return WeightSyncCheck(GroupScorer(sampler, process_group), model, prompts).check

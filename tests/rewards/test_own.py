@@ -12,6 +12,7 @@ from aslfast.errors import UserError
 from aslfast.prompts.templates import check_prompt_set, prompt_text
 from aslfast.rewards import AnswerEvidence
 from aslfast.trainer.build import check_own_parts
+from aslfast.trainer.provenance import places
 
 OWN = "tests.support.own_rewards"
 
@@ -101,3 +102,10 @@ def test_wrong_prompts_are_one_line(name, content, said, tmp_path):
 def test_a_folder_of_prompts_that_is_missing():
     with pytest.raises(UserError, match=r"model\.prompts: no folder 'fulll'; name one, or compact or full"):
         check_prompt_set("fulll")
+
+
+def test_ones_own_code_and_prompts_are_inputs_of_the_run(tmp_path):
+    (tmp_path / "policy.txt").write_text("{question}")
+    config = load_recipe("tiny", [f"policy.reward={OWN}:brevity", f"model.prompts={tmp_path}"])
+    read = places(config)
+    assert read["policy.reward"].endswith("own_rewards.py") and read["model.prompts"] == str(tmp_path)
