@@ -33,7 +33,7 @@ class StopReason(str, Enum):
     TURN_TOO_LONG = "turn_too_long"  # a turn used up its token budget
     TURN_LIMIT = "turn_limit"  # still searching at the last allowed turn
     CONTEXT_FULL = "context_full"  # the next turn would not fit the context
-    TOOL_FAILED = "tool_failed"  # the tool gave no answer: not the agent's fault, so no reward comes of it
+    TOOL_FAILED = "tool_failed"  # tool or environment gave no answer: not the agent's fault, so no reward comes of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +119,7 @@ class Trajectory:
     output: str | None = None  # the answer, verdict or question; None unless stop is FINISHED
     output_answer: str | None = None  # generator: the reference answer that came with its question
     adapter_version: int = 0
+    environment_reward: float | None = None  # of an environment of one's own; None where it gives none
 
     def __post_init__(self) -> None:
         n = len(self.token_ids)

@@ -31,7 +31,8 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
-    """What to learn in and to evaluate on. With `lab` true both come from the lab and the paths stay empty."""
+    """What to learn in and to evaluate on. With `lab` true both come from the lab and the paths stay empty; with an
+    `environment` of one's own they come from there, and what is searched from `index`, if it is set."""
 
     lab: bool = False
     index: str = ""  # a folder, or http://host:port of a server (aslfast index serve)
@@ -166,7 +167,7 @@ class PolicyConfig:
     prompts_per_step: int = positive(16, 100_000)
     group_size: int = positive(8, 10_000)
     verdicts_per_answer: int = number(1, 0, 10_000)  # with 0 the rule that rewards it judges
-    question_source: Literal["pool", "labelled"] = "pool"  # generated ones, or those of data.labelled
+    question_source: Literal["pool", "labelled"] = "pool"  # generated ones, or data.labelled (environment's)
     max_questions: int = number(0)  # a round; 0: all
     plateau_window: int = number(0, 0, MOST_STEPS)  # as grm.plateau_window
     reward: str = named("majority", POLICY_REWARDS)  # of the verdicts; or a rule's: rewards/policy.py
@@ -213,6 +214,8 @@ class RunConfig:
     threads: int = number(0, 0, MOST_THREADS)  # of torch on the CPU; 0: as torch chooses
     deterministic: bool = True  # the same bits again, where torch can; false: on a GPU faster, last bits are left open
     format_weight: float = number(1.0, 0.0, 1e6)  # of the format reward of every role
+    # one of your own, module:name (aslfast/environment.py); empty: the lab where data.lab is true, else the files
+    environment: str = named("", ("",))
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tool: ToolConfig = field(default_factory=ToolConfig)

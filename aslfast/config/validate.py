@@ -15,7 +15,7 @@ from aslfast.config.renamed import RENAMED
 from aslfast.config.schema import RunConfig
 from aslfast.errors import UserError
 from aslfast.plugins import is_import_path
-from aslfast.rewards import JUDGED
+from aslfast.rewards import ENVIRONMENT, JUDGED
 
 KINDS = {int: "int (a whole number)", float: "float (a number)", bool: "bool (true or false)", str: "str (a text)"}
 EXAMPLES = {int: "[1, 2]", float: "[0.3, 0.8]", str: '["topic", "depth"]'}
@@ -123,6 +123,8 @@ def _check_together(config: RunConfig, source: Source) -> None:
         needs = f"the reward {config.policy.reward!r} needs 1 or more"
         place = source.of("policy.verdicts_per_answer", "policy.reward")
         raise UserError(f"{place}: policy.verdicts_per_answer is 0; {needs}")
+    if config.policy.reward == ENVIRONMENT:
+        _check_environment_reward(config, source)
     bounds = config.generator.pass_rate_range
     if len(bounds) != 2 or bounds[0] > bounds[1]:
         what = f"generator.pass_rate_range is {list(bounds)}"
@@ -133,6 +135,16 @@ def _check_together(config: RunConfig, source: Source) -> None:
         what = f"distributed.model_parallel_size is {size}, but the {kind} sampler needs the whole base"
         place = source.of("distributed.model_parallel_size", "sampler.kind")
         raise UserError(f"{place}: {what}; set sampler.kind to sglang, which spreads it over the same cards")
+
+
+def _check_environment_reward(config: RunConfig, source: Source) -> None:
+    if not config.environment:
+        what = f"policy.reward is {ENVIRONMENT!r}, and environment is not set; set it to module:name of your own"
+        raise UserError(f"{source.of('policy.reward')}: {what}")
+    if "generator" in config.phases and not config.policy.verdicts_per_answer:
+        what = f"policy.verdicts_per_answer is 0, and the reward {ENVIRONMENT!r} says nothing of a generated question"
+        place = source.of("policy.verdicts_per_answer", "phases", "policy.reward")
+        raise UserError(f'{place}: {what}; set it to 1, or phases to ["policy"]')
 
 
 def _is_date(text: str) -> bool:

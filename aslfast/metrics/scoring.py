@@ -57,8 +57,11 @@ def question_scores(trajectories: Sequence[Trajectory]) -> dict[str, list[float]
 
 
 def policy_scores(trajectories: Sequence[Trajectory]) -> Scores:
-    """Return exact match (the accuracy), containment and F1 over the trajectories' references; accuracy by hops too."""
-    hits = [rewards.exact_match(t.output, t.task.references) for t in trajectories]
+    """Return exact match (the accuracy), containment and F1 over the trajectories' references; accuracy by hops too.
+
+    A task without references, in an environment of one's own, is solved by a reward of at least 1.
+    """
+    hits = [_is_right(t) for t in trajectories]
     by_hops = {}
     for hops in sorted({t.task.hops for t in trajectories} - {0}):
         own = [hit for hit, t in zip(hits, trajectories, strict=True) if t.task.hops == hops]
@@ -73,7 +76,20 @@ def policy_scores(trajectories: Sequence[Trajectory]) -> Scores:
         "searches": sum(t.tool_calls for t in trajectories) / n,
         "n_eval": n,
         "stops": {stop: stops.count(stop) for stop in sorted(set(stops))},
+        **_environment_scores(trajectories),
     }
+
+
+def _is_right(trajectory: Trajectory) -> bool:
+    if trajectory.environment_reward is None or trajectory.task.references:
+        return rewards.exact_match(trajectory.output, trajectory.task.references)
+    return trajectory.environment_reward >= 1.0
+
+
+def _environment_scores(trajectories: Sequence[Trajectory]) -> Scores:
+    """Return the mean of the rewards that an environment of one's own gave; nothing where it gave none."""
+    given = [t.environment_reward for t in trajectories if t.environment_reward is not None]
+    return {"environment_reward": sum(given) / len(given)} if given else {}
 
 
 def grm_scores(trajectories: Sequence[Trajectory]) -> Scores:

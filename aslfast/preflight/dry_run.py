@@ -57,7 +57,8 @@ def _policy(config: RunConfig) -> PhasePlan:
 def evaluation_trajectories(config: RunConfig) -> int:
     """Return the most trajectories of one evaluation, the judge probe included."""
     probe = min(config.monitor.judge_probe, config.data.eval_count) if config.policy.verdicts_per_answer else 0
-    return config.data.eval_count + probe + (GRM_EVALS + GENERATOR_EVALS if config.data.lab else 0)
+    others = GRM_EVALS + GENERATOR_EVALS if config.data.lab and not config.environment else 0
+    return config.data.eval_count + probe + others
 
 
 def round_trajectories(config: RunConfig) -> int:
@@ -70,10 +71,14 @@ def total_trajectories(config: RunConfig) -> int:
     return config.rounds * round_trajectories(config) + (config.rounds + 1) * evaluation_trajectories(config)
 
 
+def _source(config: RunConfig) -> str:
+    return "the lab's two worlds" if config.data.lab else f"index {config.data.index or '(data.index is not set)'}"
+
+
 def describe(config: RunConfig) -> str:
     """Return the plan as a person reads it."""
     s, m, n_eval = config.sampler, config.model, evaluation_trajectories(config)
-    source = "the lab's two worlds" if config.data.lab else f"index {config.data.index or '(data.index is not set)'}"
+    source = config.environment or _source(config)
     lines = [
         f"model {m.path or '(model.path is not set)'} in {m.dtype}, prompts {m.prompts}, from {source}",
         f"{len(config.adapters)} LoRA adapters of rank {config.lora.rank}, AdamW at {config.learner.learning_rate:g}, "

@@ -27,7 +27,7 @@ from aslfast.rewards.named import (
     reference_source,
 )
 from aslfast.rewards.near_duplicates import distinct_questions, question_similarity
-from aslfast.rewards.policy import JUDGED, POLICY_REWARDS, AnswerEvidence
+from aslfast.rewards.policy import ENVIRONMENT, JUDGED, POLICY_REWARDS, AnswerEvidence
 from aslfast.rewards.repetition import repetition_shares, sentence_bleu
 from aslfast.rewards.verdicts import (
     accepted,
@@ -40,8 +40,9 @@ from aslfast.rewards.verdicts import (
 )
 
 __all__ = [
-    "GENERATOR_REWARDS", "GRM_REWARDS", "JUDGED", "LABELS", "POLICY_REWARDS", "REFERENCES", "AnswerEvidence",
-    "Attempt", "Labels", "QuestionEvidence", "WrittenQuestion", "accepted", "accuracy", "answer", "as_label",
+    "ENVIRONMENT", "GENERATOR_REWARDS", "GRM_REWARDS", "JUDGED", "LABELS", "POLICY_REWARDS", "REFERENCES",
+    "AnswerEvidence", "Attempt", "Labels", "QuestionEvidence", "WrittenQuestion", "accepted", "accuracy", "answer",
+    "as_label",
     "balanced", "contains_match", "cover_match", "distinct_questions", "exact_match", "f1", "favourable",
     "format_reward", "generator_reward", "generator_rule", "gold_labels", "grade", "grm_reward", "judge_rule",
     "label_source", "majority", "normalize", "offered", "plausible_wrong", "policy_reward", "policy_rule", "question",

@@ -37,6 +37,12 @@ def _rule(match: Callable[[str | None, Sequence[str]], float]) -> Callable[[Answ
     return lambda evidence: float(match(evidence.answer, evidence.references))
 
 
+def environment_reward(evidence: AnswerEvidence) -> float:
+    """Return what an environment of one's own gave the trajectory."""
+    return (evidence.trajectory and evidence.trajectory.environment_reward) or 0.0
+
+
+ENVIRONMENT = "environment"
 JUDGED: Mapping[str, Callable[[AnswerEvidence], float]] = {"majority": majority_verdict, "mean": mean_verdict}
 POLICY_REWARDS: Mapping[str, Callable[[AnswerEvidence], float]] = {
     **JUDGED,
@@ -45,4 +51,5 @@ POLICY_REWARDS: Mapping[str, Callable[[AnswerEvidence], float]] = {
     "contains": _rule(contains_match),
     "cover": _rule(cover_match),
     "f1": _rule(f1),
+    ENVIRONMENT: environment_reward,
 }

@@ -13,6 +13,7 @@ from aslfast.core import Kind, Role, StopReason, Task, Trajectory, Turn
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.parsing import STOP_TEXTS, parse_output, without_thinking
 from aslfast.prompts.tool_calls import SEARCH, Call, parse_call
+from aslfast.rollout.own_environment import GuardedEpisode, OwnEnvironment
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.protocol import Sample, Sampler, SampleRequest
 
@@ -60,6 +61,9 @@ class _Episode:
         self.logprobs += logprobs
 
 
+SAID = (StopReason.FINISHED, StopReason.NO_OUTPUT, StopReason.TWO_OUTPUTS)  # a turn that calls no tool
+
+
 @dataclass(frozen=True, slots=True)
 class _End:
     """How a trajectory ends."""
@@ -82,9 +86,19 @@ def read_turn(role: Role, text: str, finish: str) -> Call | _End:
     return call if call and call.queries else _End(StopReason.MALFORMED_CALL)
 
 
+def take_action(played: GuardedEpisode, end: _End, said: str) -> _End | str:
+    """Return what an episode answers to a turn without a call, or how the trajectory ends: the episode decides."""
+    action = without_thinking(said).strip() if end.output is None else end.output
+    observation = played.step(action)
+    if played.failed:
+        return _End(StopReason.TOOL_FAILED)
+    return _End(StopReason.FINISHED, action) if observation is None else observation
+
+
 @dataclass(frozen=True)
 class Rollout:
-    """Runs trajectories on one sampler and one tool. `system` is the system message of every role."""
+    """Runs trajectories on one sampler and one tool. `system` is the system message of every role; an `environment` of
+    one's own answers the policy's turns, and rewards its trajectories."""
 
     sampler: Sampler
     tool: ToolExecutor
@@ -92,6 +106,7 @@ class Rollout:
     limits: Limits
     temperature: float
     system: str = ""
+    environment: OwnEnvironment | None = None
 
     async def run(self, task: Task, number: int, seed: int, adapter: str | None, version: int = 0) -> Trajectory:
         """Return the `number`-th trajectory of a task, sampled with an adapter of this version; None: the base alone.
@@ -100,12 +115,15 @@ class Rollout:
         """
         name = f"{task.id}#{number}@{seed}"
         episode = _Episode(name, f"{name}~{next(_runs)}", adapter)  # the same name may run twice at once
-        episode.append("prompt", self.chat.prompt_ids(task.prompt, self.system), task.prompt)
+        environment = self.environment if task.role == "policy" else None
+        played = environment and environment.start(task, stable_seed(task.id, seed))
+        prompt = f"{task.prompt}\n{played.observation}" if played and played.observation else task.prompt
+        episode.append("prompt", self.chat.prompt_ids(prompt, self.system), prompt)
         try:
-            end = await self._run_turns(task.role, episode)
+            end = await self._run_turns(task.role, episode, played)
         finally:
             self.sampler.release(episode.session)
-        return Trajectory(
+        trajectory = Trajectory(
             task=task,
             token_ids=tuple(episode.ids),
             loss_mask=tuple(episode.mask),
@@ -115,25 +133,35 @@ class Rollout:
             output=end.output,
             output_answer=end.output_answer,
             adapter_version=version,
+            environment_reward=played and played.reward,
         )
+        return environment.rewarded(trajectory) if environment else trajectory
 
-    async def _run_turns(self, role: Role, episode: _Episode) -> _End:
+    async def _run_turns(self, role: Role, episode: _Episode, played: GuardedEpisode | None) -> _End:
+        if played and played.failed:
+            return _End(StopReason.TOOL_FAILED)
         for turn in range(self.limits.max_turns):
             if len(episode.ids) + self.limits.max_new_tokens > self.limits.max_context:
                 return _End(StopReason.CONTEXT_FULL)
             sample = await self._sample(episode, stable_seed(episode.name, turn))
             text, in_thinking = self.chat.text(sample.token_ids), self.chat.opens_thinking(first_turn=turn == 0)
             sampled = episode.append_sampled(sample, text, in_thinking)
-            action = read_turn(role, sampled.said, sample.finish)
+            action: Call | _End | str = read_turn(role, sampled.said, sample.finish)
+            if played and isinstance(action, _End) and action.stop in SAID:
+                action = take_action(played, action, self._without_eos(sampled, sample))
             if isinstance(action, _End):
                 return action
             if turn + 1 < self.limits.max_turns:  # no turn would read the last observation
-                observation = await self.tool.call(action)
+                observation = action if isinstance(action, str) else await self.tool.call(action)
                 if observation is None:
                     return _End(StopReason.TOOL_FAILED)
                 closed = self.chat.ends_turn(sample.token_ids)
                 episode.append("tool", self.chat.observation_ids(observation, closed), observation)
         return _End(StopReason.TURN_LIMIT)
+
+    def _without_eos(self, turn: Turn, sample: Sample) -> str:
+        """Return what a turn says, without the token that ends it."""
+        return turn.said.removesuffix(self.chat.text(sample.token_ids[-1:])) if sample.finish == "eos" else turn.said
 
     async def _sample(self, episode: _Episode, seed: int) -> Sample:
         request = SampleRequest(

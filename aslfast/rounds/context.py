@@ -13,6 +13,7 @@ from aslfast.learner.learner import Learner
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.rollout.context import RolloutContext, max_concurrent
 from aslfast.rollout.multi_turn import Rollout, stable_seed
+from aslfast.rollout.own_environment import OwnEnvironment
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
 from aslfast.rounds.commit import Checkpointer
 from aslfast.rounds.records import Observer
@@ -28,6 +29,12 @@ class TrainingData:
     topics: Sequence[str]
     labelled: Sequence[Question] = ()  # real questions, where a recipe learns from any
     oracle: Oracle | None = None
+    environment: OwnEnvironment | None = None  # one's own; its tasks may change from phase to phase
+
+    @property
+    def real_questions(self) -> Sequence[Question]:
+        """The labelled questions, or the tasks of an environment of one's own as they are now."""
+        return self.environment.tasks() if self.environment else self.labelled
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def _question_tasks(context: TaskContext, question: Question) -> list[Task]:
 def gold_tasks(context: TaskContext, count: int, fold: int, rng: random.Random) -> list[Task]:
     """Return `count` answers to labelled questions, right ones and plausible wrong ones in turn."""
     tasks: list[Task] = []
-    labelled = list(context.data.labelled)
+    labelled = list(context.data.real_questions)
     others = [(q.text, q.reference) for q in labelled]
     while labelled and len(tasks) < count:
         for question in rng.sample(labelled, len(labelled)):

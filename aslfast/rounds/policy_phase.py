@@ -21,7 +21,7 @@ def policy_tasks(context: TaskContext) -> list[list[Task]]:
     """Return the phase's tasks by step, from the question pool or from the labelled questions; repeated as needed."""
     config, number = context.config.policy, context.state.round
     if config.question_source == "labelled":
-        labelled = list(context.data.labelled)
+        labelled = list(context.data.real_questions)
         asked = context.rng("policy").sample(labelled, len(labelled))[: config.max_questions or None]
     else:
         asked = pool_questions(context)

@@ -60,13 +60,19 @@ async def _run_step(context: RoundContext, phase: Phase, tasks: Sequence[Task]) 
     started, state = time.perf_counter(), context.state
     rollouts = context.start_step()
     played = await replicas.play_groups(context.learner.ranks, context.prefix_cache, rollouts, tasks, phase.group_of)
-    groups = [result.group for result in played.results]
+    groups, environment = [result.group for result in played.results], context.data.environment
     state.pool = extended_pool(state.pool, played.results)
     if not any(group.trajectories for group in groups):
+        if environment and environment.failure:
+            raise UserError(f"round {state.round}: all of a {phase.name} step failed: {environment.failure}")
         where = f"round {state.round}: the search tool failed all of a {phase.name} step"
         raise UserError(f"{where}; see that data.index answers")
+    if environment:
+        environment.check_unmoved(state.environment)
     update, weight_sync = _learn(context, phase, groups)
     phase.after_step(state, groups)
+    if environment and phase.role == "policy":
+        state.environment = environment.updated(groups)
     state.phase_step += 1
     record = StepRecord(
         state.round, phase.name, state.phase_step, GroupSummary.of(groups),

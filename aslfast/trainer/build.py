@@ -27,6 +27,7 @@ from aslfast.prompts.templates import check_prompt_set, prompt_text
 from aslfast.retrieval.client import RemoteIndex, max_request_s
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.own_environment import OwnEnvironment
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.follower import FollowerSampler
@@ -141,7 +142,7 @@ def init_adapters(model: PeftModel, config: RunConfig) -> list[str]:
     return loaded
 
 
-def build_search_tool(config: RunConfig, index: AnyIndex) -> ToolExecutor:
+def build_search_tool(config: RunConfig, index: AnyIndex | None) -> ToolExecutor:
     """Return the search tool: in threads if the index or the sampler runs elsewhere, else inline and reproducible."""
     tool = SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
     threaded = isinstance(index, RemoteIndex) or config.sampler.kind != "local"
@@ -150,13 +151,14 @@ def build_search_tool(config: RunConfig, index: AnyIndex) -> ToolExecutor:
 
 
 def build_rollout(
-    config: RunConfig, sampler: Sampler, tokenizer: PreTrainedTokenizerBase, tool: ToolExecutor
-) -> Rollout:
+    config: RunConfig, sampler: Sampler, tokenizer: PreTrainedTokenizerBase, tool: ToolExecutor,
+    environment: OwnEnvironment | None = None,
+) -> Rollout:  # fmt: skip
     """Return the rollout with the recipe's limits, temperature and system prompt."""
     limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
     return Rollout(
         sampler, tool, Chat(tokenizer, config.model.prompt_date), limits, config.sampler.temperature,
-        prompt_text(config.model.prompts, "system"),
+        prompt_text(config.model.prompts, "system"), environment if environment and environment.plays else None,
     )  # fmt: skip
 
 

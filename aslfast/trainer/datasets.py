@@ -1,52 +1,98 @@
-"""What the roles learn from and are evaluated on: indexes, topics, held-out tasks. Here, from the user's files."""
+"""What the roles learn from and are evaluated on: indexes, topics, held-out tasks, as an environment gives them; and
+the environment of the user's files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from aslfast.config import RunConfig
 from aslfast.core import Question, Task
 from aslfast.data.qa_dataset import read_questions
 from aslfast.data.topics import read_topics
+from aslfast.environment import Environment
 from aslfast.errors import UserError
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.retrieval.retriever import AnyIndex, open_index
+from aslfast.rollout.open_environment import open_environment
+from aslfast.rollout.own_environment import OwnEnvironment, as_questions
 
 
 @dataclass(frozen=True)
 class Datasets:
-    """The data of a run. Oracles and evaluation tasks of generator and judge exist in the lab alone.
+    """The data of a run. Evaluation tasks of generator and judge exist in the lab alone.
 
     An oracle maps a question to its true answer, or None. `oracle` is that of the held-out world; `train_oracle`, of
     the training world, is used by the monitor only: no reward depends on it.
     """
 
-    index: AnyIndex
+    index: AnyIndex | None  # None: nothing to search
     topics: Sequence[str]
-    eval_index: AnyIndex
+    eval_index: AnyIndex | None
     policy_evals: Sequence[Task]
     grm_evals: Sequence[Task] = ()
     generator_evals: Sequence[Task] = ()
     oracle: Callable[[str], str | None] | None = None
     train_oracle: Callable[[str], str | None] | None = None
     labelled: Sequence[Question] = ()  # labelled questions to learn from, if the recipe uses any
+    environment: OwnEnvironment | None = None  # of one's own
+
+
+def datasets_of(environment: Environment, config: RunConfig) -> Datasets:
+    """Return what an environment gives. Raise UserError."""
+    index, eval_index = environment.index(False), environment.index(True)
+    if index is None and config.data.index:
+        index = _open(config, config.data.index)
+    if eval_index is None:
+        eval_index = _open(config, config.data.eval_index) if config.data.eval_index else index
+    evals = as_questions(environment.eval_tasks())[: config.data.eval_count]
+    has_oracle = environment.gives("oracle")
+    return Datasets(
+        index, environment.topics(), eval_index, policy_evals(evals, config.model.prompts),
+        oracle=partial(environment.oracle, held_out=True) if has_oracle else None,
+        train_oracle=partial(environment.oracle, held_out=False) if has_oracle else None,
+        labelled=as_questions(environment.tasks()) if uses_labelled(config) else (),
+    )  # fmt: skip
+
+
+def _open(config: RunConfig, place: str) -> AnyIndex:
+    return open_index(place, config.tool.timeout_s, config.tool.retries)
+
+
+class FileEnvironment(Environment):
+    """The files that the configuration names, which must be set. Raise UserError."""
+
+    def __init__(self, config: RunConfig) -> None:
+        super().__init__(config)
+        for key in ("index", "topics", "eval_questions"):
+            if not getattr(config.data, key):
+                raise UserError(f"data.{key} is not set; name a path with --set data.{key}=PATH")
+        self._topics = read_topics(config.data.topics)
+        self._evals = read_questions(config.data.eval_questions, config.data.eval_count)
+
+    def topics(self) -> Sequence[str]:
+        """Return those of data.topics."""
+        return self._topics
+
+    def eval_tasks(self) -> Sequence[Question]:
+        """Return those of data.eval_questions."""
+        return self._evals
+
+    def tasks(self) -> Sequence[Question]:
+        """Return those of data.labelled, if the recipe uses any."""
+        return labelled_questions(self.config)
 
 
 def file_datasets(config: RunConfig) -> Datasets:
     """Open the files that the configuration names. Raise UserError."""
-    data = config.data
-    for key in ("index", "topics", "eval_questions"):
-        if not getattr(data, key):
-            raise UserError(f"data.{key} is not set; name a path with --set data.{key}=PATH")
-    topics = read_topics(data.topics)
-    questions = read_questions(data.eval_questions, data.eval_count)
-    index = open_index(data.index, config.tool.timeout_s, config.tool.retries)
-    eval_index = index
-    if data.eval_index:
-        eval_index = open_index(data.eval_index, config.tool.timeout_s, config.tool.retries)
-    evals = policy_evals(questions, config.model.prompts)
-    return Datasets(index, topics, eval_index, evals, labelled=labelled_questions(config))
+    return datasets_of(FileEnvironment(config), config)
+
+
+def own_datasets(config: RunConfig, notify: Callable[[str], None] = lambda _: None) -> Datasets:
+    """Open the environment of one's own that the configuration names, and try it. Raise UserError."""
+    environment = open_environment(config, notify)
+    return replace(datasets_of(environment, config), environment=environment)
 
 
 def uses_labelled(config: RunConfig) -> bool:

@@ -4,40 +4,64 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from aslfast.config import RunConfig
 from aslfast.core import Question, Task
 from aslfast.data.qa_dataset import write_questions
+from aslfast.environment import Environment
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab import demonstrations
 from aslfast.lab.world import World
 from aslfast.prompts.builder import PromptBuilder
-from aslfast.trainer.datasets import Datasets, policy_evals, uses_labelled
+from aslfast.trainer.datasets import Datasets, datasets_of
 
 GENERATOR_EVALS = 150  # questions to write
 GRM_EVALS = 300  # answers to judge
 
 
-def lab_datasets(config: RunConfig, folder: Path) -> Datasets:
-    """Generate two worlds without a common entity and write both to `folder`.
+class LabEnvironment(Environment):
+    """Two worlds without a common entity, written to `folder`: one to learn in, one held out.
 
     An index that is already there is complete, and is opened as it is.
     """
-    seed, learned, heldout = config.seed, World.make(config.seed, "train"), World.make(config.seed, "heldout")
-    index, eval_index = _index(learned, folder / "train.idx"), _index(heldout, folder / "heldout.idx")
-    questions = lab_questions(heldout, seed, config.data.eval_count)
-    write_questions(folder / "heldout.parquet", questions)
-    return Datasets(
-        index=index,
-        topics=list(learned.facts),
-        eval_index=eval_index,
-        policy_evals=policy_evals(questions, config.model.prompts),
-        grm_evals=lab_judgements(heldout, questions, config),
-        generator_evals=lab_generator_tasks(heldout, config),
-        oracle=heldout.answer,
-        train_oracle=learned.answer,
-        labelled=lab_questions(learned, seed, config.data.labelled_count) if uses_labelled(config) else (),
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        super().__init__(config)
+        self.learned, self.heldout = World.make(config.seed, "train"), World.make(config.seed, "heldout")
+        self._indexes = _index(self.learned, folder / "train.idx"), _index(self.heldout, folder / "heldout.idx")
+        self.questions = lab_questions(self.heldout, config.seed, config.data.eval_count)
+        write_questions(folder / "heldout.parquet", self.questions)
+
+    def tasks(self) -> list[Question]:
+        """Return labelled questions of the world to learn in."""
+        return lab_questions(self.learned, self.config.seed, self.config.data.labelled_count)
+
+    def eval_tasks(self) -> list[Question]:
+        """Return questions of the held-out world."""
+        return self.questions
+
+    def topics(self) -> list[str]:
+        """Return the entities of the world to learn in."""
+        return list(self.learned.facts)
+
+    def index(self, held_out: bool) -> BM25Index:
+        """Return the index of a world's passages."""
+        return self._indexes[held_out]
+
+    def oracle(self, question: str, held_out: bool) -> str | None:
+        """Return the answer that follows from a world's facts."""
+        return (self.heldout if held_out else self.learned).answer(question)
+
+
+def lab_datasets(config: RunConfig, folder: Path) -> Datasets:
+    """Return the lab's environment, with evaluation tasks of judge and generator. Both worlds are written to
+    `folder`."""
+    lab = LabEnvironment(config, folder)
+    judgements = lab_judgements(lab.heldout, lab.questions, config)
+    return replace(
+        datasets_of(lab, config), grm_evals=judgements, generator_evals=lab_generator_tasks(lab.heldout, config)
     )
 
 

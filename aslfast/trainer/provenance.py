@@ -44,7 +44,7 @@ def places(config: RunConfig) -> dict[str, str]:
     data = config.data
     named = {"model.path": str(model_folder(config.model.path))}
     named |= {f"roles.{role}.init_adapter": getattr(config.roles, role).init_adapter for role in ROLES}
-    if not data.lab:
+    if config.environment or not data.lab:
         named |= {f"data.{key}": getattr(data, key) for key in ("index", "topics", "eval_questions", "eval_index")}
         named["data.labelled"] = data.labelled if uses_labelled(config) else ""
     if config.model.prompts not in PROMPT_SETS:
@@ -55,6 +55,7 @@ def places(config: RunConfig) -> dict[str, str]:
 def _own_code(config: RunConfig) -> dict[str, str]:
     """Return the source files of the functions that the recipe names by import path, by the keys that name them."""
     named = {
+        "environment": config.environment,
         "policy.reward": config.policy.reward,
         "generator.reward": config.generator.reward,
         "generator.accept": config.generator.accept,

@@ -35,7 +35,7 @@ from aslfast.trainer.build import (
     prepare_torch,
     weight_sync_check,
 )
-from aslfast.trainer.datasets import Datasets, file_datasets
+from aslfast.trainer.datasets import Datasets, file_datasets, own_datasets
 from aslfast.trainer.forward_check import check_learner, probe_ids
 from aslfast.trainer.lab_datasets import lab_datasets
 from aslfast.trainer.provenance import check_config, compare, provenance_of, updated
@@ -121,7 +121,7 @@ def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _
     check_own_parts(config)
     prepare_torch(config)
     observer.setup("data")
-    datasets = None if config.data.lab else file_datasets(config)
+    datasets = _open_datasets(config, observer)
     observer.setup("base model")
     model, tokenizer = load_base_model(config, ranks)
     check_context(context_limit(model.get_decoder().config), config.sampler.max_context)
@@ -136,6 +136,12 @@ def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _
     return _Parts(learner, tokenizer, datasets, initialised)
 
 
+def _open_datasets(config: RunConfig, observer: Observer) -> Datasets | None:
+    if config.environment:
+        return own_datasets(config, observer.warning)
+    return None if config.data.lab else file_datasets(config)
+
+
 def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Observer) -> None:
     """Train from the run's last commit, or from the start if there is none."""
     with run.writing():
@@ -147,16 +153,20 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
             observer.setup("the SGLang engine")
         sampler.start()
         check_learner(learner, probe_ids(learner.model, parts.tokenizer))  # the base has its weights now
-        state = TrainState()
+        environment = datasets.environment
+        state = TrainState(environment=environment.saved_state() if environment else "")
+        tool = build_search_tool(config, datasets.index)
         context = RoundContext(
             config, state, learner,
-            build_rollout(config, sampler, parts.tokenizer, build_search_tool(config, datasets.index)),
-            TrainingData(datasets.topics, datasets.labelled, datasets.train_oracle),
+            build_rollout(config, sampler, parts.tokenizer, tool, environment),
+            TrainingData(datasets.topics, datasets.labelled, datasets.train_oracle, environment),
             Checkpointer(run, state, learner),
             weight_sync_check(sampler, learner.model, parts.tokenizer, config, ranks), observer,
         )  # fmt: skip
         _start_or_resume(context, parts.initialised)
         replicas.sync_initial_state(learner, state, provenance_of(config).inputs)
+        if environment:
+            environment.restore_saved(state.environment)
         sampler.flush()
         context.check_weight_sync()
         play_rounds(context, datasets)

@@ -16,7 +16,7 @@ FLOORS = (  # the lowest first; the packages of one floor never import each othe
     ("data", "prompts", "distributed"),
     ("rewards", "index"),
     ("config", "retrieval"),
-    ("models", "metrics", "checkpoint"),
+    ("environment", "models", "metrics", "checkpoint"),
     ("sampler", "learner"),
     ("rollout",),
     ("rounds", "lab"),
