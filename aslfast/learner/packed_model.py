@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from aslfast_kernels import linear_logprob
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
@@ -16,6 +15,7 @@ from aslfast.config.schema import LearnerConfig
 from aslfast.learner import attention
 from aslfast.learner.batch import Batch
 from aslfast.models.activation_checkpointing import checkpoint_activations
+from aslfast_kernels import linear_logprob
 
 
 class PackedModel:
@@ -57,10 +57,14 @@ class PackedModel:
 
     def logprobs(self, batch: Batch, attend: attention.Attend) -> Tensor:
         """Return the log-probs of the loss tokens [L], float32, scaled by the temperature, with the active adapter."""
+        return self.target_logprobs(self.hidden(batch, attend)[batch.source_L], batch.target_L)
+
+    def target_logprobs(self, hidden_LD: Tensor, target_L: Tensor) -> Tensor:
+        """Return the log-probs of the targets given the hidden states that predict them."""
         head = self.base.get_output_embeddings()
         logp_L = linear_logprob(
-            self.hidden(batch, attend)[batch.source_L], head.weight, batch.target_L, bias=getattr(head, "bias", None),
-            temperature=self.temperature, softcap=getattr(self.base.config, "final_logit_softcapping", None),
+            hidden_LD, head.weight, target_L, bias=getattr(head, "bias", None), temperature=self.temperature,
+            softcap=getattr(self.base.config, "final_logit_softcapping", None),
         )  # fmt: skip
         assert isinstance(logp_L, Tensor)  # no entropies were requested
         return logp_L
