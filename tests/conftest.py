@@ -34,7 +34,6 @@ from tests.support.tiny_models import (
     tiny_model,
 )
 
-
 TESTS = Path(__file__).parent
 # The files that take longest, longest first: started last, one worker would run them alone at the end.
 LONGEST: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from aslfast.files.atomic import atomic_folder
 from aslfast.models import lora
@@ -54,7 +55,10 @@ def export_merged(source: AdapterSource, out: Path, dtype: torch.dtype) -> None:
     lora.load_adapter(model, source.role, source.adapter)
     merged = model.merge_and_unload()
     with atomic_folder(out) as partial:
-        merged.save_pretrained(partial)  # pyright: ignore[reportCallIssue]  # PEFT returns the base
+        try:
+            merged.save_pretrained(partial)  # pyright: ignore[reportCallIssue]  # PEFT returns the base
+        except SafetensorError as error:  # what safetensors raises on a full disk
+            raise OSError(str(error)) from error
         for pattern in COPIED:
             for file in source.base.glob(pattern):
                 shutil.copyfile(file, partial / file.name)

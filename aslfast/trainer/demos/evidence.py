@@ -88,7 +88,7 @@ class Library:
 
 def keywords(text: str) -> list[str]:
     """Return the words of a question that a query needs, in order."""
-    words = [word.strip("'.-") for word in re.findall(r"[\w'.-]+", text.replace("\u2019", "'"))]
+    words = [word.strip("'.-").removesuffix("'s") for word in re.findall(r"[\w'.-]+", text.replace("\u2019", "'"))]
     return [word for word in dict.fromkeys(words) if word and word.lower() not in STOP_WORDS][:MAX_KEYWORDS]
 
 

@@ -12,10 +12,11 @@ steps are dropped when it is resumed.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -63,9 +64,8 @@ class SftFolder:
         """Return a new folder that holds its settings. Raise UserError, OSError."""
         check_new_run_dir(path)
         path.mkdir(parents=True, exist_ok=True)
-        folder = cls(path)
-        write_text(path / START, msgspec.json.encode(start).decode())
-        return folder
+        write_text(path / START, json.dumps(asdict(start), indent=2) + "\n")
+        return cls(path)
 
     @classmethod
     def resume(cls, path: Path) -> tuple[SftFolder, SftStart]:
