@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two spinning threads starve on a busy machine
 
+import hypothesis
 import pytest
 import torch
 
@@ -34,22 +35,39 @@ from tests.support.tiny_models import (
     tiny_model,
 )
 
+hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("busy")
+
 TESTS = Path(__file__).parent
-# The files that take longest, longest first: started last, one worker would run them alone at the end.
-LONGEST: tuple[str, ...] = ()
-ENGINE = ("preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")  # share `engine_lab`
+# The files that start engines or several processes, train, compile or benchmark: `slow`. The longest come first:
+# started last, one worker would run them alone at the end.
+SLOW = (
+    "models/test_fsdp.py", "sampler/test_sglang_faults.py", "checkpoint/test_resume.py", "lab/test_tiny_base.py",
+    "bench/test_bench_rollout.py", "rollout/test_faults.py", "cli/test_commands.py", "kernels/test_triton_kernels.py",
+    "distributed/test_multi_rank_run.py", "kernels/test_compile_report.py", "models/test_init_adapter.py",
+    "preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py",
+    "sampler/test_shared_weights.py", "bench/test_bench_kernels.py", "bench/test_bench_learner.py",
+    "bench/test_bench_soak.py", "bench/test_bench_round.py", "cli/test_adapters.py", "trainer/test_sft.py", "metrics/test_monitor.py", "index/test_sharing.py",
+    "index/test_build.py", "project/test_packaging.py", "kernels/test_integrations.py",
+    "kernels/test_logprob_parallel.py", "index/test_damage.py",
+)  # fmt: skip
+# these share `engine_lab`
+ENGINE = ("preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Keep a file's tests on one worker, since they share its fixtures, and all that share an engine on one too."""
     for item in items:
-        name = item.path.relative_to(TESTS).as_posix()
+        name = _name(item)
         item.add_marker(pytest.mark.xdist_group("engine" if name in ENGINE else name))
-    items.sort(key=lambda item: _place(item.path.relative_to(TESTS).as_posix()))
+        if name in SLOW:
+            item.add_marker(pytest.mark.slow)
+    items.sort(key=lambda item: SLOW.index(_name(item)) if _name(item) in SLOW else len(SLOW))
 
 
-def _place(name):
-    return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+def _name(item):
+    return item.path.relative_to(TESTS).as_posix()
 
 
 @pytest.fixture(autouse=True)

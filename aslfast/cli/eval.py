@@ -36,9 +36,9 @@ class TargetScores:
 
 
 def evaluate(targets: Sequence[str], source: QuestionSource, overrides: Overrides, quiet: bool) -> Report:
-    """Return the scores of one target, or of two and their difference: same questions, same seeds, one in memory.
+    """Return the scores of one target, or of two and their difference: same questions and seeds, one at a time.
 
-    The seed is that of the first target, unless the overrides name one. Raise UserError.
+    The seed is the first target's, unless the overrides set one. Raise UserError.
     """
     for target in targets:
         overridden(target, overrides)  # before hours are spent on another

@@ -108,7 +108,7 @@ class Info:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """An index of which every byte was checked."""
+    """An index after a check of every byte."""
 
     index: str
     passages: int
@@ -119,7 +119,7 @@ class Verified:
         return asdict(self)
 
     def text(self) -> str:
-        return f"{self.index}: sound; {self.passages:,} passages, {self.bytes / 1e6:,.1f} MB in {self.seconds:.1f} s"
+        return f"{self.index}: intact; {self.passages:,} passages, {self.bytes / 1e6:,.1f} MB in {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +142,12 @@ class Changed:
 
 
 def effort(threads: int | None, memory_mb: int | None) -> Effort:
-    """Return the resources that the options ask for. Raises UserError."""
+    """Return the resources that the options ask for. Raise UserError."""
     return Effort(threads or 0, memory_mb or MEMORY_MB)
 
 
 def build(corpus: Sequence[Path], out: Path, similarity: Similarity, effort: Effort, quiet: bool) -> Built:
-    """Build an index of corpus files. Raises UserError."""
+    """Build an index of corpus files. Raise UserError."""
     started = time.perf_counter()
     with Meter("index", expected_passages(corpus), "passages", quiet) as meter:
         settings = {**asdict(similarity), **asdict(effort)}
@@ -164,7 +164,7 @@ def expected_passages(corpus: Sequence[Path]) -> float | None:
 
 
 def search(folder: Path, query: str, k: int, scores: str) -> Found:
-    """Find the best passages for a query. Raises UserError."""
+    """Find the best passages for a query. Raise UserError."""
     index = BM25Index.open(folder)
     found = index.search([query], k, scores=check_scores(scores))
     passages = index.passages(found.ids[0])
@@ -173,12 +173,12 @@ def search(folder: Path, query: str, k: int, scores: str) -> Found:
 
 
 def info(folder: Path) -> Info:
-    """Return what an index holds. Raises UserError."""
+    """Return what an index holds. Raise UserError."""
     return Info(str(folder), BM25Index.open(folder).statistics())
 
 
 def verify(folder: Path) -> Verified:
-    """Check every byte of an index. Raises UserError."""
+    """Check every byte of an index. Raise UserError."""
     started = time.perf_counter()
     index = BM25Index.open(folder)
     index.verify()
@@ -187,7 +187,7 @@ def verify(folder: Path) -> Verified:
 
 
 def add(folder: Path, corpus: Sequence[Path], effort: Effort, quiet: bool) -> Changed:
-    """Add the passages of corpus files. Raises UserError."""
+    """Add the passages of corpus files. Raise UserError."""
     index = BM25Index.open(folder)
     with Meter("add", expected_passages(corpus), "passages", quiet) as meter:
         added = index.add(corpus, progress=meter.move_to, **asdict(effort))
@@ -195,14 +195,14 @@ def add(folder: Path, corpus: Sequence[Path], effort: Effort, quiet: bool) -> Ch
 
 
 def delete(folder: Path, ids: Sequence[str], ids_from: Path | None) -> Changed:
-    """Delete the passages of these ids, and of those in a file. Raises UserError."""
+    """Delete the passages of these ids, and of those in a file. Raise UserError."""
     index = BM25Index.open(folder)
     deleted = index.delete([*ids, *(_read_ids(ids_from) if ids_from else [])])
     return Changed(str(folder), "deleted", deleted, index.statistics())
 
 
 def merge(folder: Path, threads: int) -> Changed:
-    """Merge all segments into one. Raises UserError."""
+    """Merge all segments into one. Raise UserError."""
     index = BM25Index.open(folder)
     before = index.statistics().segments
     index.merge(threads=threads)

@@ -1,4 +1,4 @@
-"""The command line: the app, its commands by name, and how errors end.
+"""The command line: the app, its commands by name, and how errors are reported.
 
 A command declares its options in cli/commands/ and does its work in the file of its name in cli/, which it imports when
 it runs: help and light commands load no torch.

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 OUTPUT, SAMPLING = "Output", "Sampling"
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.", rich_help_panel=OUTPUT)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress.", rich_help_panel=OUTPUT)]
 Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.", rich_help_panel=OUTPUT)
+    bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.", rich_help_panel=OUTPUT)
 ]
 IndexOption = Annotated[
     str,
@@ -24,11 +24,11 @@ DataOption = Annotated[
     typer.Option(
         "--data",
         metavar="Q",
-        help="Questions with answers, .parquet, .jsonl, .json, .csv or .tsv, as FlashRAG, Search-R1 or their authors "
-        "publish them.",
+        help="Questions with answers: .parquet, .jsonl, .json, .csv or .tsv, in the format of FlashRAG, Search-R1 or "
+        "the dataset's authors.",
     ),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, help="Take only the first so many questions.")]
+Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Use only the first N questions.")]
 Prompts = Annotated[
     str | None,
     typer.Option(
@@ -38,9 +38,7 @@ Prompts = Annotated[
         rich_help_panel=SAMPLING,
     ),
 ]
-Seed = Annotated[
-    int | None, typer.Option("--seed", min=0, help="Seed of everything random; the same seed gives the same result.")
-]
+Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Random seed; the same seed gives the same result.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),

@@ -54,7 +54,7 @@ def as_json(plan: MemoryPlan, config: RunConfig) -> dict[str, object]:
 
 
 def print_plan(plan: MemoryPlan, config: RunConfig) -> None:
-    """Print the parts, the room for trajectories, and the settings to copy."""
+    """Print the parts, how many trajectories fit, and the settings to copy."""
     shape = plan.shape
     n = config.distributed.model_parallel_size
     cards = "one GPU" if n == 1 else f"each of {n} GPUs"

@@ -23,7 +23,7 @@ def stdout() -> Console:
 
 
 def printable(text: str) -> str:
-    """Return a text of a model or a passage without the control characters that would steer a terminal."""
+    """Return a text of a model or a passage without control characters, which a terminal would obey."""
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
@@ -107,7 +107,7 @@ class Meter:
 
 
 def quiet_libraries() -> None:
-    """Turn off the progress bars and log lines of transformers, which would mix with ours."""
+    """Turn off the progress bars and log lines of transformers, which would interleave with ours."""
     from transformers.utils import logging
 
     logging.set_verbosity_error()

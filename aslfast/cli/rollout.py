@@ -1,4 +1,4 @@
-"""The work of `aslfast rollout`: a model plays a role over a file of questions. `aslfast eval` shares the head."""
+"""The work of `aslfast rollout`: a model plays a role on a file of questions. `aslfast eval` uses the first half."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def known_role(role: str) -> Role:
 
 
 def open_all(target: str, role: Role, source: QuestionSource, overrides: Overrides) -> tuple[Session, list[Question]]:
-    """Return the target with its search tool, and the questions: the cheap checks first. Raise UserError."""
+    """Return the target with its search tool, and the questions; cheap checks come first. Raise UserError."""
     quiet_libraries()
     config = overridden(target, overrides)
     questions = read_questions(source.data, source.limit)
@@ -101,7 +101,7 @@ def stop_counts(stops: Mapping[str, int]) -> str:
 
 
 def tasks_of(role: str, questions: Sequence[Question], prompts: str) -> list[Task]:
-    """Return a task of the role for each question: to answer it, to judge its first answer, or to vary its topic."""
+    """Return a task of the role for each question: to answer it, judge its first answer, or take it as a topic."""
     if role == "policy":
         return policy_evals(questions, prompts)
     builder = PromptBuilder(prompts)
@@ -172,7 +172,7 @@ def roll_out(
 
 
 def print_rollout(trajectories: Sequence[Trajectory], summary: Mapping[str, Any]) -> None:
-    """Print the first conversation as a person reads it, then one line about all."""
+    """Print the first conversation in readable form, then one line about all."""
     first = trajectories[0]
     print(printable(f"{conversation(first)}\n=== {first.stop.value}: {first.output or 'no output'} ===\n"))
     print(

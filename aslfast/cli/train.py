@@ -12,7 +12,7 @@ from aslfast.preflight import dry_run
 
 
 def print_plan(config: RunConfig, as_json: bool) -> None:
-    """Print the resolved configuration and the work that it asks for: as JSON, or as a recipe with comments."""
+    """Print the resolved configuration and the work it implies: as JSON, or as a recipe with comments."""
     if as_json:
         phases = [asdict(phase) for phase in dry_run.phases(config)]
         counts = {
@@ -25,7 +25,7 @@ def print_plan(config: RunConfig, as_json: bool) -> None:
 
 
 def toml_comment(text: str) -> str:
-    """Return a text as TOML comments, so that all output of a dry run is a recipe."""
+    """Return a text as TOML comments, so that a dry run's whole output is a recipe."""
     return "\n".join(f"# {line}" for line in text.splitlines())
 
 
@@ -44,7 +44,7 @@ def train_run(config: RunConfig, out: Path, quiet: bool, as_json: bool) -> None:
 
 
 def resume_run(run: Path, quiet: bool, as_json: bool) -> None:
-    """Go on with a run and print its report. Raise UserError."""
+    """Resume a run and print its report. Raise UserError."""
     from aslfast.checkpoint.run_dir import read_run_config
     from aslfast.cli.report import print_report
     from aslfast.cli.train_progress import TrainProgress
@@ -52,7 +52,7 @@ def resume_run(run: Path, quiet: bool, as_json: bool) -> None:
     from aslfast.trainer.train import resume
 
     quiet_libraries()
-    if not is_rank_zero():  # it may not even see the folder
+    if not is_rank_zero():  # it may not see the folder
         resume(run)
         return
     config = read_run_config(run)

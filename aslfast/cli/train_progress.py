@@ -9,7 +9,7 @@ from aslfast.rounds.records import Observer, Position, RoundRecord, StepRecord
 
 
 class TrainProgress(Observer):
-    """One bar over all trajectories of a run; a step moves it by as many as were planned."""
+    """One bar over all trajectories of a run; each step advances it by the planned number."""
 
     def __init__(self, config: RunConfig, meter: Meter) -> None:
         self.meter = meter

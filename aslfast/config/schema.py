@@ -53,7 +53,7 @@ class SamplerConfig:
     max_turns: int = positive(9, 1000)
     max_new_tokens: int = positive(2048, MOST_TOKENS)  # a turn
     max_context: int = positive(10240, MOST_TOKENS)  # tokens of a trajectory
-    # the rest is of kind "sglang": docs/sglang.md
+    # the rest is of kind "sglang": docs/scale/sglang.md
     engine_timeout_s: float = positive(120.0, MOST_SECONDS)  # without progress: the engine hangs, and is restarted
     engine_restarts: int = number(3, 0, 1000)  # in one run; then it ends
     gpu_memory_fraction: float = number(0.5, 0.0, 1.0, open_low=True, open_high=True)  # for weights and the KV pool
@@ -186,7 +186,7 @@ class MonitorConfig:
 
 @dataclass(frozen=True, slots=True)
 class DistributedConfig:
-    """Of a run that torchrun starts: docs/cluster.md."""
+    """Of a run that torchrun starts: docs/scale/cluster.md."""
 
     timeout_s: float = positive(60.0, MOST_SECONDS)  # without a heartbeat of a rank, then the others end
     model_parallel_size: int = positive(1, 1024)  # ranks that hold one base between them, in training and sampling

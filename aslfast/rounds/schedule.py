@@ -1,4 +1,4 @@
-"""Which tasks at which step, which setting in which round, and when a phase has stopped to gain."""
+"""Which tasks at which step, which setting in which round, and when a phase has plateaued."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ LEAST_GAIN = 0.005
 
 
 def by_round(values: Sequence[T], number: int) -> T:
-    """The setting of a round, the first being 1; the last one holds for all that follow."""
+    """Return the setting of a round, the first being 1; the last setting holds for all later rounds."""
     return values[min(number, len(values)) - 1]
 
 
 def chunks(tasks: Sequence[Task], size: int) -> list[list[Task]]:
+    """Split tasks into steps of `size`; the last may be smaller."""
     return [list(tasks[i : i + size]) for i in range(0, len(tasks), size)]
 
 
 def cycled(tasks: Sequence[Task], steps: int, size: int) -> list[list[Task]]:
-    """`steps` steps of `size` tasks each, going round where there are fewer; none where there are none."""
+    """Return `steps` steps of `size` tasks each, repeating the tasks where there are too few; none for no tasks."""
     if not tasks:
         return []
     laps = -(-steps * size // len(tasks))
@@ -31,10 +32,10 @@ def cycled(tasks: Sequence[Task], steps: int, size: int) -> list[list[Task]]:
 
 
 def plateaued(step_rewards: Sequence[float], window: int, least_gain: float = LEAST_GAIN) -> bool:
-    """Whether the last `window` steps' mean rewards have stopped to rise, over the long window and over the short.
+    """Return whether the mean rewards of the last `window` steps have stopped rising, over all of it and its half.
 
-    Long: the mean of the newest half is less than `least_gain` (relative) above that of the older half. Short: the
-    same within the newest half. False before `window` steps. ASL (arXiv 2510.14253, its code): window 200 for the
+    Whole: the mean of the newer half is less than `least_gain` (relative) above that of the older half. Half: the same
+    within the newer half. False before `window` steps. ASL (arXiv 2510.14253, its code): window 200 for the
     judge, 400 for the policy, least gain 0.5%. We differ: its ratio has no meaning where the older mean is 0 or less.
     """
     if window < 4 or len(step_rewards) < window:

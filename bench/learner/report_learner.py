@@ -1,10 +1,10 @@
-"""The tables and the picture of docs/learner.md, from what bench_learner.py, bench_round.py and bench_soak.py wrote.
+"""The tables and the plot of docs/learner.md, from what bench_learner.py, bench_round.py and bench_soak.py wrote.
 
     python -m bench.learner.report_learner
 
 Reads learner-cpu.json, round-cpu.json, soak.json and those of a GPU in bench/results; what is missing is "not
-measured". Rewrites what is between the markers of docs/learner.md, and docs/learner.png. The table of algorithms comes
-from the recipes.
+measured". Rewrites what is between the markers of docs/learner.md, and docs/img/learner.png. The table of algorithms
+comes from the recipes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bench.learner.tables import round_lines, round_sentence, soak_lines, soak_s
 from bench.shared.results import Result, read_result
 from bench.shared.stamp import ROOT
 
-PAGE, PICTURE = ROOT / "docs" / "learner.md", ROOT / "docs" / "learner.png"
+PAGE, PLOT = ROOT / "docs" / "learner.md", ROOT / "docs" / "img" / "learner.png"
 BEGIN, END = "<!-- {}: made by bench/learner/report_learner.py -->", "<!-- end -->"
 GPU = "Qwen2.5-7B's shape on a GPU"
 FILES = {  # by their names in the page
@@ -30,21 +30,21 @@ FILES = {  # by their names in the page
 }  # fmt: skip
 INTRODUCTIONS = {
     "step": (
-        "`python -m bench.learner.bench_learner --out bench/results/learner-cpu.json`: one step, packed with common "
-        "prefixes computed once; packed without; padded as TRL does it (`bench/learner/padded_step.py`), with rows "
-        "sorted by length first and in sampling order. A loss token is one that was sampled and trained on. Of the "
-        "matmul rate: the FLOPs that the side cannot do without, as a fraction of the rate of one large matrix product."
+        "`python -m bench.learner.bench_learner --out bench/results/learner-cpu.json`: one optimizer step, packed with "
+        "common prefixes computed once; packed without sharing; padded as in TRL (`bench/learner/padded_step.py`), "
+        "with rows sorted by length and in sampling order. Matmul rate: the FLOPs that the variant cannot avoid, as "
+        "a fraction of the rate of one large matrix product."
     ),
     "round": (
-        "`python -m bench.round.bench_round --out bench/results/round-cpu.json`: parts exclude each other and add up "
-        "to the phase. Rollout: sampling, without what follows; tool: searches; reward: rewards, labels, parsing of "
-        "verdicts; learn: the learner's step; sync: adapters to the sampler; commit: trajectories, learner's state, "
-        "ledger; monitor: its metrics; rest: tasks, advantages, records."
+        "`python -m bench.round.bench_round --out bench/results/round-cpu.json`: the parts do not overlap and add up "
+        "to the phase. Rollout: sampling alone; tool: searches; reward: rewards, labels, parsing of verdicts; learn: "
+        "the learner's step; sync: adapters to the sampler; commit: trajectories, learner state, ledger; monitor: its "
+        "metrics; rest: tasks, advantages, records."
     ),
     "soak": (
-        "`python -m bench.round.bench_soak --out bench/results/soak.json`: after each optimizer step memory, files, "
-        "threads and processor time per token. Start-up fills pools and caches, so the second quarter of the steps is "
-        "compared with the last."
+        "`python -m bench.round.bench_soak --out bench/results/soak.json`: memory, open files, threads and "
+        "processor time per token after each optimizer step. Start-up fills pools and caches, so the second quarter of "
+        "the steps is compared with the last."
     ),
 }
 
@@ -59,7 +59,7 @@ def read_results(folder: Path) -> dict[str, Result]:
 
 def measured_block(results: Mapping[str, Result]) -> list[str]:
     """Return the lines of what was measured."""
-    lines = ["![A step by side, a round by part, a soak](learner.png)", ""] if results else []
+    lines = ["![The rate of a step, a round by part, a long run](img/learner.png)", ""] if results else []
     lines += section("The step", "step", results, step_lines, step_sentence)
     lines += section("A round by part", "round", results, round_lines, round_sentence)
     lines += section("Hundreds of steps in one process", "soak", results, soak_lines, soak_sentence)
@@ -130,7 +130,7 @@ def main() -> None:
     results = read_results(ROOT / "bench" / "results")
     write_text(PAGE, rewritten(PAGE.read_text(encoding="utf-8"), results))
     if results:
-        draw(results, PICTURE)
+        draw(results, PLOT)
 
 
 if __name__ == "__main__":

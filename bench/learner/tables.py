@@ -26,11 +26,11 @@ def stamped(result: Result) -> str:
 
 
 def step_lines(result: Result) -> Iterator[str]:
-    """Yield the table of a step's sides; the last column compares with the padded one."""
+    """Yield the table of a step's variants; the last column compares with the padded one."""
     padded = next(row for row in result["rows"] if row["side"] == "padded")
     yield (
-        "| step | loss tokens/s | all tokens/s | of the matmul rate | peak MiB | forward, head, backward, "
-        "optimizer, rest (s) | loss tokens/s against padded |"
+        "| variant | loss tokens/s | all tokens/s | of the matmul rate | peak MiB | forward, head, backward, "
+        "optimizer, rest (s) | speedup over padded |"
     )
     yield "|---|---:|---:|---:|---:|---|---:|"
     for row in result["rows"]:
@@ -43,7 +43,7 @@ def step_lines(result: Result) -> Iterator[str]:
 
 
 def step_sentence(result: Result) -> str:
-    """Return what the step was, what sharing and packing gain, and how much the sides' gradients differ."""
+    """Return what the step was, what sharing and packing gain, and how much the variants' gradients differ."""
     difference = max(result["largest_gradient_difference"].values())
     rate = {row["side"]: row["loss_tokens_per_s"] for row in result["rows"]}
     shared, packed = rate["packed, shared"] / rate["packed"], rate["packed"] / rate["padded by length"]
@@ -54,8 +54,8 @@ def step_sentence(result: Result) -> str:
         f"{result['attention']}, activation checkpointing {result['activation_checkpointing']}, micro-batches of "
         f"{result['micro_batch_tokens']:,} tokens, padded ones of {result['padded_rows']} rows. One step over "
         f"{result['trajectories']} trajectories in the lengths of a real run: {result['all_tokens']:,} tokens, "
-        f"{result['loss_tokens']:,} of them loss tokens. The median of {result['n']} in turns, {seconds}. Gradients "
-        f"differ by at most {difference:g} of the largest element. Matrix product: "
+        f"{result['loss_tokens']:,} of them loss tokens. Medians of {result['n']} alternating runs, {seconds}. "
+        f"Gradients differ by at most {difference:g} of the largest element. Matrix product: "
         f"{result['matmul_flops_per_s'] / 1e9:,.0f} GFLOP/s. {stamped(result)}."
     )
 
@@ -120,7 +120,7 @@ def round_sentence(result: Result) -> str:
     took, one = result["seconds"], shown_round(result)
     overlap_s = sum(row["tool_overlapped_s"] for row in one["phases"])
     overlapped = f" Searches took {overlap_s:.1f} s more in threads during the rollout." if overlap_s else ""
-    unseen = ", which does not count waiting, such as commit's for the disk" * (result["rates_of"] == "processor")
+    unseen = ", which leaves out waiting, such as for the disk in commit" * (result["rates_of"] == "processor")
     threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
     return (
         f"Recipe {result['recipe']}{_settings(result)}, {result['sampler']} sampler, {threads}, seed {result['seed']}: "
@@ -136,7 +136,7 @@ def round_sentence(result: Result) -> str:
 
 def soak_lines(result: Result) -> Iterator[str]:
     """Yield the table of the soak's limits."""
-    yield "| | second quarter | last quarter | limit | kept |"
+    yield "| | second quarter | last quarter | limit | within limit |"
     yield "|---|---:|---:|---:|---|"
     for name, found in result["limits"].items():
         what = SOAKED.get(name, f"{name.removesuffix('_us_per_token')}: microseconds per token")
@@ -149,9 +149,9 @@ def soak_sentence(result: Result) -> str:
     return (
         f"Recipe {result['recipe']}{_settings(result)}: {result['steps']} steps in {result['rounds']} rounds of one "
         f"process, {result['updates']} of which updated an adapter, in {result['wall_s'] / 60:.0f} minutes. Medians, "
-        f"except for the two maxima. A least-squares line through the memory after the first quarter rises by "
-        f"{memory_slope(result):.2g} MiB in 100 steps; the run's question pool grows too. A token: one that was "
-        f"sampled, prefilled or went through the learner. {stamped(result)}."
+        f"except the two maxima. A least-squares line through the memory after the first quarter rises by "
+        f"{memory_slope(result):.2g} MiB in 100 steps; the run's question pool grows too. Tokens are those that "
+        f"were sampled, prefilled or went through the learner. {stamped(result)}."
     )
 
 

@@ -81,7 +81,7 @@ class Claim:
     sentence: str
     arms: tuple[Arm, ...]
     checks: tuple[Mapping[str, Any], ...]
-    show_reward: bool  # in the picture, along with the accuracy
+    show_reward: bool  # in the plot, along with the accuracy
 
 
 def read_claims(file: Path = FILE) -> dict[str, Claim]:

@@ -1,4 +1,4 @@
-"""The paper's claims in small, on the lab: one command a claim; arms.toml says what its arms are.
+"""The paper's claims in small, on the lab: one command per claim; arms.toml says what its arms are.
 
     python -m bench.paper_claims.bench_claims a --seeds 0 1 2 --out runs/claims
 
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs, shared by all claims")
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=2, help="runs at a time")
-    parser.add_argument("--collect", action="store_true", help="only gather finished runs")
+    parser.add_argument("--collect", action="store_true", help="only collect finished runs")
     parser.add_argument("--made-at", help="commit that made the runs that have no stamp of their own")
     parser.add_argument("--allow-dirty", action="store_true")
     args = parser.parse_args()

@@ -1,4 +1,4 @@
-"""The picture of the claims: a panel a claim, the accuracy of its arms by round."""
+"""The plot of the claims: one panel per claim, the accuracy of its arms by round."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WIDE = 3  # panels in a row
 
 
 def draw(results: Mapping[str, Result], file: Path) -> None:
-    """Draw a panel a claim."""
+    """Draw one panel per claim."""
     n_wide, n_high = min(WIDE, len(results)), -(-len(results) // WIDE)
     figure = Figure(figsize=(max(6, 0.6 + 4.2 * n_wide), 0.9 + 4.1 * n_high), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,8 +1,8 @@
-"""The tables and the picture of the paper's claims in small, from what bench_claims.py wrote.
+"""The tables and the plot of the paper's claims in small, from the results of bench_claims.py.
 
     python -m bench.paper_claims.report_claims bench/results/claims-*.json
 
-Rewrites what is between the markers of README.md and docs/claims.md, and docs/claims.png. Every answer follows from a
+Rewrites what is between the markers of docs/results/claims.md, and docs/img/claims.png. Every answer follows from a
 number by the rules in statistics.py; the wording of claims is that of arms.toml. A claim without a result is "not
 measured yet".
 """
@@ -44,22 +44,19 @@ def with_wording(result: Result, claim: Claim) -> Result:
     """Return the result with the claim worded as it is now. Raise UserError if it checked something else."""
     checked, wanted = ([Check.read(check).terms for check in checks] for checks in (result["checks"], claim.checks))
     if checked != wanted:
-        raise UserError(f"claim {claim.key}: its result has other checks than arms.toml; gather it with --collect")
+        raise UserError(
+            f"claim {claim.key}: its result has other checks than arms.toml; collect it again with --collect"
+        )
     return {**result, "title": claim.title, "sentence": claim.sentence, "checks": claim.checks}
 
 
-def readme_block(results: Mapping[str, Result], claims: Mapping[str, Claim]) -> list[str]:
-    """Return one row a claim: how its arms end, its first check, and the answer."""
-    lines = [
-        "| the paper's claim | final accuracy: interquartile mean (95%) | first check, points (95%) | supported? |",
-        "|---|---|---|---|",
-    ]
+def summary_table(results: Mapping[str, Result], claims: Mapping[str, Claim]) -> Iterator[str]:
+    """Yield one row per claim: the final accuracy of its arms, its first check, and the answer."""
+    yield "| the paper's claim | final accuracy: interquartile mean (95%) | first check, points (95%) | supported? |"
+    yield "|---|---|---|---|"
     for key, claim in claims.items():
         cells = _row(results[key]) if key in results else ["not measured yet", "", ""]
-        lines.append(f"| ({key}) {claim.sentence} | {' | '.join(cells)} |")
-    if results:
-        lines += ["", "![The claims: accuracy by round](docs/claims.png)"]
-    return lines
+        yield f"| ({key}) {claim.sentence} | {' | '.join(cells)} |"
 
 
 def _row(result: Result) -> list[str]:
@@ -74,7 +71,7 @@ def _row(result: Result) -> list[str]:
 
 
 def section(result: Result) -> Iterator[str]:
-    """Yield a claim's section of docs/claims.md."""
+    """Yield a claim's section of docs/results/claims.md."""
     yield from (f"## ({result['claim']}) {result['title'].capitalize()}", "", result["sentence"], "")
     yield from check_table(result)
     yield ""
@@ -83,9 +80,9 @@ def section(result: Result) -> Iterator[str]:
 
 
 def check_table(result: Result) -> Iterator[str]:
-    """Yield a row a check: its sum by seed, the interval, the answer."""
+    """Yield one row per check: its sum by seed, the interval, the answer."""
     seeds = ", ".join(map(str, result["seeds"]))
-    yield f"| the claim says | points, seeds {seeds} | mean (95%) | P(better) | supported? |"
+    yield f"| check | points, seeds {seeds} | mean (95%) | P(better) | supported? |"
     yield "|---|---:|---:|---:|---|"
     for check, difference in checks(result):
         each = ", ".join(f"{100 * value:+.1f}" for value in differences(result, check))
@@ -94,9 +91,9 @@ def check_table(result: Result) -> Iterator[str]:
 
 
 def arm_table(result: Result) -> Iterator[str]:
-    """Yield a row an arm: accuracy by round and at the end, means over seeds of the rest."""
+    """Yield one row per arm: accuracy by round and at the end, means over seeds of the rest."""
     yield (
-        "| arm | accuracy by round: interquartile mean | final (95%) | accuracy, each seed | 1/2/3 hops | judge | "
+        "| arm | accuracy by round, % | final (95%) | final, each seed | 1/2/3 hops | judge | "
         "reward, round 1 to last | solvable | question pool | sampled tokens | minutes |"
     )
     yield "|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|"
@@ -133,8 +130,8 @@ def made_how(result: Result) -> str:
     dirty = ", uncommitted changes" if any(stamp.get("dirty") for stamp in stamps) else ""
     settings = "; ".join(f"{arm['name']}: {arm['recipe']}, {' '.join(arm['set'])}" for arm in result["arms"].values())
     return (
-        f"{runs[0]['rounds'][0]['n_eval']} held-out questions per seed and round. {settings}. Runs made by commit "
-        f"{', '.join(commits)}, torch {', '.join(torch)}, gathered by {result['commit'][:8]}{dirty} on "
+        f"{runs[0]['rounds'][0]['n_eval']} held-out questions per seed and round. {settings}. Runs trained at commit "
+        f"{', '.join(commits)}, torch {', '.join(torch)}; collected at {result['commit'][:8]}{dirty} on "
         f"{result['device']}, {result['cores']} cores, {result['date'][:10]}."
     )
 
@@ -155,8 +152,9 @@ def percent(value: float | None) -> str:
 
 
 def docs_block(results: Mapping[str, Result], claims: Mapping[str, Claim]) -> list[str]:
-    """Return a section a claim."""
-    lines = ["![Accuracy by round](claims.png)", ""] if results else []
+    """Return the summary, the plot and one section per claim."""
+    lines = ["## The answers", "", *summary_table(results, claims), ""]
+    lines += ["![Accuracy by round, a panel per claim](../img/claims.png)", ""] if results else []
     for key, claim in claims.items():
         missing = [f"## ({key}) {claim.title.capitalize()}", "", claim.sentence, "", "Not measured yet."]
         lines += [*(section(results[key]) if key in results else missing), ""]
@@ -177,9 +175,9 @@ def main() -> None:
     args = parser.parse_args()
     claims = read_claims()
     results = read_results(args.results, claims)
-    for page, block in ((ROOT / "README.md", readme_block), (ROOT / "docs" / "claims.md", docs_block)):
-        write_text(page, between(page.read_text(encoding="utf-8"), block(results, claims)))
-    draw(results, ROOT / "docs" / "claims.png")
+    page = ROOT / "docs" / "results" / "claims.md"
+    write_text(page, between(page.read_text(encoding="utf-8"), docs_block(results, claims)))
+    draw(results, ROOT / "docs" / "img" / "claims.png")
 
 
 if __name__ == "__main__":

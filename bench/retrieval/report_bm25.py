@@ -116,8 +116,9 @@ def describe(result: dict[str, Any]) -> str:
     queries, dirty = result["queries"], ", tree not clean" if result["dirty"] else ""
     return (
         f"{result['corpus']['passages']:,} passages ({result['corpus']['bytes'] / 1e9:.2f} GB of text), "
-        f"{queries['n_latency']} queries one by one, {queries['n']} in a batch, {queries['rounds']} rounds in turns; "
-        f"{result['device']}, {result['cores']} cores, commit {result['commit'][:8]}{dirty}, {result['date'][:10]}"
+        f"{queries['n_latency']} single queries, batches of {queries['n']}, {queries['rounds']} rounds, "
+        f"engines alternating; {result['device']}, {result['cores']} cores, commit {result['commit'][:8]}{dirty}, "
+        f"{result['date'][:10]}"
     )
 
 

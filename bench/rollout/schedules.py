@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 from aslfast.config import RunConfig
 from aslfast.core import ROLES, Question, Role, Task, Trajectory
-from aslfast.prompts.builder import PromptBuilder
 from aslfast.rollout.context import RolloutContext, max_concurrent
 from aslfast.rollout.multi_turn import stable_seed
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
@@ -71,17 +70,17 @@ async def role_by_role(step: ForcedStep, before: BeforeStage) -> None:
 
 async def _play_stages(step: ForcedStep, stage: Stage) -> None:
     """Play the trajectories of `question_group`, by the same names and so of the same lengths, in three stages."""
-    config, judge = step.context.config.generator, step.context.judge
-    builder = PromptBuilder(step.context.config.model.prompts)
+    config, builder = step.context.config.generator, step.context.prompts
     jobs = [(task, i) for task in step.tasks for i in range(config.group_size)]
     policy_tasks, checks = [], []
     for (task, number), written in zip(jobs, await stage(jobs), strict=True):
-        question, answer, name = written.output or "", written.output_answer or "", f"{task.id}-{number}"
-        policy_tasks.append(builder.policy(f"{name}-p", Question(name, question, (answer,), task.hops)))
-        checks.append(judge.task(f"{name}-c", question, answer, answer))
+        answer, name = written.output_answer or "", f"{task.id}-{number}"
+        question = Question(name, written.output or "", (answer,), task.hops)
+        policy_tasks.append(builder.policy(f"{name}-p", question))
+        checks.append(builder.judge(f"{name}-c", question, answer))
     attempts = [(task, i) for task in policy_tasks for i in range(config.rollouts_per_question)]
     judged = [(check, i) for check in checks for i in range(config.self_checks)]
     for (task, number), attempt in zip(attempts, await stage(attempts), strict=True):
-        answer, reference = attempt.output or "", task.references[0]
-        judged.append((judge.task(f"{task.id}{number}-v", task.question, answer, reference), 0))
+        question = Question(task.id, task.question, task.references)
+        judged.append((builder.judge(f"{task.id}{number}-v", question, attempt.output or ""), 0))
     await stage(judged)

@@ -1,4 +1,4 @@
-"""The report of the claims says what the numbers say; the pages are what it makes of the committed results."""
+"""The report of the claims says what the numbers say; the page is what it makes of the committed results."""
 
 from pathlib import Path
 
@@ -41,30 +41,29 @@ def test_report_says_what_the_numbers_say():
     text = "\n".join(report_claims.section(small_result()))
     assert "| one ends higher | +10.0, +12.0, +11.0 | +11.0 (+8.5 to +13.5) | 100% | yes |" in text
     assert "| first | 40 61 | 61.0% (" in text and "| 60.0%, 62.0%, 61.0% | 71/61/51 | 70.0% |" in text
-    assert "Runs made by commit cccccccc, torch 2.13.0, gathered by dddddddd on a CPU" in text
+    assert "Runs trained at commit cccccccc, torch 2.13.0; collected at dddddddd on a CPU" in text
     worse = "\n".join(report_claims.section(small_result((-0.10, -0.12, -0.11))))
     assert "| 0% | no |" in worse and "| **all checks** | | | | **no** |" in worse
     unsure = "\n".join(report_claims.section(small_result((-0.10, 0.12, 0.11))))
     assert "| **all checks** | | | | **inconclusive** |" in unsure
 
 
-def test_readme_shows_a_row_a_claim_measured_or_not():
-    _, _, first, second, *_ = report_claims.readme_block({"a": small_result()}, CLAIMS)
+def test_summary_shows_a_row_per_claim_measured_or_not():
+    _, _, first, second, *_ = report_claims.summary_table({"a": small_result()}, CLAIMS)
     assert "one ends higher: +11.0 (+8.5 to +13.5) | **yes** |" in first
     assert second.startswith("| (b) ") and second.endswith("| not measured yet |  |  |")
 
 
-def test_pages_show_what_was_measured_and_no_more():
+def test_page_shows_what_was_measured_and_no_more():
     files = sorted((ROOT / "bench" / "results").glob("claims-*.json"))
     results = report_claims.read_results(files, CLAIMS)
-    for page, block in (("README.md", report_claims.readme_block), ("docs/claims.md", report_claims.docs_block)):
-        text = (ROOT / page).read_text(encoding="utf-8")
-        assert report_claims.between(text, block(results, CLAIMS)) == text, (
-            f"{page}: run python -m bench.paper_claims.report_claims bench/results/claims-*.json"
-        )
+    text = (ROOT / "docs" / "results" / "claims.md").read_text(encoding="utf-8")
+    assert report_claims.between(text, report_claims.docs_block(results, CLAIMS)) == text, (
+        "docs/results/claims.md: run python -m bench.paper_claims.report_claims bench/results/claims-*.json"
+    )
 
 
-def test_picture_has_a_panel_a_claim(tmp_path):
+def test_plot_has_a_panel_per_claim(tmp_path):
     """Wider with each claim up to three, then higher; arms without any spread are drawn too."""
     sizes = []
     for count in (1, 3, 4):

@@ -1,4 +1,4 @@
-"""docs/learner.md shows what was measured and no more; its picture has a panel for each thing that was."""
+"""docs/learner.md shows what was measured and no more; its plot has a panel for each thing that was."""
 
 import json
 from pathlib import Path
@@ -83,7 +83,7 @@ def test_the_round_of_the_median_time_is_shown_whole():
     assert lines[-1] == ("| policy | 2 | 40 (12) | 1,000 | 333 | 500 | - | - | 0.36, 0.36, 0.36, 0.36, 0.36 |")
     sentence = round_sentence(small_round())
     assert "Recipe tiny --set policy.steps=2, local sampler, 1 thread, seed 0: round 3, whose time" in sentence
-    assert "(p20 to p80: 14 to 26 s)" in sentence and "are of processor time, which does not count waiting" in sentence
+    assert "(p20 to p80: 14 to 26 s)" in sentence and "are of processor time, which leaves out waiting" in sentence
     assert "Searches took 0.8 s more in threads during the rollout." in sentence
 
 
@@ -124,7 +124,7 @@ def test_the_page_is_what_the_report_makes_of_the_results():
 
 
 @pytest.mark.parametrize(("names", "high"), [(("step",), 1), (("step", "round"), 1), (("step", "round", "soak"), 2)])
-def test_picture_has_a_panel_for_each_thing(names, high, tmp_path):
+def test_plot_has_a_panel_for_each_thing(names, high, tmp_path):
     made = {"step": small_step, "round": small_round, "soak": small_soak}
     draw({name: made[name]() for name in names}, tmp_path / "learner.png")
     header = (tmp_path / "learner.png").read_bytes()[16:24]

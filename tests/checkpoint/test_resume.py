@@ -215,7 +215,7 @@ def test_other_inputs_are_refused(config, left_after, tmp_path):
 def test_a_resume_takes_no_settings(whole):
     for option in (["--set", "rounds=9"], ["--recipe", "tiny"], ["--seed", "0"], ["--out", "x"], ["--dry-run"]):
         result = CliRunner().invoke(app, ["train", "--resume", str(whole[0]), *option])
-        assert result.exit_code == 2 and f"{option[0]} does not go with --resume; leave it out" in result.stderr
+        assert result.exit_code == 2 and f"{option[0]} cannot be combined with --resume; leave it out" in result.stderr
 
 
 def test_what_is_no_run_is_named(left_after, tmp_path):

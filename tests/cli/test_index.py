@@ -77,7 +77,7 @@ def test_what_people_read(folder: Path, more: Path) -> None:
     assert lines[0] == f"{folder}: 4 passages in 2 segments, 1 deleted, generation 3"
     assert lines[1:3] == ["analyzer english, k1 0.9, b 0.4", "4 terms, 6 postings, 5 tokens"]
     assert {line.split()[0] for line in lines[4:]} >= {"terms", "postings", "texts", "checks", "deleted"}
-    assert call("verify", folder).stdout.startswith(f"{folder}: sound; 4 passages, ")
+    assert call("verify", folder).stdout.startswith(f"{folder}: intact; 4 passages, ")
     assert call("merge", folder).stdout == f"{folder}: 2 segments merged; now 4 passages, segments: 1\n"
 
 

@@ -16,7 +16,7 @@ def test_questions_round_trip(tmp_path):
     write_questions(tmp_path / "q.parquet", QUESTIONS)
     assert read_questions(tmp_path / "q.parquet") == QUESTIONS
     assert read_questions(str(tmp_path / "q.parquet"), limit=1) == QUESTIONS[:1]
-    rows = [{"id": q.id, "question": q.question, "golden_answers": q.answers, "hops": q.hops} for q in QUESTIONS]
+    rows = [{"id": q.id, "question": q.text, "golden_answers": q.references, "hops": q.hops} for q in QUESTIONS]
     (tmp_path / "q.jsonl").write_text("\n\n".join(map(json.dumps, rows)) + "\n")
     assert read_questions(tmp_path / "q.jsonl") == QUESTIONS
 

@@ -1,4 +1,4 @@
-"""The snippets of docs/kernels-integrations.md, run as written there, and the package without aslfast."""
+"""The snippets of docs/reuse/kernels-integrations.md, run as written there, and the package without aslfast."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aslfast_kernels import linear_logprob
 from tests.support.tiny_models import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = ROOT / "docs" / "kernels-integrations.md"
+PAGE = ROOT / "docs" / "reuse" / "kernels-integrations.md"
 EPS32 = torch.finfo(torch.float32).eps
 
 WITHOUT_ASLFAST = """

@@ -14,7 +14,7 @@ from aslfast.cli.main import app
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-INDEX = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+INDEX = (ROOT / "docs" / "reuse" / "index.md").read_text(encoding="utf-8")
 REWARDS = (ROOT / "docs" / "rewards.md").read_text(encoding="utf-8")
 LEARNER = (ROOT / "docs" / "learner.md").read_text(encoding="utf-8")
 

@@ -15,13 +15,13 @@ def doctor(
         typer.Option("--sampler", metavar="local|sglang", help="Also check this sampler against the trainer."),
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", metavar="MODEL", help="With --sampler: a model folder, or lab.")
+        str, typer.Option("--model", metavar="MODEL", help="Model for --sampler: a folder, or lab for the tiny base.")
     ] = "lab",
     as_json: Json = False,
 ) -> None:
-    """Check this machine before a run: versions, devices, kernels, index; and a sampler, if asked.
+    """Check this machine before a run: versions, devices, kernels, index; with --sampler also a sampler.
 
-    Exit code 1 if a check failed; each such line says what to do.
+    Exit code 1 if a check fails; its line says what to do.
     """
     from aslfast.cli.doctor import doctor
 

@@ -18,7 +18,7 @@ def evaluate(
     data: DataOption,
     index: IndexOption,
     other: Annotated[
-        str | None, typer.Argument(metavar="[B]", help="Another, for a paired comparison on the same questions.")
+        str | None, typer.Argument(metavar="[B]", help="A second one, for a paired comparison on the same questions.")
     ] = None,
     limit: Limit = None,
     prompts: Prompts = None,
@@ -29,7 +29,7 @@ def evaluate(
 ) -> None:
     """Evaluate the policy on questions with known answers: exact match, sub-EM, cover-EM, F1, by hops.
 
-    With B both are evaluated on the same questions with the same seeds, and their difference is tested.
+    With B, evaluate both on the same questions with the same seeds, and test their difference.
     """
     from aslfast.cli import eval
     from aslfast.cli.rollout import Overrides, QuestionSource

@@ -22,7 +22,7 @@ Corpus = Annotated[
 Folder = Annotated[Path, typer.Argument(metavar="IDX", help="Folder of an index.")]
 Memory = Annotated[
     int | None,
-    typer.Option("--memory-mb", help="Memory for building; a larger corpus takes temporary disk space."),
+    typer.Option("--memory-mb", help="Memory for building, in MB; a larger corpus uses temporary disk space."),
 ]
 
 
@@ -34,8 +34,10 @@ def build(
     analyzer: Annotated[
         str, typer.Option("--analyzer", help="How texts become terms: english, simple, cjk or whitespace.")
     ] = "english",
-    k1: Annotated[float, typer.Option("--k1", min=0.0, help="BM25's k1: how slowly a repeated term saturates.")] = 0.9,
-    b: Annotated[float, typer.Option("--b", min=0.0, max=1.0, help="BM25's b: how much length counts.")] = 0.4,
+    k1: Annotated[float, typer.Option("--k1", min=0.0, help="BM25's k1: how slowly repeated terms saturate.")] = 0.9,
+    b: Annotated[
+        float, typer.Option("--b", min=0.0, max=1.0, help="BM25's b: how strongly scores are normalised by length.")
+    ] = 0.4,
     threads: Threads = None,
     memory_mb: Memory = None,
     quiet: Quiet = False,
@@ -52,10 +54,10 @@ def build(
 @index_app.command("search", epilog='Example: aslfast index search wiki.idx "who wrote the first novel" -k 3')
 def search(
     index: Folder,
-    query: Annotated[str, typer.Argument(help="What to look for.")],
+    query: Annotated[str, typer.Argument(help="Query text.")],
     k: Annotated[int, typer.Option("-k", min=1, help="How many passages to show.")] = 3,
     scores: Annotated[
-        str, typer.Option("--scores", help="exact, or lucene: with lengths rounded as Lucene rounds them.")
+        str, typer.Option("--scores", help="exact, or lucene: passage lengths rounded as in Lucene.")
     ] = "exact",
     as_json: Json = False,
 ) -> None:
@@ -75,7 +77,7 @@ def info(index: Folder, as_json: Json = False) -> None:
 
 @index_app.command("verify", epilog="Example: aslfast index verify wiki.idx")
 def verify(index: Folder, as_json: Json = False) -> None:
-    """Read every byte of an index and check it."""
+    """Check every byte of an index."""
     from aslfast.cli import index as cli_index
 
     _show(cli_index.verify(index), as_json)
@@ -101,7 +103,7 @@ def delete(
     index: Folder,
     ids: Annotated[list[str] | None, typer.Argument(metavar="ID...", help="Ids of passages.")] = None,
     ids_from: Annotated[
-        Path | None, typer.Option("--ids-from", metavar="FILE", help="File with more ids, one in a line.")
+        Path | None, typer.Option("--ids-from", metavar="FILE", help="File with more ids, one per line.")
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -109,13 +111,13 @@ def delete(
     from aslfast.cli import index as cli_index
 
     if not ids and ids_from is None:
-        raise UserError("delete: no id was given; name at least one, or a file of them with --ids-from")
+        raise UserError("delete: no id was given; name at least one, or a file of ids with --ids-from")
     _show(cli_index.delete(index, ids or [], ids_from), as_json)
 
 
 @index_app.command("merge", epilog="Example: aslfast index merge wiki.idx")
 def merge(index: Folder, threads: Threads = None, as_json: Json = False) -> None:
-    """Merge all segments into one: searches are fastest then, and deleted passages take no space."""
+    """Merge all segments into one: the fastest to search, and without deleted passages."""
     from aslfast.cli import index as cli_index
 
     _show(cli_index.merge(index, threads or 0), as_json)
@@ -124,15 +126,18 @@ def merge(index: Folder, threads: Threads = None, as_json: Json = False) -> None
 @index_app.command("serve", epilog="Example: aslfast index serve wiki.idx --port 8000")
 def serve_index(
     index: Folder,
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to open; 0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0 chooses a free one.")
+    ] = 8000,
     host: Annotated[
-        str, typer.Option("--host", help="Address to listen on. The default is reachable from this machine only.")
+        str,
+        typer.Option("--host", help="Address to listen on. The default accepts connections from this machine only."),
     ] = "127.0.0.1",
     threads: Threads = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="Log every request on stderr.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Answer POST /retrieve as Search-R1's retrieval server does, until stopped."""
+    """Serve an index with the protocol of Search-R1's retrieval server (POST /retrieve), until stopped."""
     from aslfast.retrieval.server import ServerOptions, serve
 
     serve(index, ServerOptions(host, port, threads or 0, access_log, as_json))

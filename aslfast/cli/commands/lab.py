@@ -17,12 +17,10 @@ lab_app = typer.Typer(no_args_is_help=True, help="The lab: train and evaluate th
 @lab_app.command("train-base", epilog="Example: aslfast lab train-base --out my-base --seed 1")
 def train_base(
     out: Annotated[Path, typer.Option("--out", metavar="MODEL", help="New folder for the model.")],
-    seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Seed of everything random; the same seed gives the same model.")
-    ] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed; the same seed gives the same model.")] = 0,
     quiet: Quiet = False,
 ) -> None:
-    """Train the tiny base from scratch, as the one that ships was trained."""
+    """Train the tiny base from scratch, in the same way as the one that ships."""
     from aslfast.cli.progress import Meter, quiet_libraries
     from aslfast.lab import pretrain
 
@@ -39,14 +37,12 @@ def train_base(
 
 @lab_app.command("measure", epilog="Example: aslfast lab measure lab --worlds 3")
 def measure(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A model folder, or lab for the base that ships.")
-    ] = "lab",
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or lab for the tiny base.")] = "lab",
     worlds: Annotated[int, typer.Option("--worlds", min=1, help="How many new worlds to evaluate on.")] = 3,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a base at the three roles on new worlds, before any reinforcement learning."""
+    """Evaluate a base model in the three roles on new worlds, before any reinforcement learning."""
     from aslfast.cli.progress import Meter, quiet_libraries
     from aslfast.trainer.lab_evaluation import evaluate_base
 

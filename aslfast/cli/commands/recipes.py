@@ -1,4 +1,4 @@
-"""`aslfast recipes`: the recipes that ship with aslfast. It needs the configuration alone."""
+"""`aslfast recipes`: the recipes that ship with aslfast. It needs nothing but the configuration."""
 
 from __future__ import annotations
 

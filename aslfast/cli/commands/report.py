@@ -14,7 +14,7 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     as_json: Json = False,
 ) -> None:
-    """Print the table of a run again and draw its curves.png again."""
+    """Print the tables of a run and draw its curves.png again."""
     from aslfast.cli.report import print_report
 
     print_report(run, as_json)

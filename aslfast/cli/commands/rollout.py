@@ -28,7 +28,7 @@ def rollout(
         typer.Option(
             "--model",
             metavar="MODEL|RUN",
-            help="Any Hugging Face causal LM with a chat template, by its folder; or a run; or lab.",
+            help="Folder of a Hugging Face causal LM with a chat template; or a run; or lab for the tiny base.",
         ),
     ],
     index: IndexOption,
@@ -39,7 +39,7 @@ def rollout(
         str,
         typer.Option(
             "--role",
-            help="policy answers the questions, grm judges their first answers, generator takes them as topics.",
+            help="policy answers the questions, grm judges their first answers, generator uses them as topics.",
         ),
     ] = "policy",
     samples: Annotated[
@@ -55,26 +55,31 @@ def rollout(
     ] = None,
     prompts: Prompts = None,
     temperature: Annotated[
-        float | None, typer.Option("--temperature", min=0.0, help="Of sampling; 0 is greedy.", rich_help_panel=SAMPLING)
+        float | None,
+        typer.Option("--temperature", min=0.0, help="Sampling temperature; 0 is greedy.", rich_help_panel=SAMPLING),
     ] = None,
     max_turns: Annotated[
-        int | None, typer.Option("--max-turns", min=1, help="Most turns of a trajectory.", rich_help_panel=SAMPLING)
+        int | None, typer.Option("--max-turns", min=1, help="Maximum turns per trajectory.", rich_help_panel=SAMPLING)
     ] = None,
     max_new_tokens: Annotated[
-        int | None, typer.Option("--max-new-tokens", min=1, help="Most tokens of a turn.", rich_help_panel=SAMPLING)
+        int | None,
+        typer.Option("--max-new-tokens", min=1, help="Maximum sampled tokens per turn.", rich_help_panel=SAMPLING),
     ] = None,
     max_context: Annotated[
-        int | None, typer.Option("--max-context", min=2, help="Most tokens of a trajectory.", rich_help_panel=SAMPLING)
+        int | None,
+        typer.Option(
+            "--max-context", min=2, help="Maximum tokens per trajectory, prompt included.", rich_help_panel=SAMPLING
+        ),
     ] = None,
     top_k: Annotated[
-        int | None, typer.Option("--top-k", min=1, help="Passages that a search returns.", rich_help_panel=SAMPLING)
+        int | None, typer.Option("--top-k", min=1, help="Passages returned per query.", rich_help_panel=SAMPLING)
     ] = None,
     seed: Seed = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Let one role work through questions, several turns each, and write its trajectories."""
+    """Roll out one role over a file of questions, several turns each, and write the trajectories."""
     from aslfast.cli import rollout
 
     rollout.check_new_file(out)

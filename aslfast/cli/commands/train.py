@@ -16,7 +16,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            "--recipe", metavar="NAME|FILE", help="A shipped recipe by its name, or a .toml file.", show_default="tiny"
+            "--recipe", metavar="NAME|FILE", help="Name of a shipped recipe, or a .toml file.", show_default="tiny"
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="RUN", help="New folder for the run.")] = None,
@@ -24,13 +24,15 @@ def train(
     set_: Set = None,
     resume: Annotated[
         Path | None,
-        typer.Option("--resume", metavar="RUN", help="Go on with a run that ended early, from its last step."),
+        typer.Option("--resume", metavar="RUN", help="Resume a run that ended early, from its last step."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and write nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved recipe and its work; write nothing.")
+    ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train the three roles, round after round, into a new folder RUN, and print what they gained."""
+    """Train the three roles, round after round, into a new folder RUN, and print how they improved."""
     from aslfast.cli.train import print_plan, resume_run, train_run
     from aslfast.config import load_recipe
 
@@ -38,7 +40,7 @@ def train(
         given = {"--recipe": recipe, "--out": out, "--seed": seed, "--set": set_, "--dry-run": dry_run or None}
         if other := next((name for name, value in given.items() if value is not None), None):
             raise UserError(
-                f"train: {other} does not go with --resume; leave it out (the run's own config.toml holds), "
+                f"train: {other} cannot be combined with --resume; leave it out (the run keeps its own config.toml), "
                 "or start a new run"
             )
         resume_run(resume, quiet, as_json)
