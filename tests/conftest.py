@@ -47,7 +47,8 @@ SLOW = (
     "distributed/test_multi_rank_run.py", "kernels/test_compile_report.py", "models/test_init_adapter.py",
     "preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py",
     "sampler/test_shared_weights.py", "bench/test_bench_kernels.py", "bench/test_bench_learner.py",
-    "bench/test_bench_soak.py", "bench/test_bench_round.py", "cli/test_adapters.py", "trainer/test_sft.py", "metrics/test_monitor.py", "index/test_sharing.py",
+    "bench/test_bench_soak.py", "bench/test_bench_round.py", "cli/test_adapters.py", "trainer/test_sft.py",
+    "metrics/test_monitor.py", "index/test_sharing.py",
     "index/test_build.py", "project/test_packaging.py", "kernels/test_integrations.py",
     "kernels/test_logprob_parallel.py", "index/test_damage.py",
 )  # fmt: skip

@@ -12,21 +12,23 @@ from aslfast.cli.options import Json, print_json
 
 # one parameter an option: typer reads the signature
 def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN|ADAPTER", help="A run, or a PEFT folder as sft writes it.")],
+    source: Annotated[Path, typer.Argument(metavar="RUN|ADAPTER", help="A run, or an adapter folder from sft.")],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="New folder.")],
-    role: Annotated[str, typer.Option("--role", help="Role of the run whose adapter is taken.")] = "policy",
+    role: Annotated[str, typer.Option("--role", help="Role whose adapter to export from a run.")] = "policy",
     version: Annotated[
         int | None,
-        typer.Option("--version", min=0, max=1_000_000, help="Its optimizer steps.", show_default="the newest"),
+        typer.Option(
+            "--version", min=0, max=1_000_000, help="Adapter version: its optimizer steps.", show_default="the newest"
+        ),
     ] = None,
     merge: Annotated[
-        bool, typer.Option("--merge", help="Add the adapter to its base, and write the whole model.")
+        bool, typer.Option("--merge", help="Merge the adapter into its base and write the full model.")
     ] = False,
     dtype: Annotated[
-        str | None, typer.Option("--dtype", help="Of a merged model's weights.", show_default="the run's, else float32")
+        str | None, typer.Option("--dtype", help="Dtype of a merged model.", show_default="the run's, else float32")
     ] = None,
     base_name: Annotated[
-        str | None, typer.Option("--base-name", metavar="NAME", help="What to call the base, as on the hub.")
+        str | None, typer.Option("--base-name", metavar="NAME", help="Name to record for the base, as on the hub.")
     ] = None,
     as_json: Json = False,
 ) -> None:

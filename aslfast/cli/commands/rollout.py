@@ -42,14 +42,12 @@ def rollout(
             help="policy answers the questions, grm judges their first answers, generator uses them as topics.",
         ),
     ] = "policy",
-    samples: Annotated[
-        int, typer.Option("--samples", min=1, max=10_000, help="Trajectories of each question.")
-    ] = 1,
+    samples: Annotated[int, typer.Option("--samples", min=1, max=10_000, help="Trajectories per question.")] = 1,
     keep: Annotated[
         str | None,
         typer.Option(
             "--keep",
-            help="Write one trajectory of a question: best (largest F1) or correct (an exact match). Feeds sft.",
+            help="Write one trajectory per question: best (highest F1) or correct (exact match only).",
             show_default="all",
         ),
     ] = None,

@@ -13,7 +13,7 @@ from aslfast.errors import UserError
 
 TRAINING = "Training"
 ModelOption = Annotated[
-    str | None, typer.Option("--model", metavar="MODEL", help="A model folder; or lab, the base that ships.")
+    str | None, typer.Option("--model", metavar="MODEL", help="Model folder, or lab for the tiny base.")
 ]
 
 
@@ -21,17 +21,15 @@ ModelOption = Annotated[
 def demos(
     model: Annotated[
         str,
-        typer.Option("--model", metavar="MODEL|RUN", help="That is to learn them: its tokenizer and prompts count."),
+        typer.Option("--model", metavar="MODEL|RUN", help="Model to write for: its tokenizer and prompts are used."),
     ],
     data: DataOption,
     index: IndexOption,
     out: Annotated[Path, typer.Option("--out", metavar="D.parquet", help="New file for the demonstrations.")],
-    role: Annotated[str, typer.Option("--role", help="policy, generator, grm or all.")] = "all",
+    role: Annotated[str, typer.Option("--role", help="Role to demonstrate: policy, generator, grm or all.")] = "all",
     limit: Limit = None,
     prompts: Prompts = None,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", min=1, max=1000, help="Passages that a search returns.")
-    ] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", min=1, max=1000, help="Passages per search.")] = None,
     seed: Seed = None,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -57,69 +55,81 @@ def sft(
         typer.Option(
             "--data",
             metavar="T.parquet|C.jsonl",
-            help='Trajectories (of rollout, demos or a run), or conversations: {"messages": [...]} a line.',
+            help='Trajectories from rollout, demos or a run; or conversations, one {"messages": [...]} per line.',
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="ADAPTER", help="New folder for the adapter.")] = None,
     resume: Annotated[
-        Path | None, typer.Option("--resume", metavar="ADAPTER", help="Go on with one that ended early.")
+        Path | None, typer.Option("--resume", metavar="ADAPTER", help="Continue one that was interrupted.")
     ] = None,
     role: Annotated[
-        str | None, typer.Option("--role", help="Role that learns: policy (unless named), generator or grm.")
+        str | None,
+        typer.Option("--role", help="Role to train: policy, generator or grm.", show_default="policy"),
     ] = None,
     init_adapter: Annotated[
         Path | None,
         typer.Option("--init-adapter", metavar="ADAPTER", help="PEFT folder to start from.", rich_help_panel=TRAINING),
     ] = None,
     lr: Annotated[
-        float | None, typer.Option("--lr", help="Highest learning rate.", rich_help_panel=TRAINING, show_default="2e-4")
+        float | None, typer.Option("--lr", help="Peak learning rate.", rich_help_panel=TRAINING, show_default="2e-4")
     ] = None,
     schedule: Annotated[
         str | None,
         typer.Option(
-            "--schedule", help="linear (falling to 0) or constant.", rich_help_panel=TRAINING, show_default="linear"
+            "--schedule",
+            help="After the warm-up: linear (down to 0) or constant.",
+            rich_help_panel=TRAINING,
+            show_default="linear",
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Passes.", rich_help_panel=TRAINING, show_default="2")
+        int | None, typer.Option("--epochs", help="Passes over the data.", rich_help_panel=TRAINING, show_default="2")
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", help="Rows an optimizer step.", rich_help_panel=TRAINING, show_default="16"),
+        typer.Option("--batch-size", help="Rows per optimizer step.", rich_help_panel=TRAINING, show_default="16"),
     ] = None,
     rank: Annotated[
-        int | None, typer.Option("--rank", help="Of LoRA.", rich_help_panel=TRAINING, show_default="32")
+        int | None, typer.Option("--rank", help="LoRA rank.", rich_help_panel=TRAINING, show_default="32")
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option("--alpha", help="Of LoRA.", rich_help_panel=TRAINING, show_default="64")
+        float | None, typer.Option("--alpha", help="LoRA alpha.", rich_help_panel=TRAINING, show_default="64")
     ] = None,
     dev_fraction: Annotated[
         float | None,
         typer.Option(
-            "--dev-fraction", help="Share of the prompts to evaluate on.", rich_help_panel=TRAINING, show_default="0.1"
+            "--dev-fraction",
+            help="Fraction of the prompts held out for evaluation.",
+            rich_help_panel=TRAINING,
+            show_default="0.1",
         ),
     ] = None,
     micro_batch_tokens: Annotated[
         int | None,
         typer.Option(
             "--micro-batch-tokens",
-            help="Tokens of one forward pass: bounds the memory.",
+            help="Maximum tokens per forward pass; bounds memory.",
             rich_help_panel=TRAINING,
-            show_default="16384",
+            show_default="4096",
         ),
     ] = None,
     dtype: Annotated[
         str | None,
-        typer.Option("--dtype", help="Of the base: float32, bfloat16 or float16.", rich_help_panel=TRAINING),
+        typer.Option(
+            "--dtype",
+            help="float32, bfloat16 or float16, of the base.",
+            rich_help_panel=TRAINING,
+            show_default="float32",
+        ),
     ] = None,
     seed: Seed = None,
     threads: Threads = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Teach one role's adapter by supervised fine-tuning: the cross-entropy of what the assistant says.
+    """Train one role's adapter by supervised fine-tuning, with the loss on the assistant's tokens alone.
 
-    The result is a PEFT folder, for roles.policy.init_adapter of a run or for `aslfast export`.
+    The result is a PEFT folder: the start of a run (roles.policy.init_adapter), or input for `aslfast export`.
     """
     from aslfast.cli.adapters.sft import print_sft, run_sft
 

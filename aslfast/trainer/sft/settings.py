@@ -33,7 +33,7 @@ class SftConfig:
     rank: int = positive(32, 4096)
     alpha: float = positive(64.0, 1e6)
     dev_fraction: float = fraction(0.1)  # of the prompts, held out of training
-    micro_batch_tokens: int = positive(16384, MOST_TOKENS)  # of one forward pass; a shared prefix counts once
+    micro_batch_tokens: int = positive(4096, MOST_TOKENS)  # of one forward pass; a shared prefix counts once
     dtype: str = "float32"  # of the base; the adapter is always float32
     seed: int = number(0, 0, 2**63 - 1)
     threads: int = number(0, 0, 4096)  # of torch on the CPU; 0: as torch chooses
