@@ -83,9 +83,27 @@ def test_sft_prints_a_table_and_its_progress(world, demos):
     assert again.exit_code == 0 and "dev token accuracy" in again.stdout
 
 
+def test_an_interrupted_one_says_how_to_go_on(world, demos, monkeypatch):
+    from aslfast.cli.adapters.sft import SftProgress
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    args = ["sft", "--model", "lab", "--data", demos[0], "--out", world / "c", *SHORT, "-q"]
+    with monkeypatch.context() as patched:
+        patched.setattr(SftProgress, "step", stop)
+        result = call(*args)
+    assert (
+        result.exit_code == 130 and result.stderr == f"aslfast: stopped; go on with: aslfast sft --resume {world}/c\n"
+    )
+    assert as_json("sft", "--resume", world / "c", "-q")["steps"] >= 2
+
+
 def test_a_run_starts_from_what_sft_made(world, adapter):
     """As roles.policy.init_adapter of the recipe for the same base."""
-    sets = ["rounds=0", "threads=1", "data.eval_count=4", f"roles.policy.init_adapter={adapter[0]}"]
+    sets = ["rounds=0", "threads=1", "data.lab=false", "data.eval_count=4", f"roles.policy.init_adapter={adapter[0]}"]
+    sets += [f"data.index={world}/idx", f"data.eval_questions={world}/q.parquet", "data.topics=general"]
+    sets += ["monitor.judge_probe=0"]
     args = [part for one in sets for part in ("--set", one)]
     result = call("train", "--recipe", "tiny", "--out", world / "run", *args, "-q", "--json")
     assert result.exit_code == 0, result.output

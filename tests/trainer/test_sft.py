@@ -21,6 +21,7 @@ from aslfast.trainer.sft.rows import epoch_batches, make_row, usable
 from aslfast.trainer.sft.run import SftObserver, resume_sft, sft
 from aslfast.trainer.sft.settings import SftConfig, learning_rate
 from aslfast.trainer.sft.sources import read_sft_rows
+from tests.support.faults.small_disk import small_disk
 from tests.support.killed_runs import started
 from tests.support.killed_sft import Counted, go_sft
 from tests.support.tiny_models import byte_tokenizer, tiny_model
@@ -247,6 +248,12 @@ def test_what_cannot_be_learnt_leaves_nothing(folder, tmp_path):
     with pytest.raises(UserError, match="none is left to learn from"):
         sft(replace(config_of(folder), data=str(tmp_path / "one.jsonl")), tmp_path / "a", SftObserver())
     assert not (tmp_path / "a").exists()
+
+
+def test_a_full_disk_leaves_nothing(folder, tmp_path):
+    with small_disk(4000), pytest.raises(OSError):
+        sft(config_of(folder), tmp_path / "a", SftObserver(), save_every_s=0.0)
+    assert not list(tmp_path.iterdir())
 
 
 # --- kills -----------------------------------------------------------------------------------------------------

@@ -78,7 +78,8 @@ class Library:
         for passage in lookup.passages:
             if gold is not None and passage.id != gold:
                 continue
-            for sentence in sentences(passage.contents[: self.tool.max_passage_chars].partition("\n")[2]):
+            read = Passage(passage.id, passage.contents[: self.tool.max_passage_chars])
+            for sentence in sentences(read.text):
                 answer = next((a for a in question.references if contains_match(sentence, [a])), None)
                 shared = len(asked & set(normalize(f"{passage.title} {sentence}").split())) if answer else 0
                 if answer and shared > most:

@@ -111,6 +111,8 @@ class DemonstrationMaker:
                 rng = random.Random(stable_seed(self.seed, "demo", question.id))
                 for written in self.player.judge(question, lookup, evidence, others, rng):
                     yield role, written
+            elif not (evidence.topic and valid_question(question.text.strip())):
+                yield role, "no valid question, or no title of its passage"
             elif about is None:
                 yield role, "its passage is not found by its topic"
             else:
@@ -120,7 +122,7 @@ class DemonstrationMaker:
         """Return for each question the shortest lookup about its passage's topic that finds that passage."""
         wanted = [
             topic_queries(each.question, evidence.topic)
-            if "generator" in self.roles and evidence and evidence.topic and valid_question(each.question.text.strip())
+            if "generator" in self.roles and evidence and evidence.topic
             else []
             for each, evidence in zip(chunk, found, strict=True)
         ]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from aslfast.core import Question, Trajectory
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
+from aslfast.prompts.templates import one_line
 from aslfast.rewards.distractors import plausible_wrong
 from aslfast.rollout.multi_turn import Limits
 from aslfast.trainer.demos.evidence import Evidence, Lookup
@@ -62,7 +63,7 @@ class RolePlayer:
         writer = DemonstrationWriter(self.chat, task, self.system)
         writer.search(_plan(lookup.query), lookup.query, lookup.observation)
         thought = f"{_quote(evidence)} I ask for {evidence.answer}."
-        writer.close(thought, question=question.text.strip(), answer=evidence.answer)
+        writer.close(thought, question=one_line(question.text), answer=evidence.answer)
         return writer.trajectory(self.limits)
 
 

@@ -127,14 +127,13 @@ class SftFolder:
         lora.write_adapter(learner.model, role, partial)
         for name in (lora.WEIGHTS, lora.CONFIG):
             (partial / name).replace(self.path / name)
-        partial.rmdir()
         self.tidy()
 
     def tidy(self) -> None:
         """Remove what only an unfinished folder needs. Raise OSError."""
         (self.path / STATE).unlink(missing_ok=True)
         for left in self.path.glob(".*.partial"):
-            left.unlink()
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def clear_on_error(folder: SftFolder, existed: bool, train: Callable[[], None]) -> None:
