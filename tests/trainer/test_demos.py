@@ -19,6 +19,7 @@ from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.trainer.demos.evidence import keywords, sentences, topic_queries
 from aslfast.trainer.demos.make import DemonstrationMaker, LabelledQuestion, read_labelled
 from tests.support.scripted_sampler import ScriptedSampler
+from tests.support.tiny_models import CHATML, byte_tokenizer
 
 CORPUS = [
     Passage("a", '"River_Aker"\nThe Aker is a short river. It runs through Oslo to the fjord. Many mills stood there.'),
@@ -45,21 +46,31 @@ def corpus_index(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def make(tokenizer, corpus_index, tmp_path_factory):
-    """Makes the demonstrations of roles: (trajectories by task id, counts of what was left out)."""
-    model = tmp_path_factory.mktemp("model")
-    tokenizer.save_pretrained(model)
-    config = RunConfig(
-        model=ModelConfig(path=str(model), prompts="full"), tool=ToolConfig(top_k=2),
-        sampler=SamplerConfig(max_turns=5, max_new_tokens=1000, max_context=8000),
-    )  # fmt: skip
+def maker(corpus_index, tmp_path_factory):
+    """Gives, for a tokenizer, a function that makes the demonstrations of roles: (trajectories by task id, counts of
+    what was left out)."""
 
-    def made(*roles, labelled=LABELLED, **sampler):
-        own = replace(config, sampler=replace(config.sampler, **sampler))
-        found = DemonstrationMaker.open(own, corpus_index, roles).make(labelled, lambda _: None)
-        return {t.task.id: t for t in found.trajectories}, dict(found.left_out)
+    def with_tokenizer(tokenizer):
+        model = tmp_path_factory.mktemp("model")
+        tokenizer.save_pretrained(model)
+        config = RunConfig(
+            model=ModelConfig(path=str(model), prompts="full"), tool=ToolConfig(top_k=2),
+            sampler=SamplerConfig(max_turns=5, max_new_tokens=1000, max_context=8000),
+        )  # fmt: skip
 
-    return made
+        def made(*roles, labelled=LABELLED, **sampler):
+            own = replace(config, sampler=replace(config.sampler, **sampler))
+            found = DemonstrationMaker.open(own, corpus_index, roles).make(labelled, lambda _: None)
+            return {t.task.id: t for t in found.trajectories}, dict(found.left_out)
+
+        return made
+
+    return with_tokenizer
+
+
+@pytest.fixture(scope="module")
+def make(maker, tokenizer):
+    return maker(tokenizer)
 
 
 def sampled(trajectory):
@@ -109,15 +120,29 @@ def test_the_generator_asks_what_its_passage_answers(make):
 def test_a_rollout_that_says_the_same_leaves_the_same_tokens(make, tokenizer, corpus_index):
     """Prompt, turns and observations of every role, token for token, and the same output."""
     found, _ = make(*ROLES)
-    limits, system = Limits(5, 1000, 8000), prompt_text("full", "system")
-    for t in found.values():
-        tool = ToolExecutor(SearchTool(corpus_index, 2))
-        rollout = Rollout(ScriptedSampler(tokenizer, sampled(t)), tool, Chat(tokenizer), limits, 1.0, system)
-        played = asyncio.run(rollout.run(t.task, 0, 0, None))
-        assert (played.token_ids, played.loss_mask) == (t.token_ids, t.loss_mask)
-        assert (played.stop, played.output, played.output_answer) == (t.stop, t.output, t.output_answer)
-        assert [turn.kind for turn in played.turns] == [turn.kind for turn in t.turns]
     assert len(found) == 20
+    for t in found.values():
+        assert_a_rollout(t, tokenizer, corpus_index)
+
+
+def test_where_the_template_opens_the_thinking_it_is_not_opened_twice(maker, corpus_index):
+    template = CHATML.replace("assistant\n{% endif %}", "assistant\n<think>\n{% endif %}")
+    own = byte_tokenizer(template, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], [], "<|im_end|>")
+    found, _ = maker(own)("policy")
+    assert [text.partition(".")[0] for text in sampled(found["demo-policy-q2"])] == [
+        "I search for capital Italy", 'A passage says: "Rome is the capital of Italy',
+    ]  # fmt: skip
+    for t in found.values():
+        assert_a_rollout(t, own, corpus_index)
+
+
+def assert_a_rollout(t, tokenizer, corpus_index):
+    tool, sampler = ToolExecutor(SearchTool(corpus_index, 2)), ScriptedSampler(tokenizer, sampled(t))
+    rollout = Rollout(sampler, tool, Chat(tokenizer), Limits(5, 1000, 8000), 1.0, prompt_text("full", "system"))
+    played = asyncio.run(rollout.run(t.task, 0, 0, None))
+    assert (played.token_ids, played.loss_mask) == (t.token_ids, t.loss_mask)
+    assert (played.stop, played.output, played.output_answer) == (t.stop, t.output, t.output_answer)
+    assert [(turn.kind, turn.said) for turn in played.turns] == [(turn.kind, turn.said) for turn in t.turns]
 
 
 def test_a_forged_tag_in_a_passage_stays_data(make, tokenizer):

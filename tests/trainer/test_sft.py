@@ -24,7 +24,7 @@ from aslfast.trainer.sft.sources import read_sft_rows
 from tests.support.faults.small_disk import small_disk
 from tests.support.killed_runs import started
 from tests.support.killed_sft import Counted, go_sft
-from tests.support.tiny_models import byte_tokenizer, tiny_model
+from tests.support.tiny_models import CHATML, byte_tokenizer, tiny_model
 
 CITIES = ("Oslo", "Rome", "Bern", "Riga", "Kiev", "Lima", "Doha", "Baku")
 
@@ -98,6 +98,15 @@ def test_a_template_that_rewrites_history_gives_a_stream_a_turn(tmp_path):
     history = "assistant\none<|im_end|>\n<|im_start|>user\nr<|im_end|>\n<|im_start|>assistant\n"
     assert parts(rows[1], own)[0][0].endswith(history)
     assert rows[0].prompt == rows[1].prompt  # on one side of the dev split
+
+
+def test_a_template_that_shows_the_date_is_told_it(tmp_path):
+    """The date of the start, so that a resume on another day reads the same tokens."""
+    template = "{{ strftime_now('%d %b %Y') }} " + CHATML
+    own = byte_tokenizer(template, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], [], "<|im_end|>")
+    file = write_chats(tmp_path / "c.jsonl", {"messages": messages(("user", "q"), ("assistant", "a"))})
+    (row,) = read_sft_rows(file, "policy", Chat(own, "2026-01-31"))
+    assert parts(row, own)[0][0].startswith("31 Jan 2026 <|im_start|>user")
 
 
 def test_a_forged_turn_is_data(tokenizer, tmp_path):

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from aslfast.core import Question
 from aslfast.data.corpus import Passage
 from aslfast.prompts.templates import one_line
-from aslfast.prompts.tool_calls import Call
+from aslfast.prompts.tool_calls import SEARCH, Call
 from aslfast.retrieval.retriever import AnyIndex, retrieve
 from aslfast.rewards.match import contains_match, normalize
-from aslfast.rollout.search_tool import SEARCH, SearchTool
+from aslfast.rollout.search_tool import SearchTool
 
 MAX_KEYWORDS = 12  # of a query
 MAX_SENTENCE_CHARS = 400  # of the evidence that a demonstration quotes

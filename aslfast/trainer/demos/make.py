@@ -79,7 +79,8 @@ class DemonstrationMaker:
             raise UserError(f"{folder}: no readable tokenizer ({reason}); name a model folder") from error
         limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
         system = prompt_text(config.model.prompts, "system")
-        player = RolePlayer(Chat(tokenizer), PromptBuilder(config.model.prompts), system, limits)
+        chat = Chat(tokenizer, config.model.prompt_date)
+        player = RolePlayer(chat, PromptBuilder(config.model.prompts), system, limits)
         tool = SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
         return cls(Library(index, tool), player, roles, config.seed)
 

@@ -6,9 +6,8 @@ import json
 
 from aslfast.core import Kind, StopReason, Task, Trajectory, Turn
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.tool_calls import Call
+from aslfast.prompts.tool_calls import SEARCH, Call
 from aslfast.rollout.multi_turn import Limits, read_turn
-from aslfast.rollout.search_tool import SEARCH
 
 
 class DemonstrationWriter:
@@ -38,7 +37,7 @@ class DemonstrationWriter:
         before_last = turns[-1].start + limits.max_new_tokens
         if longest > limits.max_new_tokens or before_last > limits.max_context or len(turns) > limits.max_turns:
             return "too long"
-        actions = [read_turn(self.task.role, turn.text, "stop") for turn in turns]
+        actions = [read_turn(self.task.role, turn.said, "stop") for turn in turns]
         end = actions[-1]
         if isinstance(end, Call) or end.stop is not StopReason.FINISHED:
             return "not readable"
@@ -54,9 +53,12 @@ class DemonstrationWriter:
         return self.chat.escape_control_tokens(text)
 
     def _say(self, text: str) -> None:
+        """Append a turn, without its <think> where the template has opened it."""
+        in_thinking = self.chat.opens_thinking(first_turn=len(self._turns) == 1)
+        text = text.removeprefix("<think>") if in_thinking else text
         ids = self.chat.tokenizer(text, add_special_tokens=False)["input_ids"]
-        self._append("sampled", ids, self.chat.text(ids))
+        self._append("sampled", ids, self.chat.text(ids), in_thinking)
 
-    def _append(self, kind: Kind, ids: list[int], text: str) -> None:
-        self._turns.append(Turn(kind, len(self._ids), len(self._ids) + len(ids), text))
+    def _append(self, kind: Kind, ids: list[int], text: str, in_thinking: bool = False) -> None:
+        self._turns.append(Turn(kind, len(self._ids), len(self._ids) + len(ids), text, in_thinking=in_thinking))
         self._ids += ids

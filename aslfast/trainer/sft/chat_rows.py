@@ -115,9 +115,9 @@ def _inert(message: Message, chat: Chat) -> Message:
 
 def _rendered(line: ChatLine, n_messages: int, prompt: bool, place: str, chat: Chat) -> str:
     """Return the first messages as the template renders them; with `prompt`, up to where the assistant speaks."""
-    messages, render = line.messages[:n_messages], chat.tokenizer.apply_chat_template
+    render, settings = chat.tokenizer.apply_chat_template, {"tools": line.tools, **chat.rendering.told}
     try:
-        return render(messages, tools=line.tools, tokenize=False, add_generation_prompt=prompt)
+        return render(line.messages[:n_messages], tokenize=False, add_generation_prompt=prompt, **settings)
     except (TemplateError, TypeError, ValueError, KeyError) as error:  # templates refuse in each of these ways
         what = f"the chat template refuses these messages ({error})"
         raise UserError(f"{place}: {what}; use the roles and the order that it knows") from error

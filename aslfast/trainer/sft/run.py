@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
 from aslfast.checkpoint.commits import Provenance
@@ -15,8 +16,10 @@ from aslfast.config.schema import MOST_TOKENS
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.models.base_model import model_folder
+from aslfast.models.context_limit import context_limit
 from aslfast.prompts.chat_template import Chat
 from aslfast.trainer.build import load_base_model, prepare_torch
+from aslfast.trainer.forward_check import check_learner, probe_ids
 from aslfast.trainer.provenance import compare, fingerprint, provenance_of
 from aslfast.trainer.sft.folder import Line, SftFolder, SftStart, clear_on_error
 from aslfast.trainer.sft.learner import SupervisedLearner
@@ -69,6 +72,7 @@ def sft(config: SftConfig, out: Path, observer: SftObserver, save_every_s: float
     A fine-tuning that is stopped or killed can be resumed.
     """
     check_new_run_dir(out)
+    config = replace(config, prompt_date=config.prompt_date or date.today().isoformat())
     if config.init_adapter:
         rank, alpha = lora.adapter_shape(Path(config.init_adapter))
         config = replace(config, rank=rank, alpha=alpha)
@@ -114,14 +118,14 @@ def _open_parts(config: SftConfig, observer: SftObserver) -> _Parts:
     observer.setup("base model")
     model, tokenizer = load_base_model(run)
     observer.setup("data")
-    positions = getattr(model.config, "max_position_embeddings", None) or MOST_TOKENS
-    rows = usable(
-        read_sft_rows(Path(config.data), config.role, Chat(tokenizer)), positions, config.dev_fraction, config.seed
-    )
+    read = read_sft_rows(Path(config.data), config.role, Chat(tokenizer, config.prompt_date))
+    limit = context_limit(model.get_decoder().config)
+    rows = usable(read, limit.tokens if limit else MOST_TOKENS, config.dev_fraction, config.seed)
     peft_model = lora.add_adapters(model, config.rank, config.alpha, config.seed, (config.role,))
     if config.init_adapter:
         lora.load_adapter(peft_model, config.role, Path(config.init_adapter))
     learner = Learner(peft_model, run.learner, run.loss, 1.0, (config.role,))
+    check_learner(learner, probe_ids(peft_model, tokenizer))
     return _Parts(config, SupervisedLearner(learner, config.role), rows)
 
 

@@ -37,6 +37,7 @@ class SftConfig:
     dtype: str = "float32"  # of the base; the adapter is always float32
     seed: int = number(0, 0, 2**63 - 1)
     threads: int = number(0, 0, 4096)  # of torch on the CPU; 0: as torch chooses
+    prompt_date: str = ""  # ISO date for chat templates that show one: the day of the start, kept when it is resumed
 
     def __post_init__(self) -> None:
         for item in dataclasses.fields(self):
@@ -53,7 +54,7 @@ class SftConfig:
         return RunConfig(
             seed=self.seed,
             threads=self.threads,
-            model=ModelConfig(path=self.model, dtype=dtype),
+            model=ModelConfig(path=self.model, dtype=dtype, prompt_date=self.prompt_date),
             lora=LoraConfig(self.rank, self.alpha),
             learner=LearnerConfig(learning_rate=self.lr, micro_batch_tokens=self.micro_batch_tokens),
         )
