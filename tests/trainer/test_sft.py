@@ -21,9 +21,9 @@ from aslfast.trainer.sft.rows import epoch_batches, make_row, usable
 from aslfast.trainer.sft.run import SftObserver, resume_sft, sft
 from aslfast.trainer.sft.settings import SftConfig, learning_rate
 from aslfast.trainer.sft.sources import read_sft_rows
+from tests.support.faults.killed_sft import Counted, go_sft
 from tests.support.faults.small_disk import small_disk
 from tests.support.killed_runs import started
-from tests.support.killed_sft import Counted, go_sft
 from tests.support.tiny_models import CHATML, byte_tokenizer, tiny_model
 
 CITIES = ("Oslo", "Rome", "Bern", "Riga", "Kiev", "Lima", "Doha", "Baku")

@@ -16,7 +16,7 @@ from aslfast.cli.rollout import known_role
 from aslfast.errors import UserError
 from aslfast.models import lora
 from aslfast.models.base_model import model_folder
-from aslfast.models.export import AdapterSource, export_adapter, export_merged, hub_name
+from aslfast.trainer.export import AdapterSource, export_adapter, export_merged, hub_name
 
 DTYPES = ("float32", "bfloat16", "float16")
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from aslfast.errors import UserError
 from aslfast.models import lora
 from aslfast.models.base_model import load_base
-from aslfast.models.export import AdapterSource, export_adapter, export_merged, hub_name
+from aslfast.trainer.export import AdapterSource, export_adapter, export_merged, hub_name
 from tests.support.faults.small_disk import small_disk
 from tests.support.tiny_models import stir, tiny_model
 
