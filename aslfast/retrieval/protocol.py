@@ -112,7 +112,7 @@ def _topk(value: Mapping[str, object], limits: ServerLimits) -> int:
 
 
 def _is_whole(number: str | float) -> bool:
-    return number.strip().isdecimal() and len(number) < 20 if isinstance(number, str) else number.is_integer()
+    return number.strip().isdecimal() and len(number) < 20 if isinstance(number, str) else float(number).is_integer()
 
 
 def _return_scores(value: Mapping[str, object]) -> bool:
