@@ -100,12 +100,12 @@ class RunDir(BaseRunDir):
                 made=store(self.path, pending.made),
                 dropped=tuple(pending.dropped),
                 lines=dict(pending.lines),
-                provenance=pending.provenance,
+                provenance=pending.provenance or self.new_provenance,
             )
             self._ledger.append(commit)
             self._committed = snapshot(state)
             self.files = {name: f for name, f in (self.files | commit.made).items() if name not in commit.dropped}
-            self.provenance = commit.provenance or self.provenance
+            self.provenance, self.new_provenance = commit.provenance or self.provenance, None
             for name, line in commit.lines.items():
                 append_line(self.path / name, line)
                 self.history.setdefault(name, []).append(line)

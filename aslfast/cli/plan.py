@@ -11,6 +11,7 @@ from aslfast.cli.options import print_json
 from aslfast.cli.progress import quiet_libraries, stdout
 from aslfast.config import RunConfig
 from aslfast.errors import UserError
+from aslfast.models.context_limit import check_context
 from aslfast.preflight.architectures import read_shape
 from aslfast.preflight.memory_fit import MemoryPlan, card_of, make_plan, typical_tokens
 from aslfast.preflight.memory_model import GB, has_engine
@@ -24,7 +25,9 @@ def show(config: RunConfig, model: str | None, gpu: str, json_wanted: bool) -> N
     """
     quiet_libraries()
     card = card_of(gpu)
-    plan = make_plan(config, read_shape(model or config.model.path, config.lora.rank), card)
+    shape = read_shape(model or config.model.path, config.lora.rank)
+    check_context(shape.limit, config.sampler.max_context)
+    plan = make_plan(config, shape, card)
     print_json(as_json(plan, config)) if json_wanted else print_plan(plan, config)
     if not plan.fits:
         raise UserError(refusal(plan, config))
@@ -36,6 +39,7 @@ def as_json(plan: MemoryPlan, config: RunConfig) -> dict[str, object]:
     return {
         "recipe": config.recipe,
         "model": plan.shape.name,
+        "adapted": plan.shape.adapted,
         "gpu": plan.card.name,
         "gpu_bytes": plan.card.n_bytes,
         "fits": plan.fits,
@@ -61,7 +65,8 @@ def print_plan(plan: MemoryPlan, config: RunConfig) -> None:
     print(
         f"{config.recipe} on {cards} of {plan.card.n_bytes / GB:.1f} GB ({plan.card.name}), "
         f"sampler {config.sampler.kind}\n{shape.name}: {shape.kind}, {shape.layers} layers, hidden {shape.hidden:,}, "
-        f"{shape.parameters:,} parameters in {config.model.dtype}; adapters of rank {config.lora.rank}"
+        f"{shape.parameters:,} parameters in {config.model.dtype}\n"
+        f"adapters of rank {config.lora.rank} on {shape.adapted}"
     )
     stdout().print(_table(plan))
     if plan.fits:

@@ -21,6 +21,9 @@ class TrainProgress(Observer):
     def setup(self, what: str) -> None:
         self.meter.advance(0, note=f"opening {what}")
 
+    def adapted(self, what: str) -> None:
+        self.meter.say(f"adapters on {what}")
+
     def resumed(self, at: Position) -> None:
         number, done = at.round, at.round * self.eval_size + max(0, at.round - 1) * self.round_size
         left = [phase for phase in self.phases.values() if number and phase.name not in at.phases_done]

@@ -26,6 +26,7 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": the GPU where there is one, else the CPU
     prompts: Literal["compact", "full"] = "full"  # prompt set
+    prompt_date: str = ""  # YYYY-MM-DD, for chat templates that show one; empty: the day that the run starts
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import difflib
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass
+from datetime import date
 from typing import Any
 
 from aslfast.config.algorithms import algorithm_names
@@ -108,7 +109,10 @@ def _check_choice(value: str, choices: Sequence[str], key: str, origin: Origin) 
 
 
 def _check_together(config: RunConfig, origin: Origin) -> None:
-    """Raise UserError for what one key alone does not tell."""
+    """Raise UserError for what the types and bounds of the keys do not tell."""
+    if config.model.prompt_date and not _is_date(config.model.prompt_date):
+        what = f"model.prompt_date is {config.model.prompt_date!r}; write a date as 2026-01-31"
+        raise UserError(f"{origin.of('model.prompt_date')}: {what}")
     if config.loss.kind == "cispo" and config.loss.dual_clip:
         place = origin.of("loss.dual_clip", "loss.kind", "algorithm")
         raise UserError(f"{place}: loss.dual_clip is of kind ppo alone; with loss.kind=cispo set it to 0")
@@ -126,6 +130,13 @@ def _check_together(config: RunConfig, origin: Origin) -> None:
         what = f"distributed.model_parallel_size is {size}, but the {kind} sampler needs the whole base"
         place = origin.of("distributed.model_parallel_size", "sampler.kind")
         raise UserError(f"{place}: {what}; set sampler.kind to sglang, which spreads it over the same cards")
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text  # Python 3.11 reads other forms too
+    except ValueError:
+        return False
 
 
 def _suggestion(key: str, known: Sequence[str], prefix: str) -> str:

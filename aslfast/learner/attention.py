@@ -14,7 +14,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from functools import cache
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from aslfast.errors import UserError
 from aslfast.learner.attention_sdpa import PaddedAttention
 from aslfast.learner.batch import Segments
+from aslfast.models.context_limit import check_plain_softmax, context_limit
 
 NAME = "aslfast_packed"  # in transformers' registry
 FLASH_PACKAGES = ("flash_attn_interface", "flash_attn")  # 3, then 2
@@ -50,9 +51,7 @@ def packed_attention(
     attend: the backend, passed to the model's forward as a keyword. Raise UserError for a model whose attention is
     more than a softmax of scaled products.
     """
-    if softcap is not None or s_aux is not None:
-        what = "caps its attention scores" if s_aux is None else "has attention sinks"
-        raise UserError(f"the base model {what}, which the packed learner does not support; use another base")
+    check_plain_softmax(softcap, s_aux, "the packed learner")
     query_THd, key_THd, value_THd = (x[0].transpose(0, 1) for x in (query, key, value))
     return attend(query_THd, key_THd, value_THd, scaling)[None], None
 
@@ -153,14 +152,11 @@ def choose_backend(wanted: str, device: torch.device, dtype: torch.dtype) -> str
 
 
 def check_architecture(base: PreTrainedModel) -> None:
-    """Raise UserError for a model whose attention is not full causal attention through transformers' interface."""
-    config = base.config
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    window = getattr(config, "sliding_window", None)
-    if kinds or window:
-        what = ", ".join(sorted(kinds)) or f"sliding_window={window}"
-    elif not getattr(base, "_supports_attention_backend", False):
-        what = "a custom attention implementation"
-    else:
-        return
-    raise UserError(f"{config.model_type}: {what} is not supported by the packed learner; use another base")
+    """Raise UserError for a model whose attention does not go through transformers' interface, or never is causal
+    attention over all of the past; `aslfast.models.context_limit` says for how many tokens it is.
+    """
+    decoder: Any = base.get_decoder()
+    context_limit(decoder.config)
+    if not getattr(base, "_supports_attention_backend", False):
+        what = "a custom attention implementation is not supported by the packed learner"
+        raise UserError(f"{base.config.model_type}: {what}; use another base")

@@ -19,6 +19,7 @@ from aslfast.learner.loss import LossInputs, loss_of, normalizer_of
 from aslfast.learner.packed_model import PackedModel
 from aslfast.learner.step_metrics import StepSums, UpdateStats
 from aslfast.models import lora
+from aslfast.models.output_head import logits_not_finite
 
 
 class Learner:
@@ -32,6 +33,7 @@ class Learner:
             raise UserError("sampler.temperature is 0: greedy rollouts teach nothing; set it above 0, for example 1.0")
         self.packed_model = PackedModel(model, config, temperature)
         self.model, self.config, self.loss, self.ranks = model, config, loss, ranks
+        self.temperature = temperature
         options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": (0.9, 0.95)}
         self.optimizers = {role: torch.optim.AdamW(lora.parameters_of(model, role), **options) for role in roles}
         self.version = dict.fromkeys(roles, 0)  # optimizer steps so far: the adapter's version
@@ -49,7 +51,8 @@ class Learner:
         Each rank passes its own part, which may be empty. The normalizer of the loss is counted over all ranks before
         the backward passes, gradients are summed after them: N ranks take the step of one, up to the order of
         additions. If the loss or the gradient is not finite no weight moves, and the stats name the tasks that caused
-        it. Raise UserError after `max_skipped_steps` such steps in a row.
+        it. Raise UserError after `max_skipped_steps` such steps in a row, and at once where the model's own log-probs
+        are not finite.
         """
         self.model.set_adapter(role)
         loss_tokens, sequences = self._count_loss_tokens(trajectories)
@@ -61,6 +64,8 @@ class Learner:
             self._update(role)
             return sums.stats(loss_tokens, grad_norm, self.skipped_steps)
         self._clear(role)
+        if not sums.logprobs_finite:
+            raise logits_not_finite(self.packed_model.base)
         culprits = self._find_not_finite(role, trajectories, advantages, normalizer)
         self._count_skipped(role, culprits)
         return sums.stats(loss_tokens, None, self.skipped_steps, culprits)

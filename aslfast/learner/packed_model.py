@@ -12,9 +12,12 @@ from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
 
 from aslfast.config.schema import LearnerConfig
+from aslfast.errors import UserError
 from aslfast.learner import attention
 from aslfast.learner.batch import Batch
 from aslfast.models.activation_checkpointing import checkpoint_activations
+from aslfast.models.context_limit import context_limit
+from aslfast.models.output_head import measure_transform
 from aslfast_kernels import linear_logprob
 
 
@@ -27,12 +30,10 @@ class PackedModel:
     def __init__(self, model: PeftModel, config: LearnerConfig, temperature: float) -> None:
         self.base: Any = model.get_base_model()
         attention.check_architecture(self.base)
+        self.limit = context_limit(self.base.get_decoder().config)
+        self.temperature, self.softcap = measure_transform(self.base).of_bare_logits(temperature)
         self.attention = attention.choose_backend(config.attention, model.device, self.base.dtype)
-        self.model, self.temperature, self.activation_checkpointing = (
-            model,
-            temperature,
-            config.activation_checkpointing,
-        )
+        self.model, self.activation_checkpointing = model, config.activation_checkpointing
 
     @contextmanager
     def training_mode(self) -> Iterator[None]:
@@ -52,7 +53,11 @@ class PackedModel:
             config._attn_implementation = before
 
     def attend(self, batch: Batch) -> attention.Attend:
-        """Return the attention backend of a batch."""
+        """Return the attention backend of a batch. Raise UserError for a trajectory beyond the model's limit."""
+        longest = max(batch.segments.key_lengths)
+        if self.limit and longest > self.limit.tokens:
+            what = f"a trajectory has {longest} tokens, the model {self.limit.what}"
+            raise UserError(f"{what}; set sampler.max_context to {self.limit.tokens} or less")
         return attention.BACKENDS[self.attention](batch.segments, self.base.dtype)
 
     def logprobs(self, batch: Batch, attend: attention.Attend) -> Tensor:
@@ -60,7 +65,7 @@ class PackedModel:
         head = self.base.get_output_embeddings()
         logp_L = linear_logprob(
             self.hidden(batch, attend)[batch.source_L], head.weight, batch.target_L, bias=getattr(head, "bias", None),
-            temperature=self.temperature, softcap=getattr(self.base.config, "final_logit_softcapping", None),
+            temperature=self.temperature, softcap=self.softcap,
         )  # fmt: skip
         assert isinstance(logp_L, Tensor)  # no entropies were requested
         return logp_L

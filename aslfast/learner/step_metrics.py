@@ -42,7 +42,7 @@ class StepSums:
 
     def __init__(self, device: torch.device) -> None:
         self.sums = torch.zeros(5, dtype=torch.float64, device=device)  # loss, KL, clipped, |difference|, mismatch KL
-        self.maxima = torch.zeros(2, dtype=torch.float64, device=device)  # ratio, |difference|
+        self.maxima = torch.zeros(3, dtype=torch.float64, device=device)  # ratio, |difference|, 1 for a NaN log-prob
         self.forward_tokens = self.unshared_tokens = 0
         self.with_kl = False
 
@@ -54,7 +54,9 @@ class StepSums:
         self.sums += torch.stack(
             [loss.detach(), metrics.kl_ref * n, metrics.clip_fraction * n, absolute_L.sum(), k3_L.sum()]
         )
-        self.maxima = torch.maximum(self.maxima, torch.stack([metrics.ratio_max, absolute_L.max()]))
+        not_finite = (~inputs.logp_L.isfinite()).any().to(absolute_L)
+        maxima = torch.stack([metrics.ratio_max, absolute_L.max(), not_finite])
+        self.maxima = torch.maximum(self.maxima, maxima)
         self.forward_tokens += len(batch.input_T)
         self.unshared_tokens += batch.unshared_tokens
         self.with_kl = inputs.base_logp_L is not None
@@ -75,13 +77,18 @@ class StepSums:
         """The step's loss."""
         return float(self.sums[0])
 
+    @property
+    def logprobs_finite(self) -> bool:
+        """Whether the learner's own log-probs were all finite, whatever the loss made of them."""
+        return not bool(self.maxima[2])
+
     def stats(
         self, loss_tokens: int, grad_norm: float | None, skipped_steps: int, not_finite: tuple[str, ...] = ()
     ) -> UpdateStats:
         """Return the step's metrics. grad_norm None: the step was skipped."""
         loss, *totals = self.sums.tolist()
         kl, clip_fraction, mismatch, mismatch_kl = (_finite_or_none(total / loss_tokens) for total in totals)
-        ratio_max, mismatch_max = (_finite_or_none(value) for value in self.maxima.tolist())
+        ratio_max, mismatch_max = (_finite_or_none(value) for value in self.maxima[:2].tolist())
         return UpdateStats(
             loss=None if grad_norm is None else loss,
             grad_norm=grad_norm,

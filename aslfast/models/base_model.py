@@ -18,12 +18,13 @@ from transformers import (
 from aslfast.errors import UserError
 from aslfast.models.base_source import BaseSource
 from aslfast.models.base_weights import BaseWeights, placeholder
+from aslfast.models.folder_check import check_model_folder
 from aslfast.models.tokenizer import load_tokenizer
 from aslfast.models.weight_files import WeightFiles
 
 LAB_BASE = Path(__file__).parent.parent / "lab" / "tiny-base"
 
-LoadedModel = tuple[PreTrainedModel, dict[str, Any]]  # the model, transformers' report of missing keys
+LoadedModel = tuple[PreTrainedModel, dict[str, Any]]  # the model, transformers' report of its keys
 
 
 def model_folder(path: str) -> Path:
@@ -39,9 +40,7 @@ def load_base(
     source: a model that is not "loaded" has placeholders until `BaseWeights` brings its weights.
     """
     folder, device = Path(path), resolve_device(device)
-    if not (folder / "config.json").is_file():
-        suggestion = "name a folder that holds a Hugging Face model"
-        raise UserError(f"{folder}: no model here (config.json is missing); {suggestion}")
+    check_model_folder(folder)
     try:
         tokenizer = load_tokenizer(folder)
         loaded = load_with_weights(folder, dtype) if source == "loaded" else load_without_weights(folder, dtype, device)
@@ -65,14 +64,15 @@ def resolve_device(name: str) -> str:
 def load_with_weights(folder: Path, dtype: torch.dtype) -> LoadedModel:
     """Load the model on the CPU; no pickle is read."""
     loaded: Any = AutoModelForCausalLM.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, dtype=dtype, output_loading_info=True
-    )
+        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True, dtype=dtype,
+        output_loading_info=True,
+    )  # fmt: skip
     return loaded
 
 
 def load_without_weights(folder: Path, dtype: torch.dtype, device: str) -> LoadedModel:
     """Load the model with placeholders on `device`; its buffers and settings are those of a loaded model."""
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     state = {name: placeholder(shape, dtype, "cpu") for name, shape in WeightFiles(folder).shapes().items()}
     model, report = model_class.from_pretrained(
@@ -85,9 +85,15 @@ def load_without_weights(folder: Path, dtype: torch.dtype, device: str) -> Loade
 
 
 def _check_complete(folder: Path, tokenizer: PreTrainedTokenizerBase, report: dict[str, Any]) -> None:
-    """Raise UserError where files are missing: transformers goes on with an empty tokenizer or random weights."""
+    """Raise UserError where files do not match: transformers goes on with an empty tokenizer, random weights, or less
+    than the files hold.
+    """
     if not tokenizer("a", add_special_tokens=False)["input_ids"]:
         raise UserError(f"{folder}: the tokenizer has no vocabulary; add the model's tokenizer.json")
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise UserError(f"{folder}: weights are missing ({missing}); copy the model folder again, complete")
+    if report["unexpected_keys"]:
+        left = ", ".join(sorted(report["unexpected_keys"])[:3])
+        what = f"its files hold weights that the model of its config.json has no place for ({left})"
+        raise UserError(f"{folder}: {what}; without them it is another model: copy config.json and weights together")

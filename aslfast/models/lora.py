@@ -28,7 +28,10 @@ from aslfast.errors import UserError
 from aslfast.files.atomic import atomic_folder
 
 WEIGHTS = "adapter_model.safetensors"
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+TARGETS = (
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj",
+)  # fmt: skip
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
 
 
 def add_adapters(model: PreTrainedModel, rank: int, alpha: float, seed: int, roles: Sequence[str] = ROLES) -> PeftModel:
@@ -50,13 +53,37 @@ def add_adapters(model: PreTrainedModel, rank: int, alpha: float, seed: int, rol
 
 
 def targets_of(model: nn.Module) -> list[str]:
-    """Return those of TARGETS that this architecture has. Raise UserError where it has none."""
-    present = {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()}
-    found = [target for target in TARGETS if target in present]
+    """Return those of TARGETS that this architecture has, in a mixture of experts those of its attention alone.
+
+    Experts are no linear layers, and the shared ones beside them see tokens without their sequences. Raise UserError
+    where there is none.
+    """
+    present = _linear_names(model)
+    wanted = [target for target in TARGETS if target in ATTENTION or not _has_experts(model)]
+    found = [target for target in wanted if target in present]
     if not found:
-        place, wanted = type(model).__name__, ", ".join(TARGETS)
-        raise UserError(f"{place}: none of the layers {wanted} to adapt; use a Llama- or Qwen-like model")
+        place, names = type(model).__name__, ", ".join(wanted)
+        raise UserError(f"{place}: none of the layers {names} to adapt; use a Llama- or Qwen-like model")
     return found
+
+
+def describe_targets(model: nn.Module) -> str:
+    """Return which layers have adapters, as a person reads it, and which matrices of the decoder have none."""
+    decoder: Any = model.get_decoder()  # type: ignore[operator]
+    adapted = targets_of(model)
+    left = sorted(_linear_names(decoder) - set(adapted)) + ["the experts"] * _has_experts(decoder)
+    without = f"; without adapters: {', '.join(left)}" if left else ""
+    return f"{', '.join(adapted)} of {decoder.config.num_hidden_layers} layers{without}"
+
+
+def _has_experts(model: nn.Module) -> bool:
+    return any("experts" in name.split(".") for name, _ in model.named_modules())
+
+
+def _linear_names(model: nn.Module) -> set[str]:
+    """Return the last names of the linear layers, whether an adapter wraps them or not."""
+    found = {name.replace(".base_layer", "") for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    return {name.rsplit(".", 1)[-1] for name in found if ".lora_" not in name}
 
 
 def parameters_of(model: nn.Module, role: str) -> list[Parameter]:
@@ -119,13 +146,18 @@ def _read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(f"{folder}: no readable adapter ({reason}); name {newest or files}") from error
 
 
-# settings under which the same weights give another adapter
-VARIANTS = ("use_dora", "use_rslora", "alora_invocation_tokens", "alpha_pattern", "rank_pattern", "fan_in_fan_out")
+# settings under which the same weights give another adapter, or which come with weights that are not LoRA's
+VARIANTS = (
+    "use_dora", "use_rslora", "alora_invocation_tokens", "alpha_pattern", "rank_pattern", "fan_in_fan_out", "lora_bias",
+    "bias", "layers_to_transform", "modules_to_save", "target_parameters", "trainable_token_indices",
+    "layer_replication",
+)  # fmt: skip
 
 
 def _check_scaling(folder: Path, config: Mapping[str, Any], own: PeftConfig) -> None:
     """Raise UserError unless the adapter is plain LoRA of the role's rank and alpha."""
-    variant = next((key for key in VARIANTS if config.get(key)), None)
+    unset = (None, "none", [], {})
+    variant = next((k for k in VARIANTS if config.get(k) is not False and config.get(k) not in unset), None)
     if variant or config.get("peft_type", "LORA") != "LORA":
         what = f"{variant} is {config[variant]}" if variant else f"peft_type is {config['peft_type']}"
         raise UserError(f"{folder}: {what}; here only plain LoRA is trained: start from an adapter without it")

@@ -13,4 +13,4 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     Nothing is fetched. Raise what transformers raises.
     """
     kind = PreTrainedTokenizerFast if (folder / "tokenizer.json").is_file() else AutoTokenizer
-    return kind.from_pretrained(folder, local_files_only=True)
+    return kind.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

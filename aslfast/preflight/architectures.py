@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from aslfast.errors import UserError
 from aslfast.learner.attention import check_architecture
 from aslfast.models import lora
 from aslfast.models.base_model import model_folder
+from aslfast.models.context_limit import ContextLimit, context_limit
+from aslfast.models.folder_check import check_model_config
 
 DENSE = ("llama", "mistral", "qwen2", "qwen3")  # tests compare the plan's formulas with their layers
 QK_NORM = ("qwen3",)
@@ -33,6 +35,8 @@ class ModelShape:
     parameters: int  # of the base
     layer_parameters: int  # of them those in its layers
     adapter_parameters: int  # of one role's adapter
+    adapted: str  # the layers that have adapters, as a person reads it
+    limit: ContextLimit | None = None  # None: none, or not known
 
     @property
     def qk_norm(self) -> bool:
@@ -79,8 +83,10 @@ def read_shape(model: str, rank: int) -> ModelShape:
     if not (folder / "config.json").is_file():
         name = _nearest_known(model)
         return _shape(name, AutoConfig.for_model(**KNOWN[name]), rank)
+    check_model_config(folder)
     try:
-        return _shape(model, AutoConfig.from_pretrained(folder, local_files_only=True), rank)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return replace(_shape(model, config, rank), limit=context_limit(config))
     except UserError:
         raise
     except Exception as error:  # transformers refuses a configuration in many ways
@@ -113,8 +119,8 @@ def _shape(name: str, config: PretrainedConfig, rank: int) -> ModelShape:
     )  # fmt: skip
 
 
-def _count(config: PretrainedConfig, rank: int) -> tuple[int, int, int]:
-    """Return the parameters of the base, of its layers and of one adapter.
+def _count(config: PretrainedConfig, rank: int) -> tuple[int, int, int, str]:
+    """Return the parameters of the base, of its layers and of one adapter, and which layers that adapts.
 
     They are counted on the modules of a run, on the meta device, where none has data.
     """
@@ -124,4 +130,5 @@ def _count(config: PretrainedConfig, rank: int) -> tuple[int, int, int]:
         parameters = sum(p.numel() for p in model.parameters())
         inside = sum(p.numel() for p in model.get_decoder().layers.parameters())
         adapted = lora.add_adapters(model, rank, 1.0, seed=0, roles=("policy",))
-    return parameters, inside, sum(p.numel() for p in lora.parameters_of(adapted, "policy"))
+        described = lora.describe_targets(model)
+    return parameters, inside, sum(p.numel() for p in lora.parameters_of(adapted, "policy")), described

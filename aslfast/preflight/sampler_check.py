@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from aslfast.config import RunConfig
 from aslfast.core import ROLES, Role
 from aslfast.errors import UserError
+from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.preflight.check import CheckResult
 from aslfast.prompts.chat_template import Chat
@@ -35,6 +36,7 @@ from aslfast.sampler.sglang.sync_check import (
     score,
 )
 from aslfast.trainer.build import build_sampler, load_base_model
+from aslfast.trainer.forward_check import Ids, check_learner, probe_ids
 from aslfast.trainer.session import settings_of
 
 Kind = Literal["local", "sglang"]
@@ -56,13 +58,16 @@ class PrefixReuse:
 
 @dataclass(frozen=True, slots=True)
 class SamplerReport:
-    """logprob_difference: the largest between sampler and trainer, by role."""
+    """logprob_difference: the largest between sampler and trainer, by role. learner_difference: the largest between
+    the learner and the model's own forward pass; None where the learner does not support the model.
+    """
 
     kind: Kind
     logprob_difference: dict[str, float]
     base_shared: bool
     base_bytes: int
     reuse: PrefixReuse
+    learner_difference: float | None = None
 
     def as_json(self) -> dict[str, object]:
         """Return the report as JSON data."""
@@ -85,7 +90,25 @@ def _open_and_check(kind: Kind, target: str) -> tuple[list[CheckResult], Sampler
     warnings: list[str] = []
     with closing(build_sampler(config, model, tokenizer, notify=warnings.append)) as sampler:
         prompts = check_prompts(Chat(tokenizer), config.model.prompts, ROLES)
-        return check_opened(sampler, model, prompts, warnings)
+        results, report = check_opened(sampler, model, prompts, warnings)
+        result, difference = check_learner_path(config, model, probe_ids(model, tokenizer))
+    adapted = CheckResult("adapters", "ok", f"on {lora.describe_targets(model)}")
+    return [*results, result, adapted], replace(report, learner_difference=difference)
+
+
+def check_learner_path(config: RunConfig, model: PeftModel, ids: Ids) -> tuple[CheckResult, float | None]:
+    """Compare what the learner computes with the model's own forward pass, under every adapter."""
+    try:
+        learner = Learner(model, config.learner, config.loss, config.sampler.temperature or 1.0, ROLES)
+        differences = []
+        for role in ROLES:
+            model.set_adapter(role)
+            differences.append(check_learner(learner, ids))
+    except UserError as error:
+        detail, _, suggestion = str(error).partition("; ")
+        return CheckResult("learner", "failed", detail, suggestion), None
+    largest = max(differences)
+    return CheckResult("learner", "ok", f"log-probs differ from the model's own by {largest:.1g} at most"), largest
 
 
 def _config(kind: Kind, target: str) -> RunConfig:

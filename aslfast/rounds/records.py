@@ -111,6 +111,9 @@ class Observer:
     def setup(self, what: str) -> None:
         """Hear that `what` is being opened."""
 
+    def adapted(self, what: str) -> None:
+        """Hear which layers of the base have adapters."""
+
     def resumed(self, at: Position) -> None:
         """Hear where a resumed run goes on."""
 

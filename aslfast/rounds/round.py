@@ -9,6 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from torch import float32
+
 from aslfast.core import Group, Task
 from aslfast.errors import UserError
 from aslfast.learner.advantage import advantages
@@ -19,6 +21,11 @@ from aslfast.rounds.context import RoundContext
 from aslfast.rounds.group_result import extended_pool
 from aslfast.rounds.phases import Phase, phases_of
 from aslfast.rounds.records import GroupSummary, NoUpdate, StepRecord
+from aslfast.sampler.local.sampler import LocalSampler
+
+# |log-prob difference| in nats that float32 rounding may explain: a step's mean, and its largest. Runs of the lab's
+# base have 3e-7 and 3e-4 at most; a wrong scale of the logits has 1 and more.
+MISMATCH_MEAN, MISMATCH_MAX = 1e-3, 0.1
 
 
 async def run_round(context: RoundContext) -> None:
@@ -84,5 +91,19 @@ def _learn(
         which = ", ".join(update.not_finite) or "no single trajectory, but their sum"
         what = f"a {adapter} step is skipped, its loss or gradient is not finite ({which})"
         context.observer.warning(f"round {context.state.round}: {what}")
+    _check_mismatch(context, adapter, update)
     context.rollout.sampler.flush()
     return update, context.check_weight_sync()
+
+
+def _check_mismatch(context: RoundContext, adapter: str, update: UpdateStats) -> None:
+    """Raise UserError where learner and local sampler, both in float32 on the same weights, differ beyond rounding."""
+    exact = isinstance(context.rollout.sampler, LocalSampler) and context.learner.packed_model.base.dtype == float32
+    mean, largest = update.mismatch or 0.0, update.mismatch_max or 0.0
+    if exact and (mean > MISMATCH_MEAN or largest > MISMATCH_MAX):
+        what = f"learner and sampler differ by {mean:.2g} nats a token, by {largest:.2g} on one"
+        bound = f"rounding explains {MISMATCH_MEAN:g} and {MISMATCH_MAX:g}"
+        raise UserError(
+            f"round {context.state.round}: a {adapter} step is not taken: {what} ({bound}), so one of them does not "
+            "compute this base right; train another base, and report this one"
+        )

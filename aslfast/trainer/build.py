@@ -17,7 +17,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aslfast.config.schema import RunConfig
 from aslfast.core import role_of
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
-from aslfast.errors import UserError
 from aslfast.models import lora
 from aslfast.models.base_model import load_base, model_folder
 from aslfast.models.base_source import base_source, reason_not_shared
@@ -38,6 +37,7 @@ from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.sampler.sglang.server_args import EngineArgs
 from aslfast.sampler.sglang.shared_weights import engine_views
 from aslfast.sampler.sglang.sync_check import GroupScorer, WeightSyncCheck, check_prompts
+from aslfast.trainer.forward_check import open_local_sampler
 
 
 def prepare_torch(config: RunConfig) -> None:
@@ -50,14 +50,6 @@ def prepare_torch(config: RunConfig) -> None:
     debugging.fill_uninitialized_memory = False  # else every new tensor is written to
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in any order
-
-
-def check_context(model: PreTrainedModel, config: RunConfig) -> None:
-    """Raise UserError if the model has fewer positions than sampler.max_context."""
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions and positions < config.sampler.max_context:
-        wanted = f"sampler.max_context is {config.sampler.max_context}"
-        raise UserError(f"{wanted}, the model has {positions} positions; set it to {positions} or less")
 
 
 def load_base_model(
@@ -83,9 +75,7 @@ def build_sampler(
         return FollowerSampler()
     wanted = config.sampler
     if wanted.kind == "local":
-        return LocalSampler(
-            model, tokenizer, max_running_requests=wanted.max_running_requests, max_context=wanted.max_context
-        )
+        return open_local_sampler(model, tokenizer, wanted)
     policy = _restart_policy(config, model, log, notify, process_group.model_parallel_size)
     embeddings: Any = model.get_input_embeddings()
     args, n_vocab = engine_args(config, model, process_group), embeddings.weight.shape[0]
@@ -153,8 +143,9 @@ def build_rollout(
     """Return the rollout with the recipe's limits, temperature and system prompt."""
     limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
     return Rollout(
-        sampler, tool, Chat(tokenizer), limits, config.sampler.temperature, prompt_text(config.model.prompts, "system")
-    )
+        sampler, tool, Chat(tokenizer, config.model.prompt_date), limits, config.sampler.temperature,
+        prompt_text(config.model.prompts, "system"),
+    )  # fmt: skip
 
 
 def weight_sync_check(
@@ -164,5 +155,5 @@ def weight_sync_check(
     """Return the check that the sampler serves these weights; the local sampler reads them and needs none."""
     if isinstance(sampler, LocalSampler):
         return dict
-    prompts = check_prompts(Chat(tokenizer), config.model.prompts, config.adapters)
+    prompts = check_prompts(Chat(tokenizer, config.model.prompt_date), config.model.prompts, config.adapters)
     return WeightSyncCheck(GroupScorer(sampler, process_group), model, prompts).check

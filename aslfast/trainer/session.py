@@ -17,6 +17,7 @@ from aslfast.core import Role, Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.models import lora
 from aslfast.models.base_model import LAB_BASE, model_folder
+from aslfast.models.context_limit import context_limit
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.multi_turn import Rollout, stable_seed
 from aslfast.trainer.build import build_rollout, build_sampler, build_search_tool, load_base_model, prepare_torch
@@ -85,9 +86,9 @@ def open_session(target: str, config: RunConfig, index: AnyIndex, role: Role) ->
     prepare_torch(config)
     model, tokenizer = load_base_model(config)
     model, version = _with_adapter(model, model_folder(target), config, role)
-    positions = getattr(model.config, "max_position_embeddings", None) or config.sampler.max_context
-    if positions < config.sampler.max_context:
-        config = replace(config, sampler=replace(config.sampler, max_context=positions))
+    limit = context_limit(model.get_decoder().config)
+    if limit and limit.tokens < config.sampler.max_context:
+        config = replace(config, sampler=replace(config.sampler, max_context=limit.tokens))
     sampler = build_sampler(config, model, tokenizer)
     rollout = build_rollout(config, sampler, tokenizer, build_search_tool(config, index))
     return Session(config, rollout, None if version is None else role, version or 0)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -19,6 +20,7 @@ from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.models.base_model import model_folder
 from aslfast.models.base_weights import BaseWeights
+from aslfast.models.context_limit import check_context, context_limit
 from aslfast.rounds import replicas
 from aslfast.rounds.commit import Checkpointer
 from aslfast.rounds.context import RoundContext, TrainingData
@@ -27,15 +29,15 @@ from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
     build_search_tool,
-    check_context,
     init_adapters,
     load_base_model,
     prepare_torch,
     weight_sync_check,
 )
 from aslfast.trainer.datasets import Datasets, file_datasets
+from aslfast.trainer.forward_check import check_learner, probe_ids
 from aslfast.trainer.lab_datasets import lab_datasets
-from aslfast.trainer.provenance import compare, provenance_of
+from aslfast.trainer.provenance import check_config, compare, provenance_of, updated
 from aslfast.trainer.round_loop import play_rounds
 
 
@@ -49,8 +51,14 @@ def train(config: RunConfig, out: str | Path, observer: Observer | None = None) 
         if ranks.restarted and ranks.broadcast(b"1" if (folder / LEDGER).exists() else b""):
             _resume(folder, observer, ranks)
         else:
-            _train(replicas.broadcast_config(ranks, lambda: config), folder, observer, ranks)
+            _train(replicas.broadcast_config(ranks, lambda: _dated(config)), folder, observer, ranks)
     return folder
+
+
+def _dated(config: RunConfig) -> RunConfig:
+    """Return the configuration with the date that chat templates show: a resume on another day shows the same."""
+    day = config.model.prompt_date or date.today().isoformat()
+    return replace(config, model=replace(config.model, prompt_date=day))
 
 
 def _train(config: RunConfig, folder: Path, observer: Observer, ranks: ProcessGroup) -> None:
@@ -82,7 +90,7 @@ def resume(run: str | Path, observer: Observer | None = None) -> Path:
 def _resume(folder: Path, observer: Observer, ranks: ProcessGroup) -> None:
     config = replicas.broadcast_config(ranks, lambda: read_run_config(folder))
     with RunDir.resume(folder) if ranks.is_rank_zero else NullRunDir() as run:
-        for warning in run.warnings:
+        for warning in [*run.warnings, *check_config(run.provenance, config, folder)]:
             observer.warning(warning)
         if ranks.broadcast(b"1" if run.is_finished(config.rounds) else b""):
             run.finish()
@@ -114,13 +122,14 @@ def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _
     datasets = None if config.data.lab else file_datasets(config)
     observer.setup("base model")
     model, tokenizer = load_base_model(config, ranks)
-    check_context(model, config)
+    check_context(context_limit(model.get_decoder().config), config.sampler.max_context)
     peft_model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
     initialised = init_adapters(peft_model, config)
     if ranks.model_parallel_size > 1:
         BaseWeights(peft_model, model_folder(config.model.path)).shard(ranks)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, config.adapters, ranks)
     observer.setup(f"learner, attention by {learner.attention}")
+    observer.adapted(lora.describe_targets(peft_model))
     ranks.barrier()  # an error on any rank ends all of them before anything is written
     return _Parts(learner, tokenizer, datasets, initialised)
 
@@ -135,6 +144,7 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
         if config.sampler.kind == "sglang" and ranks.is_group_leader:
             observer.setup("the SGLang engine")
         sampler.start()
+        check_learner(learner, probe_ids(learner.model, parts.tokenizer))  # the base has its weights now
         state = TrainState()
         context = RoundContext(
             config, state, learner,
@@ -162,6 +172,7 @@ def _start_or_resume(context: RoundContext, initialised: list[str]) -> None:
         return
     for text in compare(run.provenance, provenance):
         context.observer.warning(text)
+    run.new_provenance = updated(run.provenance, provenance)
     context.checkpointer.resume()
     done = [role for number, role in state.phases_done if number == state.round]
     context.observer.resumed(Position(state.round, done, state.phase_step))

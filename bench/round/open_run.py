@@ -13,6 +13,7 @@ from aslfast.checkpoint.state import TrainState
 from aslfast.config import RunConfig
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
+from aslfast.models.context_limit import check_context, context_limit
 from aslfast.rounds.commit import Checkpointer
 from aslfast.rounds.context import RoundContext, TrainingData
 from aslfast.rounds.records import Observer
@@ -21,7 +22,6 @@ from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
     build_search_tool,
-    check_context,
     init_adapters,
     load_base_model,
     prepare_torch,
@@ -52,7 +52,7 @@ def open_run(config: RunConfig, folder: Path, lengths: Lengths | None = None) ->
     """Open a new run in `folder`. lengths: forced on its trajectories."""
     prepare_torch(config)
     base, tokenizer = load_base_model(config)
-    check_context(base, config)
+    check_context(context_limit(base.get_decoder().config), config.sampler.max_context)
     model = lora.add_adapters(base, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
     initialised = init_adapters(model, config)
     learner = Learner(model, config.learner, config.loss, config.sampler.temperature, config.adapters)

@@ -191,13 +191,12 @@ def test_the_installed_package_is_found(monkeypatch, tmp_path):
 def test_other_attention_is_refused():
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
     sizes |= {"vocab_size": 32, "intermediate_size": 16}
-    sliding = transformers.Qwen2Config(**sizes, use_sliding_window=True, sliding_window=4, max_window_layers=1)
-    with pytest.raises(UserError, match=r"qwen2: sliding_attention is not supported by the packed learner"):
-        attention.check_architecture(transformers.Qwen2ForCausalLM(sliding))
-    with pytest.raises(UserError, match=r"mistral: sliding_window=8"):
-        attention.check_architecture(
-            transformers.MistralForCausalLM(transformers.MistralConfig(**sizes, sliding_window=8))
-        )
+    linear = transformers.Qwen2Config(**sizes, layer_types=["full_attention", "linear_attention"])
+    with pytest.raises(UserError, match=r"qwen2: layers of type linear_attention are not supported"):
+        attention.check_architecture(transformers.Qwen2ForCausalLM(linear))
+    with pytest.raises(UserError, match=r"mpt: a custom attention implementation is not supported"):
+        mpt = transformers.MptConfig(d_model=16, n_heads=2, n_layers=1, vocab_size=32)
+        attention.check_architecture(transformers.MptForCausalLM(mpt))
     attention.check_architecture(transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)))
     made = make_batch(*ragged())
     attend, x = PaddedAttention(made.segments, FULL), torch.zeros(1, 2, len(made.input_T), 4)

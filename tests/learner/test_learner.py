@@ -109,9 +109,8 @@ def test_gradient_clip(model):
 
 def test_base_logprobs_are_computed_only_where_they_are_used(model):
     """Without the forward pass the metric is None, never a stale number."""
-    passes = []
+    passes, every = [], learner_of(model, kl_every=3)
     model.get_base_model().get_decoder().register_forward_hook(lambda *_: passes.append(model.active_adapters))
-    every = learner_of(model, kl_every=3)
     kls = [every.step("policy", *ragged()).kl for _ in range(6)]
     assert [kl is not None for kl in kls] == [False, False, True, False, False, True]
     assert len(passes) == 6 + 2

@@ -89,7 +89,7 @@ def test_a_wrong_adapter_ends_the_run_before_it_writes(first, tmp_path):
 
 def peft_adapter(tokenizer, folder, **options):
     """Written by PEFT alone, as another project would."""
-    settings = {"r": 4, "lora_alpha": 8, "target_modules": list(lora.TARGETS), "init_lora_weights": False}
+    settings = {"r": 4, "lora_alpha": 8, "target_modules": list(lora.TARGETS[:7]), "init_lora_weights": False}
     peft.get_peft_model(tiny_model(tokenizer), peft.LoraConfig(**{**settings, **options})).save_pretrained(folder)
     return folder
 
@@ -114,6 +114,11 @@ def test_an_adapter_that_peft_wrote(tokenizer, model, tmp_path):
         ({"use_rslora": True}, "use_rslora is True; here only plain LoRA"),
         ({"use_dora": True}, "use_dora is True"),
         ({"alpha_pattern": {"q_proj": 2}}, "alpha_pattern is .*q_proj"),
+        ({"lora_bias": True}, "lora_bias is True; here only plain LoRA"),
+        ({"bias": "lora_only"}, "bias is lora_only; here only plain LoRA"),
+        ({"layers_to_transform": [0]}, r"layers_to_transform is \[0\]; here only plain LoRA"),
+        ({"layers_to_transform": 0}, r"layers_to_transform is 0; here only plain LoRA"),
+        ({"modules_to_save": ["lm_head"]}, r"modules_to_save is \['lm_head'\]; here only plain LoRA"),
         ({"r": 2}, "its rank is 2, its alpha 8; here 4, 8.0; set lora.rank=2 and lora.alpha=8"),
     ],
 )

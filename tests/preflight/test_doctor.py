@@ -24,6 +24,7 @@ MACHINE = [
     "python", "versions", "sglang", "devices", "kernels", "compiler", "core", "index", "memory", "disk",
 ]  # fmt: skip
 SAMPLER_CHECKS = [*(f"log-probs: {role}" for role in ROLES), "base", "reuse"]
+LEARNER_CHECKS = ["learner", "adapters"]
 
 
 def by_name(lines):
@@ -106,10 +107,14 @@ def folder(tokenizer, tmp_path):
 
 def test_the_local_sampler_over_any_model(folder):
     lines, report = check_sampler("local", str(folder))
-    assert report and [line.name for line in lines] == SAMPLER_CHECKS and {line.state for line in lines} == {"ok"}
+    assert report and [line.name for line in lines] == SAMPLER_CHECKS + LEARNER_CHECKS
+    assert {line.state for line in lines} == {"ok"}
     weights = (folder / "model.safetensors").stat().st_size
     assert report.base_shared and 0 < weights - report.base_bytes < 10_000  # the file's header
     assert all(0 < difference < 1e-4 for difference in report.logprob_difference.values())
+    assert 0 < report.learner_difference < 1e-4
+    layers = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj of 2 layers"
+    assert by_name(lines)["adapters"].detail == f"on {layers}"
     assert report.reuse.cached_tokens == report.reuse.reusable_tokens > 48 and report.reuse.fraction == 1.0
 
 
@@ -137,7 +142,7 @@ def test_the_engine_over_the_lab():
     result = CliRunner().invoke(app, ["doctor", "--sampler", "sglang", "--json"])
     said = json.loads(result.stdout)
     assert result.exit_code == 0 and said["ok"] is True
-    assert [line["name"] for line in said["lines"]] == MACHINE + SAMPLER_CHECKS
+    assert [line["name"] for line in said["lines"]] == MACHINE + SAMPLER_CHECKS + LEARNER_CHECKS
     report = said["sampler"]
     assert report["kind"] == "sglang" and report["base_shared"] is True and report["base_bytes"] == 3_940_864
     assert report["logprob_difference"].keys() == set(ROLES)

@@ -18,6 +18,7 @@ from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.models.base_model import LAB_BASE, load_base
+from aslfast.models.context_limit import check_context
 from aslfast.preflight import layer_memory, memory_model
 from aslfast.preflight.architectures import DENSE, read_shape
 from aslfast.preflight.memory_fit import CARDS, Card, card_of, make_plan, with_settings
@@ -355,8 +356,10 @@ def test_models_that_the_formulas_do_not_know_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"model_type gemma2 cannot be planned; use one of llama"):
         read_shape(str(tmp_path), RANK)
     transformers.AutoConfig.for_model("mistral", sliding_window=64).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match=r"sliding_window=64"):
-        read_shape(str(tmp_path), RANK)
+    shape = read_shape(str(tmp_path), RANK)
+    with pytest.raises(UserError, match=r"is 65, the model attends to 64 tokens \(sliding_window\); set it to 64"):
+        check_context(shape.limit, 65)
+    check_context(shape.limit, 64)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"its config\.json cannot be read"):
         read_shape(str(tmp_path), RANK)

@@ -16,6 +16,7 @@ import pytest
 
 from aslfast import rewards
 from aslfast.core import ROLES
+from aslfast.errors import UserError
 from aslfast.lab.world import parse_question
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.parsing import parse_output
@@ -74,6 +75,17 @@ def test_a_whole_round(make_context, tokenizer):
     moved = {name for name, weight in context.learner.model.state_dict().items() if not weight.equal(before[name])}
     assert moved == {name for name in before if ".lora_" in name}
     assert context.state.pool and config.generator.learn
+
+
+def test_a_learner_that_differs_from_the_local_sampler_stops_the_run(make_context):
+    """Both in float32: beyond rounding one of them computes another model. Nothing of the step is committed."""
+    overrides = ["advantage.drop_zero_variance=false"]
+    assert 0 < max(line["mismatch_max"] for line in play(make_context("right", overrides=overrides))) < 1e-3
+    context = make_context("wrong", overrides=overrides)
+    context.learner.packed_model.temperature *= 8
+    with pytest.raises(UserError, match=r"a generator step is not taken: learner and sampler differ by .* nats"):
+        play(context)
+    assert not (context.checkpointer.run.path / "metrics.jsonl").exists()
 
 
 def test_same_seed_same_metrics(make_context):

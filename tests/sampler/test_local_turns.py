@@ -142,8 +142,10 @@ def test_refusals_name_thing_and_remedy(model, tokenizer):
 def test_models_that_would_be_served_wrongly_are_refused(tokenizer):
     shape = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     mistral = transformers.MistralConfig(**shape, num_key_value_heads=1, sliding_window=8)
-    with pytest.raises(UserError, match="sliding_window"):
-        LocalSampler(transformers.MistralForCausalLM(mistral), tokenizer)
+    assert LocalSampler(transformers.MistralForCausalLM(mistral), tokenizer).max_context == 8
+    linear = transformers.Qwen2Config(**shape, layer_types=["linear_attention"])
+    with pytest.raises(UserError, match="linear_attention"):
+        LocalSampler(transformers.Qwen2ForCausalLM(linear), tokenizer)
     for change in ({"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"lora_bias": True}):
         lora = peft.LoraConfig(r=2, target_modules=["q_proj"], **change)
         with pytest.raises(UserError):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from aslfast.errors import UserError
+from aslfast.models.context_limit import context_limit
 from aslfast.sampler.local.kv_cache import ATTENTION, KVCache, causal_mask
 from aslfast.sampler.local.multi_lora import MultiLora
 from aslfast.sampler.local.running_request import RunningRequest
@@ -23,17 +23,18 @@ class ForwardPass:
     """A causal LM, bare or wrapped by PEFT, that runs sequences of different adapters in one batch."""
 
     def __init__(self, model: Any, max_context: int) -> None:
-        """Lower max_context to what the model's positions allow. Raise UserError for a model that is not served."""
+        """Lower max_context to the model's limit. Raise UserError for a model that is not served."""
         self.lora = MultiLora(model)
         # PEFT replaces layers in place: underneath is the same model without the wrapper's overhead.
         self.model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
         self._modules = list(self.model.modules())
         self._config = self.model.get_decoder().config
-        n_heads, n_kv_heads, head_dim = check_architecture(self._config)
+        n_heads, n_kv_heads, head_dim = head_shape(self._config)
         self._n_groups = n_heads // n_kv_heads
         weight = self.model.get_input_embeddings().weight
         self.n_vocab, self._device, self._dtype = weight.shape[0], weight.device, weight.dtype
-        self.max_context = min(max_context, getattr(self._config, "max_position_embeddings", None) or max_context)
+        limit = context_limit(self._config)
+        self.max_context = min(max_context, limit.tokens if limit else max_context)
         self.cache = KVCache(self._config.num_hidden_layers, n_kv_heads, head_dim, weight.detach())
 
     def refresh(self) -> None:
@@ -101,12 +102,8 @@ def buckets(lengths: Sequence[int]) -> list[tuple[int, int]]:
     return list(zip(cuts, [*cuts[1:], len(lengths)], strict=True)) if lengths else []
 
 
-def check_architecture(config: Any) -> tuple[int, int, int]:
-    """Return (query heads, kv heads, head dim). Raise UserError if a layer's attention is not full causal attention."""
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention"}
-    if kinds or getattr(config, "sliding_window", None):
-        what = ", ".join(sorted(kinds)) or f"sliding_window={config.sliding_window}"
-        raise UserError(f"{config.model_type}: {what} is not served by the local sampler; use SGLang for this model")
+def head_shape(config: Any) -> tuple[int, int, int]:
+    """Return (query heads, kv heads, head dim)."""
     n_heads = config.num_attention_heads
     n_kv_heads = getattr(config, "num_key_value_heads", None) or n_heads
     return n_heads, n_kv_heads, getattr(config, "head_dim", None) or config.hidden_size // n_heads

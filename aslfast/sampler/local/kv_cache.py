@@ -6,6 +6,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, Cache
 
+from aslfast.models.context_limit import check_plain_softmax
+
 INITIAL_SLOTS = 8
 INITIAL_POSITIONS = 256
 ATTENTION = "aslfast_grouped"
@@ -91,13 +93,17 @@ def grouped_attention(
     value: torch.Tensor,
     attention_mask: torch.Tensor,
     scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: object,
 ) -> tuple[torch.Tensor, None]:
     """Compute attention with the query heads of one kv head along the query's length: no key or value is repeated.
 
     query [B, G*H, T, D], key and value [B, H, S, D], attention_mask [B, 1, G*T, S] (additive, tiled by `causal_mask`).
     Head h*G+g reads kv head h, as in transformers' repeat_kv. Return [B, T, G*H, D].
+    Raise UserError for a model whose attention is more than a softmax of scaled products.
     """
+    check_plain_softmax(softcap, s_aux, "the local sampler")
     n_batch, n_heads, n_tokens, head_dim = query.shape
     grouped = query.reshape(n_batch, key.shape[1], -1, head_dim)
     out = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)

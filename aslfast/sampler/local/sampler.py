@@ -8,6 +8,7 @@ there is work and yields between steps, so the order of everything, and with it 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import deque
 
@@ -15,6 +16,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from aslfast.errors import UserError
+from aslfast.models.output_head import logits_not_finite
 from aslfast.sampler.local.forward_pass import ForwardPass, buckets, eos_ids
 from aslfast.sampler.local.kv_slots import SlotTable
 from aslfast.sampler.local.running_request import RunningRequest
@@ -58,8 +60,9 @@ class LocalSampler:
     async def generate(self, request: SampleRequest) -> Sample:
         """Sample one turn.
 
-        Raise UserError for an unknown adapter, a token outside the vocabulary, a context without room; ValueError where
-        the session has a running request. What a forward pass raises reaches every coroutine that waits.
+        Raise UserError for an unknown adapter, a token outside the vocabulary, a context without room, logits that are
+        not finite; ValueError where the session has a running request. What a forward pass raises reaches every
+        coroutine that waits.
         """
         self._check(request)
         done = asyncio.get_running_loop().create_future()
@@ -172,7 +175,10 @@ class LocalSampler:
         temperatures = [run.request.temperature for run in runs]
         token_B, logprob_B = draw_tokens(logits_BV, temperatures, [run.rng.random() for run in runs])
         ends: list[tuple[int, FinishReason]] = []
-        for slot, (run, token, logprob) in enumerate(zip(runs, token_B.tolist(), logprob_B.tolist(), strict=True), low):
+        logprobs = logprob_B.tolist()
+        if not all(map(math.isfinite, logprobs)):  # one NaN among the logits makes all log-probs NaN
+            raise logits_not_finite(self._forward.model)
+        for slot, (run, token, logprob) in enumerate(zip(runs, token_B.tolist(), logprobs, strict=True), low):
             run.append(token, logprob)
             if finish := run.finish_reason(self._eos, self.max_context):
                 ends.append((slot, finish))

@@ -195,5 +195,6 @@ def finish_reason(reason: wire.Header, request: SampleRequest) -> FinishReason:
     if isinstance(reason["matched"], int):
         return "eos"
     if reason["matched"] not in request.stop:
-        raise UserError(f"session {request.session}: the engine's logits are not finite; check the base and its dtype")
+        what = f"session {request.session}: the engine's logits are not finite"
+        raise UserError(f"{what}; set model.dtype to float32, or copy the base's weights again")
     return "stop"
