@@ -94,6 +94,12 @@ class Turn:
     end: int
     text: str
     cached_tokens: int = 0  # sampled: how many of the `start` tokens before it needed no forward pass
+    in_thinking: bool = False  # sampled: the template had opened a <think> block, among the tokens before it
+
+    @property
+    def said(self) -> str:
+        """The text as it is read: with the <think> that the template opened where the turn does not close it."""
+        return f"<think>{self.text}" if self.in_thinking and "</think>" not in self.text else self.text
 
 
 @dataclass(frozen=True, slots=True)

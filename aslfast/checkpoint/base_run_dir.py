@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
 
-from aslfast.checkpoint.commits import CommittedState, PendingCommit
+from aslfast.checkpoint.commits import CommittedState, PendingCommit, Provenance
 from aslfast.checkpoint.state import TrainState
 
 R = TypeVar("R", bound="BaseRunDir")
@@ -17,12 +17,13 @@ class BaseRunDir(ABC):
     """A run's folder: `RunDir` on rank 0, `NullRunDir` on every other rank. A context manager that closes it.
 
     files, provenance: as committed. history: the lines committed so far, by file. evaluated: whether the evaluation of
-    round 0 is committed. warnings: for the user, about a resumed run.
+    round 0 is committed. warnings: for the user, about a resumed run. new_provenance: for the next commit, if any.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.warnings: list[str] = []
+        self.new_provenance: Provenance | None = None
         self._set_committed(CommittedState(), evaluated=False)
 
     def _set_committed(self, committed: CommittedState, evaluated: bool) -> None:

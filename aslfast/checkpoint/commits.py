@@ -12,10 +12,11 @@ from aslfast.files.checksum import StoredFile
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What a run's numbers depend on besides its configuration: checksums of its inputs, versions of its software."""
+    """What a run's numbers depend on: checksums of its inputs, versions of its software, its configuration."""
 
     inputs: dict[str, str] = field(default_factory=dict)
     software: dict[str, str] = field(default_factory=dict)
+    config: str = ""  # as TOML; empty: not recorded, by an older version
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class PendingCommit:
     made: Sequence[Path] = ()  # files, and folders with all their files
     dropped: Sequence[str] = ()  # names of committed files that no later step needs
     lines: Mapping[str, dict[str, object]] = field(default_factory=dict)  # at most one for each file of lines
-    provenance: Provenance | None = None  # of the run: in its first commit
+    provenance: Provenance | None = None  # of the run: in its first commit, and where a resume changed it
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import weakref
 from collections.abc import Iterator, Sequence
@@ -99,12 +100,12 @@ class RunDir(BaseRunDir):
                 made=store(self.path, pending.made),
                 dropped=tuple(pending.dropped),
                 lines=dict(pending.lines),
-                provenance=pending.provenance,
+                provenance=pending.provenance or self.new_provenance,
             )
             self._ledger.append(commit)
             self._committed = snapshot(state)
             self.files = {name: f for name, f in (self.files | commit.made).items() if name not in commit.dropped}
-            self.provenance = commit.provenance or self.provenance
+            self.provenance, self.new_provenance = commit.provenance or self.provenance, None
             for name, line in commit.lines.items():
                 append_line(self.path / name, line)
                 self.history.setdefault(name, []).append(line)
@@ -140,9 +141,12 @@ def resume_command(run: str | Path) -> str:
 
 
 def check_new_run_dir(folder: Path) -> None:
-    """Raise UserError unless the folder is missing or empty."""
+    """Raise UserError unless the folder is empty, or missing and can be made: before hours of work."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"{folder}: already exists and is not empty; choose another --out or remove it")
+    above = next(path for path in folder.absolute().parents if path.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise UserError(f"{folder}: {above} is no folder that can be written; choose another --out")
 
 
 def read_run_config(run: Path) -> RunConfig:

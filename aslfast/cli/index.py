@@ -11,6 +11,7 @@ from typing import Protocol
 
 from aslfast.cli.progress import Meter, printable
 from aslfast.errors import UserError
+from aslfast.files.text import read_text
 from aslfast.index.bm25 import BM25Index
 from aslfast.index.options import MEMORY_MB, Effort, Similarity, check_scores
 from aslfast.index.stats import IndexStatistics
@@ -222,8 +223,6 @@ def _expected(file: Path) -> float:
 
 def _read_ids(file: Path) -> list[str]:
     try:
-        return [line for line in file.read_text(encoding="utf-8").split("\n") if line]
+        return [line for line in read_text(file).split("\n") if line]
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; name a text file with an id in each line") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: not valid UTF-8 at byte {error.start}; save the file as UTF-8") from error

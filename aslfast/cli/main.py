@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, cast
 
 import typer
 from typer.core import TyperGroup
@@ -23,30 +25,59 @@ from aslfast.cli.commands.recipes import recipes
 from aslfast.cli.commands.report import report
 from aslfast.cli.commands.rollout import rollout
 from aslfast.cli.commands.train import train
+from aslfast.cli.options import print_any_text
 from aslfast.errors import UserError
 
 # Before torch is loaded: its threads sleep while they wait. Spinning ones halve the speed of a shared machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+# typer brings a click of its own, or uses the installed one
+UsageError = cast("type[Exception]", typer.BadParameter.__bases__[0])
+
+
 class OneLineErrors(TyperGroup):
     """A group whose commands end bad input in one line on stderr and exit code 2, never in a traceback."""
 
-    def invoke(self, ctx: typer.Context) -> object:
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Read the arguments in front of the command; raise typer.Exit where they are wrong."""
+        with _one_line_errors():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: Any) -> Any:
         """Run the command; raise typer.Exit for the errors that a user can fix."""
-        try:
+        with _one_line_errors():
             return super().invoke(ctx)
-        except UserError as error:
-            message, code = str(error), 2
-        except BrokenPipeError:
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    print_any_text()
+    try:
+        yield
+    except UserError as error:
+        message, code = str(error), 2
+    except UsageError as error:
+        if "NoArgs" in type(error).__name__:  # its message is the help of a group
             raise
-        except OSError as error:
-            what = f"{error.filename or 'writing'}: {error.strerror or error}"
-            message, code = f"{what}; check the path and the free space", 2
-        except KeyboardInterrupt as stop:
-            message, code = str(stop) or "stopped", 130
-        print(f"aslfast: error: {' '.join(message.split())}" if code == 2 else f"aslfast: {message}", file=sys.stderr)
-        raise typer.Exit(code)
+        message, code = _usage(error), 2
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        what = f"{error.filename or 'writing'}: {error.strerror or error}"
+        message, code = f"{what}; check the path and the free space", 2
+    except KeyboardInterrupt as stop:
+        message, code = str(stop) or "stopped", 130
+    else:
+        return
+    print(f"aslfast: error: {' '.join(message.split())}" if code == 2 else f"aslfast: {message}", file=sys.stderr)
+    raise typer.Exit(code)
+
+
+def _usage(error: Any) -> str:
+    """Return what is wrong with the command's arguments, and where its options are listed."""
+    command = error.ctx.command_path if error.ctx else "aslfast"
+    return f"{command}: {error.format_message().strip().rstrip('.')}; see {command} --help"
 
 
 app = typer.Typer(
@@ -98,4 +129,4 @@ app.add_typer(lab_app, name="lab")
 
 def main() -> None:
     """Run the command line."""
-    app()
+    app(prog_name="aslfast")

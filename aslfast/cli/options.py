@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from aslfast.limits import MOST, MOST_SEED, MOST_THREADS
 
 OUTPUT, SAMPLING = "Output", "Sampling"
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Do not show progress.", rich_help_panel=OUTPUT)]
@@ -28,7 +32,9 @@ DataOption = Annotated[
         "the dataset's authors.",
     ),
 ]
-Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Use only the first N questions.")]
+Limit = Annotated[
+    int | None, typer.Option("--limit", min=1, max=MOST, metavar="N", help="Use only the first N questions.")
+]
 Prompts = Annotated[
     str | None,
     typer.Option(
@@ -38,14 +44,31 @@ Prompts = Annotated[
         rich_help_panel=SAMPLING,
     ),
 ]
-Seed = Annotated[int | None, typer.Option("--seed", min=0, help="Random seed; the same seed gives the same result.")]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, max=MOST_SEED, help="Random seed; the same seed gives the same result."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."),
 ]
-Threads = Annotated[int | None, typer.Option("--threads", min=0, help="CPU threads to use; 0 means all cores.")]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=0, max=MOST_THREADS, help="CPU threads to use; 0 means all cores.")
+]
 
 
 def print_json(value: object) -> None:
-    """Print one JSON object, the only output on stdout."""
-    print(json.dumps(value, ensure_ascii=False))
+    """Print one JSON object, the only output on stdout; escaped where stdout's encoding lacks a character of it."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value)
+    print(text)
+
+
+def print_any_text() -> None:
+    """Let stdout and stderr escape what their encoding lacks, such as Japanese in ASCII, in place of a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")

@@ -12,6 +12,7 @@ from typing import Any
 
 from aslfast.cli.progress import Meter, printable, quiet_libraries
 from aslfast.config import RunConfig
+from aslfast.config.bounds import check_option
 from aslfast.core import ROLES, Question, Role, Task, Trajectory
 from aslfast.data.qa_dataset import read_questions
 from aslfast.data.trajectories import Record, conversation, write_trajectories
@@ -74,6 +75,9 @@ def overridden(target: str, overrides: Overrides) -> RunConfig:
 
     def given(table: object, keys: Sequence[str]) -> dict[str, Any]:
         values = {key: getattr(overrides, key) for key in keys}
+        for key, value in values.items():
+            if value is not None:
+                check_option(f"--{key.replace('_', '-')}", table, key, value)
         return {key: getattr(table, key) if value is None else value for key, value in values.items()}
 
     sampler = replace(config.sampler, **given(config.sampler, SAMPLER_KEYS))

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from aslfast.checkpoint.run_dir import CONFIG, read_run_config, resume_command
 from aslfast.cli.options import print_json
 from aslfast.cli.progress import Meter, quiet_libraries
 from aslfast.config import RunConfig, to_toml
 from aslfast.preflight import dry_run
+
+NOTHING_WRITTEN = "nothing is written yet: start again with the same command"
 
 
 def print_plan(config: RunConfig, as_json: bool) -> None:
@@ -29,8 +36,29 @@ def toml_comment(text: str) -> str:
     return "\n".join(f"# {line}" for line in text.splitlines())
 
 
+@contextmanager
+def _stoppable(run: Path, resumed: bool) -> Iterator[None]:
+    """End the block at Ctrl-C and at SIGTERM with how to go on: they may come before the loop that answers them."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    of_another = not resumed and (run / CONFIG).exists()
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if stop.args:
+            raise
+        begun = (run / CONFIG).exists() and not of_another
+        what = f"stopped; go on with: {resume_command(run)}" if begun else f"stopped; {NOTHING_WRITTEN}"
+        raise KeyboardInterrupt(what) from stop
+
+
 def train_run(config: RunConfig, out: Path, quiet: bool, as_json: bool) -> None:
     """Train a run into a new folder and print its report. Raise UserError."""
+    with _stoppable(out, resumed=False):
+        _train(config, out, quiet, as_json)
+
+
+def _train(config: RunConfig, out: Path, quiet: bool, as_json: bool) -> None:
     from aslfast.cli.report import print_report
     from aslfast.cli.train_progress import TrainProgress
     from aslfast.distributed.process_group import is_rank_zero
@@ -45,7 +73,11 @@ def train_run(config: RunConfig, out: Path, quiet: bool, as_json: bool) -> None:
 
 def resume_run(run: Path, quiet: bool, as_json: bool) -> None:
     """Resume a run and print its report. Raise UserError."""
-    from aslfast.checkpoint.run_dir import read_run_config
+    with _stoppable(run, resumed=True):
+        _resume(run, quiet, as_json)
+
+
+def _resume(run: Path, quiet: bool, as_json: bool) -> None:
     from aslfast.cli.report import print_report
     from aslfast.cli.train_progress import TrainProgress
     from aslfast.distributed.process_group import is_rank_zero

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-MOST = 1_000_000_000  # of a count that nothing else bounds
+from aslfast.errors import UserError
+from aslfast.limits import MOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,13 @@ class Bounds:
             return f"{off}between {low} and {high}"
         least, most = "above" if self.open_low else "at least", "below" if self.open_high else "at most"
         return f"{off}{least} {low} and {most} {high}"
+
+
+def check_option(name: str, table: Any, key: str, value: float) -> None:
+    """Raise UserError where an option's value is out of the bounds of the key, in a dataclass, that it replaces."""
+    bounds = next(item.metadata["bounds"] for item in fields(table) if item.name == key)
+    if value not in bounds:
+        raise UserError(f"{name} {value}: it must be {bounds}")
 
 
 def _shown(number: float) -> str:

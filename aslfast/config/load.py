@@ -8,9 +8,10 @@ from pathlib import Path
 
 from aslfast.config.algorithms import with_algorithm
 from aslfast.config.schema import RunConfig
-from aslfast.config.toml import TOMLDecodeError, Tree, parse, parse_value
+from aslfast.config.toml import Tree, parse, parse_value
 from aslfast.config.validate import from_tree, nearest
 from aslfast.errors import UserError
+from aslfast.files.text import read_text
 
 RECIPES = files("aslfast.config") / "recipes"
 
@@ -26,17 +27,28 @@ def load_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = Non
     `extends` names the recipe whose settings stand below its own.
     """
     tree, place = _read_tree(name)
-    tree = {"recipe": Path(name).stem if name.endswith(".toml") else name, **tree}
-    while isinstance(extended := tree.pop("extends", None), str):
-        tree = _merged(_read_tree(extended)[0], tree)
+    tree = _extended({"recipe": Path(name).stem if name.endswith(".toml") else name, **tree}, place)
     tree = with_algorithm(tree, tree.get("algorithm"), over=False)
+    options = {}
     for override in overrides:
-        _apply(tree, override)
-        if override.partition("=")[0].strip() == "algorithm":
+        key = _apply(tree, override)
+        options[key] = f"--set {override:.100}"
+        if key == "algorithm":
             tree = with_algorithm(tree, tree["algorithm"], over=True)
     if seed is not None:
-        tree["seed"] = seed
-    return from_tree(tree, place)
+        tree["seed"], options["seed"] = seed, f"--seed {seed}"
+    return from_tree(tree, place, options)
+
+
+def _extended(tree: Tree, place: str) -> Tree:
+    """Return a recipe's tree over those of the recipes that it extends, one after the other."""
+    seen = []
+    while (extended := tree.pop("extends", None)) is not None:
+        if not isinstance(extended, str) or extended in seen:
+            raise UserError(f"{place}: extends is {extended!r}; name one recipe, which does not extend this one")
+        seen.append(extended)
+        tree = _merged(_read_tree(extended)[0], tree)
+    return tree
 
 
 def _read_tree(name: str) -> tuple[Tree, str]:
@@ -54,7 +66,7 @@ def _read_tree(name: str) -> tuple[Tree, str]:
         raise UserError(f"unknown recipe {name!r}{suggestion}; shipped: {shipped}, or give a .toml file")
     try:
         return parse(text), place
-    except TOMLDecodeError as error:
+    except ValueError as error:
         raise UserError(f"{place}: not valid TOML: {error}") from error
 
 
@@ -69,16 +81,15 @@ def _merged(below: Mapping[str, object], above: Mapping[str, object]) -> Tree:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise UserError(f"{path}: the recipe cannot be read ({reason}); it must be a TOML text file") from error
+        return read_text(path)
+    except OSError as error:
+        raise UserError(f"{path}: the recipe cannot be read ({error.strerror}); it must be a TOML text file") from error
 
 
-def _apply(tree: Tree, override: str) -> None:
-    """Set the key of one `--set key=value` in the tree."""
+def _apply(tree: Tree, override: str) -> str:
+    """Set the key of one `--set key=value` in the tree; return it."""
     key, equals, value = override.partition("=")
-    if not equals or not key:
+    if not equals or not key.strip():
         raise UserError(f"--set {override}: write it as key=value, for example --set policy.steps=10")
     *tables, last = key.strip().split(".")
     for table in tables:
@@ -86,3 +97,4 @@ def _apply(tree: Tree, override: str) -> None:
         if not isinstance(tree, dict):
             raise UserError(f"--set {override}: {table!r} is a value, not a table")
     tree[last] = parse_value(value.strip())
+    return key.strip()

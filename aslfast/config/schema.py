@@ -7,11 +7,17 @@ from typing import Literal
 
 from aslfast.config.bounds import fraction, named, number, positive
 from aslfast.core import ROLES, SECOND_JUDGE
+from aslfast.limits import (
+    MOST_SECONDS,
+    MOST_SEED,
+    MOST_STEPS,
+    MOST_TEMPERATURE,
+    MOST_THREADS,
+    MOST_TOKENS,
+    MOST_TOP_K,
+    MOST_TURNS,
+)
 from aslfast.rewards import GENERATOR_REWARDS, GRM_REWARDS, LABELS, POLICY_REWARDS, REFERENCES
-
-MOST_TOKENS = 2**24  # of one trajectory or one forward pass
-MOST_SECONDS = 86_400.0
-MOST_STEPS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +26,7 @@ class ModelConfig:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": the GPU where there is one, else the CPU
     prompts: Literal["compact", "full"] = "full"  # prompt set
+    prompt_date: str = ""  # YYYY-MM-DD, for chat templates that show one; empty: the day that the run starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +45,7 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True)
 class ToolConfig:
-    top_k: int = positive(3, 1000)
+    top_k: int = positive(3, MOST_TOP_K)
     max_passage_chars: int = positive(2000, 10_000_000)
     timeout_s: float = positive(30.0, MOST_SECONDS)  # of one attempt to reach an index by URL
     retries: int = number(5, 0, 1000)  # attempts after the first
@@ -48,9 +55,9 @@ class ToolConfig:
 @dataclass(frozen=True, slots=True)
 class SamplerConfig:
     kind: Literal["local", "sglang"] = "local"
-    temperature: float = number(1.0, 0.0, 100.0)  # of sampling; the learner scales its log-probs by it too
+    temperature: float = number(1.0, 0.0, MOST_TEMPERATURE)  # of sampling; the learner scales its log-probs by it too
     max_running_requests: int = positive(128, 65_536)  # in one batch
-    max_turns: int = positive(9, 1000)
+    max_turns: int = positive(9, MOST_TURNS)
     max_new_tokens: int = positive(2048, MOST_TOKENS)  # a turn
     max_context: int = positive(10240, MOST_TOKENS)  # tokens of a trajectory
     # the rest is of kind "sglang": docs/scale/sglang.md
@@ -198,10 +205,10 @@ class RunConfig:
 
     recipe: str = ""
     algorithm: str = ""  # its settings stand in `loss` and `advantage`: see aslfast/config/algorithms.py
-    seed: int = number(0, 0, 2**63 - 1)
+    seed: int = number(0, 0, MOST_SEED)
     rounds: int = number(3, 0, MOST_STEPS)
     phases: tuple[Literal["generator", "grm", "policy"], ...] = ROLES  # of a round, in this order
-    threads: int = number(0, 0, 4096)  # of torch on the CPU; 0: as torch chooses
+    threads: int = number(0, 0, MOST_THREADS)  # of torch on the CPU; 0: as torch chooses
     deterministic: bool = True  # the same bits again, where torch can; false: on a GPU faster, last bits are left open
     format_weight: float = number(1.0, 0.0, 1e6)  # of the format reward of every role
     model: ModelConfig = field(default_factory=ModelConfig)

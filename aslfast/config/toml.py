@@ -17,15 +17,18 @@ TOMLDecodeError = tomllib.TOMLDecodeError
 
 
 def parse(text: str) -> Tree:
-    """Return the document that `text` is. Raises TOMLDecodeError."""
-    return tomllib.loads(text)
+    """Return the document that `text` is. Raises TOMLDecodeError, or another ValueError for what Python cannot hold."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def parse_value(text: str) -> object:
     """Return the value that `text` stands for in TOML; a bare word is a string."""
     try:
         return parse(f"value = {text}")["value"]
-    except TOMLDecodeError:
+    except ValueError:
         return text
 
 

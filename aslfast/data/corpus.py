@@ -6,7 +6,6 @@ TSV (psgs_w100.tsv: columns id, text, title under a header line) is read into th
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +13,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from aslfast.data.tables import named, read_table
 from aslfast.errors import UserError
+from aslfast.files.text import decode
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -33,9 +34,10 @@ class Passage:
 
     @property
     def title(self) -> str:
-        """The title without its quotes, empty if there is none."""
+        """The title without the quotes around it, empty if there is none; quotes of its own stay."""
         first, newline, _ = self.contents.partition("\n")
-        return first.strip().strip('"') if newline else ""
+        first = first.strip() if newline else ""
+        return first[1:-1] if len(first) > 1 and first[0] == first[-1] == '"' else first
 
     @property
     def text(self) -> str:
@@ -97,13 +99,12 @@ def each_file(files: Iterable[Path], readers: Mapping[str, Callable[[Path], Iter
 def parse_lines(file: Path, lines: Iterable[bytes], first: int = 1) -> Iterator[tuple[str, Passage]]:
     """Stream (place, passage) for lines of a JSONL file, numbered from `first`; blank lines are skipped."""
     for number, line in enumerate(lines, start=first):
-        if line.isspace():
-            continue
         place = f"{file}:{number}"
+        text = decode(line, place)
+        if not text.strip():
+            continue
         try:
-            record = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError as error:
-            raise UserError(f"{place}: not valid UTF-8 at byte {error.start}; save the file as UTF-8") from error
+            record = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:
             reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
             raise UserError(f"{place}: not JSON ({reason}); every line must be one JSON object") from error
@@ -154,17 +155,14 @@ def _read_parquet(file: Path) -> Iterator[tuple[str, Passage]]:
 
 def read_tsv(file: Path) -> Iterator[tuple[str, Passage]]:
     """Stream (place, passage) for the lines of DPR's TSV, with title and text as `contents`."""
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            reader = csv.DictReader(lines, delimiter="\t")
-            for row in reader:
-                place = f"{file}:{reader.line_num}"
-                if row.get("text") is None or row.get("title") is None:
-                    raise UserError(f"{place}: 'text' or 'title' is missing; the first line names id, text and title")
-                title, text = row["title"].strip('"'), row["text"]
-                yield place, _to_passage(place, {"id": row.get("id"), "contents": f'"{title}"\n{text}'})
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not readable ({error}); save it as UTF-8, columns split by tabs") from error
+    table = read_table(file, "\t")
+    names = next(table, (0, []))[1]
+    for number, fields in table:
+        place = f"{file}:{number}"
+        row = named(names, fields, place)
+        if "text" not in row or "title" not in row:
+            raise UserError(f"{place}: 'text' or 'title' is missing; the first line names id, text and title")
+        yield place, _to_passage(place, {"id": row.get("id"), "contents": f'"{row["title"]}"\n{row["text"]}'})
 
 
 _READERS = {".jsonl": _read_jsonl, ".parquet": _read_parquet, ".tsv": read_tsv}

@@ -15,9 +15,9 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.rendezvous import rendezvous
 
 from aslfast.distributed.byte_collectives import all_gather_bytes, broadcast_bytes
+from aslfast.distributed.meeting import Launch, how_to_start, launch_of_environment, meet
 from aslfast.distributed.rendezvous import connect_peers
 from aslfast.distributed.watchdog import ERROR, STOPPED, Watchdog
 from aslfast.errors import UserError
@@ -135,7 +135,8 @@ SINGLE_PROCESS = ProcessGroup()
 
 def is_rank_zero() -> bool:
     """Return whether this process reports for all ranks, inside and outside `init_process_group`."""
-    return os.environ.get("RANK", "0") == "0"
+    launch = launch_of_environment()
+    return launch is None or launch.rank == 0
 
 
 @contextmanager
@@ -145,10 +146,11 @@ def init_process_group(resume_command: str) -> Iterator[ProcessGroup]:
     However one rank's block ends, all end: rank 0 raises what ended the run, the others SystemExit. resume_command:
     what a user types to go on with the run.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    launch = launch_of_environment()
+    if launch is None:
         yield ProcessGroup()
         return
-    process_group, watchdog = _connect(resume_command)
+    process_group, watchdog = _connect(launch, resume_command)
     try:
         yield process_group
         process_group.barrier()
@@ -159,17 +161,17 @@ def init_process_group(resume_command: str) -> Iterator[ProcessGroup]:
     dist.destroy_process_group()
 
 
-def _connect(resume_command: str) -> tuple[ProcessGroup, Watchdog]:
-    """Connect with the other ranks, by torch.distributed and by the watchdog's own connections. Raise UserError."""
+def _connect(launch: Launch, resume_command: str) -> tuple[ProcessGroup, Watchdog]:
+    """Connect with the other ranks, by the watchdog's own connections and by torch.distributed. Raise UserError."""
     _check_gpus()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
-        store, rank, size = next(iter(rendezvous("env://")))
+        store, rank, size = meet(launch), launch.rank, launch.size
+        watchdog = Watchdog(rank, connect_peers(store, rank, size), resume_command)  # first: its waiting has an end
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
-        watchdog = Watchdog(rank, connect_peers(store, rank, size), resume_command)
     except (RuntimeError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"ranks: they cannot connect ({reason}); start all of them with torchrun") from error
+        raise UserError(f"ranks: they cannot connect ({reason}); {how_to_start()}") from error
     return ProcessGroup(rank, size, watchdog), watchdog
 
 

@@ -20,7 +20,6 @@ import numpy.typing as npt
 from aslfast import _bm25
 from aslfast.data.corpus import Passage
 from aslfast.data.corpus_arrow import AnySource, open_source
-from aslfast.errors import UserError
 from aslfast.index.build import Progress, build_index
 from aslfast.index.options import (
     MEMORY_MB,
@@ -29,6 +28,7 @@ from aslfast.index.options import (
     Similarity,
     as_texts,
     check_analyzer,
+    check_hits,
     check_scores,
     n_threads,
 )
@@ -125,11 +125,10 @@ class BM25Index:
     ) -> SearchResult:
         """Return the k best passages for each query; `threads` 0 means all cores.
 
-        With `allow`, ids of passages, only these are found; scores do not change. Raises UserError for k < 1, an id
-        that is not there, or a damaged page.
+        With `allow`, ids of passages, only these are found; scores do not change. Raises UserError for k < 1 or
+        k > limits.MOST_HITS, an id that is not there, or a damaged page.
         """
-        if k < 1:
-            raise UserError(f"k is {k}; ask for at least 1 passage")
+        check_hits(k)
         check_scores(scores)
         texts, core = as_texts(queries, "queries"), self._snapshot.core
         with explain_reading(self.path):

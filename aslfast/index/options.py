@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Literal, TypeAlias
 
 from aslfast import _bm25
 from aslfast.errors import UserError
+from aslfast.limits import MOST_HITS, MOST_K1, MOST_MEMORY_MB, MOST_THREADS
 
 MEMORY_MB = 1024  # of postings in memory while a segment is built: a larger corpus is merged from runs on the disk
 MIN_MEMORY_MB = 16
@@ -26,8 +26,8 @@ class Similarity:
 
     def __post_init__(self) -> None:
         check_analyzer(self.analyzer)
-        if not (math.isfinite(self.k1) and self.k1 >= 0):
-            raise UserError(f"k1 is {self.k1}; use a number of at least 0 (0.9 is the default)")
+        if not 0 <= self.k1 <= MOST_K1:  # NaN neither
+            raise UserError(f"k1 is {self.k1}; use a number from 0 to {MOST_K1:,g} (0.9 is the default)")
         if not 0 <= self.b <= 1:
             raise UserError(f"b is {self.b}; use a number from 0 to 1 (0.4 is the default)")
 
@@ -41,8 +41,9 @@ class Effort:
 
     def __post_init__(self) -> None:
         n_threads(self.threads)
-        if self.memory_mb < MIN_MEMORY_MB:
-            raise UserError(f"memory_mb is {self.memory_mb}; use at least {MIN_MEMORY_MB} ({MEMORY_MB} is the default)")
+        if not MIN_MEMORY_MB <= self.memory_mb <= MOST_MEMORY_MB:
+            bounds = f"{MIN_MEMORY_MB} to {MOST_MEMORY_MB:,} ({MEMORY_MB} is the default)"
+            raise UserError(f"memory_mb is {self.memory_mb}; use {bounds}")
 
 
 def check_analyzer(analyzer: str) -> None:
@@ -58,10 +59,17 @@ def check_scores(scores: str) -> Scores:
     raise UserError(f"unknown scores {scores!r}; use exact or lucene")
 
 
+def check_hits(k: int) -> int:
+    """Return the number of passages to find. Raises UserError out of range."""
+    if not 1 <= k <= MOST_HITS:
+        raise UserError(f"k is {k}; ask for 1 to {MOST_HITS:,} passages")
+    return k
+
+
 def n_threads(threads: int) -> int:
     """Return the number of threads to use: 0 becomes that of the cores this process may run on. Raises UserError."""
-    if threads < 0:
-        raise UserError(f"threads is {threads}; use 0 for all cores, or a number of threads")
+    if not 0 <= threads <= MOST_THREADS:
+        raise UserError(f"threads is {threads}; use 0 for all cores, or up to {MOST_THREADS:,} threads")
     if threads:
         return threads
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

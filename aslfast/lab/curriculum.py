@@ -17,8 +17,8 @@ from aslfast.lab.examples import Example
 from aslfast.lab.practice import compare_example, copy_example, look_up_example
 from aslfast.lab.world import World
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.tool_calls import Call
-from aslfast.rollout.search_tool import SEARCH, SearchTool
+from aslfast.prompts.tool_calls import SEARCH, Call
+from aslfast.rollout.search_tool import SearchTool
 
 TOP_K = 2
 VERDICT_WEIGHT = 6.0  # of the loss at the tokens that decide a verdict

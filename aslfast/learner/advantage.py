@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from aslfast_kernels import group_advantage
 from torch import Tensor
 
 from aslfast.config.schema import AdvantageConfig
 from aslfast.core import Group, Trajectory
+from aslfast_kernels import group_advantage
 
 
 def advantages(groups: Sequence[Group], config: AdvantageConfig) -> tuple[list[Trajectory], list[float]]:

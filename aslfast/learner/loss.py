@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aslfast_kernels import PolicyMetrics, policy_loss
 from torch import Tensor
 
 from aslfast.config.schema import LossConfig
+from aslfast_kernels import PolicyMetrics, policy_loss
 
 
 @dataclass(frozen=True)

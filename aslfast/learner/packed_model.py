@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from aslfast_kernels import linear_logprob
 from peft import PeftModel
 from peft.helpers import disable_input_dtype_casting
 from torch import Tensor
@@ -19,6 +18,7 @@ from aslfast.learner.batch import Batch
 from aslfast.models.activation_checkpointing import checkpoint_activations
 from aslfast.models.context_limit import context_limit
 from aslfast.models.output_head import measure_transform
+from aslfast_kernels import linear_logprob
 
 
 class PackedModel:

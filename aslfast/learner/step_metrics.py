@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 
 import torch
-from aslfast_kernels import PolicyMetrics
 from torch import Tensor
 
 from aslfast.distributed.process_group import ProcessGroup
 from aslfast.learner.batch import Batch
 from aslfast.learner.loss import LossInputs
+from aslfast_kernels import PolicyMetrics
 
 
 @dataclass(frozen=True, slots=True)

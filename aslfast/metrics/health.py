@@ -49,7 +49,7 @@ def repeated_queries(trajectories: Sequence[Trajectory]) -> float:
 
 
 def _queries(trajectory: Trajectory) -> list[str]:
-    calls = [parse_call(without_thinking(turn.text)) for turn in trajectory.turns if turn.kind == "sampled"]
+    calls = [parse_call(without_thinking(turn.said)) for turn in trajectory.turns if turn.kind == "sampled"]
     return [query for call in calls if call for query in call.queries]
 
 

@@ -78,8 +78,12 @@ class RunLog:
 
 def _lines(file: Path) -> list[Line]:
     try:
-        return [*read_lines(file)]
+        lines = read_lines(file)
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; name the folder of a run") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not JSON lines ({error}); the run is damaged") from error
+    for number, line in enumerate(lines, 1):
+        if not isinstance(line, dict) or "round" not in line:
+            raise UserError(f"{file}:{number}: not a line of a run; the run is damaged")
+    return [*lines]

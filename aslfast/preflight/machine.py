@@ -54,6 +54,7 @@ def check_devices() -> CheckResult:
 def check_kernels() -> CheckResult:
     """Run the log-prob kernel that would be chosen here, and compare it with torch's softmax in float64."""
     import torch
+
     from aslfast_kernels import linear_logprob
     from aslfast_kernels.arguments import choose_impl
 

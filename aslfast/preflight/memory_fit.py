@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from aslfast.config import RunConfig
 from aslfast.errors import UserError
+from aslfast.limits import MOST_GPU_GB
 from aslfast.preflight import memory_model as memory
 from aslfast.preflight.architectures import ModelShape
 from aslfast.preflight.memory_model import GB, Part
@@ -60,8 +61,9 @@ def card_of(name: str) -> Card:
     if text in CARDS:
         return Card(name, CARDS[text])
     number = text.removesuffix("gb")
-    if number == text or not number.isdecimal() or int(number) == 0:
-        raise UserError(f"--gpu {name}: neither a size, such as 80GB, nor one of {', '.join(CARDS)}")
+    if number == text or not number.isdecimal() or len(number) > 9 or not 1 <= int(number) <= MOST_GPU_GB:
+        known = f"neither a size, such as 80GB, nor one of {', '.join(CARDS)}"
+        raise UserError(f"--gpu {name:.80}: {known}; at most {MOST_GPU_GB:,}GB")
     return Card(name, int(number) * GB)
 
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from aslfast_kernels.logprobs.head import STATISTICS_BYTES, WORKSPACE_BYTES
-
 from aslfast.config import RunConfig
 from aslfast.preflight.architectures import ModelShape
 from aslfast.preflight.layer_memory import backward_bytes, itemsize, kept_bytes, layer_bytes
 from aslfast.sampler.local.forward_pass import PREFILL_TOKENS
+from aslfast_kernels.logprobs.head import STATISTICS_BYTES, WORKSPACE_BYTES
 
 GB = 10**9
 CONTEXT_BYTES = 600_000_000  # assumed: a process's CUDA context with cuBLAS and the kernels in it

@@ -13,13 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import TemplateError
-
-from aslfast.errors import UserError
 from aslfast.prompts.parsing import TAGS
+from aslfast.prompts.rendering import SENTINEL, Rendering
 
-_SENTINEL = "aslfastsentinel"
 _TAG = rf"<[\s/]*(?:{'|'.join(TAGS)})\b[^<>]*>"
+_SAID = ("</tool_call>", "x")  # what may stand before an observation whose turn the model did not close
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,25 +29,31 @@ class Frame:
     n_before: int
     n_after: int
 
+    @property
+    def opens_thinking(self) -> bool:
+        """Whether the turn that follows is inside a <think> block from its first token."""
+        return self.after.rstrip().endswith("<think>")
+
 
 class Chat:
-    """The chat template of one Hugging Face tokenizer. Raise UserError where it has none."""
+    """The chat template of one Hugging Face tokenizer, as token ids. Raise UserError where it has none.
 
-    def __init__(self, tokenizer: Any) -> None:
-        if not getattr(tokenizer, "chat_template", None):
-            what_to_do = "use an instruct model or add chat_template.jinja"
-            raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; {what_to_do}")
-        self.tokenizer = tokenizer
+    date: ISO date that the template is told, if it asks for one; empty: today.
+    """
+
+    def __init__(self, tokenizer: Any, date: str = "") -> None:
+        self.tokenizer, self._rendering = tokenizer, Rendering(tokenizer, date)
         added = {word: id_ for word, id_ in tokenizer.get_added_vocab().items() if len(word) > 1 and not word.isspace()}
         self._control_ids = frozenset(added.values())
         self._prompts: dict[str, Frame] = {}  # by system message
-        self._observation = self._observation_frame()
-        literals = [*added, *self._text_opening()]
-        self._control = _any_of(literals, _TAG)
-        before, after = self._observation.before, self._observation.after
-        ending = _any_of([word for word in added if not re.fullmatch(_TAG, word)]).search(before)
-        self._end_id: int | None = added.get(ending[0]) if ending else None
-        self._after_end = self._frame(before[ending.end() :] if ending else before, after)
+        self._observation = self._frame(self._rendering.observation(SENTINEL))
+        self._control = _any_of([*added, *self._text_opening()], _TAG)
+        ending = _any_of([word for word in added if not re.fullmatch(_TAG, word)]).search(self._observation.before)
+        self._end, self._end_at = (ending[0], ending.end()) if ending else ("", 0)
+        self._end_id: int | None = added.get(self._end)
+        self._after_end = self._frame(self._rendering.observation(SENTINEL)[self._end_at :])
+        opening = self._observation.before + SENTINEL
+        self._said = next((said for said in _SAID if self._ids_after(said, opening) is not None), "")
 
     def escape_control_tokens(self, text: str) -> str:
         """Return the text with each control token and each tag broken: spelled with other angle brackets."""
@@ -62,16 +66,24 @@ class Chat:
 
     def prompt_ids(self, user: str, system: str = "") -> list[int]:
         """Return the opening of a conversation, up to the assistant's turn. `user` is data, `system` is trusted."""
-        if system not in self._prompts:
-            self._prompts[system] = self._prompt_frame(system)
-        return self._filled(self._prompts[system], user)
+        ids = self._ids(self._rendering.prompt(self.escape_control_tokens(user), system))
+        return self._without_forged(ids, self._prompt_frame(system))
 
     def observation_ids(self, text: str, turn_closed: bool) -> list[int]:
         """Return a tool's answer, from the end of the assistant's turn to where it speaks again.
 
-        turn_closed: the model itself sampled the end-of-turn token (`ends_turn`), which then is not repeated.
+        turn_closed: the model itself sampled the end-of-turn token (`ends_turn`), which then is not repeated. The ids
+        are those that the text has after the turn: some tokenizers open a text of its own with a space ("\u2581").
         """
-        return self._filled(self._after_end if turn_closed else self._observation, text)
+        fragment = self._rendering.observation(self.escape_control_tokens(text))
+        frame, said = (self._after_end, self._end) if turn_closed else (self._observation, self._said)
+        fragment = fragment[self._end_at :] if turn_closed else fragment
+        ids = self._ids_after(said, fragment)
+        return self._without_forged(self._ids(fragment) if ids is None else ids, frame)
+
+    def opens_thinking(self, first_turn: bool) -> bool:
+        """Return whether the template opens <think> for the assistant: in the prompt, or after an observation."""
+        return (self._prompt_frame("") if first_turn else self._observation).opens_thinking
 
     def ends_turn(self, token_ids: Sequence[int]) -> bool:
         """Return whether sampled tokens end with the template's end-of-turn token; a model may stop in other ways."""
@@ -81,9 +93,8 @@ class Chat:
         """Return the text of token ids, control tokens included."""
         return self.tokenizer.decode(list(token_ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
-    def _filled(self, frame: Frame, text: str) -> list[int]:
-        """Return the frame's ids around the text's, without any control token that is not the frame's own."""
-        ids = self._ids(frame.before + self.escape_control_tokens(text) + frame.after)
+    def _without_forged(self, ids: list[int], frame: Frame) -> list[int]:
+        """Return the ids without any control token that is not the frame's own."""
         control = [i for i, id_ in enumerate(ids) if id_ in self._control_ids]
         forged = set(control[frame.n_before : len(control) - frame.n_after])
         return [id_ for i, id_ in enumerate(ids) if i not in forged] if forged else ids
@@ -91,47 +102,25 @@ class Chat:
     def _ids(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def _frame(self, before: str, after: str) -> Frame:
-        n_before, n_after = (sum(id_ in self._control_ids for id_ in self._ids(text)) for text in (before, after))
+    def _ids_after(self, said: str, text: str) -> list[int] | None:
+        """Return a text's ids where it follows another; None where a token would span both."""
+        first, whole = self._ids(said), self._ids(said + text)
+        return whole[len(first) :] if whole[: len(first)] == first else None
+
+    def _frame(self, text: str) -> Frame:
+        before, _, after = text.partition(SENTINEL)
+        n_before, n_after = (sum(id_ in self._control_ids for id_ in self._ids(side)) for side in (before, after))
         return Frame(before, after, n_before, n_after)
 
-    def _pieces(self, messages: list[dict[str, str]]) -> list[str]:
-        """Return what the template puts around the messages' sentinels; nothing where it refuses such messages."""
-        try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        except (TemplateError, TypeError, ValueError, KeyError):  # templates refuse a role in each of these ways
-            return []
-        return text.split(_SENTINEL)
-
     def _prompt_frame(self, system: str) -> Frame:
-        """Return the frame of a user message, the system message before it or, without such a role, at its head."""
-        user = {"role": "user", "content": _SENTINEL}
-        pieces = self._pieces([{"role": "system", "content": system}, user] if system else [user])
-        if len(pieces) != 2 or system.strip() not in pieces[0]:
-            pieces = self._pieces([{"role": "user", "content": f"{system}\n\n{_SENTINEL}"}])
-        if len(pieces) != 2:
-            raise self._unusable("a user message")
-        return self._frame(*pieces)
-
-    def _observation_frame(self) -> Frame:
-        """Return the frame of a tool message or, where the template has no such role, of a user message."""
-        opening = [{"role": "user", "content": "q"}, {"role": "assistant", "content": _SENTINEL}]
-        pieces = self._pieces([*opening, {"role": "tool", "content": _SENTINEL}])
-        if len(pieces) != 3:
-            wrapped = f"<tool_response>\n{_SENTINEL}\n</tool_response>"
-            pieces = self._pieces([*opening, {"role": "user", "content": wrapped}])
-        if len(pieces) != 3:
-            raise self._unusable("a second user message")
-        return self._frame(*pieces[1:])
+        if system not in self._prompts:
+            self._prompts[system] = self._frame(self._rendering.prompt(SENTINEL, system))
+        return self._prompts[system]
 
     def _text_opening(self) -> list[str]:
         """Return the words that open the assistant's turn ("[/INST]") where no control token does."""
         prompt = self._prompt_frame("")
         return [prompt.after.strip()] if prompt.after.strip() and not prompt.n_after else []
-
-    def _unusable(self, what: str) -> UserError:
-        place = self.tokenizer.name_or_path
-        return UserError(f"{place}: its chat template cannot render {what}; use an instruct model")
 
 
 def _any_of(literals: Sequence[str], *patterns: str) -> re.Pattern[str]:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from aslfast.prompts.parsing import tagged
 
+SEARCH = "search"  # the name of the one tool
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

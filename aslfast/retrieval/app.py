@@ -52,10 +52,9 @@ class Retrieval:
 
     def app(self) -> ASGIApp:
         """Return the ASGI application."""
-        routes = [
-            Route("/retrieve", _Endpoint(self, self._retrieve), methods=["POST"]),
-            Route("/health", _Endpoint(self, self._health), methods=["GET"]),
-        ]
+        retrieve, health = _Endpoint(self, self._retrieve), _Endpoint(self, self._health)
+        routes = [Route(path, retrieve, methods=["POST"]) for path in ("/retrieve", "/retrieve/")]
+        routes += [Route(path, health, methods=["GET"]) for path in ("/health", "/health/")]
         app = Starlette(routes=routes, exception_handlers={HTTPException: _not_found})
         app.router.redirect_slashes = False
         return app

@@ -1,15 +1,18 @@
-"""A request's JSON, checked field by field against the server's limits, and how one is refused."""
+"""A request's JSON, checked field by field against the server's limits, and how one is refused.
+
+As Search-R1's server does, it takes what other clients send: fields that it does not know, which it leaves alone, and
+numbers and booleans as text.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 DEFAULT_TOPK = 3  # as Search-R1's server starts with
-FIELDS = ("queries", "topk", "return_scores")
+BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +72,6 @@ def read_request(body: bytes, limits: ServerLimits) -> RetrieveRequest:
         raise Refused(400, f"the body is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise Refused(422, f"the body is {_kind(value)}; send an object with the field 'queries'")
-    for name in value:
-        if name not in FIELDS:
-            raise Refused(422, f"unknown field {name[:80]!r}{_nearest(name)}; the fields are {', '.join(FIELDS)}")
     request = RetrieveRequest(_queries(value, limits), _topk(value, limits), _return_scores(value))
     if request.hits > limits.hits:
         asked = f"queries x topk is {len(request.queries)} x {request.topk} = {request.hits}"
@@ -102,6 +102,8 @@ def _topk(value: Mapping[str, object], limits: ServerLimits) -> int:
     topk = value.get("topk")
     if topk is None:
         return DEFAULT_TOPK
+    if isinstance(topk, (str, float)) and _is_whole(topk):
+        topk = int(topk)
     if type(topk) is not int:
         raise Refused(422, f"field 'topk' is {_kind(topk)}; send a whole number or null ({DEFAULT_TOPK})")
     if not 1 <= topk <= limits.topk:
@@ -109,8 +111,14 @@ def _topk(value: Mapping[str, object], limits: ServerLimits) -> int:
     return topk
 
 
+def _is_whole(number: str | float) -> bool:
+    return number.strip().isdecimal() and len(number) < 20 if isinstance(number, str) else float(number).is_integer()
+
+
 def _return_scores(value: Mapping[str, object]) -> bool:
     return_scores = value.get("return_scores", False)
+    if isinstance(return_scores, (str, int)):
+        return_scores = BOOLEANS.get(str(return_scores).lower(), return_scores)
     if type(return_scores) is not bool:
         raise Refused(422, f"field 'return_scores' is {_kind(return_scores)}; send true or false")
     return return_scores
@@ -120,8 +128,3 @@ def _kind(value: object) -> str:
     """Return a value's JSON type, for messages."""
     names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
-
-
-def _nearest(name: str) -> str:
-    close = difflib.get_close_matches(name[:80], FIELDS, 1, 0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""

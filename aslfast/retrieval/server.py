@@ -58,7 +58,7 @@ def serve(folder: Path, options: ServerOptions) -> None:
 def announce(started: Mapping[str, object], as_json: bool) -> None:
     """Print that the server accepts requests."""
     line = f"serving {started['index']} ({started['passages']:,} passages) at {started['url']}"
-    print(json.dumps(started, ensure_ascii=False) if as_json else line, flush=True)
+    print(json.dumps(started) if as_json else line, flush=True)
 
 
 def open_port(host: str, port: int) -> socket.socket:

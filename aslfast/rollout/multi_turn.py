@@ -12,8 +12,7 @@ from typing import TypeVar
 from aslfast.core import Kind, Role, StopReason, Task, Trajectory, Turn
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.parsing import STOP_TEXTS, parse_output, without_thinking
-from aslfast.prompts.tool_calls import Call, parse_call
-from aslfast.rollout.search_tool import SEARCH
+from aslfast.prompts.tool_calls import SEARCH, Call, parse_call
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.protocol import Sample, Sampler, SampleRequest
 
@@ -47,11 +46,12 @@ class _Episode:
         """Append tokens that the model did not sample."""
         self._extend(Turn(kind, len(self.ids), len(self.ids) + len(ids), text), ids, 0, [0.0] * len(ids))
 
-    def append_sampled(self, sample: Sample, text: str) -> None:
-        """Append a turn that the model sampled."""
+    def append_sampled(self, sample: Sample, text: str, in_thinking: bool) -> Turn:
+        """Append a turn that the model sampled, and return it."""
         ids = sample.token_ids
-        turn = Turn("sampled", len(self.ids), len(self.ids) + len(ids), text, sample.cached_tokens)
+        turn = Turn("sampled", len(self.ids), len(self.ids) + len(ids), text, sample.cached_tokens, in_thinking)
         self._extend(turn, ids, 1, sample.logprobs)
+        return turn
 
     def _extend(self, turn: Turn, ids: Sequence[int], in_loss: int, logprobs: Sequence[float]) -> None:
         self.turns.append(turn)
@@ -122,9 +122,9 @@ class Rollout:
             if len(episode.ids) + self.limits.max_new_tokens > self.limits.max_context:
                 return _End(StopReason.CONTEXT_FULL)
             sample = await self._sample(episode, stable_seed(episode.name, turn))
-            text = self.chat.text(sample.token_ids)
-            episode.append_sampled(sample, text)
-            action = read_turn(role, text, sample.finish)
+            text, in_thinking = self.chat.text(sample.token_ids), self.chat.opens_thinking(first_turn=turn == 0)
+            sampled = episode.append_sampled(sample, text, in_thinking)
+            action = read_turn(role, sampled.said, sample.finish)
             if isinstance(action, _End):
                 return action
             if turn + 1 < self.limits.max_turns:  # no turn would read the last observation

@@ -9,7 +9,6 @@ from aslfast.data.corpus import Passage
 from aslfast.prompts.tool_calls import Call
 from aslfast.retrieval.retriever import AnyIndex, retrieve
 
-SEARCH = "search"
 MAX_QUERIES = 3  # of one call; the rest is dropped
 MAX_QUERY_CHARS = 500
 NOTHING_FOUND = "nothing found"

@@ -12,6 +12,7 @@ from aslfast.checkpoint.recovery import METRICS, ROUNDS, STEPS
 from aslfast.checkpoint.state import TrainState
 from aslfast.core import Group
 from aslfast.data.trajectories import Record, join_trajectories, write_trajectories
+from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
 from aslfast.learner.optimizer_state import load_learner, save_learner
 from aslfast.models import lora
@@ -46,10 +47,15 @@ class Checkpointer:
         self.run.commit(self.state, PendingCommit("run_started", made, provenance=provenance))
 
     def resume(self) -> None:
-        """Restore state and learner as they were at the last commit."""
+        """Restore state and learner as they were at the last commit. Raise UserError where they went with the run's
+        end."""
         self.run.restore(self.state)
         for adapter in self.learner.version:
-            for name in self._learner_files(adapter):
+            names = self._learner_files(adapter)
+            if not names:
+                what = "all rounds that it was started for are done, and the learner's state went with the last one"
+                raise UserError(f"{self.run.path}: {what}; start a new run from its adapters (roles.*.init_adapter)")
+            for name in names:
                 load_learner(self.learner, adapter, self.run.path / name)
 
     def step(self, adapter: str, groups: Sequence[Group], record: StepRecord) -> None:

@@ -143,8 +143,9 @@ def build_rollout(
     """Return the rollout with the recipe's limits, temperature and system prompt."""
     limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
     return Rollout(
-        sampler, tool, Chat(tokenizer), limits, config.sampler.temperature, prompt_text(config.model.prompts, "system")
-    )
+        sampler, tool, Chat(tokenizer, config.model.prompt_date), limits, config.sampler.temperature,
+        prompt_text(config.model.prompts, "system"),
+    )  # fmt: skip
 
 
 def weight_sync_check(
@@ -154,5 +155,5 @@ def weight_sync_check(
     """Return the check that the sampler serves these weights; the local sampler reads them and needs none."""
     if isinstance(sampler, LocalSampler):
         return dict
-    prompts = check_prompts(Chat(tokenizer), config.model.prompts, config.adapters)
+    prompts = check_prompts(Chat(tokenizer, config.model.prompt_date), config.model.prompts, config.adapters)
     return WeightSyncCheck(GroupScorer(sampler, process_group), model, prompts).check

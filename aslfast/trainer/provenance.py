@@ -1,11 +1,13 @@
-"""Provenance of a run: what its numbers depend on besides its configuration, its inputs and its software.
+"""Provenance of a run: what its numbers depend on, its configuration, its inputs and its software.
 
-It is recorded when a run starts and compared when it is resumed. Other inputs would make it another run, and are
-refused. Other software makes a valid run whose last bits differ, and is reported.
+It is recorded when a run starts and compared when it is resumed. Another configuration or other inputs would make it
+another run, and are refused, but for the keys that may change: the ledger records what was taken. Other software makes
+a valid run whose last bits differ, and is reported.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -14,9 +16,13 @@ import transformers
 
 from aslfast import __version__
 from aslfast.checkpoint.commits import Provenance
-from aslfast.config import RunConfig
+from aslfast.checkpoint.run_dir import CONFIG, LEDGER
+from aslfast.config import RunConfig, from_tree, to_toml, toml
+from aslfast.config.changes import config_changes
+from aslfast.core import ROLES
 from aslfast.errors import UserError
 from aslfast.models.base_model import model_folder
+from aslfast.trainer.datasets import uses_labelled
 
 BLOCK_BYTES, BLOCKS = 1 << 16, 32
 
@@ -26,12 +32,20 @@ def provenance_of(config: RunConfig, n_ranks: int = 1) -> Provenance:
 
     An index behind a URL has no checksum; the lab's worlds follow from the seed and the version.
     """
+    local = {key: place for key, place in places(config).items() if not place.startswith(("http://", "https://"))}
+    inputs = {key: fingerprint(Path(place)) for key, place in local.items()}
+    return Provenance(inputs, _software(n_ranks), to_toml(config))
+
+
+def places(config: RunConfig) -> dict[str, str]:
+    """Return the files, folders and addresses that a run reads, by the keys that name them."""
     data = config.data
-    places = {"model.path": str(model_folder(config.model.path))}
+    named = {"model.path": str(model_folder(config.model.path))}
+    named |= {f"roles.{role}.init_adapter": getattr(config.roles, role).init_adapter for role in ROLES}
     if not data.lab:
-        places |= {f"data.{key}": getattr(data, key) for key in ("index", "topics", "eval_questions", "eval_index")}
-    local = {key: place for key, place in places.items() if place and not place.startswith(("http://", "https://"))}
-    return Provenance({key: fingerprint(Path(place)) for key, place in local.items()}, _software(n_ranks))
+        named |= {f"data.{key}": getattr(data, key) for key in ("index", "topics", "eval_questions", "eval_index")}
+        named["data.labelled"] = data.labelled if uses_labelled(config) else ""
+    return {key: place for key, place in named.items() if place}
 
 
 def _software(n_ranks: int) -> dict[str, str]:
@@ -46,10 +60,31 @@ def _software(n_ranks: int) -> dict[str, str]:
     }
 
 
+def check_config(before: Provenance, config: RunConfig, run: Path) -> list[str]:
+    """Return warnings for the user about keys that have changed since the run started. Raise UserError for one that
+    may not."""
+    if not before.config:
+        return []
+    found = config_changes(from_tree(toml.parse(before.config), f"{run / LEDGER}"), config)
+    if refused := [change for change in found if not change.allowed]:
+        what = ", ".join(f"{change.key} is {change.now!r} (it was {change.before!r})" for change in refused)
+        raise UserError(f"{run / CONFIG}: {what}; set it back, or start a new run with --out")
+    bits = "; the run goes on, but not bit for bit as it would have" if any(c.changes_bits for c in found) else ""
+    taken = ", ".join(f"{change.key} {change.now!r} (it was {change.before!r})" for change in found)
+    return [f"{run / CONFIG}: {taken}{bits}"] if found else []
+
+
+def updated(before: Provenance, now: Provenance) -> Provenance | None:
+    """Return what the ledger is to record of a resume: what it took; None where nothing has changed."""
+    after = replace(before, inputs=now.inputs, config=now.config)
+    return after if after != before else None
+
+
 def compare(before: Provenance, now: Provenance) -> list[str]:
     """Return warnings for the user. Raise UserError for an input that differs from when the run started."""
-    for key, checksum in now.inputs.items():
-        if before.inputs.get(key) != checksum:
+    recorded = before.inputs | now.inputs if before.config else before.inputs  # an older version recorded fewer
+    for key in recorded:
+        if before.inputs.get(key) != now.inputs.get(key):
             raise UserError(f"{key}: not what it was when the run started; restore it, or start a new run with --out")
     old = {**now.software, **before.software}  # what an older version did not record is not compared
     other = [f"{name} {value} (it was {old[name]})" for name, value in now.software.items() if old[name] != value]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
@@ -36,7 +37,7 @@ from aslfast.trainer.build import (
 from aslfast.trainer.datasets import Datasets, file_datasets
 from aslfast.trainer.forward_check import check_learner, probe_ids
 from aslfast.trainer.lab_datasets import lab_datasets
-from aslfast.trainer.provenance import compare, provenance_of
+from aslfast.trainer.provenance import check_config, compare, provenance_of, updated
 from aslfast.trainer.round_loop import play_rounds
 
 
@@ -50,8 +51,14 @@ def train(config: RunConfig, out: str | Path, observer: Observer | None = None) 
         if ranks.restarted and ranks.broadcast(b"1" if (folder / LEDGER).exists() else b""):
             _resume(folder, observer, ranks)
         else:
-            _train(replicas.broadcast_config(ranks, lambda: config), folder, observer, ranks)
+            _train(replicas.broadcast_config(ranks, lambda: _dated(config)), folder, observer, ranks)
     return folder
+
+
+def _dated(config: RunConfig) -> RunConfig:
+    """Return the configuration with the date that chat templates show: a resume on another day shows the same."""
+    day = config.model.prompt_date or date.today().isoformat()
+    return replace(config, model=replace(config.model, prompt_date=day))
 
 
 def _train(config: RunConfig, folder: Path, observer: Observer, ranks: ProcessGroup) -> None:
@@ -83,7 +90,7 @@ def resume(run: str | Path, observer: Observer | None = None) -> Path:
 def _resume(folder: Path, observer: Observer, ranks: ProcessGroup) -> None:
     config = replicas.broadcast_config(ranks, lambda: read_run_config(folder))
     with RunDir.resume(folder) if ranks.is_rank_zero else NullRunDir() as run:
-        for warning in run.warnings:
+        for warning in [*run.warnings, *check_config(run.provenance, config, folder)]:
             observer.warning(warning)
         if ranks.broadcast(b"1" if run.is_finished(config.rounds) else b""):
             run.finish()
@@ -166,6 +173,7 @@ def _start_or_resume(context: RoundContext, initialised: list[str]) -> None:
         return
     for text in compare(run.provenance, provenance):
         context.observer.warning(text)
+    run.new_provenance = updated(run.provenance, provenance)
     context.checkpointer.resume()
     done = [role for number, role in state.phases_done if number == state.round]
     context.observer.resumed(Position(state.round, done, state.phase_step))

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from aslfast_kernels import linear_logprob, logprob
 from torch import Tensor
 
+from aslfast_kernels import linear_logprob, logprob
 from bench.kernels.peers import peers, torch_eager
 from bench.kernels.timing import Row, Run, Timer
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from aslfast_kernels import group_advantage, policy_loss
 from torch import Tensor
 
+from aslfast_kernels import group_advantage, policy_loss
 from bench.kernels.timing import Row, Timer, launches
 
 

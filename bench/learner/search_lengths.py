@@ -20,8 +20,8 @@ from aslfast.core import Question
 from aslfast.index.bm25 import BM25Index
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.templates import prompt_text
-from aslfast.prompts.tool_calls import Call
-from aslfast.rollout.search_tool import SEARCH, SearchTool
+from aslfast.prompts.tool_calls import SEARCH, Call
+from aslfast.rollout.search_tool import SearchTool
 from bench.learner.trajectory_lengths import Shape, save
 
 CHARS_PER_TOKEN = 4

@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aslfast.core import StopReason, Task, Trajectory, Turn
-from aslfast.prompts.tool_calls import Call
+from aslfast.prompts.tool_calls import SEARCH, Call
 from aslfast.rollout.multi_turn import Rollout, stable_seed
-from aslfast.rollout.search_tool import SEARCH
 from aslfast.sampler.protocol import SampleRequest
 from bench.rollout.lengths import Lengths, forced_output
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 
 from aslfast.cli.main import app
 from aslfast.data.corpus import Passage
+from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
 
 
@@ -86,6 +87,13 @@ def test_search_scores_as_asked(folder: Path) -> None:
     assert "unknown scores 'bm11'; use exact or lucene" in refused("search", folder, "dog", "--scores", "bm11")
 
 
+def test_k_has_an_upper_bound_that_is_said(folder: Path) -> None:
+    assert "1000000" in refused("search", folder, "dog", "-k", 99999999999)
+    assert len(json_of("search", folder, "dog", "-k", 1_000_000)["hits"]) == 2
+    with pytest.raises(UserError, match="k is 1000001; ask for 1 to 1,000,000 passages"):
+        BM25Index.open(folder).search(["dog"], 1_000_001)
+
+
 def test_refusals(folder: Path, tmp_path: Path) -> None:
     for command in (["info"], ["verify"], ["merge"], ["delete"], ["search"]):
         rest = ["a"] if command[0] in ("delete", "search") else []
@@ -96,5 +104,7 @@ def test_refusals(folder: Path, tmp_path: Path) -> None:
     assert "none.txt: No such file" in refused("delete", folder, "--ids-from", tmp_path / "none.txt")
     (tmp_path / "bad.txt").write_bytes(b"\xff")
     assert "bad.txt: not valid UTF-8" in refused("delete", folder, "--ids-from", tmp_path / "bad.txt")
+    (tmp_path / "mark.txt").write_bytes(b"\xef\xbb\xbfa\r\nx\r\n")  # as Windows' editors write it
+    assert "no passage has the id 'x'" in refused("delete", folder, "--ids-from", tmp_path / "mark.txt")
     (folder / "segment-1" / "texts.bin").write_bytes(b"")
     assert "texts.bin: 0 bytes, expected" in refused("verify", folder)

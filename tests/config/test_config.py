@@ -24,7 +24,11 @@ def test_recipes_round_trip(name):
     assert from_tree(toml.parse(to_toml(resolved)), "again") == resolved
 
 
-@given(st.text(st.characters(codec="utf-8"), max_size=30), st.floats(1e-12, 10.0), st.integers(0, 1 << 60))
+@given(
+    st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=30),
+    st.floats(1e-12, 10.0),
+    st.integers(0, 1 << 60),
+)
 def test_any_values_round_trip(text, rate, seed):
     model = schema.ModelConfig(path=text)
     learner = dataclasses.replace(RunConfig().learner, learning_rate=rate)
@@ -98,6 +102,51 @@ def test_bad_overrides(override, line):
     refused(line, override)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "place"),
+    [
+        (["policy.steps=many"], "--set policy.steps=many: policy.steps is"),
+        (["policy.stepz=3"], "--set policy.stepz=3: unknown key 'policy.stepz'"),
+        (["polcy.steps=3"], "--set polcy.steps=3: unknown key 'polcy'"),
+        (["policy=3"], "--set policy=3: policy is a table"),
+        (["rounds=1", "seed=-1", "rounds=2"], "--set seed=-1: seed is -1"),
+        (["rounds=-1", "rounds=-2"], "--set rounds=-2: rounds is -2"),
+        (["algorithm=cispo", "loss.dual_clip=3"], "--set loss.dual_clip=3: loss.dual_clip is of kind ppo"),
+        (["policy.verdicts_per_answer=0"], "--set policy.verdicts_per_answer=0: policy.verdicts_per_answer is 0"),
+        (["rounds=2"], "mine.toml: unknown key 'policy.stepz'"),
+    ],
+)
+def test_an_error_names_the_option_that_made_it(overrides, place, tmp_path):
+    """And the recipe for what no option set, also where an option set another key of the same table."""
+    path = tmp_path / "mine.toml"
+    path.write_text('extends = "tiny"\n' + "[policy]\nstepz = 3\n" * place.startswith("mine"))
+    with pytest.raises(UserError) as raised:
+        load_recipe(str(path), [*overrides, "policy.prompts_per_step=3"] if place.startswith("mine") else overrides)
+    assert str(raised.value).removeprefix(f"{tmp_path}/").startswith(place)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**30])
+def test_the_seeds_option_is_named(seed):
+    with pytest.raises(UserError, match=rf"^--seed {seed}: seed is {seed}; it must be between 0 and 9,223,372"):
+        load_recipe("tiny", seed=seed)
+
+
+def test_texts_that_no_file_can_hold():
+    refused(r"--set model.path=.*: model.path has a character that no file can hold", 'model.path="a\\u0000"')
+    refused(r"model.path has a character that no file can hold", "model.path=a\udcff")
+
+
+def test_recipes_that_extend_themselves(tmp_path):
+    for name, other in (("a", "b"), ("b", "a"), ("c", "c")):
+        (tmp_path / f"{name}.toml").write_text(f'extends = "{tmp_path}/{other}.toml"\n')
+    for name in ("a", "c"):
+        with pytest.raises(UserError, match=r"extends is '.*'; name one recipe, which does not extend this one"):
+            load_recipe(str(tmp_path / f"{name}.toml"))
+    (tmp_path / "c.toml").write_text("extends = 3\n")
+    with pytest.raises(UserError, match="extends is 3; name one recipe"):
+        load_recipe(str(tmp_path / "c.toml"))
+
+
 def test_overrides():
     numbers = ["policy.steps=3", "learner.learning_rate=2", "generator.hops=[2]", "policy.learn=false"]
     made = load_recipe("tiny", [*numbers, "model.path=/a b/ü#1", ' data.topics = "quoted" ', "policy.steps=4"])
@@ -167,6 +216,8 @@ def test_bad_recipes(tmp_path):
 
     refused_file(b"seed = ", "not valid TOML")
     refused_file(b"\xff\xfe", "not UTF-8")
+    refused_file(b"seed = " + b"9" * 5000, "not valid TOML")
+    refused_file(b"seed = " + b"[" * 5000, "not valid TOML")
     refused_file(b"[policy]\nstps = 3", r"unknown key 'policy.stps'; did you mean 'policy.steps'")
     refused_file(b"policy = 3", "policy is a table")
     with pytest.raises(UserError, match=r"no such recipe file"):

@@ -58,7 +58,7 @@ def test_dprs_tsv(tmp_path: Path) -> None:
     """Quotes doubled within quotes, as in psgs_w100.tsv; the same passages reach an index."""
     file = tmp_path / "psgs.tsv"
     file.write_text('id\ttext\ttitle\n1\t"He said ""no"" twice"\tAaron\n2\tb c\t"""Nah"""\n', encoding="utf-8")
-    expected = [Passage("1", '"Aaron"\nHe said "no" twice'), Passage("2", '"Nah"\nb c')]
+    expected = [Passage("1", '"Aaron"\nHe said "no" twice'), Passage("2", '""Nah""\nb c')]
     assert list(read_corpus(file)) == expected and place_of([file], 1) == f"{file}:3"
     index = BM25Index.build(file, tmp_path / "idx", threads=1)
     assert index.passages(["2", "1"]) == expected[::-1]
@@ -70,7 +70,48 @@ def test_dprs_tsv(tmp_path: Path) -> None:
         file.write_text(text)
         assert message in error_of(file)
     file.write_bytes(b"id\ttext\ttitle\n1\t\xff\ty\n")
-    assert "psgs.tsv: not readable" in error_of(file)
+    assert "psgs.tsv:2: not valid UTF-8 at byte 2" in error_of(file)
+
+
+TITLES = {  # as DPR writes it -> the title
+    '"""Heroes"" (David Bowie album)"': '"Heroes" (David Bowie album)',
+    '"""A"" is for ""Alibi"""': '"A" is for "Alibi"',
+    '"""Heroes"""': '"Heroes"',
+    '"The ""Fish"" Cheer"': 'The "Fish" Cheer',
+    "Aaron": "Aaron",
+    '""""': '"',
+}
+
+
+def test_titles_keep_their_own_quotes(tmp_path: Path) -> None:
+    file = tmp_path / "psgs.tsv"
+    lines = [f"{number}\ttext\t{title}\n" for number, title in enumerate(TITLES)]
+    file.write_text("id\ttext\ttitle\n" + "".join(lines), encoding="utf-8")
+    passages = list(read_corpus(file))
+    assert [passage.title for passage in passages] == list(TITLES.values())
+    assert passages[0].contents == '""Heroes" (David Bowie album)"\ntext'
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('1\t"Heroes is\tA\n2\tb\tB\n3\t"Nah" c\tC\n', r"psgs.tsv:2: a quote is not closed or not doubled"),
+        ('1\t"Heroes is\tA\n2\tb\tB\n3\tso\t"C"\n4\td\tD\n', r"psgs.tsv:2: a quote is not closed"),
+        ('1\t"Heroes is\tA\n2\tb\tB\n3\tsaid he"\tC\n4\td\tD\n', r"psgs.tsv:2: a quote opens here that line 4 closes"),
+        ('1\ta\tA\n2\t"Heroes" is\tB\n', r"psgs.tsv:3: a quote is not closed or not doubled"),
+        ("1\ta\tb\tA\n", r"psgs.tsv:2: 4 fields, but the first line names 3"),
+    ],
+)
+def test_an_open_quote_swallows_no_rows(rows: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "psgs.tsv"
+    file.write_text("id\ttext\ttitle\n" + rows)
+    assert message in error_of(file)
+
+
+def test_a_field_may_go_over_lines(tmp_path: Path) -> None:
+    file = tmp_path / "psgs.tsv"
+    file.write_text('id\ttext\ttitle\n1\t"a\nb"\tA\n2\tc\tC\n')
+    assert list(read_corpus(file)) == [Passage("1", '"A"\na\nb'), Passage("2", '"C"\nc')]
 
 
 def test_reading_is_streamed(tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ ODD = [
     b'{"id": "x", "id": "the last one counts", "contents": "cat"}',
     b'{"id": "a", "contents": "cat", "more": 1e999}',
     b'{"id": "a", "contents": "cat", "more": "\\ud800"}',
+    b'\xef\xbb\xbf{"id": "a", "contents": "cat"}',
 ]
 BAD = [
     b'{"id": "a", "contents": "cat"}{"id": "b", "contents": "cat"}',
@@ -81,7 +82,6 @@ BAD = [
     b'"contents": "cat"}',
     b'{"id": "a", "contents": "cat", "more":',
     b'{"x": 1}}',
-    b'\xef\xbb\xbf{"id": "a", "contents": "cat"}',
     b'{"id": "a", "contents": "cat", "more": "\xff"}',
     b'{"id": "a", "contents": "\xff"}',
     b'{"id": "a", "contents": "\\ud800"}',

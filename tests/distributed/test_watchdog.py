@@ -25,8 +25,8 @@ def watched(*ranks):
 
 
 def lines_of(connection):
-    """What has arrived, as messages."""
-    connection.setblocking(False)
+    """What has arrived, or arrives next, as messages."""
+    connection.settimeout(5)
     return [msgspec.json.decode(line, type=Heartbeat | RunEnd) for line in connection.recv(1 << 20).splitlines()]
 
 

@@ -187,7 +187,7 @@ def test_duplicate_ids_are_named_with_both_places(tmp_path: Path) -> None:
         ({"b": math.nan}, "b is nan"),
         ({"analyzer": "german"}, "unknown analyzer 'german'; use one of english, simple, cjk, whitespace"),
         ({"threads": -2}, "threads is -2"),
-        ({"memory_mb": 0}, "memory_mb is 0; use at least 16"),
+        ({"memory_mb": 0}, "memory_mb is 0; use 16 to"),
     ],
 )
 def test_bad_options(tmp_path: Path, options: dict[str, float], problem: str) -> None:

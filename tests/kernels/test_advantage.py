@@ -9,6 +9,7 @@ import statistics
 
 import pytest
 import torch
+
 from aslfast_kernels import group_advantage
 
 ULP32 = torch.finfo(torch.float32).eps

@@ -8,6 +8,7 @@ pytest.importorskip("triton")
 
 import triton
 import triton.language as tl
+
 from aslfast_kernels import compile_report
 from aslfast_kernels.compilation.entry import Entry
 

@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import aslfast_kernels
 import pytest
 import torch
-from aslfast_kernels import linear_logprob
 
 import aslfast
+import aslfast_kernels
+from aslfast_kernels import linear_logprob
 from tests.support.tiny_models import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]

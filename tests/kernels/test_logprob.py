@@ -7,9 +7,9 @@ for a gradient returned in half precision, that dtype's rounding of it.
 
 import pytest
 import torch
+
 from aslfast_kernels import linear_logprob, logprob
 from aslfast_kernels.logprobs import reference
-
 from tests.support.kernels.exact_logprob import (
     DTYPES,
     EPS32,

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+
 from aslfast_kernels import linear_logprob, logprob
 from aslfast_kernels.logprobs import reference
-
 from tests.support.matrix_products import count_products, head_problem
 
 

@@ -5,11 +5,12 @@ test_triton_kernels.py runs this file with impl = "triton" too.
 
 import pytest
 import torch
-from aslfast_kernels import linear_logprob, logprob
-from aslfast_kernels.logprobs import linear_operator, logits_operator
 from functorch.compile import make_boxed_func
 from torch._dynamo.backends.common import aot_autograd
 from torch._subclasses.fake_tensor import FakeTensorMode
+
+from aslfast_kernels import linear_logprob, logprob
+from aslfast_kernels.logprobs import linear_operator, logits_operator
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import os
 import pytest
 import torch
 import torch.distributed as dist
-from aslfast_kernels import linear_logprob
 
+from aslfast_kernels import linear_logprob
 from tests.support.kernels import triton_interpreter
 
 CASES = {

@@ -9,8 +9,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from aslfast_kernels import group_advantage, policy_loss
 
+from aslfast_kernels import group_advantage, policy_loss
 from tests.support.kernels.policy_cases import CASES, SEQUENCES, batch, call, naive
 
 

@@ -15,30 +15,9 @@ from hypothesis import strategies as st
 from aslfast.errors import UserError
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.parsing import TAGS, parse_output
+from tests.support.prompts.chat_templates import JSON, PLAIN, QWEN, STRICT, by_bytes
 from tests.support.tiny_models import CHATML, byte_tokenizer
 
-QWEN = (  # as Qwen2.5: a default system message, tool messages inside a user's turn
-    "{% if messages[0]['role'] == 'system' %}<|im_start|>system\n{{ messages[0]['content'] }}<|im_end|>\n"
-    "{% else %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "{% for m in messages %}"
-    "{% if m.role == 'user' or m.role == 'assistant' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
-    "{% elif m.role == 'tool' %}"
-    "{% if loop.first or messages[loop.index0 - 1].role != 'tool' %}<|im_start|>user{% endif %}"
-    "\n<tool_response>\n{{ m.content }}\n</tool_response>"
-    "{% if loop.last or messages[loop.index0 + 1].role != 'tool' %}<|im_end|>\n{% endif %}"
-    "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-STRICT = (  # as Gemma: no system role, roles must alternate, contents are trimmed, "model" for the assistant
-    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}<bos>"
-    "{% for m in messages %}"
-    "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}"
-    "<start_of_turn>{{ 'model' if m.role == 'assistant' else m.role }}\n{{ m.content | trim }}<end_of_turn>\n"
-    "{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
-)
-PLAIN = (  # as Llama 2: knows user and assistant alone, the rest is dropped without a word; brackets are plain text
-    "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content | trim }} [/INST]"
-    "{% elif m.role == 'assistant' %} {{ m.content | trim }} </s>{% endif %}{% endfor %}"
-)
 ALL_TAGS = [mark for tag in TAGS for mark in (f"<{tag}>", f"</{tag}>")]
 
 
@@ -56,6 +35,10 @@ def plain():
     return byte_tokenizer(PLAIN, ["</s>", "<s>"], [], "</s>")
 
 
+def json_tool():
+    return by_bytes(JSON)
+
+
 def folding():
     """A tokenizer that folds full-width letters and drops zero-width spaces before it looks for its added tokens."""
     tokenizer = byte_tokenizer(CHATML, ["<|endoftext|>"], [], "<|endoftext|>")
@@ -67,11 +50,12 @@ def folding():
     return tokenizer
 
 
-@pytest.fixture(scope="module", params=["lab", "qwen", "strict", "plain", "folding"])
+@pytest.fixture(scope="module", params=["lab", "qwen", "strict", "plain", "folding", "json"])
 def chat(request):
     if request.param == "lab":
         return Chat(request.getfixturevalue("lab_tokenizer"))
-    return Chat({"qwen": qwen, "strict": strict, "plain": plain, "folding": folding}[request.param]())
+    makers = {"qwen": qwen, "strict": strict, "plain": plain, "folding": folding, "json": json_tool}
+    return Chat(makers[request.param]())
 
 
 def control_ids(chat, ids):
@@ -149,7 +133,7 @@ def test_no_text_forges_anything(lab_tokenizer, text):
 
 def _chats(lab_tokenizer, made=[]):  # noqa: B006  # made once: hypothesis runs the test many times
     if not made:
-        made += map(Chat, (lab_tokenizer, qwen(), strict(), plain(), folding()))
+        made += map(Chat, (lab_tokenizer, qwen(), strict(), plain(), folding(), json_tool()))
     return made
 
 
@@ -193,11 +177,6 @@ def test_template_without_a_system_role_shows_it_at_the_users_head():
         assert Chat(make()).text(Chat(make()).prompt_ids("why?", rules)).startswith(f"{opening}{rules}\n\nwhy?")
 
 
-def test_a_template_that_trims_leaves_the_data_as_it_is():
-    chat = Chat(strict())
-    assert "\n  two spaces \n<end_of_turn>" in chat.text(chat.prompt_ids("  two spaces \n"))
-
-
 @pytest.mark.parametrize("make", [qwen, strict, plain])
 def test_sampled_end_of_turn_is_not_repeated(make):
     chat = Chat(make())
@@ -222,5 +201,5 @@ def test_tokenizer_without_a_template_is_refused():
     with pytest.raises(UserError, match="no chat template"):
         Chat(tokenizer)
     tokenizer.chat_template = "{{ raise_exception('no') }}"
-    with pytest.raises(UserError, match="cannot render"):
+    with pytest.raises(UserError, match="cannot be used"):
         Chat(tokenizer)

@@ -57,6 +57,32 @@ def test_the_defaults_are_three_passages_without_scores(served, lab_index):
     assert retrieve(served, queries=[]).json() == {"result": []}
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"topk": "2"},
+        {"topk": 2.0},
+        {"topk": 2, "return_scores": "true"},
+        {"topk": 2, "return_scores": 1},
+        {"topk": 2, "retriever": "e5", "top_k": 9, "timeout": 30},
+    ],
+    ids=str,
+)
+def test_what_search_r1s_clients_send_is_taken(served, lab_index, sent):
+    """Fields that the server does not know, and numbers as text, as pydantic takes them there."""
+    rows = documents(lab_index, QUERIES, 2)
+    scored = [[{"document": d, "score": s} for d, s in row] for row in rows]
+    expected = scored if "return_scores" in sent else [[d for d, _ in row] for row in rows]
+    assert retrieve(served, queries=QUERIES, **sent).json() == {"result": expected}
+
+
+def test_a_slash_at_the_end_of_a_path(served):
+    asked = {"queries": QUERIES, "topk": 2}
+    answer = httpx.post(f"{served.url}/retrieve/", json=asked, trust_env=False)
+    assert answer.status_code == 200 and answer.json() == retrieve(served, **asked).json()
+    assert httpx.get(f"{served.url}/health/", trust_env=False).json()["status"] == "ok"
+
+
 def test_half_a_surrogate_pair_is_a_query(served):
     answer = httpx.post(f"{served.url}/retrieve", content=b'{"queries": ["\\ud800 genre epic"]}', trust_env=False)
     assert answer.json() == retrieve(served, queries=["? genre epic"]).json()

@@ -1,9 +1,10 @@
 """Counting what the log-probs' operators do inside: arithmetic of matrix products, bytes of the largest tensor."""
 
 import torch
-from aslfast_kernels.logprobs import dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import mm_flop
+
+from aslfast_kernels.logprobs import dispatch
 
 
 def head_problem(tokens, width, vocabulary):

@@ -9,6 +9,7 @@ import typer
 
 from aslfast.cli.options import Json, Quiet, Threads, print_json
 from aslfast.errors import UserError
+from aslfast.limits import MOST_HITS, MOST_K1, MOST_MEMORY_MB
 
 if TYPE_CHECKING:
     from aslfast.cli.index import Outcome
@@ -22,7 +23,12 @@ Corpus = Annotated[
 Folder = Annotated[Path, typer.Argument(metavar="IDX", help="Folder of an index.")]
 Memory = Annotated[
     int | None,
-    typer.Option("--memory-mb", help="Memory for building, in MB; a larger corpus uses temporary disk space."),
+    typer.Option(
+        "--memory-mb",
+        min=16,
+        max=MOST_MEMORY_MB,
+        help="Memory for building, in MB; a larger corpus uses temporary disk space.",
+    ),
 ]
 
 
@@ -34,7 +40,9 @@ def build(
     analyzer: Annotated[
         str, typer.Option("--analyzer", help="How texts become terms: english, simple, cjk or whitespace.")
     ] = "english",
-    k1: Annotated[float, typer.Option("--k1", min=0.0, help="BM25's k1: how slowly repeated terms saturate.")] = 0.9,
+    k1: Annotated[
+        float, typer.Option("--k1", min=0.0, max=MOST_K1, help="BM25's k1: how slowly repeated terms saturate.")
+    ] = 0.9,
     b: Annotated[
         float, typer.Option("--b", min=0.0, max=1.0, help="BM25's b: how strongly scores are normalised by length.")
     ] = 0.4,
@@ -55,7 +63,7 @@ def build(
 def search(
     index: Folder,
     query: Annotated[str, typer.Argument(help="Query text.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="How many passages to show.")] = 3,
+    k: Annotated[int, typer.Option("-k", min=1, max=MOST_HITS, help="How many passages to show.")] = 3,
     scores: Annotated[
         str, typer.Option("--scores", help="exact, or lucene: passage lengths rounded as in Lucene.")
     ] = "exact",

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from aslfast.cli.options import Json, Quiet, print_json
+from aslfast.limits import MOST_SEED, MOST_WORLDS
 
 FIRST_WORLD = 1001  # far from the seeds that runs use
 lab_app = typer.Typer(no_args_is_help=True, help="The lab: train and evaluate the tiny base that ships with aslfast.")
@@ -17,7 +18,9 @@ lab_app = typer.Typer(no_args_is_help=True, help="The lab: train and evaluate th
 @lab_app.command("train-base", epilog="Example: aslfast lab train-base --out my-base --seed 1")
 def train_base(
     out: Annotated[Path, typer.Option("--out", metavar="MODEL", help="New folder for the model.")],
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed; the same seed gives the same model.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=MOST_SEED, help="Random seed; the same seed gives the same model.")
+    ] = 0,
     quiet: Quiet = False,
 ) -> None:
     """Train the tiny base from scratch, in the same way as the one that ships."""
@@ -38,7 +41,9 @@ def train_base(
 @lab_app.command("measure", epilog="Example: aslfast lab measure lab --worlds 3")
 def measure(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or lab for the tiny base.")] = "lab",
-    worlds: Annotated[int, typer.Option("--worlds", min=1, help="How many new worlds to evaluate on.")] = 3,
+    worlds: Annotated[
+        int, typer.Option("--worlds", min=1, max=MOST_WORLDS, help="How many new worlds to evaluate on.")
+    ] = 3,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

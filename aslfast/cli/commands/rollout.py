@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,12 @@ from aslfast.cli.options import (
     Threads,
     print_json,
 )
+from aslfast.limits import MOST_TEMPERATURE, MOST_TOKENS, MOST_TOP_K, MOST_TURNS
+
+
+def _sampling(name: str, least: float, most: float, text: str) -> Any:
+    """Return the option of a number that bounds sampling."""
+    return typer.Option(name, min=least, max=most, help=text, rich_help_panel=SAMPLING)
 
 
 # one parameter an option: typer reads the signature
@@ -44,25 +50,16 @@ def rollout(
     ] = "policy",
     prompts: Prompts = None,
     temperature: Annotated[
-        float | None,
-        typer.Option("--temperature", min=0.0, help="Sampling temperature; 0 is greedy.", rich_help_panel=SAMPLING),
+        float | None, _sampling("--temperature", 0.0, MOST_TEMPERATURE, "Sampling temperature; 0 is greedy.")
     ] = None,
-    max_turns: Annotated[
-        int | None, typer.Option("--max-turns", min=1, help="Maximum turns per trajectory.", rich_help_panel=SAMPLING)
-    ] = None,
+    max_turns: Annotated[int | None, _sampling("--max-turns", 1, MOST_TURNS, "Maximum turns per trajectory.")] = None,
     max_new_tokens: Annotated[
-        int | None,
-        typer.Option("--max-new-tokens", min=1, help="Maximum sampled tokens per turn.", rich_help_panel=SAMPLING),
+        int | None, _sampling("--max-new-tokens", 1, MOST_TOKENS, "Maximum sampled tokens per turn.")
     ] = None,
     max_context: Annotated[
-        int | None,
-        typer.Option(
-            "--max-context", min=2, help="Maximum tokens per trajectory, prompt included.", rich_help_panel=SAMPLING
-        ),
+        int | None, _sampling("--max-context", 2, MOST_TOKENS, "Maximum tokens per trajectory, prompt included.")
     ] = None,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", min=1, help="Passages returned per query.", rich_help_panel=SAMPLING)
-    ] = None,
+    top_k: Annotated[int | None, _sampling("--top-k", 1, MOST_TOP_K, "Passages returned per query.")] = None,
     seed: Seed = None,
     threads: Threads = None,
     quiet: Quiet = False,

@@ -5,11 +5,11 @@ Tolerance: both sum in float64 and round once to float32: 1 unit in the last pla
 
 import pytest
 import torch
-from aslfast_kernels import group_advantage
-from aslfast_kernels.advantages import fused, reference
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aslfast_kernels import group_advantage
+from aslfast_kernels.advantages import fused, reference
 from tests.support.kernels.kernel_launches import CountedKernel, Operations
 from tests.support.kernels.triton_interpreter import DEVICE
 

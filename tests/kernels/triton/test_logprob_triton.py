@@ -7,9 +7,9 @@ the same dtype and widened to float32 for the softmax, plus the same floor.
 import pytest
 import torch
 import torch.nn.functional as F
+
 from aslfast_kernels import linear_logprob, logprob
 from aslfast_kernels.logprobs import head
-
 from tests.support.kernels.exact_logprob import (
     DTYPES,
     EPS32,

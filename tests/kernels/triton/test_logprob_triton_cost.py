@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from aslfast_kernels import linear_logprob
-from aslfast_kernels.logprobs import head, head_kernels
 from torch.utils.flop_counter import mm_flop
 
+from aslfast_kernels import linear_logprob
+from aslfast_kernels.logprobs import head, head_kernels
 from tests.support.kernels.triton_interpreter import DEVICE
 from tests.support.matrix_products import count_products, head_problem
 

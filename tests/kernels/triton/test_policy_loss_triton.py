@@ -10,10 +10,10 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+
 from aslfast_kernels import policy_loss
 from aslfast_kernels.losses import fused, sequence_table
 from aslfast_kernels.losses.token_math import k3, ratio_of
-
 from tests.support.kernels.kernel_launches import CountedKernel, Operations
 from tests.support.kernels.policy_cases import CASES, batch, call, naive
 from tests.support.kernels.triton_interpreter import DEVICE

@@ -3,6 +3,7 @@
 import math
 
 import torch
+
 from aslfast_kernels import policy_loss
 
 SEQUENCES = [0] * 12 + [-1] * 2 + [1] * 5 + [2] * 1 + [3] * 20 + [5] * 17 + [-1] * 3  # sequence 4 is absent
