@@ -125,7 +125,7 @@ def _open_parts(config: SftConfig, observer: SftObserver) -> _Parts:
     if config.init_adapter:
         lora.load_adapter(peft_model, config.role, Path(config.init_adapter))
     learner = Learner(peft_model, run.learner, run.loss, 1.0, (config.role,))
-    check_learner(learner, probe_ids(peft_model, tokenizer))
+    check_learner(learner, probe_ids(peft_model, tokenizer, run.model.prompts))
     return _Parts(config, SupervisedLearner(learner, config.role), rows)
 
 
