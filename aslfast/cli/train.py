@@ -20,6 +20,9 @@ NOTHING_WRITTEN = "nothing is written yet: start again with the same command"
 
 def print_plan(config: RunConfig, as_json: bool) -> None:
     """Print the resolved configuration and the work it implies: as JSON, or as a recipe with comments."""
+    from aslfast.trainer.build import check_own_parts
+
+    check_own_parts(config)
     if as_json:
         phases = [asdict(phase) for phase in dry_run.phases(config)]
         counts = {

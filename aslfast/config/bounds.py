@@ -61,5 +61,5 @@ def fraction(default: Any) -> Any:
 
 
 def named(default: Any, choices: Iterable[str]) -> Any:
-    """Declare a field of a name, or of a tuple of names, out of a table that another package keeps."""
-    return field(default=default, metadata={"choices": tuple(choices)})
+    """Declare a field of a name out of a table that another package keeps, or of an import path, `module:name`."""
+    return field(default=default, metadata={"choices": tuple(choices), "importable": True})

@@ -17,7 +17,7 @@ from aslfast.limits import (
     MOST_TOP_K,
     MOST_TURNS,
 )
-from aslfast.rewards import GENERATOR_REWARDS, GRM_REWARDS, LABELS, POLICY_REWARDS, REFERENCES
+from aslfast.rewards import GENERATOR_REWARDS, LABELS, POLICY_REWARDS, REFERENCES
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class ModelConfig:
     path: str = ""  # model folder; "lab": the tiny base that ships with aslfast
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": the GPU where there is one, else the CPU
-    prompts: Literal["compact", "full"] = "full"  # prompt set
+    prompts: str = "full"  # prompt set: "compact", "full", or a folder of one's own: prompts/templates.py
     prompt_date: str = ""  # YYYY-MM-DD, for chat templates that show one; empty: the day that the run starts
 
 
@@ -138,8 +138,9 @@ class GeneratorConfig:
     source: tuple[Literal["topic", "width", "depth"], ...] = ("topic",)
     target_questions: tuple[int, ...] = number((0,))  # by round: new questions that end the phase; 0: all steps
     pass_rate_range: tuple[float, ...] = fraction((0.0, 1.0))  # lowest and highest share of rewarded attempts
-    reference: str = named("own", REFERENCES)  # the question's answer from here on: rewards/references.py
+    reference: str = named("own", REFERENCES)  # the question's answer from here on: rewards/labels.py
     reward: str = named("entropy_bits", GENERATOR_REWARDS)  # rewards/generator.py
+    accept: str = named("", ("",))  # a filter of one's own, on top of min_acceptance and pass_rate_range; empty: none
     learn: bool = True
 
 
@@ -149,7 +150,8 @@ class GrmConfig:
     prompts_per_step: int = positive(16, 100_000)
     group_size: int = positive(8, 10_000)
     label: str = named("consensus", LABELS)  # where labels come from: rewards/labels.py
-    variant: str = named("tool", GRM_REWARDS)  # of the judge's prompt and reward: rewards/judge.py
+    variant: Literal["tool", "thinking", "reference", "uncertain", "ranking"] = "tool"  # prompt: rewards/judge.py
+    reward: str = named("variant", ("variant",))  # "variant": the one that goes with the variant
     share_verdicts: bool = False  # equal answers to a question share their verdicts: rollout/judge.py
     folds: int = number(1, 1, 2)  # 2: two judges, each trained on half of the source documents, judging the other half
     gold_label_fraction: float = fraction(0.0)  # of the verification tasks that are made from data.labelled

@@ -14,6 +14,7 @@ from aslfast.config.algorithms import algorithm_names
 from aslfast.config.renamed import RENAMED
 from aslfast.config.schema import RunConfig
 from aslfast.errors import UserError
+from aslfast.plugins import is_import_path
 from aslfast.rewards import JUDGED
 
 KINDS = {int: "int (a whole number)", float: "float (a number)", bool: "bool (true or false)", str: "str (a text)"}
@@ -89,8 +90,9 @@ def _single(wanted: Any, item: Field[Any], value: Any, key: str, origin: Origin,
         raise UserError(f"{origin.of(key)}: {name or key} is {value!r}; it takes a value of type {KINDS[kind]}")
     if isinstance(value, str) and not _can_be_saved(value):
         raise UserError(f"{origin.of(key)}: {key} has a character that no file can hold ({value!r:.80}); remove it")
-    if choices:
-        _check_choice(str(value), choices, key, origin)
+    importable = item.metadata.get("importable", False)
+    if choices and not (importable and is_import_path(str(value))):
+        _check_choice(str(value), choices, key, origin, " or module:name of your own" * importable)
     bounds = item.metadata.get("bounds")
     if bounds and value not in bounds:
         raise UserError(f"{origin.of(key)}: {key} is {value}; it must be {bounds}")
@@ -102,10 +104,11 @@ def _can_be_saved(text: str) -> bool:
     return "\0" not in text and text == text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _check_choice(value: str, choices: Sequence[str], key: str, origin: Origin) -> None:
+def _check_choice(value: str, choices: Sequence[str], key: str, origin: Origin, other: str = "") -> None:
     if value not in choices:
+        known = ", ".join(choice or '""' for choice in choices)
         what = f"{key} is {value!r}{nearest(value, choices)}"
-        raise UserError(f"{origin.of(key)}: {what}; use one of {', '.join(choices)}")
+        raise UserError(f"{origin.of(key)}: {what}; use one of {known}{other}")
 
 
 def _check_together(config: RunConfig, origin: Origin) -> None:

@@ -11,13 +11,23 @@ from aslfast.core import Attempt
 from aslfast.prompts.parsing import WrittenQuestion, answer, grade, question, valid_question, verdict
 from aslfast.rewards.distractors import plausible_wrong
 from aslfast.rewards.format import format_reward
-from aslfast.rewards.generator import GENERATOR_REWARDS, QuestionEvidence, generator_reward, question_evidence
-from aslfast.rewards.judge import GRM_REWARDS, grm_reward, offered
-from aslfast.rewards.labels import LABELS, Labels, balanced, gold_labels
+from aslfast.rewards.generator import GENERATOR_REWARDS, QuestionEvidence, question_evidence
+from aslfast.rewards.judge import GRM_REWARDS, offered
+from aslfast.rewards.labels import LABELS, REFERENCES, Labels, balanced, gold_labels
 from aslfast.rewards.match import contains_match, cover_match, exact_match, f1, normalize, substring_match
+from aslfast.rewards.named import (
+    generator_reward,
+    generator_rule,
+    grm_reward,
+    judge_rule,
+    label_source,
+    policy_reward,
+    policy_rule,
+    question_filter,
+    reference_source,
+)
 from aslfast.rewards.near_duplicates import distinct_questions, question_similarity
-from aslfast.rewards.policy import JUDGED, POLICY_REWARDS, AnswerEvidence, policy_reward
-from aslfast.rewards.references import REFERENCES
+from aslfast.rewards.policy import JUDGED, POLICY_REWARDS, AnswerEvidence
 from aslfast.rewards.repetition import repetition_shares, sentence_bleu
 from aslfast.rewards.verdicts import (
     accepted,
@@ -33,8 +43,8 @@ __all__ = [
     "GENERATOR_REWARDS", "GRM_REWARDS", "JUDGED", "LABELS", "POLICY_REWARDS", "REFERENCES", "AnswerEvidence",
     "Attempt", "Labels", "QuestionEvidence", "WrittenQuestion", "accepted", "accuracy", "answer", "as_label",
     "balanced", "contains_match", "cover_match", "distinct_questions", "exact_match", "f1", "favourable",
-    "format_reward", "generator_reward", "gold_labels", "grade", "grm_reward", "majority", "normalize", "offered",
-    "plausible_wrong", "policy_reward", "question", "question_evidence", "question_similarity",
-    "repetition_shares", "sentence_bleu", "substring_match", "valid_question", "verdict", "verdict_entropy",
-    "verdict_score",
+    "format_reward", "generator_reward", "generator_rule", "gold_labels", "grade", "grm_reward", "judge_rule",
+    "label_source", "majority", "normalize", "offered", "plausible_wrong", "policy_reward", "policy_rule", "question",
+    "question_evidence", "question_filter", "question_similarity", "reference_source", "repetition_shares",
+    "sentence_bleu", "substring_match", "valid_question", "verdict", "verdict_entropy", "verdict_score",
 ]  # fmt: skip

@@ -11,9 +11,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from aslfast.core import Reward, Trajectory
+from aslfast.core import Trajectory
 from aslfast.prompts.parsing import valid_question
-from aslfast.rewards.format import format_reward
 from aslfast.rewards.match import contains_match, substring_match
 from aslfast.rewards.repetition import repetition_shares
 from aslfast.rewards.verdicts import accepted, accuracy, favourable, verdict_entropy
@@ -157,11 +156,3 @@ GENERATOR_REWARDS: Mapping[str, GeneratorReward] = {
     "r_zero": r_zero,
     "r_zero_paper": r_zero_paper,
 }
-
-
-def generator_reward(
-    trajectory: Trajectory, evidence: QuestionEvidence, format_weight: float, reward: str = "entropy_bits"
-) -> Reward:
-    """Return the parts of the named reward, and the format reward of a valid question."""
-    form = format_weight * format_reward(trajectory) if evidence.valid else 0.0
-    return Reward({**GENERATOR_REWARDS[reward](evidence), "format": form})

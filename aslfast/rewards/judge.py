@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from aslfast.core import Reward, Trajectory
 from aslfast.prompts.parsing import GRADES, VERDICTS
-from aslfast.rewards.format import format_reward
 from aslfast.rewards.verdicts import verdict_score
 
 
@@ -48,9 +46,3 @@ def offered(verdict: str | None, variant: str) -> str | None:
     """Return the verdict if the variant's prompt offers it, else None: a correct/wrong judge has no grade "A"."""
     words = {"uncertain": VERDICTS, "ranking": GRADES}.get(variant, VERDICTS[:2])
     return verdict if verdict in words else None
-
-
-def grm_reward(trajectory: Trajectory, label: str, format_weight: float, variant: str = "tool") -> Reward:
-    """Return the reward of a judge's verdict against the label, as part `match`, and the format reward."""
-    match = GRM_REWARDS[variant](offered(trajectory.output, variant), label)
-    return Reward({"match": match, "format": format_weight * format_reward(trajectory)})

@@ -1,4 +1,4 @@
-"""Labels of the policy's attempts, for the judge to learn from, by source; and their balance.
+"""Labels of the policy's attempts for the judge to learn from, and a question's reference answer after them, by source.
 
 No source needs human labels, except `gold_labels`.
 """
@@ -85,3 +85,26 @@ def _answered(attempts: Sequence[Attempt]) -> list[tuple[str, tuple[str | None, 
 
 def _label(right: bool) -> str:
     return "correct" if right else "wrong"
+
+
+def own_reference(answers: Sequence[str | None], own: str) -> str:
+    """Return the generator's own answer (ASL, Absolute Zero)."""
+    return own
+
+
+def voted_reference(answers: Sequence[str | None], own: str) -> str:
+    """Return the policy's most frequent answer as it was first spelled; the generator's own where the policy gave none.
+
+    Of equally frequent ones the first. R-Zero (arXiv 2508.05004): the majority vote is the pseudo-label.
+    """
+    counts = Counter(normalize(answer) for answer in answers if answer is not None)
+    if not counts:
+        return own
+    most = counts.most_common(1)[0][0]
+    return next(answer for answer in answers if answer is not None and normalize(answer) == most)
+
+
+REFERENCES: Mapping[str, Callable[[Sequence[str | None], str], str]] = {
+    "own": own_reference,
+    "vote": voted_reference,
+}

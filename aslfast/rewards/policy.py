@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from aslfast.core import Reward, Trajectory
-from aslfast.rewards.format import format_reward
+from aslfast.core import Trajectory
 from aslfast.rewards.match import contains_match, cover_match, exact_match, f1, substring_match
 from aslfast.rewards.verdicts import favourable, verdict_score
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerEvidence:
-    """An answer (None: none was given), the judge's verdicts on it, and its references."""
+    """An answer (None: none was given), the judge's verdicts on it, its references, and where it comes from."""
 
     answer: str | None
     verdicts: tuple[str | None, ...] = ()
     references: tuple[str, ...] = ()
+    question: str = ""
+    trajectory: Trajectory | None = None  # None where only the answer is scored
 
 
 def mean_verdict(evidence: AnswerEvidence) -> float:
@@ -45,12 +46,3 @@ POLICY_REWARDS: Mapping[str, Callable[[AnswerEvidence], float]] = {
     "cover": _rule(cover_match),
     "f1": _rule(f1),
 }
-
-
-def policy_reward(
-    trajectory: Trajectory, verdicts: Sequence[str | None], format_weight: float, reward: str = "majority"
-) -> Reward:
-    """Return the named reward of the trajectory's answer, as part `judge` or `rule`, and the format reward."""
-    evidence = AnswerEvidence(trajectory.output, tuple(verdicts), trajectory.task.references)
-    part = "judge" if reward in JUDGED else "rule"
-    return Reward({part: POLICY_REWARDS[reward](evidence), "format": format_weight * format_reward(trajectory)})

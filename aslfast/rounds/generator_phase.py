@@ -115,9 +115,10 @@ async def generate_question(context: RolloutContext, task: Task, number: int) ->
     attempts, self_verdicts = await _attempts(context, written, f"{task.id}-{number}")
     if not attempts or (config.self_checks and not self_verdicts):
         return QuestionOutcome(written)
-    reference = rewards.REFERENCES[config.reference]([a.answer for a in attempts], written.output_answer)
+    reference = rewards.reference_source(config.reference)([a.answer for a in attempts], written.output_answer)
     verdicts = [_verdict(context, attempt, reference) for attempt in attempts]
     evidence = rewards.question_evidence(written, verdicts, self_verdicts, config.min_acceptance)
+    evidence = replace(evidence, accepted=evidence.passed and rewards.question_filter(config.accept)(evidence))
     lowest, highest = config.pass_rate_range
     if not evidence.accepted or not lowest <= rewards.accuracy(verdicts) <= highest:
         return QuestionOutcome(written, evidence)
@@ -155,5 +156,5 @@ def _verdict(context: RolloutContext, attempt: Attempt, reference: str) -> str |
     """Return the judge's verdict on an attempt; without a judge, that of the rule that rewards the policy."""
     if attempt.verdicts:
         return attempt.verdicts[0]
-    rule = rewards.POLICY_REWARDS[context.config.policy.reward]
+    rule = rewards.policy_rule(context.config.policy.reward)
     return "correct" if rule(AnswerEvidence(attempt.answer, (), (reference,))) > 0.5 else "wrong"

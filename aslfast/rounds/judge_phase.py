@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 
 from aslfast import rewards
-from aslfast.core import Group, Question, Task
+from aslfast.core import Group, Question, Reward, Task, Trajectory
 from aslfast.rollout.context import RolloutContext
 from aslfast.rounds.context import TaskContext
 from aslfast.rounds.group_result import GroupResult
@@ -69,13 +69,18 @@ def _right_and_wrong(
 
 def labelled_attempts(question: Question, source: str) -> dict[str, str]:
     """Return distinct answers -> label, from one of the sources in rewards/labels.py."""
-    return rewards.LABELS[source](question.attempts, question.reference)
+    return rewards.label_source(source)(question.attempts, question.reference)
 
 
 async def verdict_group(context: RolloutContext, task: Task) -> GroupResult:
     """Play one task: several judgements of one labelled answer."""
     judged = await asyncio.gather(*(context.sample(task, i) for i in range(context.config.grm.group_size)))
-    label, weight, variant = task.references[0], context.config.format_weight, context.config.grm.variant
-    heard = context.judge.read
-    given = [rewards.grm_reward(t, label, weight, variant) if heard([t]) else None for t in judged]
+    config, weight = context.config.grm, context.config.format_weight
+
+    def reward(trajectory: Trajectory) -> Reward | None:
+        heard = context.judge.read([trajectory])
+        label = task.references[0]
+        return rewards.grm_reward(trajectory, label, weight, config.variant, config.reward) if heard else None
+
+    given = [reward(trajectory) for trajectory in judged]
     return GroupResult(Group.of(list(zip(judged, given, strict=True))), context.counters)

@@ -22,6 +22,8 @@ from aslfast.config.changes import config_changes
 from aslfast.core import ROLES
 from aslfast.errors import UserError
 from aslfast.models.base_model import model_folder
+from aslfast.plugins import is_import_path, source_file
+from aslfast.prompts.templates import PROMPT_SETS
 from aslfast.trainer.datasets import uses_labelled
 
 BLOCK_BYTES, BLOCKS = 1 << 16, 32
@@ -45,7 +47,22 @@ def places(config: RunConfig) -> dict[str, str]:
     if not data.lab:
         named |= {f"data.{key}": getattr(data, key) for key in ("index", "topics", "eval_questions", "eval_index")}
         named["data.labelled"] = data.labelled if uses_labelled(config) else ""
-    return {key: place for key, place in named.items() if place}
+    if config.model.prompts not in PROMPT_SETS:
+        named["model.prompts"] = config.model.prompts
+    return {key: place for key, place in (named | _own_code(config)).items() if place}
+
+
+def _own_code(config: RunConfig) -> dict[str, str]:
+    """Return the source files of the functions that the recipe names by import path, by the keys that name them."""
+    named = {
+        "policy.reward": config.policy.reward,
+        "generator.reward": config.generator.reward,
+        "generator.accept": config.generator.accept,
+        "generator.reference": config.generator.reference,
+        "grm.label": config.grm.label,
+        "grm.reward": config.grm.reward,
+    }
+    return {key: source_file(path, key) for key, path in named.items() if is_import_path(path)}
 
 
 def _software(n_ranks: int) -> dict[str, str]:

@@ -29,6 +29,7 @@ from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
     build_search_tool,
+    check_own_parts,
     init_adapters,
     load_base_model,
     prepare_torch,
@@ -117,6 +118,7 @@ class _Parts:
 
 
 def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _Parts:
+    check_own_parts(config)
     prepare_torch(config)
     observer.setup("data")
     datasets = None if config.data.lab else file_datasets(config)

@@ -93,7 +93,6 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ("grm.variant=rank", r"grm.variant is 'rank'; did you mean 'ranking'"),
         ("policy.verdicts_per_answer=0", r"policy.verdicts_per_answer is 0; the reward 'majority' needs 1 or more"),
         ("model.dtype=float8", r"model.dtype is 'float8'.*use one of float32, bfloat16"),
-        ("model.prompts=long", r"model.prompts is 'long'.*compact"),
         ("policy.steps", r"--set policy.steps: write it as key=value"),
         ("=3", r"--set =3: write it as key=value"),
     ],

@@ -18,7 +18,7 @@ from aslfast.errors import UserError
 from aslfast.preflight import dry_run
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.rewards.distractors import answer_form, plausible_wrong
-from aslfast.rewards.references import voted_reference
+from aslfast.rewards.labels import voted_reference
 from aslfast.rollout.judge import other_fold, source_fold
 from aslfast.rounds.generator_phase import generate_question, generator_tasks, question_group
 from aslfast.rounds.judge_phase import gold_tasks, verification_tasks
