@@ -22,9 +22,9 @@ from aslfast.errors import UserError
 from aslfast.learner.batch import make_batch
 from aslfast.learner.learner import Learner
 from aslfast.models.output_head import logits_not_finite
+from aslfast.prompts.chat_template import Chat
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import Sample, SampleRequest
-from aslfast.prompts.chat_template import Chat
 from aslfast.sampler.sglang.sync_check import PROMPT_TOKENS, TOLERANCE, check_prompts
 
 SHARED_TOKENS = 24  # of two trajectories, so that a shared prefix is part of the check
