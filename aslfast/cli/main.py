@@ -18,12 +18,14 @@ from typer.core import TyperGroup
 from aslfast import __version__
 from aslfast.cli.commands.doctor import doctor
 from aslfast.cli.commands.eval import evaluate
+from aslfast.cli.commands.export import export
 from aslfast.cli.commands.index import index_app
 from aslfast.cli.commands.lab import lab_app
 from aslfast.cli.commands.plan import plan
 from aslfast.cli.commands.recipes import recipes
 from aslfast.cli.commands.report import report
 from aslfast.cli.commands.rollout import rollout
+from aslfast.cli.commands.sft import demos, sft
 from aslfast.cli.commands.train import train
 from aslfast.cli.options import print_any_text
 from aslfast.errors import UserError
@@ -120,6 +122,9 @@ for _name, _command, _example in (
         "rollout", rollout,
         "aslfast rollout --model path/to/model --index wiki.idx --data q.parquet --out t.parquet --limit 64",
     ),
+    ("demos", demos, "aslfast demos --model path/to/model --data q.parquet --index wiki.idx --out demos.parquet"),
+    ("sft", sft, "aslfast sft --model path/to/model --data demos.parquet --out adapters/policy"),
+    ("export", export, "aslfast export runs/first --role policy --out my-model --merge"),
     ("doctor", doctor, "aslfast doctor --sampler sglang"),
 ):  # fmt: skip
     app.command(_name, epilog=f"Example: {_example}")(_command)

@@ -21,6 +21,7 @@ from aslfast.prompts.builder import PromptBuilder
 from aslfast.retrieval.retriever import open_index
 from aslfast.trainer.datasets import policy_evals
 from aslfast.trainer.session import Session, open_session, settings_of
+from aslfast.trainer.sft.rejection import KEEP, kept_records
 
 SAMPLER_KEYS = ("temperature", "max_turns", "max_new_tokens", "max_context")
 PROMPT_SETS = ("compact", "full")
@@ -123,20 +124,54 @@ def check_new_file(out: Path) -> None:
         raise UserError(f"{out}: the folder {out.parent} cannot be written; choose another --out")
 
 
-def roll_out(
-    session: Session, role: str, questions: Sequence[Question], out: Path, quiet: bool
-) -> tuple[list[Trajectory], dict[str, Any]]:
-    """Play the role, write its trajectories to `out`, complete or not at all; also a summary. Raise UserError."""
-    trajectories, speed = play(session, tasks_of(role, questions, session.config.model.prompts), "rollout", quiet)
+@dataclass(frozen=True, slots=True)
+class SampleChoice:
+    """How many trajectories a question gets, and which of them is written: all, or the "best" or a "correct" one."""
+
+    samples: int = 1
+    keep: str | None = None
+
+    def check(self, role: str) -> None:
+        """Raise UserError for a choice that does not exist, or that no reward can make."""
+        if self.keep not in (None, *KEEP):
+            raise UserError(f"--keep {self.keep}: no such choice; use one of {', '.join(KEEP)}")
+        if self.keep and role != "policy":
+            raise UserError(f"--keep {self.keep}: only answers of the policy can be compared with the data's")
+
+
+def samples_of(tasks: Sequence[Task], samples: int) -> list[Task]:
+    """Return each task so many times in a row; the copies have ids, and so seeds, of their own."""
+    return [replace(task, id=f"{task.id}.{n}") if n else task for task in tasks for n in range(samples)]
+
+
+def write_records(out: Path, records: Sequence[Record]) -> None:
+    """Write trajectories, complete or not at all. Raise UserError."""
     try:
-        write_trajectories(out, [Record(trajectory) for trajectory in trajectories])
+        write_trajectories(out, records)
     except OSError as error:
         reason = f"cannot be written ({error.strerror or error})"
         raise UserError(f"{out}: {reason}; free the space or choose another --out") from error
+
+
+# one parameter a thing that the command names
+def roll_out(
+    session: Session, role: str, questions: Sequence[Question], out: Path, choice: SampleChoice, quiet: bool
+) -> tuple[list[Trajectory], dict[str, Any]]:
+    """Play the role, write its trajectories to `out`; return all of them and a summary. Raise UserError."""
+    tasks = samples_of(tasks_of(role, questions, session.config.model.prompts), choice.samples)
+    trajectories, speed = play(session, tasks, "rollout", quiet)
+    records, kept = [Record(trajectory) for trajectory in trajectories], {}
+    if choice.keep:
+        records = list(kept_records(trajectories, choice.samples, choice.keep))
+        kept = {"keep": choice.keep, "questions": len(questions), "kept": len(records)}
+        if not records:
+            reason = f"no trajectory passes --keep {choice.keep}"
+            raise UserError(f"{out}: not written: {reason}; raise --samples, or use another model")
+    write_records(out, records)
     stops = dict(Counter(t.stop.value for t in trajectories))
     return trajectories, {
         "out": str(out), "role": role, "trajectories": len(trajectories), "stops": stops,
-        "searches": sum(t.tool_calls for t in trajectories) / len(trajectories), **speed,
+        "searches": sum(t.tool_calls for t in trajectories) / len(trajectories), **speed, **kept,
     }  # fmt: skip
 
 
@@ -149,3 +184,5 @@ def print_rollout(trajectories: Sequence[Trajectory], summary: Mapping[str, Any]
         f"{summary['searches']:.2f} searches each, {summary['sampled_tokens']:,} tokens "
         f"sampled at {summary['tokens_per_s']:,.0f} tokens/s"
     )
+    if "kept" in summary:
+        print(f"kept the {summary['keep']} trajectory of {summary['kept']} of {summary['questions']} questions")

@@ -62,10 +62,14 @@ class PackedModel:
 
     def logprobs(self, batch: Batch, attend: attention.Attend) -> Tensor:
         """Return the log-probs of the loss tokens [L], float32, scaled by the temperature, with the active adapter."""
+        return self.target_logprobs(self.hidden(batch, attend)[batch.source_L], batch.target_L)
+
+    def target_logprobs(self, hidden_LD: Tensor, target_L: Tensor) -> Tensor:
+        """Return the log-probs of the targets given the hidden states that predict them."""
         head = self.base.get_output_embeddings()
         logp_L = linear_logprob(
-            self.hidden(batch, attend)[batch.source_L], head.weight, batch.target_L, bias=getattr(head, "bias", None),
-            temperature=self.temperature, softcap=self.softcap,
+            hidden_LD, head.weight, target_L, bias=getattr(head, "bias", None), temperature=self.temperature,
+            softcap=self.softcap,
         )  # fmt: skip
         assert isinstance(logp_L, Tensor)  # no entropies were requested
         return logp_L

@@ -28,6 +28,7 @@ from aslfast.errors import UserError
 from aslfast.files.atomic import atomic_folder
 
 WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
 TARGETS = (
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj",
 )  # fmt: skip
@@ -107,20 +108,21 @@ def save_adapter(model: PeftModel, role: str, folder: Path, version: int) -> Pat
     if target.exists():
         return target
     with atomic_folder(target) as partial:
-        _write_adapter(model, role, partial)
+        write_adapter(model, role, partial)
     return target
 
 
-def _write_adapter(model: PeftModel, role: str, partial: Path) -> None:
+def write_adapter(model: PeftModel, role: str, folder: Path) -> None:
+    """Write the adapter's two files into a folder that nobody reads yet. Raise OSError."""
     try:
-        save_file(adapter_tensors(model, role), partial / WEIGHTS, metadata={"format": "pt"})
+        save_file(adapter_tensors(model, role), folder / WEIGHTS, metadata={"format": "pt"})
     except SafetensorError as error:  # what safetensors raises on a full disk
         raise OSError(str(error)) from error
     config = copy.copy(model.peft_config[role])
     assert isinstance(config, LoraConfig)
     config.inference_mode = True
     config.target_modules = sorted(config.target_modules or ())  # PEFT keeps a set, written in another order each time
-    config.save_pretrained(str(partial))
+    config.save_pretrained(str(folder))
 
 
 def load_adapter(model: PeftModel, role: str, folder: Path) -> None:
@@ -129,6 +131,12 @@ def load_adapter(model: PeftModel, role: str, folder: Path) -> None:
     _check_scaling(folder, config, model.peft_config[role])
     _check_weights(folder, state, adapter_tensors(model, role))
     set_peft_model_state_dict(model, state, adapter_name=role)
+
+
+def adapter_shape(folder: Path) -> tuple[int, float]:
+    """Return (rank, alpha) of a PEFT adapter, as `add_adapters` takes them. Raise UserError."""
+    config, _ = _read_adapter(folder)
+    return int(config["r"]), float(config["lora_alpha"])
 
 
 def _read_adapter(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -42,16 +42,16 @@ class Chat:
     """
 
     def __init__(self, tokenizer: Any, date: str = "") -> None:
-        self.tokenizer, self._rendering = tokenizer, Rendering(tokenizer, date)
+        self.tokenizer, self.rendering = tokenizer, Rendering(tokenizer, date)
         added = {word: id_ for word, id_ in tokenizer.get_added_vocab().items() if len(word) > 1 and not word.isspace()}
         self._control_ids = frozenset(added.values())
         self._prompts: dict[str, Frame] = {}  # by system message
-        self._observation = self._frame(self._rendering.observation(SENTINEL))
+        self._observation = self._frame(self.rendering.observation(SENTINEL))
         self._control = _any_of([*added, *self._text_opening()], _TAG)
         ending = _any_of([word for word in added if not re.fullmatch(_TAG, word)]).search(self._observation.before)
         self._end, self._end_at = (ending[0], ending.end()) if ending else ("", 0)
         self._end_id: int | None = added.get(self._end)
-        self._after_end = self._frame(self._rendering.observation(SENTINEL)[self._end_at :])
+        self._after_end = self._frame(self.rendering.observation(SENTINEL)[self._end_at :])
         opening = self._observation.before + SENTINEL
         self._said = next((said for said in _SAID if self._ids_after(said, opening) is not None), "")
 
@@ -66,7 +66,7 @@ class Chat:
 
     def prompt_ids(self, user: str, system: str = "") -> list[int]:
         """Return the opening of a conversation, up to the assistant's turn. `user` is data, `system` is trusted."""
-        ids = self._ids(self._rendering.prompt(self.escape_control_tokens(user), system))
+        ids = self._ids(self.rendering.prompt(self.escape_control_tokens(user), system))
         return self._without_forged(ids, self._prompt_frame(system))
 
     def observation_ids(self, text: str, turn_closed: bool) -> list[int]:
@@ -75,7 +75,7 @@ class Chat:
         turn_closed: the model itself sampled the end-of-turn token (`ends_turn`), which then is not repeated. The ids
         are those that the text has after the turn: some tokenizers open a text of its own with a space ("\u2581").
         """
-        fragment = self._rendering.observation(self.escape_control_tokens(text))
+        fragment = self.rendering.observation(self.escape_control_tokens(text))
         frame, said = (self._after_end, self._end) if turn_closed else (self._observation, self._said)
         fragment = fragment[self._end_at :] if turn_closed else fragment
         ids = self._ids_after(said, fragment)
@@ -114,7 +114,7 @@ class Chat:
 
     def _prompt_frame(self, system: str) -> Frame:
         if system not in self._prompts:
-            self._prompts[system] = self._frame(self._rendering.prompt(SENTINEL, system))
+            self._prompts[system] = self._frame(self.rendering.prompt(SENTINEL, system))
         return self._prompts[system]
 
     def _text_opening(self) -> list[str]:

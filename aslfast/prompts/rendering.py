@@ -31,7 +31,8 @@ class Rendering:
             what_to_do = "use an instruct model or add chat_template.jinja"
             raise UserError(f"{tokenizer.name_or_path}: the tokenizer has no chat template; {what_to_do}")
         self._tokenizer = tokenizer
-        self._told: dict[str, Any] = {"strftime_now": datetime.fromisoformat(date).strftime} if date else {}
+        # what the template is given besides the messages
+        self.told: dict[str, Any] = {"strftime_now": datetime.fromisoformat(date).strftime} if date else {}
         self._system_roles: dict[str, bool] = {}  # by system message: whether it has a role of its own
         self._tool_role = self._count([*_turns(SENTINEL), _tool_message(SENTINEL)]) == 2
         if not self._tool_role and self._count([*_turns(SENTINEL), _user(_WRAPPED.format(SENTINEL))]) != 2:
@@ -73,7 +74,7 @@ class Rendering:
     def _text(self, messages: list[Message]) -> str:
         try:
             return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self._told
+                messages, tokenize=False, add_generation_prompt=True, **self.told
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise self._unusable(" ".join(str(error).split())[:200]) from error

@@ -152,7 +152,8 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
         if config.sampler.kind == "sglang" and ranks.is_group_leader:
             observer.setup("the SGLang engine")
         sampler.start()
-        check_learner(learner, probe_ids(learner.model, parts.tokenizer))  # the base has its weights now
+        # only now: an engine may have brought the weights
+        check_learner(learner, probe_ids(learner.model, parts.tokenizer, config.model.prompts))
         environment = datasets.environment
         state = TrainState(environment=environment.saved_state() if environment else "")
         tool = build_search_tool(config, datasets.index)

@@ -113,7 +113,9 @@ def questions(tmp_path_factory):
 
 def test_help_and_version():
     assert call("--version").stdout == f"aslfast {__version__}\n"
-    for command in ("train", "recipes", "plan", "eval", "rollout", "report", "doctor", "index", "lab"):
+    for command in (
+        "train", "recipes", "plan", "eval", "rollout", "report", "doctor", "index", "lab", "demos", "sft", "export",
+    ):  # fmt: skip
         assert command in call("--help").stdout
         assert call(command, "--help").exit_code == 0
 

@@ -18,6 +18,7 @@ from aslfast.index.bm25 import BM25Index
 from tests.support.run_files import round_line, write_run
 
 MODELS = {"torch", "transformers", "peft", "sglang", "triton", "tokenizers", "safetensors"}
+HEAVY = ("train", "eval", "rollout", "plan", "doctor", "sft", "demos", "export")  # but not their help
 FILES = {"pyarrow", "matplotlib", "httpx", "starlette", "uvicorn"}  # for commands that only say something
 CONFIG_SECONDS = 0.3  # of a processor
 RUN = """
@@ -61,7 +62,7 @@ def folder(tmp_path_factory) -> Path:
     [
         ("--help", MODELS | FILES | {"numpy"}),
         ("--version", MODELS | FILES | {"numpy"}),
-        *((f"{name} --help", MODELS | FILES | {"numpy"}) for name in ("train", "eval", "rollout", "plan", "doctor")),
+        *((f"{name} --help", MODELS | FILES | {"numpy"}) for name in HEAVY),
         ("lab --help", MODELS | FILES | {"numpy"}),
         ("index --help", MODELS | FILES | {"numpy"}),
         ("index serve --help", MODELS | FILES | {"numpy"}),

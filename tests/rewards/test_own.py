@@ -14,7 +14,7 @@ from aslfast.rewards import AnswerEvidence
 from aslfast.trainer.build import check_own_parts
 from aslfast.trainer.provenance import places
 
-OWN = "tests.support.own_rewards"
+OWN = "tests.support.plugins.own_rewards"
 
 
 def test_a_reward_of_ones_own():

@@ -48,6 +48,15 @@ def rollout(
             help="policy answers the questions, grm judges their first answers, generator uses them as topics.",
         ),
     ] = "policy",
+    samples: Annotated[int, typer.Option("--samples", min=1, max=10_000, help="Trajectories per question.")] = 1,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep",
+            help="Write one trajectory per question: best (highest F1) or correct (exact match only).",
+            show_default="all",
+        ),
+    ] = None,
     prompts: Prompts = None,
     temperature: Annotated[
         float | None, _sampling("--temperature", 0.0, MOST_TEMPERATURE, "Sampling temperature; 0 is greedy.")
@@ -69,11 +78,13 @@ def rollout(
     from aslfast.cli import rollout
 
     rollout.check_new_file(out)
+    choice = rollout.SampleChoice(samples, keep)
+    choice.check(rollout.known_role(role))
     source = rollout.QuestionSource(data, index, limit)
     overrides = rollout.Overrides(
         prompts=prompts, seed=seed, threads=threads, temperature=temperature, max_turns=max_turns,
         max_new_tokens=max_new_tokens, max_context=max_context, top_k=top_k,
     )  # fmt: skip
     session, questions = rollout.open_all(model, rollout.known_role(role), source, overrides)
-    trajectories, summary = rollout.roll_out(session, role, questions, out, quiet)
+    trajectories, summary = rollout.roll_out(session, role, questions, out, choice, quiet)
     print_json(summary) if as_json else rollout.print_rollout(trajectories, summary)

@@ -1,0 +1,1 @@
+"""Supervised fine-tuning: token streams -> an adapter, by the cross-entropy of the assistant's tokens."""

@@ -1,0 +1,58 @@
+"""Where rows come from: a file of trajectories as our rollouts write it, or a file of conversations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aslfast.core import role_of
+from aslfast.data.qa_rows import Row
+from aslfast.errors import UserError
+from aslfast.prompts.chat_template import Chat
+from aslfast.trainer.sft.chat_rows import read_chat_rows
+from aslfast.trainer.sft.rows import SftRow, make_row
+
+COLUMNS = ("task_id", "role", "question", "conversation", "token_ids", "loss_mask")
+
+
+def read_sft_rows(file: Path, role: str, chat: Chat) -> list[SftRow]:
+    """Return the rows of a file: .jsonl holds conversations, anything else is read as our trajectories in Parquet.
+
+    Raise UserError where it is neither, or has no row of the role.
+    """
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give trajectories (.parquet) or conversations (.jsonl)")
+    rows = read_chat_rows(file, role_of(role), chat) if file.suffix == ".jsonl" else _trajectory_rows(file, role, chat)
+    if not rows:
+        raise UserError(f"{file}: no rows of the role {role} in it; choose another --role or file")
+    return rows
+
+
+def _trajectory_rows(file: Path, role: str, chat: Chat) -> list[SftRow]:
+    try:
+        table = pq.read_table(file, columns=list(COLUMNS)).to_pylist()
+        rows = [row for row in table if row["role"] == role]
+        made = [_row(row) for row in rows]
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        what = "give what `aslfast rollout`, `aslfast demos` or a run wrote, or conversations as .jsonl"
+        raise UserError(f"{file}: no trajectories ({reason}); {what}") from error
+    if made and not _same_tokenizer(made[0], rows[0]["conversation"], chat):
+        raise UserError(f"{file}: its tokens are of another model's tokenizer; make them again with --model")
+    return made
+
+
+def _row(row: Row) -> SftRow:
+    """Return a row of the file; those of one question, or else of one task, are of one prompt."""
+    prompt = row["question"] or row["task_id"]
+    return make_row(row["task_id"], role_of(row["role"]), row["token_ids"], row["loss_mask"], prompt)
+
+
+def _same_tokenizer(row: SftRow, conversation: str, chat: Chat) -> bool:
+    """Return whether the first sampled turn, decoded, is what the file shows as its text."""
+    ids, mask = row.trajectory.token_ids, row.trajectory.loss_mask
+    start = mask.index(1) if 1 in mask else len(mask)
+    end = start + next((i for i, live in enumerate(mask[start:]) if not live), len(mask) - start)
+    return max(ids, default=0) < len(chat.tokenizer) and chat.text(ids[start:end]).strip() in conversation
