@@ -124,7 +124,7 @@ def _check_together(config: RunConfig, origin: Origin) -> None:
         place = origin.of("policy.verdicts_per_answer", "policy.reward")
         raise UserError(f"{place}: policy.verdicts_per_answer is 0; {needs}")
     if config.policy.reward == ENVIRONMENT:
-        _check_environment_reward(config, source)
+        _check_environment_reward(config, origin)
     bounds = config.generator.pass_rate_range
     if len(bounds) != 2 or bounds[0] > bounds[1]:
         what = f"generator.pass_rate_range is {list(bounds)}"
@@ -137,13 +137,13 @@ def _check_together(config: RunConfig, origin: Origin) -> None:
         raise UserError(f"{place}: {what}; set sampler.kind to sglang, which spreads it over the same cards")
 
 
-def _check_environment_reward(config: RunConfig, source: Source) -> None:
+def _check_environment_reward(config: RunConfig, origin: Origin) -> None:
     if not config.environment:
         what = f"policy.reward is {ENVIRONMENT!r}, and environment is not set; set it to module:name of your own"
-        raise UserError(f"{source.of('policy.reward')}: {what}")
+        raise UserError(f"{origin.of('policy.reward')}: {what}")
     if "generator" in config.phases and not config.policy.verdicts_per_answer:
         what = f"policy.verdicts_per_answer is 0, and the reward {ENVIRONMENT!r} says nothing of a generated question"
-        place = source.of("policy.verdicts_per_answer", "phases", "policy.reward")
+        place = origin.of("policy.verdicts_per_answer", "phases", "policy.reward")
         raise UserError(f'{place}: {what}; set it to 1, or phases to ["policy"]')
 
 

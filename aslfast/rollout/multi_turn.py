@@ -13,7 +13,7 @@ from aslfast.core import Kind, Role, StopReason, Task, Trajectory, Turn
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.parsing import STOP_TEXTS, parse_output, without_thinking
 from aslfast.prompts.tool_calls import SEARCH, Call, parse_call
-from aslfast.rollout.own_environment import GuardedEpisode, OwnEnvironment
+from aslfast.rollout.environments.own_environment import GuardedEpisode, OwnEnvironment
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.protocol import Sample, Sampler, SampleRequest
 

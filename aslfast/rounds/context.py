@@ -12,8 +12,8 @@ from aslfast.core import Question
 from aslfast.learner.learner import Learner
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.rollout.context import RolloutContext, max_concurrent
+from aslfast.rollout.environments.own_environment import OwnEnvironment
 from aslfast.rollout.multi_turn import Rollout, stable_seed
-from aslfast.rollout.own_environment import OwnEnvironment
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
 from aslfast.rounds.commit import Checkpointer
 from aslfast.rounds.records import Observer

@@ -14,7 +14,6 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aslfast import rewards
 from aslfast.config.schema import RunConfig
 from aslfast.core import role_of
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
@@ -23,11 +22,11 @@ from aslfast.models.base_model import load_base, model_folder
 from aslfast.models.base_source import base_source, reason_not_shared
 from aslfast.models.base_weights import BaseWeights
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.templates import check_prompt_set, prompt_text
+from aslfast.prompts.templates import prompt_text
 from aslfast.retrieval.client import RemoteIndex, max_request_s
 from aslfast.retrieval.retriever import AnyIndex
+from aslfast.rollout.environments.own_environment import OwnEnvironment
 from aslfast.rollout.multi_turn import Limits, Rollout
-from aslfast.rollout.own_environment import OwnEnvironment
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.follower import FollowerSampler
@@ -52,17 +51,6 @@ def prepare_torch(config: RunConfig) -> None:
     debugging.fill_uninitialized_memory = False  # else every new tensor is written to
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in any order
-
-
-def check_own_parts(config: RunConfig) -> None:
-    """Import and try what the recipe names of the user's own: rewards, labels, filters, prompts. Raise UserError."""
-    check_prompt_set(config.model.prompts)
-    rewards.policy_rule(config.policy.reward)
-    rewards.generator_rule(config.generator.reward)
-    rewards.question_filter(config.generator.accept)
-    rewards.reference_source(config.generator.reference)
-    rewards.label_source(config.grm.label)
-    rewards.judge_rule(config.grm.reward, config.grm.variant)
 
 
 def load_base_model(

@@ -15,8 +15,8 @@ from aslfast.environment import Environment
 from aslfast.errors import UserError
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.retrieval.retriever import AnyIndex, open_index
-from aslfast.rollout.open_environment import open_environment
-from aslfast.rollout.own_environment import OwnEnvironment, as_questions
+from aslfast.rollout.environments.open_environment import open_environment
+from aslfast.rollout.environments.own_environment import OwnEnvironment, as_questions
 
 
 @dataclass(frozen=True)

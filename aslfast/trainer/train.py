@@ -29,7 +29,6 @@ from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
     build_search_tool,
-    check_own_parts,
     init_adapters,
     load_base_model,
     prepare_torch,
@@ -38,6 +37,7 @@ from aslfast.trainer.build import (
 from aslfast.trainer.datasets import Datasets, file_datasets, own_datasets
 from aslfast.trainer.forward_check import check_learner, probe_ids
 from aslfast.trainer.lab_datasets import lab_datasets
+from aslfast.trainer.own_parts import check_own_parts
 from aslfast.trainer.provenance import check_config, compare, provenance_of, updated
 from aslfast.trainer.round_loop import play_rounds
 

@@ -1,6 +1,6 @@
 """A game that is not search: guests tell their jobs, and the policy is asked for one but wins with the first guest's.
 
-It names jobs until it has the right one: 1 at the first guess, 1/2 at the second, 1/4 at the third. Every step that wins
+It names jobs until it has the right one: 1 at the first guess, 1/2 at the second, 1/4 at the third. A step that wins
 over half of that adds a guest to the next round's games. The words are the lab's: its tiny base knows no others.
 """
 

@@ -14,14 +14,15 @@ from aslfast.errors import UserError
 from aslfast.metrics.scoring import policy_scores
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
+from aslfast.rollout.environments.open_environment import open_environment
 from aslfast.rollout.multi_turn import Limits, Rollout
-from aslfast.rollout.open_environment import open_environment
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
-from tests.support import own_environments
+from tests.support.plugins import own_environments
 from tests.support.scripted_sampler import ScriptedSampler
 
-OWN = "tests.support.own_environments"
+OWN = "tests.support.plugins.own_environments"
+LIMITS = Limits(4, 200, 4000)
 POLICY_ALONE = ["policy.reward=environment"]
 
 
@@ -33,7 +34,7 @@ def opened(name, more=(), said=None):
     return open_environment(config_of(name, more), (said if said is not None else []).append)
 
 
-def played(tokenizer, environment, script, seed=1, number=0, limits=Limits(4, 200, 4000)):
+def played(tokenizer, environment, script, seed=1, number=0, limits=LIMITS):
     """The trajectory of the environment's first task."""
     sampler = ScriptedSampler(tokenizer, script)
     tool = ToolExecutor(SearchTool(None))

@@ -12,7 +12,7 @@ from aslfast.environment import Environment
 from aslfast.errors import UserError
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.rewards import ENVIRONMENT
-from aslfast.rollout.own_environment import SETUP_S, CallFailedError, OwnEnvironment
+from aslfast.rollout.environments.own_environment import SETUP_S, CallFailedError, OwnEnvironment
 
 TRIED = 3  # tasks whose episodes are opened
 REPLY = "hello"  # what the policy says in them

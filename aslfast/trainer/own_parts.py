@@ -1,0 +1,18 @@
+"""What a recipe names of the user's own, tried before anything is written. Loads no torch."""
+
+from __future__ import annotations
+
+from aslfast import rewards
+from aslfast.config import RunConfig
+from aslfast.prompts.templates import check_prompt_set
+
+
+def check_own_parts(config: RunConfig) -> None:
+    """Import and try what the recipe names of the user's own: rewards, labels, filters, prompts. Raise UserError."""
+    check_prompt_set(config.model.prompts)
+    rewards.policy_rule(config.policy.reward)
+    rewards.generator_rule(config.generator.reward)
+    rewards.question_filter(config.generator.accept)
+    rewards.reference_source(config.generator.reference)
+    rewards.label_source(config.grm.label)
+    rewards.judge_rule(config.grm.reward, config.grm.variant)
