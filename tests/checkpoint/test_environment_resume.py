@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from aslfast.checkpoint.run_dir import RunDir
-from aslfast.config import load_recipe
+from aslfast.config import load_recipe, to_toml
 from aslfast.errors import UserError
 from aslfast.trainer import train
 from tests.support.killed_runs import bits_of, go, started, untimed
+from tests.support.rank_processes import command, exit_codes, ranks_of, same_run
 
 OWN = "tests.support.plugins.own_environments"
 SMALL = [
@@ -69,6 +70,14 @@ def test_kills_change_no_bit(whole, tmp_path):
     process = started(go, config_of("Game"), killed)
     process.join(PATIENCE_S)
     assert process.exitcode == 0 and bits_of(killed) == bits_of(whole) and states_of(killed) == states_of(whole)
+
+
+def test_two_ranks_carry_the_same_state(whole, tmp_path):
+    (tmp_path / "recipe.toml").write_text(to_toml(config_of("Game")))
+    arguments = "train", "--recipe", tmp_path / "recipe.toml", "--out", tmp_path / "run"
+    assert exit_codes(ranks_of(2, command, tmp_path, *arguments), PATIENCE_S) == [0, 0]
+    same_run(tmp_path / "run", whole)
+    assert states_of(tmp_path / "run") == states_of(whole)
 
 
 def test_a_method_that_moves_the_state_ends_the_run_before_the_step_is_committed(tmp_path):
