@@ -20,8 +20,8 @@ NOTHING_WRITTEN = "nothing is written yet: start again with the same command"
 
 def print_plan(config: RunConfig, as_json: bool) -> None:
     """Print the resolved configuration and the work it implies: as JSON, or as a recipe with comments."""
+    from aslfast.config.own_parts import check_own_parts
     from aslfast.rollout.environments.open_environment import open_environment
-    from aslfast.trainer.own_parts import check_own_parts
 
     check_own_parts(config)
     if config.environment:

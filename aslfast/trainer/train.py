@@ -15,6 +15,7 @@ from aslfast.checkpoint.null_run_dir import NullRunDir
 from aslfast.checkpoint.run_dir import LEDGER, RunDir, check_new_run_dir, read_run_config, resume_command
 from aslfast.checkpoint.state import TrainState
 from aslfast.config import RunConfig
+from aslfast.config.own_parts import check_own_parts
 from aslfast.distributed.process_group import ProcessGroup, init_process_group
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
@@ -37,7 +38,6 @@ from aslfast.trainer.build import (
 from aslfast.trainer.datasets import Datasets, file_datasets, own_datasets
 from aslfast.trainer.forward_check import check_learner, probe_ids
 from aslfast.trainer.lab_datasets import lab_datasets
-from aslfast.trainer.own_parts import check_own_parts
 from aslfast.trainer.provenance import check_config, compare, provenance_of, updated
 from aslfast.trainer.round_loop import play_rounds
 

@@ -82,7 +82,7 @@ def test_a_run_without_an_oracle_or_any_step(tmp_path):
 
 def test_reuse_is_summed_by_role_over_the_steps(tmp_path):
     counts = {"requests": 2, "context": 100, "reusable": 60, "reusable_own": 50, "reused": 65, "missed": 15}
-    steps = [{"prefix_cache": {"grm": counts, "policy": counts}}, {"prefix_cache": {"grm": counts}}]
+    steps = [{"round": 1, "prefix_cache": found} for found in ({"grm": counts, "policy": counts}, {"grm": counts})]
     log = RunLog.read(write_run(tmp_path / "run", [round_line(0, 0.1, None, ())], steps))
     assert log.prefix_cache() == {"grm": {key: 2 * n for key, n in counts.items()}, "policy": counts}
     console = Console(width=120, record=True, file=io.StringIO())

@@ -8,10 +8,10 @@ import pytest
 
 from aslfast import plugins, rewards
 from aslfast.config import load_recipe
+from aslfast.config.own_parts import check_own_parts
 from aslfast.errors import UserError
 from aslfast.prompts.templates import check_prompt_set, prompt_text
 from aslfast.rewards import AnswerEvidence
-from aslfast.trainer.own_parts import check_own_parts
 from aslfast.trainer.provenance import places
 
 OWN = "tests.support.plugins.own_rewards"

@@ -10,6 +10,7 @@ import typer
 
 from aslfast.cli.options import DataOption, IndexOption, Json, Limit, Prompts, Quiet, Seed, Threads, print_json
 from aslfast.errors import UserError
+from aslfast.limits import MOST_TOKENS
 
 TRAINING = "Training"
 ModelOption = Annotated[
@@ -71,7 +72,10 @@ def sft(
         typer.Option("--init-adapter", metavar="ADAPTER", help="PEFT folder to start from.", rich_help_panel=TRAINING),
     ] = None,
     lr: Annotated[
-        float | None, typer.Option("--lr", help="Peak learning rate.", rich_help_panel=TRAINING, show_default="2e-4")
+        float | None,
+        typer.Option(
+            "--lr", min=0.0, max=10.0, help="Peak learning rate.", rich_help_panel=TRAINING, show_default="2e-4"
+        ),
     ] = None,
     schedule: Annotated[
         str | None,
@@ -83,22 +87,36 @@ def sft(
         ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option("--epochs", help="Passes over the data.", rich_help_panel=TRAINING, show_default="2")
+        int | None,
+        typer.Option(
+            "--epochs", min=1, max=10_000, help="Passes over the data.", rich_help_panel=TRAINING, show_default="2"
+        ),
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option("--batch-size", help="Rows per optimizer step.", rich_help_panel=TRAINING, show_default="16"),
+        typer.Option(
+            "--batch-size",
+            min=1,
+            max=100_000,
+            help="Rows per optimizer step.",
+            rich_help_panel=TRAINING,
+            show_default="16",
+        ),
     ] = None,
     rank: Annotated[
-        int | None, typer.Option("--rank", help="LoRA rank.", rich_help_panel=TRAINING, show_default="32")
+        int | None,
+        typer.Option("--rank", min=1, max=4096, help="LoRA rank.", rich_help_panel=TRAINING, show_default="32"),
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option("--alpha", help="LoRA alpha.", rich_help_panel=TRAINING, show_default="64")
+        float | None,
+        typer.Option("--alpha", min=0.0, max=1e6, help="LoRA alpha.", rich_help_panel=TRAINING, show_default="64"),
     ] = None,
     dev_fraction: Annotated[
         float | None,
         typer.Option(
             "--dev-fraction",
+            min=0.0,
+            max=1.0,
             help="Fraction of the prompts held out for evaluation.",
             rich_help_panel=TRAINING,
             show_default="0.1",
@@ -108,6 +126,8 @@ def sft(
         int | None,
         typer.Option(
             "--micro-batch-tokens",
+            min=1,
+            max=MOST_TOKENS,
             help="Maximum tokens per forward pass; bounds memory.",
             rich_help_panel=TRAINING,
             show_default="4096",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aslfast import rewards
-from aslfast.config import RunConfig
+from aslfast.config.schema import RunConfig
 from aslfast.prompts.templates import check_prompt_set
 
 
