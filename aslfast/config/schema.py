@@ -47,9 +47,13 @@ class DataConfig:
 class ToolConfig:
     top_k: int = positive(3, MOST_TOP_K)
     max_passage_chars: int = positive(2000, 10_000_000)
-    timeout_s: float = positive(30.0, MOST_SECONDS)  # of one attempt to reach an index by URL
+    timeout_s: float = positive(30.0, MOST_SECONDS)  # of an attempt to reach an index by URL; of a call of another tool
     retries: int = number(5, 0, 1000)  # attempts after the first
     give_up_after_s: float = positive(60.0, MOST_SECONDS)  # of nothing but failed calls: the run stops
+    max_calls: int = positive(1, 100)  # a turn; with more than 1, a turn goes on after a call
+    # the rest is of tools besides the search, which timeout_s also bounds
+    max_result_chars: int = positive(8000, 10_000_000)  # of what a call returns; the rest is cut
+    max_concurrent: int = positive(32, 10_000)  # calls of one tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +217,7 @@ class RunConfig:
     threads: int = number(0, 0, MOST_THREADS)  # of torch on the CPU; 0: as torch chooses
     deterministic: bool = True  # the same bits again, where torch can; false: on a GPU faster, last bits are left open
     format_weight: float = number(1.0, 0.0, 1e6)  # of the format reward of every role
+    tools: tuple[str, ...] = ("search",)  # or module:function of one's own, mcp:COMMAND, mcp:URL: docs/extend.md
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tool: ToolConfig = field(default_factory=ToolConfig)

@@ -23,12 +23,15 @@ from aslfast.models.base_model import load_base, model_folder
 from aslfast.models.base_source import base_source, reason_not_shared
 from aslfast.models.base_weights import BaseWeights
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.templates import check_prompt_set, prompt_text
+from aslfast.prompts.templates import check_prompt_set, system_text
+from aslfast.prompts.tool_calls import SEARCH
 from aslfast.retrieval.client import RemoteIndex, max_request_s
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
+from aslfast.rollout.tool_runner import CallLimits, ToolRunner
+from aslfast.rollout.toolbox import Toolbox, ToolCaller
 from aslfast.sampler.follower import FollowerSampler
 from aslfast.sampler.local.forward_pass import eos_ids
 from aslfast.sampler.local.sampler import LocalSampler
@@ -38,6 +41,7 @@ from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.sampler.sglang.server_args import EngineArgs
 from aslfast.sampler.sglang.shared_weights import engine_views
 from aslfast.sampler.sglang.sync_check import GroupScorer, WeightSyncCheck, check_prompts
+from aslfast.tools.named import load_tools
 from aslfast.trainer.forward_check import open_local_sampler
 
 
@@ -54,8 +58,9 @@ def prepare_torch(config: RunConfig) -> None:
 
 
 def check_own_parts(config: RunConfig) -> None:
-    """Import and try what the recipe names of the user's own: rewards, labels, filters, prompts. Raise UserError."""
+    """Import and try what the recipe names of the user's own: rewards, filters, prompts, tools. Raise UserError."""
     check_prompt_set(config.model.prompts)
+    load_tools(config.tools)
     rewards.policy_rule(config.policy.reward)
     rewards.generator_rule(config.generator.reward)
     rewards.question_filter(config.generator.accept)
@@ -149,15 +154,24 @@ def build_search_tool(config: RunConfig, index: AnyIndex) -> ToolExecutor:
     return ToolExecutor(tool, threaded, deadline_s, config.tool.give_up_after_s)
 
 
-def build_rollout(
-    config: RunConfig, sampler: Sampler, tokenizer: PreTrainedTokenizerBase, tool: ToolExecutor
-) -> Rollout:
+def build_tools(config: RunConfig, index: AnyIndex) -> ToolExecutor | Toolbox:
+    """Return the tools that the recipe names. Raise UserError."""
+    search, wanted = build_search_tool(config, index), config.tool
+    if config.tools == (SEARCH,):
+        return search
+    limits = CallLimits(wanted.timeout_s, wanted.max_concurrent, wanted.max_result_chars, wanted.give_up_after_s)
+    threaded = config.sampler.kind != "local"
+    runners = {tool.name: ToolRunner(tool, threaded, limits) for tool in load_tools(config.tools)}
+    return Toolbox(search if SEARCH in config.tools else None, runners)
+
+
+def build_rollout(config: RunConfig, sampler: Sampler, tokenizer: PreTrainedTokenizerBase, tool: ToolCaller) -> Rollout:
     """Return the rollout with the recipe's limits, temperature and system prompt."""
-    limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
-    return Rollout(
-        sampler, tool, Chat(tokenizer, config.model.prompt_date), limits, config.sampler.temperature,
-        prompt_text(config.model.prompts, "system"),
-    )  # fmt: skip
+    wanted = config.sampler
+    limits = Limits(wanted.max_turns, wanted.max_new_tokens, wanted.max_context, config.tool.max_calls)
+    chat = Chat(tokenizer, config.model.prompt_date, tool.schemas)
+    system = system_text(config.model.prompts, only_search=not tool.schemas)
+    return Rollout(sampler, tool, chat, limits, wanted.temperature, system)
 
 
 def weight_sync_check(

@@ -28,7 +28,7 @@ from aslfast.rounds.records import Observer, Position
 from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
-    build_search_tool,
+    build_tools,
     check_own_parts,
     init_adapters,
     load_base_model,
@@ -150,7 +150,7 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
         state = TrainState()
         context = RoundContext(
             config, state, learner,
-            build_rollout(config, sampler, parts.tokenizer, build_search_tool(config, datasets.index)),
+            build_rollout(config, sampler, parts.tokenizer, build_tools(config, datasets.index)),
             TrainingData(datasets.topics, datasets.labelled, datasets.train_oracle),
             Checkpointer(run, state, learner),
             weight_sync_check(sampler, learner.model, parts.tokenizer, config, ranks), observer,

@@ -17,6 +17,7 @@ FLOORS = (  # the lowest first; the packages of one floor never import each othe
     ("rewards", "index"),
     ("config", "retrieval"),
     ("models", "metrics", "checkpoint"),
+    ("tools",),
     ("sampler", "learner"),
     ("rollout",),
     ("rounds", "lab"),
