@@ -33,7 +33,7 @@ demo: setup
 
 # all tests, on WORKERS processes; tests/conftest.py says which share one
 WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: setup setup-sglang
 	$(PYTEST)

@@ -2,7 +2,6 @@
 
 import os
 from contextlib import closing
-from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two spinning threads starve on a busy machine
 
@@ -38,7 +37,6 @@ from tests.support.tiny_models import (
 hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("busy")
 
-TESTS = Path(__file__).parent
 # The files that start engines or several processes, train, compile or benchmark: `slow`. The longest come first:
 # started last, one worker would run them alone at the end.
 SLOW = (
@@ -55,19 +53,29 @@ SLOW = (
 ENGINE = ("preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+@pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
 def pytest_collection_modifyitems(items):
-    """Keep a file's tests on one worker, since they share its fixtures, and all that share an engine on one too."""
+    """Mark the slow files' tests, and put them first."""
     for item in items:
-        name = _name(item)
-        item.add_marker(pytest.mark.xdist_group("engine" if name in ENGINE else name))
-        if name in SLOW:
+        if _name(item.nodeid) in SLOW:
             item.add_marker(pytest.mark.slow)
-    items.sort(key=lambda item: SLOW.index(_name(item)) if _name(item) in SLOW else len(SLOW))
+    items.sort(key=lambda item: SLOW.index(_name(item.nodeid)) if _name(item.nodeid) in SLOW else len(SLOW))
 
 
-def _name(item):
-    return item.path.relative_to(TESTS).as_posix()
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Keep a file's tests on one worker, since they share its fixtures, and all that share an engine on one too."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return "engine" if _name(nodeid) in ENGINE else _name(nodeid)
+
+    return Scheduling(config, log)
+
+
+def _name(nodeid):
+    return nodeid.partition("::")[0].removeprefix("tests/")
 
 
 @pytest.fixture(autouse=True)

@@ -22,14 +22,14 @@ EXAMPLES = {int: "[1, 2]", float: "[0.3, 0.8]", str: '["topic", "depth"]'}
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """What errors call the source of a setting: its recipe, or the option that set it over the recipe."""
+class Origin:
+    """What errors call the origin of a setting: its recipe, or the option that set it over the recipe."""
 
     recipe: str
     options: Mapping[str, str]  # key -> the option as it was written, such as "--set policy.steps=3"
 
     def of(self, *keys: str) -> str:
-        """Return the source of the first of these keys that an option set; of a table, if one set a key in it."""
+        """Return the origin of the first of these keys that an option set; of a table, if one set a key in it."""
         for key in keys:
             for name, option in self.options.items():
                 if f"{name}.".startswith(f"{key}.") or f"{key}.".startswith(f"{name}."):
@@ -40,45 +40,45 @@ class Source:
 def from_tree(tree: Mapping[str, Any], place: str, options: Mapping[str, str] | None = None) -> RunConfig:
     """Return the configuration that `tree` describes.
 
-    Errors name its source: `place`, or for a key in `options` the option that set it. Raises UserError for keys that do
+    Errors name its origin: `place`, or for a key in `options` the option that set it. Raises UserError for keys that do
     not exist, wrong types, values out of range and values that exclude each other.
     """
-    source = Source(place, options or {})
-    config = _table(RunConfig, tree, "", source)
+    origin = Origin(place, options or {})
+    config = _table(RunConfig, tree, "", origin)
     if config.algorithm:
-        _check_choice(config.algorithm, algorithm_names(), "algorithm", source)
-    _check_together(config, source)
+        _check_choice(config.algorithm, algorithm_names(), "algorithm", origin)
+    _check_together(config, origin)
     return config
 
 
-def _table(cls: type, tree: Mapping[str, Any], prefix: str, source: Source) -> Any:
+def _table(cls: type, tree: Mapping[str, Any], prefix: str, origin: Origin) -> Any:
     fields = {item.name: item for item in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     values = {}
     for key, value in tree.items():
         if key not in fields:
             unknown = f"unknown key {prefix + key!r}{_suggestion(key, list(fields), prefix)}"
-            raise UserError(f"{source.of(prefix + key)}: {unknown}")
-        values[key] = _value(hints[key], fields[key], value, prefix + key, source)
+            raise UserError(f"{origin.of(prefix + key)}: {unknown}")
+        values[key] = _value(hints[key], fields[key], value, prefix + key, origin)
     return cls(**values)
 
 
-def _value(wanted: Any, item: Field[Any], value: object, key: str, source: Source) -> Any:
+def _value(wanted: Any, item: Field[Any], value: object, key: str, origin: Origin) -> Any:
     if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
         if isinstance(value, Mapping):
-            return _table(wanted, value, f"{key}.", source)
+            return _table(wanted, value, f"{key}.", origin)
         example = f"{key}.{dataclasses.fields(wanted)[0].name}"
-        raise UserError(f"{source.of(key)}: {key} is a table; set a key inside it, for example {example}")
+        raise UserError(f"{origin.of(key)}: {key} is a table; set a key inside it, for example {example}")
     if typing.get_origin(wanted) is not tuple:
-        return _single(wanted, item, value, key, source)
+        return _single(wanted, item, value, key, origin)
     kind = typing.get_args(wanted)[0]
     if isinstance(value, list) and value:
-        return tuple(_single(kind, item, each, key, source, f"an entry of {key}") for each in value)
+        return tuple(_single(kind, item, each, key, origin, f"an entry of {key}") for each in value)
     example = EXAMPLES[str if typing.get_origin(kind) is typing.Literal else kind]
-    raise UserError(f"{source.of(key)}: {key} is {value!r}; it takes a list, for example {example}")
+    raise UserError(f"{origin.of(key)}: {key} is {value!r}; it takes a list, for example {example}")
 
 
-def _single(wanted: Any, item: Field[Any], value: Any, key: str, source: Source, name: str = "") -> Any:
+def _single(wanted: Any, item: Field[Any], value: Any, key: str, origin: Origin, name: str = "") -> Any:
     """Return one value, not a list, in the wanted type. name: what an error of its type calls it."""
     choices = item.metadata.get("choices", ())
     kind = wanted
@@ -87,15 +87,15 @@ def _single(wanted: Any, item: Field[Any], value: Any, key: str, source: Source,
     if kind is float and type(value) is int and abs(value) < 1 << 1000:
         value = float(value)
     if type(value) is not kind:
-        raise UserError(f"{source.of(key)}: {name or key} is {value!r}; it takes a value of type {KINDS[kind]}")
+        raise UserError(f"{origin.of(key)}: {name or key} is {value!r}; it takes a value of type {KINDS[kind]}")
     if isinstance(value, str) and not _can_be_saved(value):
-        raise UserError(f"{source.of(key)}: {key} has a character that no file can hold ({value!r:.80}); remove it")
+        raise UserError(f"{origin.of(key)}: {key} has a character that no file can hold ({value!r:.80}); remove it")
     importable = item.metadata.get("importable", False)
     if choices and not (importable and is_import_path(str(value))):
-        _check_choice(str(value), choices, key, source, " or module:name of your own" * importable)
+        _check_choice(str(value), choices, key, origin, " or module:name of your own" * importable)
     bounds = item.metadata.get("bounds")
     if bounds and value not in bounds:
-        raise UserError(f"{source.of(key)}: {key} is {value}; it must be {bounds}")
+        raise UserError(f"{origin.of(key)}: {key} is {value}; it must be {bounds}")
     return value
 
 
@@ -104,37 +104,37 @@ def _can_be_saved(text: str) -> bool:
     return "\0" not in text and text == text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _check_choice(value: str, choices: Sequence[str], key: str, source: Source, other: str = "") -> None:
+def _check_choice(value: str, choices: Sequence[str], key: str, origin: Origin, other: str = "") -> None:
     if value not in choices:
         known = ", ".join(choice or '""' for choice in choices)
         what = f"{key} is {value!r}{nearest(value, choices)}"
-        raise UserError(f"{source.of(key)}: {what}; use one of {known}{other}")
+        raise UserError(f"{origin.of(key)}: {what}; use one of {known}{other}")
 
 
-def _check_together(config: RunConfig, source: Source) -> None:
+def _check_together(config: RunConfig, origin: Origin) -> None:
     """Raise UserError for what the types and bounds of the keys do not tell."""
     if config.model.prompt_date and not _is_date(config.model.prompt_date):
         what = f"model.prompt_date is {config.model.prompt_date!r}; write a date as 2026-01-31"
-        raise UserError(f"{source.of('model.prompt_date')}: {what}")
+        raise UserError(f"{origin.of('model.prompt_date')}: {what}")
     if unknown := [name for name in config.tools if not _names_tool(name)]:
         known = 'use "search", module:function of your own, mcp:COMMAND or mcp:URL'
-        raise UserError(f"{source.of('tools')}: an entry of tools is {unknown[0]!r:.80}; {known}")
+        raise UserError(f"{origin.of('tools')}: an entry of tools is {unknown[0]!r:.80}; {known}")
     if config.loss.kind == "cispo" and config.loss.dual_clip:
-        place = source.of("loss.dual_clip", "loss.kind", "algorithm")
+        place = origin.of("loss.dual_clip", "loss.kind", "algorithm")
         raise UserError(f"{place}: loss.dual_clip is of kind ppo alone; with loss.kind=cispo set it to 0")
     if config.policy.reward in JUDGED and not config.policy.verdicts_per_answer:
         needs = f"the reward {config.policy.reward!r} needs 1 or more"
-        place = source.of("policy.verdicts_per_answer", "policy.reward")
+        place = origin.of("policy.verdicts_per_answer", "policy.reward")
         raise UserError(f"{place}: policy.verdicts_per_answer is 0; {needs}")
     bounds = config.generator.pass_rate_range
     if len(bounds) != 2 or bounds[0] > bounds[1]:
         what = f"generator.pass_rate_range is {list(bounds)}"
-        place = source.of("generator.pass_rate_range")
+        place = origin.of("generator.pass_rate_range")
         raise UserError(f"{place}: {what}; write the lowest and the highest pass rate")
     size, kind = config.distributed.model_parallel_size, config.sampler.kind
     if size > 1 and kind != "sglang":
         what = f"distributed.model_parallel_size is {size}, but the {kind} sampler needs the whole base"
-        place = source.of("distributed.model_parallel_size", "sampler.kind")
+        place = origin.of("distributed.model_parallel_size", "sampler.kind")
         raise UserError(f"{place}: {what}; set sampler.kind to sglang, which spreads it over the same cards")
 
 

@@ -91,7 +91,7 @@ def _open_and_check(kind: Kind, target: str) -> tuple[list[CheckResult], Sampler
     with closing(build_sampler(config, model, tokenizer, notify=warnings.append)) as sampler:
         prompts = check_prompts(Chat(tokenizer), config.model.prompts, ROLES)
         results, report = check_opened(sampler, model, prompts, warnings)
-        result, difference = check_learner_path(config, model, probe_ids(model, tokenizer))
+        result, difference = check_learner_path(config, model, probe_ids(model, tokenizer, config.model.prompts))
     adapted = CheckResult("adapters", "ok", f"on {lora.describe_targets(model)}")
     return [*results, result, adapted], replace(report, learner_difference=difference)
 

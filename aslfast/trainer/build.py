@@ -92,7 +92,7 @@ def build_sampler(
         return FollowerSampler()
     wanted = config.sampler
     if wanted.kind == "local":
-        return open_local_sampler(model, tokenizer, wanted)
+        return open_local_sampler(model, tokenizer, wanted, config.model.prompts)
     policy = _restart_policy(config, model, log, notify, process_group.model_parallel_size)
     embeddings: Any = model.get_input_embeddings()
     args, n_vocab = engine_args(config, model, process_group), embeddings.weight.shape[0]

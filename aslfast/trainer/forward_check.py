@@ -1,4 +1,4 @@
-"""Whether learner and local sampler compute what the model's own forward pass does, on a few tokens before any work.
+"""Whether learner and local sampler compute what the model's own forward pass does, on one prompt before any work.
 
 Both run the model in ways of their own: packed, or from a cache, with attention and head replaced. An architecture that
 is more than what they replace would give other log-probs without a word; it is refused here instead.
@@ -22,13 +22,13 @@ from aslfast.errors import UserError
 from aslfast.learner.batch import make_batch
 from aslfast.learner.learner import Learner
 from aslfast.models.output_head import logits_not_finite
+from aslfast.prompts.chat_template import Chat
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import Sample, SampleRequest
-from aslfast.sampler.sglang.sync_check import TOLERANCE
+from aslfast.sampler.sglang.sync_check import PROMPT_TOKENS, TOLERANCE, check_prompts
 
-PROBE = "The capital of Norway is Oslo. The river Aker runs through Oslo, and the capital of Norway lies on a fjord."
-PROBE_TOKENS = 24
-SHARED_TOKENS = 18  # of the second of two trajectories, so that a shared prefix is part of the check
+SHARED_TOKENS = 24  # of two trajectories, so that a shared prefix is part of the check
+PROBE_ROOM = 16  # tokens that the check of the local sampler adds to the probe, at most
 USUAL_LOGPROB = 16.0  # nats: larger ones carry a proportionally larger rounding error
 
 LOCAL, LEARNER = "the local sampler", "the learner"
@@ -36,23 +36,27 @@ LOCAL, LEARNER = "the local sampler", "the learner"
 Ids = tuple[int, ...]
 
 
-def probe_ids(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase) -> Ids:
-    """Return the tokens of a plain text; of ids that the model has not, its first ones take the place."""
+def probe_ids(model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, prompts: str) -> Ids:
+    """Return the end of the policy's prompt in this prompt set: text that the model knows, where rounding is least.
+
+    Of ids that the model has not, its first ones take the place.
+    """
     embeddings: Any = model.get_input_embeddings()
     n_vocab = len(embeddings.weight)
-    ids: Any = tokenizer(PROBE, add_special_tokens=False)["input_ids"]
-    return (*(i for i in ids if 0 <= i < n_vocab), *range(n_vocab))[:PROBE_TOKENS]
+    ids = check_prompts(Chat(tokenizer), prompts, ("policy",))["policy"]
+    return (*(i for i in ids if 0 <= i < n_vocab), *range(n_vocab))[:PROMPT_TOKENS]
 
 
 def open_local_sampler(
-    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, config: SamplerConfig
+    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, config: SamplerConfig, prompts: str
 ) -> LocalSampler:
     """Return the local sampler over a model that it samples right. Raise UserError for any other."""
     with _one_line(LOCAL, model):
         sampler = LocalSampler(
             model, tokenizer, max_running_requests=config.max_running_requests, max_context=config.max_context
         )
-    check_local_sampler(sampler, model, probe_ids(model, tokenizer))
+    ids = probe_ids(model, tokenizer, prompts)
+    check_local_sampler(sampler, model, ids[: max(2, sampler.max_context - PROBE_ROOM)])
     return sampler
 
 
@@ -63,10 +67,14 @@ def check_local_sampler(sampler: LocalSampler, model: PreTrainedModel | PeftMode
     """
     adapters = [None, str(model.active_adapter)] if isinstance(model, PeftModel) else [None, None]
     with _one_line(LOCAL, model):
-        for request, sample in asyncio.run(_two_turns(sampler, ids, adapters)):
-            n = len(sample.token_ids)
-            own_T = own_logprobs(model, request.token_ids + sample.token_ids, request.adapter is not None)[-n:]
-            _compare(LOCAL, model, torch.tensor(sample.logprobs), own_T)
+        turns = asyncio.run(_two_turns(sampler, ids, adapters))
+        for i, adapter in enumerate(adapters):
+            last, end = turns[-len(adapters) :][i]  # its context holds the session's first turn
+            own_T = own_logprobs(model, last.token_ids + end.token_ids, adapter is not None)
+            for request, sample in turns[i :: len(adapters)]:
+                start = len(request.token_ids) - 1
+                found_T = torch.tensor(sample.logprobs)
+                _compare(LOCAL, model, found_T, own_T[start : start + len(found_T)])
     sampler.flush()  # as before: no slot, no memory
 
 

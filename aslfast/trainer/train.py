@@ -146,7 +146,8 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
         if config.sampler.kind == "sglang" and ranks.is_group_leader:
             observer.setup("the SGLang engine")
         sampler.start()
-        check_learner(learner, probe_ids(learner.model, parts.tokenizer))  # the base has its weights now
+        # only now: an engine may have brought the weights
+        check_learner(learner, probe_ids(learner.model, parts.tokenizer, config.model.prompts))
         state = TrainState()
         context = RoundContext(
             config, state, learner,

@@ -58,7 +58,7 @@ async def two_turns(sampler, adapters):
 
 
 def assert_sampler_agrees(model, tokenizer, adapters):
-    sampler = open_local_sampler(model, tokenizer, SamplerConfig(max_running_requests=4, max_context=64))
+    sampler = open_local_sampler(model, tokenizer, SamplerConfig(max_running_requests=4, max_context=64), "compact")
     for context, sampled, logprobs, adapter in asyncio.run(two_turns(sampler, adapters)):
         own = own_logprobs(model, context + sampled, adapter is not None, TEMPERATURE)[len(context) - 1 :]
         assert (torch.tensor(logprobs) - own).abs().max() <= FLOOR / TEMPERATURE
@@ -66,7 +66,7 @@ def assert_sampler_agrees(model, tokenizer, adapters):
 
 def assert_learner_agrees(model, tokenizer):
     learner = Learner(model, LearnerConfig(), LossConfig(), TEMPERATURE, lora.ROLES)
-    check_learner(learner, probe_ids(model, tokenizer))
+    check_learner(learner, probe_ids(model, tokenizer, "compact"))
     streams = [ids(22, 0) + ids(n, n) for n in (4, 30, 11)] + [ids(7, 7)]
     flags = [tuple(int(i > 3) for i in range(len(stream))) for stream in streams]
     trajectories = [

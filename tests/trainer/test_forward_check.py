@@ -12,7 +12,8 @@ from aslfast.models import lora
 from aslfast.preflight.sampler_check import check_sampler
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import SampleRequest
-from aslfast.trainer.forward_check import PROBE_TOKENS, check_learner, open_local_sampler, probe_ids
+from aslfast.sampler.sglang.sync_check import PROMPT_TOKENS
+from aslfast.trainer.forward_check import check_learner, open_local_sampler, probe_ids
 from tests.support.learner.reference import learner_of
 from tests.support.tiny_architectures import tiny_architecture
 from tests.support.tiny_models import stir, tiny_model
@@ -28,9 +29,9 @@ def adapted(base):
 
 
 def test_the_probe_is_text_that_the_model_has(model, tokenizer):
-    assert len(probe_ids(model, tokenizer)) == PROBE_TOKENS
+    assert len(probe_ids(model, tokenizer, "compact")) == PROMPT_TOKENS
     small = tiny_architecture("llama", vocab_size=20)
-    assert set(probe_ids(small, tokenizer)) <= set(range(20))
+    assert set(probe_ids(small, tokenizer, "compact")) <= set(range(20))
 
 
 def granite(scaling, head):
@@ -56,7 +57,7 @@ def test_one_function_in_two_forms_trains_alike():
 def test_a_learner_that_computes_another_model_is_refused(tokenizer):
     """As before the scale was measured: 1.2 nats off."""
     learner = learner_of(granite(8.0, 1.0))
-    ids = probe_ids(learner.model, tokenizer)
+    ids = probe_ids(learner.model, tokenizer, "compact")
     assert check_learner(learner, ids) < 1e-4
     learner.packed_model.temperature = learner.temperature
     with pytest.raises(UserError, match=r"granite: the learner's log-probs differ from the model's own by .* nats"):
@@ -78,17 +79,17 @@ def test_a_learner_that_computes_another_model_is_refused(tokenizer):
 def test_odd_attention_is_refused_in_one_line(kind, sampler, learner, tokenizer):
     base = tiny_architecture(kind)
     with pytest.raises(UserError, match=sampler) as refused:
-        open_local_sampler(base, tokenizer, SAMPLER)
+        open_local_sampler(base, tokenizer, SAMPLER, "compact")
     assert "\n" not in str(refused.value)
     with pytest.raises(UserError, match=learner) as refused:
         model = adapted(base)
-        check_learner(learner_of(model), probe_ids(model, tokenizer))
+        check_learner(learner_of(model), probe_ids(model, tokenizer, "compact"))
     assert "\n" not in str(refused.value)
 
 
 def test_the_check_leaves_the_sampler_as_it_was(model, tokenizer):
     fresh = LocalSampler(model, tokenizer, max_running_requests=4, max_context=64)
-    checked = open_local_sampler(model, tokenizer, SAMPLER)
+    checked = open_local_sampler(model, tokenizer, SAMPLER, "compact")
     assert checked._forward.cache.kv_L2RSHD.shape == fresh._forward.cache.kv_L2RSHD.shape
 
 
@@ -111,7 +112,7 @@ def overflowing(tokenizer):
 def refused_sampling(model, tokenizer, match):
     """By the check before a run, and by the sampler itself, at the first token."""
     with pytest.raises(UserError, match=match):
-        open_local_sampler(model, tokenizer, SAMPLER)
+        open_local_sampler(model, tokenizer, SAMPLER, "compact")
     sampler = LocalSampler(model, tokenizer, max_running_requests=4, max_context=64)
     with pytest.raises(UserError, match=match):
         asyncio.run(sampler.generate(SampleRequest((5, 6, 7), "s", None, 4)))
@@ -123,7 +124,7 @@ def test_a_nan_weight_is_named_at_the_first_token(tokenizer):
 
 
 def test_a_base_that_overflows_in_float16(tokenizer):
-    assert open_local_sampler(overflowing(tokenizer), tokenizer, SAMPLER)
+    assert open_local_sampler(overflowing(tokenizer), tokenizer, SAMPLER, "compact")
     match = "are not finite in model.dtype float16; set model.dtype to bfloat16 or float32: float16 overflows"
     refused_sampling(overflowing(tokenizer).half(), tokenizer, match)
 
@@ -134,7 +135,7 @@ def test_the_learner_stops_at_the_first_nan(tokenizer):
     learner = learner_of(model)
     match = r"the model's logits are not finite in model.dtype float32"
     with pytest.raises(UserError, match=match):
-        check_learner(learner, probe_ids(model, tokenizer))
+        check_learner(learner, probe_ids(model, tokenizer, "compact"))
     with pytest.raises(UserError, match=match):
         learner.step("policy", *grouped())
     assert learner.skipped_steps == 0 and learner.version["policy"] == 0
