@@ -18,6 +18,7 @@ from aslfast import rewards
 from aslfast.config.schema import RunConfig
 from aslfast.core import role_of
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from aslfast.errors import UserError
 from aslfast.models import lora
 from aslfast.models.base_model import load_base, model_folder
 from aslfast.models.base_source import base_source, reason_not_shared
@@ -28,7 +29,7 @@ from aslfast.prompts.tool_calls import SEARCH
 from aslfast.retrieval.client import RemoteIndex, max_request_s
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.multi_turn import Limits, Rollout
-from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.search_tool import SEARCH_SCHEMA, SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.rollout.tool_runner import CallLimits, ToolRunner
 from aslfast.rollout.toolbox import Toolbox, ToolCaller
@@ -163,6 +164,18 @@ def build_tools(config: RunConfig, index: AnyIndex) -> ToolExecutor | Toolbox:
     threaded = config.sampler.kind != "local"
     runners = {tool.name: ToolRunner(tool, threaded, limits) for tool in load_tools(config.tools)}
     return Toolbox(search if SEARCH in config.tools else None, runners)
+
+
+def check_tools_fit(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError where the tools' schemas leave no room in the context for a task and a turn."""
+    if config.tools == (SEARCH,):
+        return
+    schemas = [*([SEARCH_SCHEMA] if SEARCH in config.tools else ()), *(tool.schema for tool in load_tools(config.tools))]
+    chat, system = Chat(tokenizer, config.model.prompt_date, schemas), system_text(config.model.prompts, False)
+    told, room = len(chat.prompt_ids("", system)), config.sampler.max_context - config.sampler.max_new_tokens
+    if told >= room:
+        what = f"a prompt that tells of them has {told} tokens, sampler.max_context less a turn is {room}"
+        raise UserError(f"tools: {what}; set sampler.max_context to {told + 8 * config.sampler.max_new_tokens} or more")
 
 
 def build_rollout(config: RunConfig, sampler: Sampler, tokenizer: PreTrainedTokenizerBase, tool: ToolCaller) -> Rollout:

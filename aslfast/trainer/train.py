@@ -30,6 +30,7 @@ from aslfast.trainer.build import (
     build_sampler,
     build_tools,
     check_own_parts,
+    check_tools_fit,
     init_adapters,
     load_base_model,
     prepare_torch,
@@ -125,6 +126,7 @@ def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _
     observer.setup("base model")
     model, tokenizer = load_base_model(config, ranks)
     check_context(context_limit(model.get_decoder().config), config.sampler.max_context)
+    check_tools_fit(config, tokenizer)
     peft_model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
     initialised = init_adapters(peft_model, config)
     if ranks.model_parallel_size > 1:
