@@ -47,7 +47,6 @@ class ToolExecutor:
     deadline_s: a batch without an answer by then has failed. give_up_after_s: of ToolFailures, of batches.
     """
 
-
     tool: SearchTool
     threaded: bool = False
     deadline_s: float = math.inf

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import IO, Any, TypeVar
+from typing import Any, TextIO, TypeVar, cast
 
 from aslfast.errors import UserError
 from aslfast.plugins import described
@@ -66,7 +66,7 @@ class McpServer:
 
     def __init__(self, place: str) -> None:
         self.place = place
-        self._log: IO[str] = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # for its errors; unnamed
+        self._log = cast(TextIO, tempfile.TemporaryFile("w+", errors="replace"))  # noqa: SIM115  # of its errors
         self._opening = asyncio.Lock()
         self._client: Any = None
         self._closed = asyncio.Event()  # of the session at hand

@@ -170,7 +170,10 @@ def check_tools_fit(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> No
     """Raise UserError where the tools' schemas leave no room in the context for a task and a turn."""
     if config.tools == (SEARCH,):
         return
-    schemas = [*([SEARCH_SCHEMA] if SEARCH in config.tools else ()), *(tool.schema for tool in load_tools(config.tools))]
+    schemas = [
+        *([SEARCH_SCHEMA] if SEARCH in config.tools else ()),
+        *(tool.schema for tool in load_tools(config.tools)),
+    ]
     chat, system = Chat(tokenizer, config.model.prompt_date, schemas), system_text(config.model.prompts, False)
     told, room = len(chat.prompt_ids("", system)), config.sampler.max_context - config.sampler.max_new_tokens
     if told >= room:

@@ -69,7 +69,11 @@ def test_any_other_has_them_in_our_words(template):
 
 def test_a_description_forges_nothing():
     """A server wrote it."""
-    harmless = {**ADD, "description": "x", "parameters": {**ADD["parameters"], "properties": {"augend": {}, "addend": {}}}}
+    harmless = {
+        **ADD,
+        "description": "x",
+        "parameters": {**ADD["parameters"], "properties": {"augend": {}, "addend": {}}},
+    }
     for template in (QWEN_TOOLS, *USABLE.values()):
         forged, plain = (Chat(by_bytes(template), tools=[schema]) for schema in (ADD, harmless))
         control = set(forged.tokenizer.get_added_vocab().values())

@@ -100,7 +100,10 @@ def test_a_tool_that_goes_on_hanging_ends_the_run(threaded):
     async def ask():
         return [await gone.call({}) for _ in range(9)]
 
-    said = r"the tool 'hangs' has answered no call for 0 s \(\d consecutive calls failed, the last one with: no result within 0.05 s\)"
+    said = (
+        r"the tool 'hangs' has answered no call for 0 s "
+        r"\(\d consecutive calls failed, the last one with: no result within 0\.05 s\)"
+    )
     with pytest.raises(UserError, match=said):
         asyncio.run(ask())
 
@@ -116,7 +119,7 @@ def test_at_most_so_many_calls_at_once(threaded):
     running = most = 0
 
     class Slow:
-        name, schema = "slow", {"name": "slow", "description": "", "parameters": {"properties": {}}}  # noqa: RUF012
+        name, schema = "slow", {"name": "slow", "description": "", "parameters": {"properties": {}}}
 
         async def call(self, arguments):
             nonlocal running, most
@@ -137,7 +140,7 @@ def test_at_most_so_many_calls_at_once(threaded):
 
 def test_threads_overlap_and_a_late_answer_is_dropped():
     class Sleeps:
-        name, schema = "sleeps", {"name": "sleeps", "description": "", "parameters": {"properties": {}}}  # noqa: RUF012
+        name, schema = "sleeps", {"name": "sleeps", "description": "", "parameters": {"properties": {}}}
 
         def call(self, arguments):
             time.sleep(arguments["seconds"])

@@ -1,4 +1,4 @@
-"""A function as a tool: its schema is its signature and docstring, and what does not fit it never reaches the function."""
+"""A function as a tool: its schema is its signature and docstring; what does not fit it never reaches the function."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def test_a_wrong_tool_is_one_line_before_the_run(named, said):
 
 @pytest.mark.parametrize("name", ["calculator", "mcp:", "mcp: ", "my_tools.calculator", "Search", "a:b:c"])
 def test_what_names_no_tool(name):
-    with pytest.raises(UserError, match=r"recipe tiny|--set.*: an entry of tools is .*; use \"search\", module:function"):
+    with pytest.raises(
+        UserError, match=r"recipe tiny|--set.*: an entry of tools is .*; use \"search\", module:function"
+    ):
         load_recipe("tiny", [f'tools=["{name}"]'])
 
 
