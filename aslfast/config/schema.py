@@ -48,9 +48,13 @@ class DataConfig:
 class ToolConfig:
     top_k: int = positive(3, MOST_TOP_K)
     max_passage_chars: int = positive(2000, 10_000_000)
-    timeout_s: float = positive(30.0, MOST_SECONDS)  # of one attempt to reach an index by URL
+    timeout_s: float = positive(30.0, MOST_SECONDS)  # of an attempt to reach an index by URL; of a call of another tool
     retries: int = number(5, 0, 1000)  # attempts after the first
     give_up_after_s: float = positive(60.0, MOST_SECONDS)  # of nothing but failed calls: the run stops
+    max_calls: int = positive(1, 100)  # a turn; with more than 1, a turn goes on after a call
+    # the rest is of tools besides the search, which timeout_s also bounds
+    max_result_chars: int = positive(8000, 10_000_000)  # of what a call returns; the rest is cut
+    max_concurrent: int = positive(32, 10_000)  # calls of one tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +220,7 @@ class RunConfig:
     format_weight: float = number(1.0, 0.0, 1e6)  # of the format reward of every role
     # one of your own, module:name (aslfast/environment.py); empty: the lab where data.lab is true, else the files
     environment: str = named("", ("",))
+    tools: tuple[str, ...] = ("search",)  # or module:function of one's own, mcp:COMMAND, mcp:URL: docs/extend.md
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tool: ToolConfig = field(default_factory=ToolConfig)

@@ -116,6 +116,9 @@ def _check_together(config: RunConfig, origin: Origin) -> None:
     if config.model.prompt_date and not _is_date(config.model.prompt_date):
         what = f"model.prompt_date is {config.model.prompt_date!r}; write a date as 2026-01-31"
         raise UserError(f"{origin.of('model.prompt_date')}: {what}")
+    if unknown := [name for name in config.tools if not _names_tool(name)]:
+        known = 'use "search", module:function of your own, mcp:COMMAND or mcp:URL'
+        raise UserError(f"{origin.of('tools')}: an entry of tools is {unknown[0]!r:.80}; {known}")
     if config.loss.kind == "cispo" and config.loss.dual_clip:
         place = origin.of("loss.dual_clip", "loss.kind", "algorithm")
         raise UserError(f"{place}: loss.dual_clip is of kind ppo alone; with loss.kind=cispo set it to 0")
@@ -145,6 +148,10 @@ def _check_environment_reward(config: RunConfig, origin: Origin) -> None:
         what = f"policy.verdicts_per_answer is 0, and the reward {ENVIRONMENT!r} says nothing of a generated question"
         place = origin.of("policy.verdicts_per_answer", "phases", "policy.reward")
         raise UserError(f'{place}: {what}; set it to 1, or phases to ["policy"]')
+
+
+def _names_tool(name: str) -> bool:
+    return name == "search" or (bool(name[4:].strip()) if name.startswith("mcp:") else is_import_path(name))
 
 
 def _is_date(text: str) -> bool:

@@ -17,7 +17,7 @@ from aslfast.lab.examples import Example
 from aslfast.lab.practice import compare_example, copy_example, look_up_example
 from aslfast.lab.world import World
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.tool_calls import SEARCH, Call
+from aslfast.prompts.tool_calls import search_call
 from aslfast.rollout.search_tool import SearchTool
 
 TOP_K = 2
@@ -78,7 +78,7 @@ class ExampleStream:
         tool = SearchTool(index, TOP_K)
 
         def search(query: str) -> str:
-            return tool.answer([Call(SEARCH, (query,))])[0]
+            return tool.answer([search_call(query)])[0]
 
         return Demonstrator(self.chat, world, search, self.stage.noise, self.rng)
 

@@ -12,7 +12,7 @@ from aslfast import rewards
 from aslfast.core import Group, Reward, Role, Trajectory
 from aslfast.metrics.run_log import Line
 from aslfast.prompts.parsing import without_thinking
-from aslfast.prompts.tool_calls import parse_call
+from aslfast.prompts.tool_calls import NO_LIMIT, parse_calls
 
 Oracle = Callable[[str], str | None]  # a question -> its true answer, or None
 
@@ -49,8 +49,8 @@ def repeated_queries(trajectories: Sequence[Trajectory]) -> float:
 
 
 def _queries(trajectory: Trajectory) -> list[str]:
-    calls = [parse_call(without_thinking(turn.said)) for turn in trajectory.turns if turn.kind == "sampled"]
-    return [query for call in calls if call for query in call.queries]
+    turns = [without_thinking(turn.said) for turn in trajectory.turns if turn.kind == "sampled"]
+    return [query for turn in turns for call in parse_calls(turn, NO_LIMIT) or () for query in call.queries]
 
 
 def diversity(questions: Sequence[str]) -> float | None:

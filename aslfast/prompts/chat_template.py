@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aslfast.prompts.parsing import TAGS
-from aslfast.prompts.rendering import SENTINEL, Rendering
+from aslfast.prompts.rendering import SENTINEL, Rendering, Result
+from aslfast.prompts.schemas import Schema, escaped
+from aslfast.prompts.tool_calls import SEARCH
 
 _TAG = rf"<[\s/]*(?:{'|'.join(TAGS)})\b[^<>]*>"
 _SAID = ("</tool_call>", "x")  # what may stand before an observation whose turn the model did not close
@@ -38,10 +40,11 @@ class Frame:
 class Chat:
     """The chat template of one Hugging Face tokenizer, as token ids. Raise UserError where it has none.
 
-    date: ISO date that the template is told, if it asks for one; empty: today.
+    date: ISO date that the template is told, if it asks for one; empty: today. tools: those that every prompt tells of,
+    besides what the system message says.
     """
 
-    def __init__(self, tokenizer: Any, date: str = "") -> None:
+    def __init__(self, tokenizer: Any, date: str = "", tools: Sequence[Schema] = ()) -> None:
         self.tokenizer, self.rendering = tokenizer, Rendering(tokenizer, date)
         added = {word: id_ for word, id_ in tokenizer.get_added_vocab().items() if len(word) > 1 and not word.isspace()}
         self._control_ids = frozenset(added.values())
@@ -54,6 +57,11 @@ class Chat:
         self._after_end = self._frame(self.rendering.observation(SENTINEL)[self._end_at :])
         opening = self._observation.before + SENTINEL
         self._said = next((said for said in _SAID if self._ids_after(said, opening) is not None), "")
+        self._offer(tools)
+
+    def _offer(self, tools: Sequence[Schema]) -> None:
+        self.rendering.tools = [escaped(schema, self.escape_control_tokens) for schema in tools]
+        self._prompts.clear()
 
     def escape_control_tokens(self, text: str) -> str:
         """Return the text with each control token and each tag broken: spelled with other angle brackets."""
@@ -70,16 +78,46 @@ class Chat:
         return self._without_forged(ids, self._prompt_frame(system))
 
     def observation_ids(self, text: str, turn_closed: bool) -> list[int]:
-        """Return a tool's answer, from the end of the assistant's turn to where it speaks again.
+        """Return what a search found, from the end of the assistant's turn to where it speaks again.
 
         turn_closed: the model itself sampled the end-of-turn token (`ends_turn`), which then is not repeated. The ids
         are those that the text has after the turn: some tokenizers open a text of its own with a space ("\u2581").
         """
-        fragment = self.rendering.observation(self.escape_control_tokens(text))
+        return self.results_ids([(SEARCH, text)], turn_closed)
+
+    def results_ids(self, results: Sequence[Result], turn_closed: bool) -> list[int]:
+        """Return the answers to the calls of one turn, in order, as `observation_ids` does."""
+        results = [(name, self.escape_control_tokens(text)) for name, text in results]
         frame, said = (self._after_end, self._end) if turn_closed else (self._observation, self._said)
+        ids = self._fragment_ids(self.rendering.observations(results), said, turn_closed)
+        if len(results) == 1:
+            return self._without_forged(ids, frame)
+        blank = self._fragment_ids(
+            self.rendering.observations([(name, SENTINEL) for name, _ in results]), said, turn_closed
+        )
+        if self._n_control(ids) == self._n_control(blank):
+            return ids
+        return self._pieced_ids(results, said, turn_closed)
+
+    def _fragment_ids(self, fragment: str, said: str, turn_closed: bool) -> list[int]:
         fragment = fragment[self._end_at :] if turn_closed else fragment
         ids = self._ids_after(said, fragment)
-        return self._without_forged(self._ids(fragment) if ids is None else ids, frame)
+        return self._ids(fragment) if ids is None else ids
+
+    def _pieced_ids(self, results: Sequence[Result], said: str, turn_closed: bool) -> list[int]:
+        """Return the ids of several results of which the tokenizer's normaliser makes control tokens: encoded piece by
+        piece, the results without them."""
+        opening, *rest = self.rendering.observations([(name, SENTINEL) for name, _ in results]).split(SENTINEL)
+        ids = self._fragment_ids(opening, said, turn_closed)
+        for (name, text), after in zip(results, rest, strict=True):
+            before, _, end = self.rendering.observation(SENTINEL, name).partition(SENTINEL)
+            shown = self.rendering.observation(text, name)
+            shown = shown[len(before) : len(shown) - len(end)]
+            ids += [id_ for id_ in self._ids(shown) if id_ not in self._control_ids] + self._ids(after)
+        return ids
+
+    def _n_control(self, ids: Sequence[int]) -> int:
+        return sum(id_ in self._control_ids for id_ in ids)
 
     def opens_thinking(self, first_turn: bool) -> bool:
         """Return whether the template opens <think> for the assistant: in the prompt, or after an observation."""
@@ -109,8 +147,7 @@ class Chat:
 
     def _frame(self, text: str) -> Frame:
         before, _, after = text.partition(SENTINEL)
-        n_before, n_after = (sum(id_ in self._control_ids for id_ in self._ids(side)) for side in (before, after))
-        return Frame(before, after, n_before, n_after)
+        return Frame(before, after, self._n_control(self._ids(before)), self._n_control(self._ids(after)))
 
     def _prompt_frame(self, system: str) -> Frame:
         if system not in self._prompts:

@@ -6,24 +6,29 @@ was trained to read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
 
 from aslfast.errors import UserError
+from aslfast.prompts.schemas import Schema, as_functions, described, words_of
 from aslfast.prompts.tool_calls import SEARCH
 
 SENTINEL = "aslfastsentinel"  # stands for a text, to find its place in a rendered conversation
 _WRAPPED = "<tool_response>\n{}\n</tool_response>"  # a tool's answer in a user message
 
 Message = dict[str, str]
+Result = tuple[str, str]  # a tool's name and what it answered
 
 
 class Rendering:
     """The chat template of one Hugging Face tokenizer. Raise UserError where it has none, or one without a user.
 
-    date: ISO date that the template is told (`strftime_now`); empty: today.
+    date: ISO date that the template is told (`strftime_now`); empty: today. `tools` are what a prompt tells of; none
+    where the prompt's own words do.
     """
 
     def __init__(self, tokenizer: Any, date: str = "") -> None:
@@ -33,6 +38,7 @@ class Rendering:
         self._tokenizer = tokenizer
         # what the template is given besides the messages
         self.told: dict[str, Any] = {"strftime_now": datetime.fromisoformat(date).strftime} if date else {}
+        self.tools: Sequence[Schema] = ()
         self._system_roles: dict[str, bool] = {}  # by system message: whether it has a role of its own
         self._tool_role = self._count([*_turns(SENTINEL), _tool_message(SENTINEL)]) == 2
         if not self._tool_role and self._count([*_turns(SENTINEL), _user(_WRAPPED.format(SENTINEL))]) != 2:
@@ -40,18 +46,46 @@ class Rendering:
 
     def prompt(self, user: str, system: str = "") -> str:
         """Return the opening of a conversation up to the assistant's turn. A template without a system role, or that
-        refuses or drops such a message, has it at the head of the user's."""
+        refuses or drops such a message, has it at the head of the user's. Tools that it does not show end the system
+        message."""
+        if not self.tools or self.shows_tools(system):
+            return self._text(self._opening(user, system), self.tools)
+        return self._text(self._opening(user, f"{system}\n\n{described(self.tools)}".strip()))
+
+    def shows_tools(self, system: str = "") -> bool:
+        """Return whether the template itself tells of every tool, with all else that it shows without."""
+        opening = self._opening(SENTINEL, system)
+        plain, shown = self._tried(opening), self._tried(opening, self.tools)
+        words = [word for schema in self.tools for word in words_of(schema)]
+        whole = shown.count(SENTINEL) == 1 and shown.count(system) >= plain.count(system)
+        return whole and all(shown.count(word) > plain.count(word) for word in words)
+
+    def observation(self, text: str, name: str = SEARCH) -> str:
+        """Return a tool's answer, from the end of the assistant's turn to where it speaks again: a tool message or,
+        where the template has no such role, a user message."""
+        return self.observations([(name, text)])
+
+    def observations(self, results: Sequence[Result]) -> str:
+        """Return the answers to the calls of one turn: a tool message each, in order. A template that shows only one
+        has them all in it."""
+        if not self._tool_role:
+            messages = [_user("\n".join(_WRAPPED.format(text) for _, text in results))]
+        elif len(results) == 1 or self._shows_several:
+            messages = [_tool_message(text, name) for name, text in results]
+        else:
+            messages = [_tool_message("\n".join(text for _, text in results), results[0][0])]
+        return self._text([*_turns(SENTINEL), *messages]).partition(SENTINEL)[2]
+
+    @cached_property
+    def _shows_several(self) -> bool:
+        return self._count([*_turns(SENTINEL), _tool_message(SENTINEL), _tool_message(SENTINEL)]) == 3
+
+    def _opening(self, user: str, system: str) -> list[Message]:
         if system not in self._system_roles:
             self._system_roles[system] = self._has_system_role(system)
         if system and self._system_roles[system]:
-            return self._text([{"role": "system", "content": system}, _user(user)])
-        return self._text([_user(f"{system}\n\n{user}" if system else user)])
-
-    def observation(self, text: str) -> str:
-        """Return a tool's answer, from the end of the assistant's turn to where it speaks again: a tool message or,
-        where the template has no such role, a user message."""
-        message = _tool_message(text) if self._tool_role else _user(_WRAPPED.format(text))
-        return self._text([*_turns(SENTINEL), message]).partition(SENTINEL)[2]
+            return [{"role": "system", "content": system}, _user(user)]
+        return [_user(f"{system}\n\n{user}" if system else user)]
 
     def _has_system_role(self, system: str) -> bool:
         shown = self._tried([{"role": "system", "content": system}, _user(SENTINEL)])
@@ -64,17 +98,18 @@ class Rendering:
     def _count(self, messages: list[Message]) -> int:
         return self._tried(messages).count(SENTINEL)
 
-    def _tried(self, messages: list[Message]) -> str:
+    def _tried(self, messages: list[Message], tools: Sequence[Schema] = ()) -> str:
         """Return the messages as text; nothing where the template refuses them, each in a way of its own."""
         try:
-            return self._text(messages)
+            return self._text(messages, tools)
         except UserError:
             return ""
 
-    def _text(self, messages: list[Message]) -> str:
+    def _text(self, messages: list[Message], tools: Sequence[Schema] = ()) -> str:
+        offered: dict[str, Any] = {"tools": as_functions(tools)} if tools else {}
         try:
             return self._tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True, **self.told
+                messages, tokenize=False, add_generation_prompt=True, **self.told, **offered
             )
         except (TemplateError, TypeError, ValueError, KeyError) as error:
             raise self._unusable(" ".join(str(error).split())[:200]) from error
@@ -93,5 +128,5 @@ def _turns(said: str) -> list[Message]:
     return [_user("q"), {"role": "assistant", "content": said}]
 
 
-def _tool_message(text: str) -> Message:
-    return {"role": "tool", "name": SEARCH, "content": text}
+def _tool_message(text: str, name: str = SEARCH) -> Message:
+    return {"role": "tool", "name": name, "content": text}

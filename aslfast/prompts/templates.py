@@ -27,6 +27,13 @@ def prompt_text(prompt_set: str, name: str) -> str:
     return (files("aslfast.prompts") / shipped / f"{name}.txt").read_text(encoding="utf-8").strip()
 
 
+def system_text(prompt_set: str, only_search: bool = True) -> str:
+    """Return the system message: `system.txt`, which tells of the search or is one's own, else `system-tools.txt`, to
+    which the schemas of all tools are added."""
+    own = prompt_set not in PROMPT_SETS and (Path(prompt_set) / "system.txt").is_file()
+    return prompt_text(prompt_set, "system" if only_search or own else "system-tools")
+
+
 def check_prompt_set(prompt_set: str) -> None:
     """Raise UserError if a folder of prompts is missing, holds a file of no use, or one that lacks a gap."""
     if prompt_set in PROMPT_SETS:

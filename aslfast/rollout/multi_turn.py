@@ -12,9 +12,9 @@ from typing import TypeVar
 from aslfast.core import Kind, Role, StopReason, Task, Trajectory, Turn
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.parsing import STOP_TEXTS, parse_output, without_thinking
-from aslfast.prompts.tool_calls import SEARCH, Call, parse_call
+from aslfast.prompts.tool_calls import SEARCH, Call, parse_calls
 from aslfast.rollout.environments.own_environment import GuardedEpisode, OwnEnvironment
-from aslfast.rollout.tool_executor import ToolExecutor
+from aslfast.rollout.toolbox import ToolCaller
 from aslfast.sampler.protocol import Sample, Sampler, SampleRequest
 
 T = TypeVar("T")
@@ -29,6 +29,12 @@ class Limits:
     max_turns: int = 5
     max_new_tokens: int = 512  # a turn
     max_context: int = 4096  # the whole trajectory
+    max_calls: int = 1  # a turn
+
+    @property
+    def stop_texts(self) -> tuple[str, ...]:
+        """The texts that end a turn; a call does where it is the only one."""
+        return STOP_TEXTS if self.max_calls == 1 else tuple(text for text in STOP_TEXTS if text != "</tool_call>")
 
 
 @dataclass(slots=True)
@@ -73,17 +79,22 @@ class _End:
     output_answer: str | None = None
 
 
-def read_turn(role: Role, text: str, finish: str) -> Call | _End:
-    """Return what a sampled turn does: a search to run, or how the trajectory ends."""
+def read_turn(
+    role: Role, text: str, finish: str, tools: Sequence[str] = (SEARCH,), max_calls: int = 1
+) -> tuple[Call, ...] | _End:
+    """Return what a sampled turn does: calls of the tools to run, or how the trajectory ends."""
     if finish == "length":
         return _End(StopReason.TURN_TOO_LONG)
-    visible = without_thinking(text)
-    if "<tool_call>" not in visible and "</tool_call>" not in visible:
+    calls = parse_calls(without_thinking(text), max_calls)
+    if calls == ():
         return _End(*parse_output(role, text))
-    call = parse_call(visible)
-    if call and call.name != SEARCH:
+    if calls is None:
+        return _End(StopReason.MALFORMED_CALL)
+    if any(call.name not in tools for call in calls):
         return _End(StopReason.UNKNOWN_TOOL)
-    return call if call and call.queries else _End(StopReason.MALFORMED_CALL)
+    if any(call.name == SEARCH and not call.queries for call in calls):
+        return _End(StopReason.MALFORMED_CALL)
+    return calls
 
 
 def take_action(played: GuardedEpisode, end: _End, said: str) -> _End | str:
@@ -97,11 +108,11 @@ def take_action(played: GuardedEpisode, end: _End, said: str) -> _End | str:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Runs trajectories on one sampler and one tool. `system` is the system message of every role; an `environment` of
+    """Runs trajectories on one sampler and its tools. `system` is the system message of every role; an `environment` of
     one's own answers the policy's turns, and rewards its trajectories."""
 
     sampler: Sampler
-    tool: ToolExecutor
+    tool: ToolCaller
     chat: Chat
     limits: Limits
     temperature: float
@@ -146,27 +157,38 @@ class Rollout:
             sample = await self._sample(episode, stable_seed(episode.name, turn))
             text, in_thinking = self.chat.text(sample.token_ids), self.chat.opens_thinking(first_turn=turn == 0)
             sampled = episode.append_sampled(sample, text, in_thinking)
-            action: Call | _End | str = read_turn(role, sampled.said, sample.finish)
+            action: Sequence[Call] | _End | str = read_turn(
+                role, sampled.said, sample.finish, self.tool.names, self.limits.max_calls
+            )
             if played and isinstance(action, _End) and action.stop in SAID:
                 action = take_action(played, action, self._without_eos(sampled, sample))
             if isinstance(action, _End):
                 return action
             if turn + 1 < self.limits.max_turns:  # no turn would read the last observation
-                observation = action if isinstance(action, str) else await self.tool.call(action)
-                if observation is None:
+                observed = [(SEARCH, action)] if isinstance(action, str) else await self._observe(action)
+                if observed is None:
                     return _End(StopReason.TOOL_FAILED)
-                closed = self.chat.ends_turn(sample.token_ids)
-                episode.append("tool", self.chat.observation_ids(observation, closed), observation)
+                ids = self.chat.results_ids(observed, self.chat.ends_turn(sample.token_ids))
+                episode.append("tool", ids, "\n".join(text for _, text in observed))
         return _End(StopReason.TURN_LIMIT)
 
     def _without_eos(self, turn: Turn, sample: Sample) -> str:
         """Return what a turn says, without the token that ends it."""
         return turn.said.removesuffix(self.chat.text(sample.token_ids[-1:])) if sample.finish == "eos" else turn.said
 
+    async def _observe(self, calls: Sequence[Call]) -> list[tuple[str, str]] | None:
+        """Return each call's tool and what it answered, in order; None where one gave no answer."""
+        texts = [await self.tool.call(calls[0])] if len(calls) == 1 else await self._answers(calls)
+        named = [(call.name, text) for call, text in zip(calls, texts, strict=True) if text is not None]
+        return named if len(named) == len(calls) else None
+
+    async def _answers(self, calls: Sequence[Call]) -> list[str | None]:
+        return await asyncio.gather(*(self.tool.call(call) for call in calls))
+
     async def _sample(self, episode: _Episode, seed: int) -> Sample:
         request = SampleRequest(
             tuple(episode.ids), episode.session, episode.adapter, self.limits.max_new_tokens, self.temperature,
-            STOP_TEXTS, seed,
+            self.limits.stop_texts, seed,
         )  # fmt: skip
         return await self.sampler.generate(request)
 

@@ -6,12 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aslfast.data.corpus import Passage
-from aslfast.prompts.tool_calls import Call
+from aslfast.prompts.schemas import Schema
+from aslfast.prompts.tool_calls import SEARCH, Call
 from aslfast.retrieval.retriever import AnyIndex, retrieve
 
 MAX_QUERIES = 3  # of one call; the rest is dropped
 MAX_QUERY_CHARS = 500
 NOTHING_FOUND = "nothing found"
+SEARCH_SCHEMA: Schema = {
+    "name": SEARCH,
+    "description": "Find passages by key words. Give one query, or up to three at once as query_list.",
+    "parameters": {
+        "type": "object",
+        "properties": {
+            "query": {"type": "string", "description": "a few key words"},
+            "query_list": {"type": "array", "items": {"type": "string"}, "maxItems": MAX_QUERIES},
+        },
+    },
+}
 
 
 @dataclass(frozen=True)

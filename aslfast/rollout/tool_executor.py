@@ -14,14 +14,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from aslfast.errors import UserError
-from aslfast.prompts.tool_calls import Call
+from aslfast.prompts.schemas import Schema
+from aslfast.prompts.tool_calls import SEARCH, Call
 from aslfast.retrieval.client import Unreachable
 from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.tool_failures import ToolFailures
 
 WORKERS = 8  # batches in flight; meanwhile, calls gather for the next ones
 MAX_BATCH = 128  # calls: with three queries each, less than a server accepts by default in one request
-MIN_FAILURES = 3  # consecutive batches before the tool counts as gone; fewer may be caused by their queries
 
 Outcome = Sequence[str | None] | Exception
 
@@ -44,8 +44,7 @@ class ToolExecutor:
     threaded false: the batch runs in the event loop itself, so that the order of everything, and with it every token,
     is reproducible; for a local index. threaded true: up to WORKERS batches run in threads, for an index that may block
     (a URL) or a sampler that samples elsewhere meanwhile.
-    deadline_s: a batch without an answer by then has failed. give_up_after_s: once at least MIN_FAILURES consecutive
-    batches, and all for this long, have failed, every call raises UserError.
+    deadline_s: a batch without an answer by then has failed. give_up_after_s: of ToolFailures, of batches.
     """
 
     tool: SearchTool
@@ -54,8 +53,20 @@ class ToolExecutor:
     give_up_after_s: float = 60.0
     _waiting: deque[tuple[Call, asyncio.Future[str | None]]] = field(default_factory=deque, init=False)
     _in_flight: int = field(default=0, init=False)
-    _failures: int = field(default=0, init=False)  # consecutive batches
-    _failing_since: float = field(default=0.0, init=False)
+    _failures: ToolFailures = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._failures = ToolFailures("the search tool", "batches", self.give_up_after_s)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The one tool."""
+        return (SEARCH,)
+
+    @property
+    def schemas(self) -> Sequence[Schema]:
+        """None: the prompts themselves tell of the search."""
+        return ()
 
     async def call(self, call: Call) -> str | None:
         """Return the observation; None where the tool did not answer in time, which is not the caller's fault."""
@@ -116,15 +127,6 @@ class ToolExecutor:
     def _check_failures(self, batch: _Batch, outcome: Outcome) -> Outcome:
         """Return what the callers get: None each for a batch that failed, or the error of a tool that is gone."""
         if not isinstance(outcome, Unreachable | TimeoutError):
-            self._failures = 0
+            self._failures.succeeded()
             return outcome
-        if self._failures == 0:
-            self._failing_since = batch.started
-        self._failures += 1
-        failing_s = time.monotonic() - self._failing_since
-        if self._failures < MIN_FAILURES or failing_s < self.give_up_after_s:
-            return [None] * len(batch.calls)
-        return UserError(
-            f"the search tool has answered no call for {failing_s:.0f} s ({self._failures} consecutive batches failed, "
-            f"the last one with: {outcome})"
-        )
+        return self._failures.failed(batch.started, outcome) or [None] * len(batch.calls)

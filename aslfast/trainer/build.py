@@ -17,18 +17,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aslfast.config.schema import RunConfig
 from aslfast.core import role_of
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
+from aslfast.errors import UserError
 from aslfast.models import lora
 from aslfast.models.base_model import load_base, model_folder
 from aslfast.models.base_source import base_source, reason_not_shared
 from aslfast.models.base_weights import BaseWeights
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.templates import prompt_text
+from aslfast.prompts.templates import system_text
+from aslfast.prompts.tool_calls import SEARCH
 from aslfast.retrieval.client import RemoteIndex, max_request_s
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.environments.own_environment import OwnEnvironment
 from aslfast.rollout.multi_turn import Limits, Rollout
-from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.search_tool import SEARCH_SCHEMA, SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
+from aslfast.rollout.tool_runner import CallLimits, ToolRunner
+from aslfast.rollout.toolbox import Toolbox, ToolCaller
 from aslfast.sampler.follower import FollowerSampler
 from aslfast.sampler.local.forward_pass import eos_ids
 from aslfast.sampler.local.sampler import LocalSampler
@@ -38,6 +42,7 @@ from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.sampler.sglang.server_args import EngineArgs
 from aslfast.sampler.sglang.shared_weights import engine_views
 from aslfast.sampler.sglang.sync_check import GroupScorer, WeightSyncCheck, check_prompts
+from aslfast.tools.named import load_tools
 from aslfast.trainer.forward_check import open_local_sampler
 
 
@@ -138,16 +143,43 @@ def build_search_tool(config: RunConfig, index: AnyIndex | None) -> ToolExecutor
     return ToolExecutor(tool, threaded, deadline_s, config.tool.give_up_after_s)
 
 
+def build_tools(config: RunConfig, index: AnyIndex | None) -> ToolExecutor | Toolbox:
+    """Return the tools that the recipe names. Raise UserError."""
+    search, wanted = build_search_tool(config, index), config.tool
+    if config.tools == (SEARCH,):
+        return search
+    limits = CallLimits(wanted.timeout_s, wanted.max_concurrent, wanted.max_result_chars, wanted.give_up_after_s)
+    threaded = config.sampler.kind != "local"
+    runners = {tool.name: ToolRunner(tool, threaded, limits) for tool in load_tools(config.tools)}
+    return Toolbox(search if SEARCH in config.tools else None, runners)
+
+
+def check_tools_fit(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError where the tools' schemas leave no room in the context for a task and a turn."""
+    if config.tools == (SEARCH,):
+        return
+    schemas = [
+        *([SEARCH_SCHEMA] if SEARCH in config.tools else ()),
+        *(tool.schema for tool in load_tools(config.tools)),
+    ]
+    chat, system = Chat(tokenizer, config.model.prompt_date, schemas), system_text(config.model.prompts, False)
+    told, room = len(chat.prompt_ids("", system)), config.sampler.max_context - config.sampler.max_new_tokens
+    if told >= room:
+        what = f"a prompt that tells of them has {told} tokens, sampler.max_context less a turn is {room}"
+        raise UserError(f"tools: {what}; set sampler.max_context to {told + 8 * config.sampler.max_new_tokens} or more")
+
+
 def build_rollout(
-    config: RunConfig, sampler: Sampler, tokenizer: PreTrainedTokenizerBase, tool: ToolExecutor,
+    config: RunConfig, sampler: Sampler, tokenizer: PreTrainedTokenizerBase, tool: ToolCaller,
     environment: OwnEnvironment | None = None,
 ) -> Rollout:  # fmt: skip
     """Return the rollout with the recipe's limits, temperature and system prompt."""
-    limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
-    return Rollout(
-        sampler, tool, Chat(tokenizer, config.model.prompt_date), limits, config.sampler.temperature,
-        prompt_text(config.model.prompts, "system"), environment if environment and environment.plays else None,
-    )  # fmt: skip
+    wanted = config.sampler
+    limits = Limits(wanted.max_turns, wanted.max_new_tokens, wanted.max_context, config.tool.max_calls)
+    chat = Chat(tokenizer, config.model.prompt_date, tool.schemas)
+    system = system_text(config.model.prompts, only_search=not tool.schemas)
+    played = environment if environment and environment.plays else None
+    return Rollout(sampler, tool, chat, limits, wanted.temperature, system, played)
 
 
 def weight_sync_check(

@@ -12,7 +12,7 @@ from aslfast.metrics.scoring import Scores
 from aslfast.rollout.multi_turn import Rollout, gather_bounded, stable_seed
 from aslfast.rounds import replicas
 from aslfast.rounds.context import RoundContext
-from aslfast.trainer.build import build_search_tool
+from aslfast.trainer.build import build_tools
 from aslfast.trainer.datasets import Datasets
 
 
@@ -50,7 +50,7 @@ async def evaluate(context: RoundContext, datasets: Datasets) -> Scores:
     config = context.config
     context.rollout.sampler.flush()
     evaluation = Evaluation(
-        replace(context.rollout, tool=build_search_tool(config, datasets.eval_index)),
+        replace(context.rollout, tool=build_tools(config, datasets.eval_index)),
         stable_seed(config.seed, "evaluation"), 2 * config.sampler.max_running_requests,
         done=lambda trajectory: context.observer.trajectory(trajectory.n_sampled), ranks=context.learner.ranks,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from aslfast.config import load_recipe
 from aslfast.metrics.scoring import Scores
 from aslfast.models.base_model import load_base, model_folder
 from aslfast.rollout.multi_turn import stable_seed
-from aslfast.trainer.build import build_rollout, build_sampler, build_search_tool, prepare_torch
+from aslfast.trainer.build import build_rollout, build_sampler, build_tools, prepare_torch
 from aslfast.trainer.evaluation import Evaluation, ground_truth_scores
 from aslfast.trainer.lab_datasets import lab_datasets
 
@@ -28,7 +28,7 @@ def _evaluate_world(model_path: str, seed: int) -> Scores:
     with tempfile.TemporaryDirectory() as folder:
         datasets = lab_datasets(config, Path(folder))
         sampler = build_sampler(config, model, tokenizer)
-        rollout = build_rollout(config, sampler, tokenizer, build_search_tool(config, datasets.eval_index))
+        rollout = build_rollout(config, sampler, tokenizer, build_tools(config, datasets.eval_index))
         max_concurrent = 2 * config.sampler.max_running_requests
         evaluation = Evaluation(rollout, stable_seed(seed, "measure"), max_concurrent, adapters=False)
         scores = asyncio.run(ground_truth_scores(evaluation, datasets))

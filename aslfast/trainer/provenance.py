@@ -24,6 +24,7 @@ from aslfast.errors import UserError
 from aslfast.models.base_model import model_folder
 from aslfast.plugins import is_import_path, source_file
 from aslfast.prompts.templates import PROMPT_SETS
+from aslfast.tools.named import files_of
 from aslfast.trainer.datasets import uses_labelled
 
 BLOCK_BYTES, BLOCKS = 1 << 16, 32
@@ -53,7 +54,7 @@ def places(config: RunConfig) -> dict[str, str]:
 
 
 def _own_code(config: RunConfig) -> dict[str, str]:
-    """Return the source files of the functions that the recipe names by import path, by the keys that name them."""
+    """Return the source files of the functions and tools of one's own, by the keys that name them."""
     named = {
         "environment": config.environment,
         "policy.reward": config.policy.reward,
@@ -63,7 +64,8 @@ def _own_code(config: RunConfig) -> dict[str, str]:
         "grm.label": config.grm.label,
         "grm.reward": config.grm.reward,
     }
-    return {key: source_file(path, key) for key, path in named.items() if is_import_path(path)}
+    own = {key: source_file(path, key) for key, path in named.items() if is_import_path(path)}
+    return own | files_of(config.tools)
 
 
 def _software(n_ranks: int) -> dict[str, str]:

@@ -20,7 +20,7 @@ from aslfast.models.base_model import LAB_BASE, model_folder
 from aslfast.models.context_limit import context_limit
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.multi_turn import Rollout, stable_seed
-from aslfast.trainer.build import build_rollout, build_sampler, build_search_tool, load_base_model, prepare_torch
+from aslfast.trainer.build import build_rollout, build_sampler, build_tools, load_base_model, prepare_torch
 from aslfast.trainer.evaluation import Evaluation
 
 MIN_NEW_TOKENS = 16  # a turn; fewer are too short for any output
@@ -90,7 +90,7 @@ def open_session(target: str, config: RunConfig, index: AnyIndex, role: Role) ->
     if limit and limit.tokens < config.sampler.max_context:
         config = replace(config, sampler=replace(config.sampler, max_context=limit.tokens))
     sampler = build_sampler(config, model, tokenizer)
-    rollout = build_rollout(config, sampler, tokenizer, build_search_tool(config, index))
+    rollout = build_rollout(config, sampler, tokenizer, build_tools(config, index))
     return Session(config, rollout, None if version is None else role, version or 0)
 
 

@@ -29,7 +29,8 @@ from aslfast.rounds.records import Observer, Position
 from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
-    build_search_tool,
+    build_tools,
+    check_tools_fit,
     init_adapters,
     load_base_model,
     prepare_torch,
@@ -125,6 +126,7 @@ def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _
     observer.setup("base model")
     model, tokenizer = load_base_model(config, ranks)
     check_context(context_limit(model.get_decoder().config), config.sampler.max_context)
+    check_tools_fit(config, tokenizer)
     peft_model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, config.adapters)
     initialised = init_adapters(peft_model, config)
     if ranks.model_parallel_size > 1:
@@ -156,7 +158,7 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
         check_learner(learner, probe_ids(learner.model, parts.tokenizer, config.model.prompts))
         environment = datasets.environment
         state = TrainState(environment=environment.saved_state() if environment else "")
-        tool = build_search_tool(config, datasets.index)
+        tool = build_tools(config, datasets.index)
         context = RoundContext(
             config, state, learner,
             build_rollout(config, sampler, parts.tokenizer, tool, environment),

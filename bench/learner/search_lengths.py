@@ -20,7 +20,7 @@ from aslfast.core import Question
 from aslfast.index.bm25 import BM25Index
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.templates import prompt_text
-from aslfast.prompts.tool_calls import SEARCH, Call
+from aslfast.prompts.tool_calls import search_call
 from aslfast.rollout.search_tool import SearchTool
 from bench.learner.trajectory_lengths import Shape, save
 
@@ -40,7 +40,7 @@ def step_of(tool: SearchTool, questions: list[str], groups: int, group_size: int
         prompt = n_tokens(system + builder.policy("t", Question("t", question)).prompt)
         for i in range(group_size):
             queries = [question, *rng.sample(questions, 2)][: rng.choice((1, 2, 3))]
-            found = tool.answer([Call(SEARCH, (query,)) for query in queries])
+            found = tool.answer([search_call(query) for query in queries])
             turns = [n for text in found for n in (rng.randint(30, 90), n_tokens(text))]
             shapes.append([prompt if i else 0, prompt, *turns, rng.randint(60, 180)])
     return shapes

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from aslfast.core import StopReason, Task, Trajectory, Turn
-from aslfast.prompts.tool_calls import SEARCH, Call
+from aslfast.prompts.tool_calls import search_call
 from aslfast.rollout.multi_turn import Rollout, stable_seed
 from aslfast.sampler.protocol import SampleRequest
 from bench.rollout.lengths import Lengths, forced_output
@@ -93,7 +93,7 @@ class LongTailed(Rollout):
         )
 
     async def _search(self, task: Task, turn: int) -> Sequence[int]:
-        found = await self.tool.call(Call(SEARCH, (f"{task.question or task.prompt} {turn}",)))
+        found = await self.tool.call(search_call(f"{task.question or task.prompt} {turn}"))
         await self._wait()
         return self.chat.observation_ids(found or "", turn_closed=False)
 

@@ -22,7 +22,7 @@ from aslfast.models import lora
 from aslfast.models.base_model import LAB_BASE, load_base
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.parsing import parse_output
-from aslfast.prompts.tool_calls import parse_call
+from aslfast.prompts.tool_calls import parse_calls
 from aslfast.rollout.multi_turn import stable_seed
 from aslfast.trainer import build, evaluation, lab_datasets, train
 
@@ -67,7 +67,7 @@ def test_demonstrations_are_what_a_rollout_reads():
     example = Demonstrator(chat, world, search, NoiseRates(), rng).policy(question.question)
     said = chat.text([i for i, w in zip(example.token_ids, example.weights, strict=True) if w])
     turns = said.replace("</tool_call>", "</tool_call>\n").splitlines()
-    assert [parse_call(turn).queries[0].split(" of ")[1] for turn in turns[:2]] == list(question.chain[:2])
+    assert [parse_calls(turn)[0].queries[0].split(" of ")[1] for turn in turns[:2]] == list(question.chain[:2])
     assert parse_output("policy", turns[2])[1] == question.answer
     assert len(example.token_ids) == len(example.weights)
 

@@ -14,7 +14,7 @@ FLOORS = (  # the lowest first; the packages of one floor never import each othe
     ("", "_bm25", "core", "errors", "limits"),
     ("files", "plugins"),
     ("data", "prompts", "distributed"),
-    ("rewards", "index"),
+    ("rewards", "index", "tools"),
     ("config", "retrieval"),
     ("models", "metrics", "checkpoint"),
     ("environment",),

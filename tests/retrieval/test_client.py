@@ -19,7 +19,7 @@ from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.tool_calls import Call
+from aslfast.prompts.tool_calls import search_call
 from aslfast.retrieval.client import RemoteIndex
 from aslfast.retrieval.retriever import open_index, retrieve
 from aslfast.rollout.multi_turn import Limits, Rollout
@@ -101,14 +101,14 @@ def test_passages_over_http_are_those_of_the_folder(served, lab_index, url):
 
 
 def test_the_tool_says_the_same(served, lab_index):
-    calls = [Call("search", tuple(QUERIES[i : i + 3])) for i in range(4)] + [Call("search", ("zzz",))]
+    calls = [search_call(*QUERIES[i : i + 3]) for i in range(4)] + [search_call("zzz")]
     near, far = SearchTool(lab_index, 3, 80), SearchTool(open_index(served.url), 3, 80)
     assert near.answer(calls) == far.answer(calls)
     assert far.answer(calls[-1:]) == ["nothing found"]
 
 
 def test_a_passage_found_twice_is_shown_once(lab_index):
-    once, twice = (SearchTool(lab_index).answer([Call("search", ("genre epic",) * n)]) for n in (1, 2))
+    once, twice = (SearchTool(lab_index).answer([search_call(*["genre epic"] * n)]) for n in (1, 2))
     assert once == twice
 
 
@@ -187,7 +187,7 @@ def test_documents_of_other_servers(shape):
     assert seen[-1] == {"queries": ["x"], "topk": 3, "return_scores": True}
     with playing((200, {}, {"result": [[document, document]]})) as (url, _):
         assert RemoteIndex(url).retrieve(["x"], 3) == [[passage] * 2]
-        assert SearchTool(RemoteIndex(url)).answer([Call("search", ("x",))]) == [passage.contents]
+        assert SearchTool(RemoteIndex(url)).answer([search_call("x")]) == [passage.contents]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from aslfast.prompts.templates import check_prompt_set, prompt_text
 from aslfast.rewards import AnswerEvidence
 from aslfast.trainer.provenance import places
 
-OWN = "tests.support.plugins.own_rewards"
+OWN = "tests.support.own.rewards"
 
 
 def test_a_reward_of_ones_own():
@@ -47,7 +47,7 @@ def test_every_name_may_be_an_import_path(setting):
         (f"{OWN}:no_arguments", "too many positional arguments; it takes one aslfast.rewards.AnswerEvidence"),
         (f"{OWN}:not_a_number", "returned nan; it takes"),
         (f"{OWN}:text", "returned 'good'; it takes"),
-        (f"{OWN}:raises", r"raised KeyError: 'no such\nkey' (own_rewards.py:"),
+        (f"{OWN}:raises", r"raised KeyError: 'no such\nkey' (rewards.py:"),
     ],
 )
 def test_a_wrong_reward_is_one_line_before_the_run(path, said):
@@ -108,4 +108,4 @@ def test_ones_own_code_and_prompts_are_inputs_of_the_run(tmp_path):
     (tmp_path / "policy.txt").write_text("{question}")
     config = load_recipe("tiny", [f"policy.reward={OWN}:brevity", f"model.prompts={tmp_path}"])
     read = places(config)
-    assert read["policy.reward"].endswith("own_rewards.py") and read["model.prompts"] == str(tmp_path)
+    assert read["policy.reward"].endswith("rewards.py") and read["model.prompts"] == str(tmp_path)

@@ -13,7 +13,7 @@ from aslfast.core import Question, StopReason
 from aslfast.errors import UserError
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.tool_calls import Call
+from aslfast.prompts.tool_calls import search_call
 from aslfast.retrieval.client import RemoteIndex
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
@@ -21,7 +21,7 @@ from aslfast.rollout.tool_executor import WORKERS, ToolExecutor
 from tests.support.scripted_sampler import ScriptedSampler
 
 QUERIES = ["birthplace of Mira", "river in Oslo", "zzz", "Aker short"]
-CALLS = [Call("search", (query,)) for query in QUERIES]
+CALLS = [search_call(query) for query in QUERIES]
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def test_calls_gather_while_all_workers_are_busy():
     async def play(executor):
         asked = []
         for i in range(3 * WORKERS):
-            asked.append(asyncio.ensure_future(executor.call(Call("search", (f"q{i}",)))))
+            asked.append(asyncio.ensure_future(executor.call(search_call(f"q{i}"))))
             await asyncio.sleep(0.01)
         free.set()
         return await asyncio.gather(*asked)

@@ -63,7 +63,7 @@ class Library:
 
     def look_up(self, queries: Sequence[str]) -> list[Lookup]:
         """Return what each query finds."""
-        texts = self.tool.answer([Call(SEARCH, (query,)) for query in queries])
+        texts = self.tool.answer([Call(SEARCH, {"query": query}) for query in queries])
         found = retrieve(self.index, queries, self.tool.top_k)
         return [Lookup(*each) for each in zip(queries, found, texts, strict=True)]
 

@@ -6,7 +6,7 @@ import json
 
 from aslfast.core import Kind, StopReason, Task, Trajectory, Turn
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.tool_calls import SEARCH, Call
+from aslfast.prompts.tool_calls import SEARCH
 from aslfast.rollout.multi_turn import Limits, read_turn
 
 
@@ -39,9 +39,9 @@ class DemonstrationWriter:
             return "too long"
         actions = [read_turn(self.task.role, turn.said, "stop") for turn in turns]
         end = actions[-1]
-        if isinstance(end, Call) or end.stop is not StopReason.FINISHED:
+        if isinstance(end, tuple) or end.stop is not StopReason.FINISHED:
             return "not readable"
-        if not all(isinstance(action, Call) for action in actions[:-1]):
+        if not all(isinstance(action, tuple) for action in actions[:-1]):
             return "not readable"
         mask = [int(turn.kind == "sampled") for turn in self._turns for _ in range(turn.start, turn.end)]
         zeros = (0.0,) * len(mask)
