@@ -177,7 +177,8 @@ def test_every_choice_is_accepted():
     for key, kind, item in settings():
         for choice in choices_of(kind, item):
             listed = typing.get_origin(kind) is tuple
-            load_recipe("tiny", [f"{key}=[{choice!r}]" if listed else f"{key}={choice}"])
+            needs = ["environment=my_code:MyEnvironment"] if choice == "environment" else []
+            load_recipe("tiny", [f"{key}=[{choice!r}]" if listed else f"{key}={choice}", *needs])
             tried += 1
     assert tried > 60
 
