@@ -61,7 +61,8 @@ class RolloutSetup:
         """Return a new step over a sampler; every repeat has the same tasks and seeds."""
         limits = Limits(max_context=self.config.sampler.max_context)
         tool, temperature = build_search_tool(self.config, self.index), self.config.sampler.temperature
-        rollout = LongTailed(sampler, tool, Chat(self.tokenizer), limits, temperature, lengths=self.lengths, adapters=adapters)
+        chat = Chat(self.tokenizer)
+        rollout = LongTailed(sampler, tool, chat, limits, temperature, lengths=self.lengths, adapters=adapters)
         return ForcedStep.of(self.config, rollout, self.tasks())
 
     def tasks(self) -> list[Task]:
