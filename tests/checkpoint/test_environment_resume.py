@@ -16,7 +16,7 @@ from aslfast.trainer import train
 from tests.support.killed_runs import bits_of, go, started, untimed
 from tests.support.rank_processes import command, exit_codes, ranks_of, same_run
 
-OWN = "tests.support.plugins.own_environments"
+OWN = "tests.support.own.environments"
 SMALL = [
     "policy.reward=environment", "rounds=2", "threads=1", "policy.steps=2", "policy.prompts_per_step=2",
     "policy.group_size=3", "sampler.max_turns=3", "sampler.max_new_tokens=24",

@@ -18,10 +18,10 @@ from aslfast.rollout.environments.open_environment import open_environment
 from aslfast.rollout.multi_turn import Limits, Rollout
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
-from tests.support.plugins import own_environments
+from tests.support.own import environments as own_environments
 from tests.support.scripted_sampler import ScriptedSampler
 
-OWN = "tests.support.plugins.own_environments"
+OWN = "tests.support.own.environments"
 LIMITS = Limits(4, 200, 4000)
 POLICY_ALONE = ["policy.reward=environment"]
 
@@ -150,7 +150,7 @@ def test_a_failure_is_a_failed_trajectory_and_said_once(tokenizer):
         assert failed.stop is StopReason.TOOL_FAILED and failed.environment_reward is None and failed.n_sampled > 0
     assert reward_of(played(tokenizer, environment, ["good<|im_end|>"])) == 1.0
     (line,) = said
-    assert f"environment: {OWN}:FailsLater.step raised ValueError: a bad word (own_environments.py:" in line
+    assert f"environment: {OWN}:FailsLater.step raised ValueError: a bad word (environments.py:" in line
 
 
 @pytest.mark.parametrize("method", ["reset", "reward"])
@@ -186,7 +186,7 @@ def test_an_environment_that_only_fails_ends_the_run(tokenizer):
         ("function", "is no subclass of aslfast.environment.Environment"),
         ("NotOne", "is no subclass of aslfast.environment.Environment"),
         ("Abstract", "raised TypeError: Can't instantiate abstract class Abstract"),
-        ("RaisesWhenMade", "raised RuntimeError: no licence found (own_environments.py:"),
+        ("RaisesWhenMade", "raised RuntimeError: no licence found (environments.py:"),
         ("Exits", "raised SystemExit: 3"),
         ("NoTasks", "tasks returned none"),
         ("NoEvals", "eval_tasks returned none"),

@@ -61,7 +61,7 @@ def same_run(run, other):
             for key in wanted.keys() - PER_RANK:
                 assert line[key] == near(wanted[key]), (key, line.get("phase", name))
     versions = [sorted(p.relative_to(r) for p in (r / "adapters").rglob("v*")) for r in (run, other)]
-    assert versions[0] == versions[1] and len(versions[0]) == 3
+    assert versions[0] == versions[1] != []
 
 
 def near(wanted):

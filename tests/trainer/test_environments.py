@@ -17,7 +17,7 @@ from aslfast.trainer.lab_datasets import LabEnvironment, lab_questions
 from aslfast.trainer.provenance import places
 from tests.support.scripted_world import WORLD
 
-OWN = "tests.support.plugins.own_environments"
+OWN = "tests.support.own.environments"
 PLAIN = [f"environment={OWN}:Plain"]
 
 
@@ -60,7 +60,7 @@ def test_an_own_environment_goes_before_lab_and_files(files):
 
 def test_its_source_and_its_files_are_inputs_of_the_run(files, tmp_path):
     named = places(load_recipe("search-r1-tiny", [*PLAIN, *files]))
-    assert re.fullmatch(r".*support/plugins/own_environments\.py", named["environment"])
+    assert re.fullmatch(r".*support/own/environments\.py", named["environment"])
     assert named["data.index"] == f"{tmp_path}/idx"
 
 
