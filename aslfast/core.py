@@ -28,7 +28,7 @@ class StopReason(str, Enum):
     FINISHED = "finished"  # closed with the one output its role owes
     NO_OUTPUT = "no_output"  # ended its turn with neither a tool call nor an output
     TWO_OUTPUTS = "two_outputs"  # more than one output in the closing turn: none of them counts
-    MALFORMED_CALL = "malformed_call"  # a tool call that is not the JSON asked for
+    MALFORMED_CALL = "malformed_call"  # a tool call in no form that is read, or more calls than a turn may make
     UNKNOWN_TOOL = "unknown_tool"  # a well-formed call of a tool that does not exist
     TURN_TOO_LONG = "turn_too_long"  # a turn used up its token budget
     TURN_LIMIT = "turn_limit"  # still searching at the last allowed turn

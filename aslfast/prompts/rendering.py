@@ -39,6 +39,7 @@ class Rendering:
         # what the template is given besides the messages
         self.told: dict[str, Any] = {"strftime_now": datetime.fromisoformat(date).strftime} if date else {}
         self.tools: Sequence[Schema] = ()
+        self._shown: dict[str, bool] = {}  # by system message: whether the template tells of the tools
         self._system_roles: dict[str, bool] = {}  # by system message: whether it has a role of its own
         self._tool_role = self._count([*_turns(SENTINEL), _tool_message(SENTINEL)]) == 2
         if not self._tool_role and self._count([*_turns(SENTINEL), _user(_WRAPPED.format(SENTINEL))]) != 2:
@@ -48,11 +49,13 @@ class Rendering:
         """Return the opening of a conversation up to the assistant's turn. A template without a system role, or that
         refuses or drops such a message, has it at the head of the user's. Tools that it does not show end the system
         message."""
-        if not self.tools or self.shows_tools(system):
+        if self.tools and system not in self._shown:
+            self._shown[system] = self._shows_tools(system)
+        if not self.tools or self._shown[system]:
             return self._text(self._opening(user, system), self.tools)
         return self._text(self._opening(user, f"{system}\n\n{described(self.tools)}".strip()))
 
-    def shows_tools(self, system: str = "") -> bool:
+    def _shows_tools(self, system: str) -> bool:
         """Return whether the template itself tells of every tool, with all else that it shows without."""
         opening = self._opening(SENTINEL, system)
         plain, shown = self._tried(opening), self._tried(opening, self.tools)

@@ -143,7 +143,8 @@ def test_what_cannot_be_done_is_named(world, demos, adapter, tmp_path):
     assert "--model is missing" in refused("sft", *data, "--out", tmp_path / "a")
     assert "--lr does not go with --resume" in refused("sft", "--resume", adapter[0], "--lr", "1")
     new = ["sft", "--model", "lab", *data, "--out", tmp_path / "a"]
-    assert "--lr is nan; it must be above 0" in refused(*new, "--lr", "nan")
+    assert "Invalid value for '--lr'" in refused(*new, "--lr", "nan")
+    assert "--lr is 0.0; it must be above 0" in refused(*new, "--lr", "0")
     assert "--rank and --alpha are those of" in refused(*new, "--init-adapter", adapter[0], "--rank", "8")
     assert "no model here" in refused("sft", "--model", tmp_path / "m", *data, "--out", tmp_path / "a", "-q")
     assert "already exists and is not empty" in refused("sft", "--model", "lab", *data, "--out", adapter[0], "-q")
