@@ -262,6 +262,12 @@ def test_an_adapter_that_cannot_be_loaded_stops_the_run(engine_lab):
     weights, config = adapter_state(model, "policy")
     with pytest.raises(UserError, match=r"adapter wide@0: SGLang cannot load it"):
         sampler.push_adapter("wide", weights, {**config, "r": 64})
+    served = {role: sampler.version(role) for role in model.peft_config}
+    with pytest.raises(UserError, match="SGLang cannot load it"):
+        sampler.push_adapter("policy", weights, {**config, "r": 64})
+    assert {role: sampler.version(role) for role in model.peft_config} == served  # a restart has the ones before
+    with pytest.raises(UserError, match="no adapter 'wide'"):
+        all_of(sampler, [SampleRequest(random_ids(9, 1), "none", "wide", 8)])
 
 
 def test_the_engines_stand_ins_are_not_the_trainers(engine_lab):

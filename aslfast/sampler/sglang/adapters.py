@@ -52,6 +52,13 @@ class ServedAdapters:
         self._of_role[role] = ServedAdapter(f"{role}@{version}", version, config, weights)
         return old
 
+    def restore(self, role: str, old: ServedAdapter | None) -> None:
+        """Take back the last `put`, which returned `old`."""
+        if old:
+            self._of_role[role] = old
+        else:
+            del self._of_role[role]
+
     def name(self, role: str | None, place: str) -> str | None:
         """Return the engine's name of the role's present version; None for the base. Raise UserError, at `place`."""
         if role is None:

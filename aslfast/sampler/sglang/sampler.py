@@ -104,6 +104,9 @@ class SGLangSampler:
             except EngineDied:
                 self.start()
                 return
+            except UserError:
+                self._adapters.restore(role, old)  # a restart must not try it again
+                raise
             if old:
                 engine.submit("drop_adapter", name=old.name)  # once its last request has ended
 
