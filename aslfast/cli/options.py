@@ -40,7 +40,7 @@ Prompts = Annotated[
     typer.Option(
         "--prompts",
         metavar="SET",
-        help="Prompt set: full (instruct models) or compact (the tiny base).",
+        help="Prompt set: full, small (small instruct models), compact (the tiny base), or a folder of one's own.",
         rich_help_panel=SAMPLING,
     ),
 ]

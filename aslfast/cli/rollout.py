@@ -18,13 +18,13 @@ from aslfast.data.qa_dataset import read_questions
 from aslfast.data.trajectories import Record, conversation, write_trajectories
 from aslfast.errors import UserError
 from aslfast.prompts.builder import PromptBuilder
+from aslfast.prompts.templates import check_prompt_set
 from aslfast.retrieval.retriever import open_index
 from aslfast.trainer.datasets import policy_evals
 from aslfast.trainer.session import Session, open_session, settings_of
 from aslfast.trainer.sft.rejection import KEEP, kept_records
 
 SAMPLER_KEYS = ("temperature", "max_turns", "max_new_tokens", "max_context")
-PROMPT_SETS = ("compact", "full")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +70,8 @@ def open_all(target: str, role: Role, source: QuestionSource, overrides: Overrid
 def overridden(target: str, overrides: Overrides) -> RunConfig:
     """Return the target's own configuration with the overrides in it. Raise UserError."""
     prompts = overrides.prompts
-    if prompts not in (None, *PROMPT_SETS):
-        raise UserError(f"--prompts {prompts}: no such prompt set; use one of {', '.join(PROMPT_SETS)}")
+    if prompts is not None:
+        check_prompt_set(prompts, "--prompts")
     config = settings_of(target, prompts)
 
     def given(table: object, keys: Sequence[str]) -> dict[str, Any]:

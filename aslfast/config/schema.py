@@ -25,7 +25,7 @@ class ModelConfig:
     path: str = ""  # model folder; "lab": the tiny base that ships with aslfast
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": the GPU where there is one, else the CPU
-    prompts: str = "full"  # prompt set: "compact", "full", or a folder of one's own: prompts/templates.py
+    prompts: str = "full"  # prompt set: "compact", "small", "full", or a folder of one's own: prompts/templates.py
     prompt_date: str = ""  # YYYY-MM-DD, for chat templates that show one; empty: the day that the run starts
 
 

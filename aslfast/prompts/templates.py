@@ -1,7 +1,8 @@
 """The prompt files: `<set>/<name>.txt`, one for each user message, and `system.txt`.
 
-The set `compact` is for the tiny base, `full` for instruct models; any other name is a folder of one's own, which takes
-the files that it lacks from `full`. The judge's and the generator's prompts have variants: docs/rewards.md.
+The set `compact` is for the tiny base, `small` for instruct models below about a billion parameters, `full` for larger
+ones; any other name is a folder of one's own, which takes the files that it lacks from `full`. The judge's and the
+generator's prompts have variants: docs/rewards.md.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from aslfast.errors import UserError
 
-PROMPT_SETS = ("compact", "full")
+PROMPT_SETS = ("compact", "small", "full")
 MAX_PROMPT_BYTES = 100_000
 
 
@@ -34,33 +35,33 @@ def system_text(prompt_set: str, only_search: bool = True) -> str:
     return prompt_text(prompt_set, "system" if only_search or own else "system-tools")
 
 
-def check_prompt_set(prompt_set: str) -> None:
-    """Raise UserError if a folder of prompts is missing, holds a file of no use, or one that lacks a gap."""
+def check_prompt_set(prompt_set: str, key: str = "model.prompts") -> None:
+    """Raise UserError, at `key`, if a folder of prompts is missing, holds a file of no use, or one that lacks a gap."""
     if prompt_set in PROMPT_SETS:
         return
     if not Path(prompt_set).is_dir():
-        raise UserError(f"model.prompts: no folder {prompt_set!r}; name one, or {' or '.join(PROMPT_SETS)}")
+        raise UserError(f"{key}: no folder {prompt_set!r}; name one, or use one of {', '.join(PROMPT_SETS)}")
     names = sorted(file.name.removesuffix(".txt") for file in (files("aslfast.prompts") / "full").iterdir())
     own = sorted(Path(prompt_set).glob("*.txt"))
     if not own:
-        raise UserError(f"model.prompts: {prompt_set} has no .txt file; it may hold {', '.join(names)}")
+        raise UserError(f"{key}: {prompt_set} has no .txt file; it may hold {', '.join(names)}")
     for file in own:
         if file.stem not in names:
-            raise UserError(f"model.prompts: {file} is of no use; a set holds {', '.join(names)}")
-        _check_gaps(file, prompt_text("compact", file.stem))
+            raise UserError(f"{key}: {file} is of no use; a set holds {', '.join(names)}")
+        _check_gaps(file, prompt_text("compact", file.stem), key)
 
 
-def _check_gaps(file: Path, shipped: str) -> None:
+def _check_gaps(file: Path, shipped: str, key: str) -> None:
     """Raise UserError if a prompt lacks a {gap} that the shipped one has."""
     if file.stat().st_size > MAX_PROMPT_BYTES:
-        raise UserError(f"model.prompts: {file} has over {MAX_PROMPT_BYTES:,} bytes")
+        raise UserError(f"{key}: {file} has over {MAX_PROMPT_BYTES:,} bytes")
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"model.prompts: {file} is not readable as UTF-8 ({error})") from None
+        raise UserError(f"{key}: {file} is not readable as UTF-8 ({error})") from None
     for gap in re.findall(r"\{\w+\}", shipped):
         if gap not in text:
-            raise UserError(f"model.prompts: {file} lacks {gap}, which is where that text goes")
+            raise UserError(f"{key}: {file} lacks {gap}, which is where that text goes")
 
 
 def fill(template: str, **values: str) -> str:

@@ -278,7 +278,7 @@ def test_what_cannot_be_played_is_named(model, index, questions, tmp_path):
     assert "field 'answers' is missing" in refused("eval", model, "--data", no_answers, "--index", index)
     assert "no such question file" in refused("eval", model, "--data", tmp_path / "none.parquet", "--index", index)
     assert "is not an index" in refused("eval", model, "--data", questions, "--index", tmp_path)
-    assert "no such prompt set" in refused("eval", model, *rest, "--prompts", "long")
+    assert "--prompts: no folder 'long'" in refused("eval", model, *rest, "--prompts", "long")
     assert "no such role" in refused(
         "rollout", "--model", model, *rest, "--out", tmp_path / "t.parquet", "--role", "judge"
     )

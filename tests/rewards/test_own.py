@@ -100,7 +100,7 @@ def test_wrong_prompts_are_one_line(name, content, said, tmp_path):
 
 
 def test_a_folder_of_prompts_that_is_missing():
-    with pytest.raises(UserError, match=r"model\.prompts: no folder 'fulll'; name one, or compact or full"):
+    with pytest.raises(UserError, match=r"model\.prompts: no folder 'fulll'; name one, or use one of compact"):
         check_prompt_set("fulll")
 
 
