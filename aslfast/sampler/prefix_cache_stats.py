@@ -48,13 +48,13 @@ class PrefixCacheMeter:
     sampler: Sampler
     version: Mapping[str, int] = field(default_factory=dict)
     _totals: dict[str, PrefixCacheCounts] = field(default_factory=dict)
-    _computed: dict[str, tuple[int, PrefixIndex]] = field(default_factory=dict)  # of one version
+    _computed: dict[str, tuple[int, PrefixIndex[str]]] = field(default_factory=dict)  # of one version
 
     async def generate(self, request: SampleRequest) -> Sample:
         """Sample one turn and count it."""
         name = request.adapter or "base"
         computed = self._prefixes(name)
-        reusable, own = computed.longest(request.session, request.token_ids)
+        reusable, own = computed.longest(request.token_ids)[0], computed.own(request.session, request.token_ids)
         sample = await self.sampler.generate(request)
         computed.put(request.session, request.token_ids + sample.token_ids[:-1])
         n = len(request.token_ids)
@@ -90,7 +90,7 @@ class PrefixCacheMeter:
     def close(self) -> None:
         self.sampler.close()
 
-    def _prefixes(self, name: str) -> PrefixIndex:
+    def _prefixes(self, name: str) -> PrefixIndex[str]:
         version = self.version.get(name, 0)
         known = self._computed.get(name)
         if known is None or known[0] != version:

@@ -1,51 +1,67 @@
-"""The token sequences that a sampler has computed, and the longest prefix that a new one shares with any of them."""
+"""Token sequences by key, and the longest prefix that a new one shares with any of them."""
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import numpy as np
 
-MAX_TOKENS = 2**24  # that are kept: 64 MB; the oldest sessions are dropped first
+Key = TypeVar("Key", int, str)
+MAX_TOKENS = 2**24  # that are kept: 64 MB; the oldest are dropped first
 
 
-class PrefixIndex:
-    """One sequence a session, sorted: of all sequences, a neighbour in order shares the longest prefix.
+class PrefixIndex(Generic[Key]):
+    """One sequence a key (a session, a slot), sorted: of all sequences, a neighbour in order shares the longest prefix.
 
-    As big-endian bytes, sequences sort like their tokens, at four bytes a token.
+    It finds what a radix tree finds, in one list. As big-endian bytes, sequences sort like their tokens, at four bytes
+    a token.
     """
 
     def __init__(self, max_tokens: int = MAX_TOKENS) -> None:
         self._max_bytes = 4 * max_tokens
         self._n_bytes = 0
-        self._of_session: dict[str, bytes] = {}  # the oldest first
-        self._sorted: list[bytes] = []
+        self._of_key: dict[Key, bytes] = {}  # the oldest first
+        self._sorted: list[tuple[bytes, Key]] = []
 
-    def put(self, session: str, token_ids: Sequence[int]) -> None:
-        """Replace the session's sequence: its contexts extend one another."""
-        self._remove(session)
+    def put(self, key: Key, token_ids: Sequence[int]) -> None:
+        """Replace the key's sequence."""
+        self.remove(key)
         sequence = _to_bytes(token_ids)
-        self._of_session[session] = sequence
+        self._of_key[key] = sequence
         self._n_bytes += len(sequence)
-        insort(self._sorted, sequence)
+        insort(self._sorted, (sequence, key))
         while self._n_bytes > self._max_bytes:
-            self._remove(next(iter(self._of_session)))
+            self.remove(next(iter(self._of_key)))
 
-    def longest(self, session: str, token_ids: Sequence[int]) -> tuple[int, int]:
-        """Return the length of the longest common prefix [tokens] with any sequence, and with the session's own."""
-        wanted = _to_bytes(token_ids)
-        at = bisect_left(self._sorted, wanted)
-        neighbours = self._sorted[max(0, at - 1) : at + 1]
-        own = self._of_session.get(session, b"")
-        return max((_common_tokens(wanted, other) for other in neighbours), default=0), _common_tokens(wanted, own)
-
-    def _remove(self, session: str) -> None:
-        sequence = self._of_session.pop(session, None)
+    def remove(self, key: Key) -> None:
+        """Forget the key's sequence, if it has one."""
+        sequence = self._of_key.pop(key, None)
         if sequence is not None:
             self._n_bytes -= len(sequence)
-            del self._sorted[bisect_left(self._sorted, sequence)]
+            del self._sorted[bisect_left(self._sorted, (sequence, key))]
+
+    def longest(self, token_ids: Sequence[int]) -> tuple[int, Key | None]:
+        """Return the length of the longest common prefix [tokens] with any sequence, and that one's key."""
+        wanted = _to_bytes(token_ids)
+        at = bisect_left(self._sorted, wanted, key=_sequence)
+        neighbours = self._sorted[max(0, at - 1) : at + 1]
+        shared = [(_common_tokens(wanted, other), key) for other, key in neighbours]
+        return max(shared, key=_length, default=(0, None))
+
+    def own(self, key: Key, token_ids: Sequence[int]) -> int:
+        """Return the length of the longest common prefix [tokens] with the key's own sequence."""
+        return _common_tokens(_to_bytes(token_ids), self._of_key.get(key, b""))
+
+
+def _sequence(entry: tuple[bytes, object]) -> bytes:
+    return entry[0]
+
+
+def _length(found: tuple[int, object]) -> int:
+    return found[0]
 
 
 def _to_bytes(token_ids: Sequence[int]) -> bytes:

@@ -105,7 +105,9 @@ def test_the_longest_common_beginning_against_a_plain_search():
         wanted = [rng.choice((0, 1, 255, 256, 70000)) for _ in range(rng.randrange(1, 9))]
         session = f"s{rng.randrange(40)}"
         best = max((shared(wanted, other) for other in held.values()), default=0)
-        assert prefixes.longest(session, wanted) == (best, shared(wanted, held.get(session, []))), i
+        length, holder = prefixes.longest(wanted)
+        assert length == best and (holder is None or shared(wanted, held[holder]) == best), i
+        assert prefixes.own(session, wanted) == shared(wanted, held.get(session, []))
         held[session] = wanted
         prefixes.put(session, wanted)
 
@@ -114,12 +116,12 @@ def test_memory_is_bounded_and_the_oldest_go_first():
     prefixes = PrefixIndex(max_tokens=30)
     for i in range(100):
         prefixes.put(f"s{i}", [i] * 10)
-    assert [prefixes.longest("x", [i] * 10)[0] for i in (96, 97, 98, 99)] == [0, 10, 10, 10]
-    assert len(prefixes._sorted) == len(prefixes._of_session) == 3
+    assert [prefixes.longest([i] * 10)[0] for i in (96, 97, 98, 99)] == [0, 10, 10, 10]
+    assert len(prefixes._sorted) == len(prefixes._of_key) == 3
 
 
 def test_the_meter_passes_everything_on(model, tokenizer):
-    """What `flush`, `release` and `close` do to the sampler inside shows in its cache, `abort` in its answer."""
+    """What `flush` and `close` do to the sampler inside shows in its cache, `abort` and `release` in its answer."""
     meter = PrefixCacheMeter(LocalSampler(model, tokenizer, max_running_requests=2, max_context=256))
 
     async def cached_after(act):
@@ -127,16 +129,16 @@ def test_the_meter_passes_everything_on(model, tokenizer):
         act()
         return (await ask(meter, "s", range(3, 23))).cached_tokens
 
-    async def aborted():
+    async def aborted(end):
         turn = asyncio.ensure_future(ask(meter, "s", range(3, 23)))
         await asyncio.sleep(0)
-        meter.abort("s")
+        end("s")
         return (await turn).finish
 
     meter.start()
     assert asyncio.run(cached_after(lambda: None)) == 19
-    assert [asyncio.run(cached_after(act)) for act in (meter.flush, lambda: meter.release("s"), meter.close)] == [0] * 3
-    assert asyncio.run(aborted()) == "abort"
+    assert [asyncio.run(cached_after(act)) for act in (meter.flush, meter.close)] == [0] * 2
+    assert [asyncio.run(aborted(end)) for end in (meter.abort, meter.release)] == ["abort"] * 2
 
 
 @pytest.mark.parametrize("rows, all_of_it", [(4, True), (2, False)])

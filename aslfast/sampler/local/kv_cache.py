@@ -58,6 +58,12 @@ class KVCache(Cache):
             self.kv_L2RSHD[:, :, slot, :n_positions] = self.kv_L2RSHD[:, :, other, :n_positions]
             self.kv_L2RSHD[:, :, other, :n_positions] = kept
 
+    @torch.inference_mode()
+    def copy(self, source: int, target: int, first: int, end: int) -> None:
+        """Copy positions [first, end) of a slot to another."""
+        if source != target:
+            self.kv_L2RSHD[:, :, target, first:end] = self.kv_L2RSHD[:, :, source, first:end]
+
     def set_write_positions(
         self, first_slot: int, position_BT: torch.Tensor, n_positions: int, padded_BT: torch.Tensor | None
     ) -> None:

@@ -11,6 +11,7 @@ import asyncio
 import math
 import random
 from collections import deque
+from collections.abc import Collection
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,13 +19,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aslfast.errors import UserError
 from aslfast.models.output_head import logits_not_finite
 from aslfast.sampler.local.forward_pass import ForwardPass, buckets, eos_ids
-from aslfast.sampler.local.kv_slots import SlotTable
+from aslfast.sampler.local.kv_slots import SlotTable, common_prefix
 from aslfast.sampler.local.running_request import RunningRequest
 from aslfast.sampler.local.sampling import draw_tokens
 from aslfast.sampler.protocol import FinishReason, Sample, SampleRequest
 from aslfast.sampler.stop_strings import StopFinder, TokenPieces
 
 ADMIT_FRACTION = 8  # a prefill pass is worth its cost once 1/8 as many requests wait as run
+SHARED_TOKENS = 16  # a request waits for another's context if it begins with at least so many tokens more of it
+PASS_TOKENS = 128  # that must be saved in all: a pass more costs about as much as so many tokens
 
 
 class LocalSampler:
@@ -155,10 +158,34 @@ class LocalSampler:
 
     def _admit(self) -> None:
         """Start waiting requests while there are slots, first come first served, and run their contexts."""
-        first = len(self._running)
-        n_free = self._slots.max_slots - first
+        n_free = self._slots.max_slots - len(self._running)
         batch = [self._waiting.popleft() for _ in range(min(n_free, len(self._waiting)))]
         keep = {run.request.session for run in batch}
+        while batch:
+            wave, batch = self._split(batch)
+            self._start(wave, keep)
+
+    def _split(self, batch: list[RunningRequest]) -> tuple[list[RunningRequest], list[RunningRequest]]:
+        """Return the requests to start now, and those that wait for one of them to compute what they begin with too.
+
+        In order of their tokens, a request shares its longest prefix with one beside it.
+        """
+        first: list[RunningRequest] = []
+        later: list[RunningRequest] = []
+        n_saved = 0
+        before = None
+        for run in sorted(batch, key=lambda run: (run.request.adapter or "", run.ids)):
+            same = before is not None and before.request.adapter == run.request.adapter
+            n_shared = common_prefix(before.ids, run.ids) if before and same else 0
+            n_new = min(n_shared, len(run.ids) - 1) - self._slots.n_held(*run.slot_key)
+            (later if n_new >= SHARED_TOKENS else first).append(run)
+            n_saved += n_new if n_new >= SHARED_TOKENS else 0
+            before = run
+        return (first, later) if n_saved >= PASS_TOKENS else (batch, [])
+
+    def _start(self, batch: list[RunningRequest], keep: Collection[str]) -> None:
+        """Give the requests slots and run their contexts. keep: sessions whose slots are evicted last."""
+        first = len(self._running)
         # By tokens to run: neighbours can then share a pass with little padding.
         for run in sorted(batch, key=lambda run: (len(run.ids) - self._slots.n_held(*run.slot_key), len(run.ids))):
             run.n_kv = self._slots.start(*run.slot_key, keep, self._of_session)
@@ -179,6 +206,8 @@ class LocalSampler:
         if not all(map(math.isfinite, logprobs)):  # one NaN among the logits makes all log-probs NaN
             raise logits_not_finite(self._forward.model)
         for slot, (run, token, logprob) in enumerate(zip(runs, token_B.tolist(), logprobs, strict=True), low):
+            if len(run.ids) - run.n_kv > 1:  # a context; sampled tokens are noted at the end
+                self._slots.hold(slot, list(run.ids))
             run.append(token, logprob)
             if finish := run.finish_reason(self._eos, self.max_context):
                 ends.append((slot, finish))
