@@ -18,7 +18,7 @@ from typer.core import TyperGroup
 from aslfast import __version__
 from aslfast.cli.commands.doctor import doctor
 from aslfast.cli.commands.eval import evaluate
-from aslfast.cli.commands.export import export
+from aslfast.cli.commands.export import export, model
 from aslfast.cli.commands.index import index_app
 from aslfast.cli.commands.lab import lab_app
 from aslfast.cli.commands.plan import plan
@@ -125,6 +125,7 @@ for _name, _command, _example in (
     ("demos", demos, "aslfast demos --model path/to/model --data q.parquet --index wiki.idx --out demos.parquet"),
     ("sft", sft, "aslfast sft --model path/to/model --data demos.parquet --out adapters/policy"),
     ("export", export, "aslfast export runs/first --role policy --out my-model --merge"),
+    ("model", model, "aslfast model smollm2-135m --out smollm2"),
     ("doctor", doctor, "aslfast doctor --sampler sglang"),
 ):  # fmt: skip
     app.command(_name, epilog=f"Example: {_example}")(_command)

@@ -1,4 +1,4 @@
-"""Sizes and checksums of the files that a ledger names: taken once they are on the disk, compared on recovery."""
+"""Checksums of files; of those that a ledger names also the size: taken on the disk, compared on recovery."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import blake2b
+from hashlib import sha256 as new_sha256
 from pathlib import Path
 from typing import BinaryIO
 
@@ -48,6 +49,15 @@ def damage(path: Path, stored: StoredFile, whole: bool = True) -> str | None:
     except OSError as error:
         return error.strerror or str(error)
     return None
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal, as `sha256sum` prints it. Raises OSError."""
+    digest = new_sha256()
+    with file.open("rb") as opened:
+        while part := opened.read(READ_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
 
 
 def _synced(path: Path) -> StoredFile:

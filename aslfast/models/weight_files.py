@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +39,22 @@ class WeightFiles:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Return the rows [start, stop) of a tensor; no others are read."""
         return self._tensors[name][start:stop]
+
+    def n_parameters(self) -> int:
+        """Return how many numbers all tensors hold."""
+        return sum(math.prod(shape) for shape in self.shapes().values())
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of all weights, hexadecimal: of each tensor in the order of the names a line
+        "name dtype [shape]", then its bytes. How the files are split and what else they say does not count.
+        """
+        digest = hashlib.sha256()
+        for name in sorted(self._tensors):
+            weight = self.read(name)
+            dtype = str(weight.dtype).removeprefix("torch.")
+            digest.update(f"{name} {dtype} {list(weight.shape)}\n".encode())
+            digest.update(weight.contiguous().view(torch.uint8).numpy())
+        return digest.hexdigest()
 
     def differs(self, name: str, weight: Tensor) -> bool:
         """Return whether the first, middle or last row differs, in the weight's own dtype."""

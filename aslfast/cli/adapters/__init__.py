@@ -1,1 +1,1 @@
-"""The work of `aslfast demos`, `aslfast sft` and `aslfast export`: demonstrations in, adapters and models out."""
+"""The work of `aslfast demos`, `sft`, `export` and `model`: demonstrations and bases in, adapters and models out."""

