@@ -53,7 +53,7 @@ class WeightFiles:
             weight = self.read(name)
             dtype = str(weight.dtype).removeprefix("torch.")
             digest.update(f"{name} {dtype} {list(weight.shape)}\n".encode())
-            digest.update(weight.contiguous().view(torch.uint8).numpy())
+            digest.update(weight.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def differs(self, name: str, weight: Tensor) -> bool:

@@ -161,6 +161,8 @@ PATHS = {
     "rollout data": "rollout --model lab --data {} --index {place}/idx --out {place}/new",
     "rollout index": "rollout --model lab --data {place}/q.jsonl --index {} --out {place}/new",
     "rollout role": "rollout --model lab --data {place}/q.jsonl --index {place}/idx --out {place}/new --role {}",
+    "model": "model {} --out {place}/new",
+    "model dtype": "model {place}/bytes --out {place}/new --dtype {}",
     "doctor sampler": "doctor --sampler {}",
     "index build": "index build {} --out {place}/new -q",
     "index build analyzer": "index build {place}/c.jsonl --out {place}/new --analyzer {} -q",
@@ -199,6 +201,7 @@ NEW = {
     "rollout": "rollout --model lab --data {place}/q.jsonl --index {place}/idx --out {} -q",
     "index build": "index build {place}/c.jsonl --out {} -q",
     "lab train-base": "lab train-base --out {} -q",
+    "model": "model {place}/bytes --out {}",
 }
 
 
@@ -224,6 +227,8 @@ def test_a_place_that_cannot_be_written_ends_in_one_line(command: str, place: Pa
         "index build --out x",
         "lab nope",
         "eval lab",
+        "model",
+        "model smollm2-135m",
         "plan",
         "plan --gpu 0GB",
         "plan --gpu -1GB",

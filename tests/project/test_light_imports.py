@@ -18,7 +18,7 @@ from aslfast.index.bm25 import BM25Index
 from tests.support.run_files import round_line, write_run
 
 MODELS = {"torch", "transformers", "peft", "sglang", "triton", "tokenizers", "safetensors"}
-HEAVY = ("train", "eval", "rollout", "plan", "doctor", "sft", "demos", "export")  # but not their help
+HEAVY = ("train", "eval", "rollout", "plan", "doctor", "sft", "demos", "export", "model")  # but not their help
 FILES = {"pyarrow", "matplotlib", "httpx", "starlette", "uvicorn"}  # for commands that only say something
 CONFIG_SECONDS = 0.3  # of a processor
 RUN = """

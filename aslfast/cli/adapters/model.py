@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aslfast.checkpoint.run_dir import check_new_run_dir
+from aslfast.cli.progress import printable, quiet_libraries
 from aslfast.errors import UserError
 from aslfast.models.from_gguf.sources import find_source
 
@@ -22,7 +23,6 @@ def make_model(given: str, out: Path, dtype: str) -> dict[str, Any]:
     check_new_run_dir(out)
     source = find_source(given)  # before the libraries: what is missing is said at once
 
-    from aslfast.cli.progress import quiet_libraries
     from aslfast.models.from_gguf.convert import convert
 
     quiet_libraries()
@@ -34,6 +34,6 @@ def make_model(given: str, out: Path, dtype: str) -> dict[str, Any]:
 def print_model(summary: Mapping[str, Any]) -> None:
     """Print what was written, and the checksum of the weights."""
     numbers = f"{summary['parameters']:,} parameters in {summary['dtype']}, {summary['bytes'] / 1e6:,.1f} MB"
-    licence = summary["licence"] or "not named"
-    print(f"{summary['out']}: {numbers}, from {summary['gguf']} in {summary['seconds']:.1f} s, licence {licence}")
+    origin = printable(f"from {summary['gguf']}, licence {summary['licence'] or 'not named'}")
+    print(f"{summary['out']}: {numbers}, {origin}, in {summary['seconds']:.1f} s")
     print(f"weights sha256 {summary['weights_sha256']}")

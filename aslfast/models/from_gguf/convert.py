@@ -70,14 +70,19 @@ def _load(header: GgufHeader, file: Path, dtype: torch.dtype) -> tuple[PreTraine
     except UserError:
         raise
     except Exception as error:  # whatever a file can make transformers, gguf, numpy and tokenizers stumble over
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         suggestion = "it needs a sound GGUF file of a causal language model whose architecture transformers reads"
-        raise UserError(f"{header.place}: cannot be converted ({reason}); {suggestion}") from error
+        raise UserError(f"{header.place}: cannot be converted ({_reason(error)}); {suggestion}") from error
     _check_model(header.place, model, report)
     if len(tokenizer) > model.config.vocab_size:
         what = f"{len(tokenizer)} tokens, but {model.config.vocab_size} rows of embeddings"
         raise UserError(f"{header.place}: {what}; copy the file again, complete")
     return model.eval(), tokenizer
+
+
+def _reason(error: Exception) -> str:
+    if "ignore_mismatched_sizes" in str(error):  # transformers refers to a report that it logged
+        return "the shapes of its weights are not those of its settings"
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _check_model(place: str, model: PreTrainedModel, report: dict[str, Any]) -> None:

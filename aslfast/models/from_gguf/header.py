@@ -182,8 +182,9 @@ def _check_parts(header: GgufHeader) -> None:
     architecture = header.text("general.architecture")
     if not architecture:
         raise damaged(header.place, "general.architecture is missing")
-    if (header.number(f"{architecture}.block_count") or 0) > len(header.tensors):  # a loop of transformers
-        raise damaged(header.place, f"{architecture}.block_count is above its number of tensors")
+    layers = header.number(f"{architecture}.block_count")
+    if layers is None or layers > len(header.tensors):  # transformers loops over them, whatever their number
+        raise damaged(header.place, f"{architecture}.block_count is {layers}, for {len(header.tensors)} tensors")
 
 
 def _check_tensors(header: GgufHeader, size: int) -> None:

@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerFast
 from transformers.integrations.ggml import GGUF_TOKENIZER_MAPPING, convert_gguf_tokenizer
 
 from aslfast.errors import UserError
-from aslfast.models.from_gguf.header import GgufHeader, damaged
+from aslfast.models.from_gguf.header import GgufHeader
 from aslfast.prompts.rendering import SENTINEL
 
 TOKENS = "tokenizer.ggml.tokens"
@@ -24,8 +24,9 @@ def make_tokenizer(header: GgufHeader, model_type: str) -> PreTrainedTokenizerFa
     names none. Raise UserError, and what transformers and tokenizers raise.
     """
     words = header.texts(TOKENS)
-    parts = {theirs: header.fields.get(f"tokenizer.{ours}") for ours, theirs in GGUF_TOKENIZER_MAPPING["tokenizer"].items()}
-    fast, _ = convert_gguf_tokenizer(model_type, {name: value for name, value in parts.items() if value is not None})
+    names = GGUF_TOKENIZER_MAPPING["tokenizer"].items()
+    parts = {theirs: value for ours, theirs in names if (value := header.fields.get(f"tokenizer.{ours}")) is not None}
+    fast, _ = convert_gguf_tokenizer(model_type, parts)
     control = _add_control_words(fast, header, words)
     special = {ours: words[id_] for ours, theirs in SPECIAL.items() if (id_ := _token_id(header, theirs)) is not None}
     tokenizer = PreTrainedTokenizerFast(
@@ -37,7 +38,8 @@ def make_tokenizer(header: GgufHeader, model_type: str) -> PreTrainedTokenizerFa
     tokenizer.eos_token = end_of_turn(tokenizer, control) or tokenizer.eos_token
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if len(tokenizer) != len(words):
-        raise damaged(header.place, f"{TOKENS} holds {len(words)} words, the tokenizer {len(tokenizer)}")
+        what = f"{TOKENS} holds {len(words)} words, of which the tokenizer makes {len(tokenizer)}"
+        raise UserError(f"{header.place}: {what}; use a file with each word once, and those that {model_type} needs")
     return tokenizer
 
 
