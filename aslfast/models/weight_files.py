@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from pathlib import Path
+from types import EllipsisType
 from typing import Protocol
 
 import torch
@@ -18,7 +19,7 @@ class TensorSlice(Protocol):
 
     def get_shape(self) -> list[int]: ...
 
-    def __getitem__(self, rows: slice) -> Tensor: ...
+    def __getitem__(self, rows: slice | EllipsisType) -> Tensor: ...
 
 
 class WeightFiles:
@@ -50,7 +51,7 @@ class WeightFiles:
         """
         digest = hashlib.sha256()
         for name in sorted(self._tensors):
-            weight = self.read(name)
+            weight = self._tensors[name][...]
             dtype = str(weight.dtype).removeprefix("torch.")
             digest.update(f"{name} {dtype} {list(weight.shape)}\n".encode())
             digest.update(weight.reshape(-1).view(torch.uint8).numpy().data)

@@ -5,6 +5,7 @@ import json
 import random
 import struct
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -189,6 +190,7 @@ def test_control_tokens_and_words_of_the_user_are_read_as_one(converted):
         ({"eos_token_id": len(TOKENS)}, "beyond its vocabulary"),
         ({"feed_forward_length": 10**9}, "the shapes of its weights are not those of its settings"),
         ({"embedding_length": 0}, "cannot be converted"),
+        ({"rope_scaling_type": gguf.RopeScalingType.YARN}, "rope.scaling.type is yarn, which transformers does not"),
         ({"token_list": [*TOKENS, "more"]}, "the shapes of its weights are not those of its settings"),
         ({"token_list": [*CONTROL, "he", *TOKENS[5:]]}, "holds 263 words, of which the tokenizer makes 262"),
         ({"token_list": None}, "cannot be converted"),

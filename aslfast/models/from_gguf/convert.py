@@ -73,6 +73,7 @@ def _load(header: GgufHeader, file: Path, dtype: torch.dtype) -> tuple[PreTraine
         suggestion = "it needs a sound GGUF file of a causal language model whose architecture transformers reads"
         raise UserError(f"{header.place}: cannot be converted ({_reason(error)}); {suggestion}") from error
     _check_model(header.place, model, report)
+    _check_rotary(header, model)
     if len(tokenizer) > model.config.vocab_size:
         what = f"{len(tokenizer)} tokens, but {model.config.vocab_size} rows of embeddings"
         raise UserError(f"{header.place}: {what}; copy the file again, complete")
@@ -94,6 +95,16 @@ def _check_model(place: str, model: PreTrainedModel, report: dict[str, Any]) -> 
     if broken:
         what = f"{broken} has values that are not finite in {str(model.dtype).removeprefix('torch.')}"
         raise UserError(f"{place}: {what}; use --dtype float32, or a sound file")
+
+
+def _check_rotary(header: GgufHeader, model: PreTrainedModel) -> None:
+    """Raise UserError where the file scales its rotary embeddings, and transformers did not take that over."""
+    key = f"{header.text('general.architecture')}.rope.scaling.type"
+    scaling = header.text(key) or "none"
+    read = getattr(model.config, "rope_parameters", None) or {}
+    if scaling != "none" and read.get("rope_type", "default") == "default":
+        what = f"{key} is {scaling}, which transformers does not read: it would be another model"
+        raise UserError(f"{header.place}: {what}; convert the model's own weights, not its GGUF file")
 
 
 def _set_special_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, eos: list[int]) -> None:
