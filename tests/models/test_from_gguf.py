@@ -192,7 +192,7 @@ def test_control_tokens_and_words_of_the_user_are_read_as_one(converted):
         ({"embedding_length": 0}, "cannot be converted"),
         ({"rope_scaling_type": gguf.RopeScalingType.YARN}, "rope.scaling.type is yarn, which transformers does not"),
         ({"token_list": [*TOKENS, "more"]}, "the shapes of its weights are not those of its settings"),
-        ({"token_list": [*CONTROL, "he", *TOKENS[5:]]}, "holds 263 words, of which the tokenizer makes 262"),
+        ({"token_list": [*CONTROL, "he", *TOKENS[5:]]}, "tokenizer.ggml.tokens holds 1 words twice"),
         ({"token_list": None}, "cannot be converted"),
         ({"tokenizer_model": None, "token_merges": None}, "cannot be converted"),
         ({"token_list": ["\0"] * len(TOKENS)}, "out of vocabulary"),
@@ -200,6 +200,14 @@ def test_control_tokens_and_words_of_the_user_are_read_as_one(converted):
 )
 def test_settings_that_make_no_model_are_refused(changes, reason, tensors, tmp_path):
     assert reason in refused(write_gguf(tmp_path / "t.gguf", tensors, **changes), tmp_path / "out")
+
+
+def test_a_tokenizer_with_a_word_that_the_file_lacks_is_refused(tensors, tmp_path):
+    """transformers adds <|endoftext|> to every tokenizer of Qwen2: an id without a row of embeddings."""
+    biases = {"attn_q.bias": 64, "attn_k.bias": 32, "attn_v.bias": 32}
+    zeros = {f"blk.{i}.{name}": np.zeros(n, np.float32) for i in range(2) for name, n in biases.items()}
+    file = write_gguf(tmp_path / "t.gguf", tensors | zeros, architecture="qwen2")
+    assert "lacks 1 words that a tokenizer of qwen2 has" in refused(file, tmp_path / "out")
 
 
 def test_weights_that_make_no_model_are_refused(tensors, tmp_path):

@@ -24,6 +24,8 @@ def make_tokenizer(header: GgufHeader, model_type: str) -> PreTrainedTokenizerFa
     names none. Raise UserError, and what transformers and tokenizers raise.
     """
     words = header.texts(TOKENS)
+    if len(set(words)) < len(words):  # the tokenizers library would print a complaint of its own
+        raise UserError(f"{header.place}: {TOKENS} holds {len(words) - len(set(words))} words twice; use a sound file")
     names = GGUF_TOKENIZER_MAPPING["tokenizer"].items()
     parts = {theirs: value for ours, theirs in names if (value := header.fields.get(f"tokenizer.{ours}")) is not None}
     fast, _ = convert_gguf_tokenizer(model_type, parts)
@@ -38,8 +40,8 @@ def make_tokenizer(header: GgufHeader, model_type: str) -> PreTrainedTokenizerFa
     tokenizer.eos_token = end_of_turn(tokenizer, control) or tokenizer.eos_token
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     if len(tokenizer) != len(words):
-        what = f"{TOKENS} holds {len(words)} words, of which the tokenizer makes {len(tokenizer)}"
-        raise UserError(f"{header.place}: {what}; use a file with each word once, and those that {model_type} needs")
+        what = f"{TOKENS} lacks {len(tokenizer) - len(words)} words that a tokenizer of {model_type} has"
+        raise UserError(f"{header.place}: {what}; use a sound file")
     return tokenizer
 
 
