@@ -195,7 +195,7 @@ def test_control_tokens_and_words_of_the_user_are_read_as_one(converted):
         ({"token_list": [*CONTROL, "he", *TOKENS[5:]]}, "tokenizer.ggml.tokens holds 1 words twice"),
         ({"token_list": None}, "cannot be converted"),
         ({"tokenizer_model": None, "token_merges": None}, "cannot be converted"),
-        ({"token_list": ["\0"] * len(TOKENS)}, "out of vocabulary"),
+        ({"token_merges": ["\0 \0"]}, "out of vocabulary"),
     ],
 )
 def test_settings_that_make_no_model_are_refused(changes, reason, tensors, tmp_path):
