@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from aslfast.config import RunConfig
 from aslfast.config.schema import SFT
 from aslfast.core import SECOND_JUDGE, role_of
+from aslfast.prompts.tool_calls import SEARCH
 from aslfast.trainer.lab_datasets import GENERATOR_EVALS, GRM_EVALS
 
 
@@ -93,6 +94,7 @@ def describe(config: RunConfig) -> str:
         f"seed {config.seed}",
         f"a trajectory: at most {s.max_turns} turns of {s.max_new_tokens} tokens, {s.max_context} in all, "
         f"temperature {s.temperature:g}, top {config.tool.top_k} passages",
+        *([f"tools: {', '.join(config.tools)}"] if config.tools != (SEARCH,) else ()),
         *([_sft(config)] if SFT in config.phases else ()),
         f"{config.rounds} rounds, each:",
     ]

@@ -27,7 +27,9 @@ QUESTION = Contract(
     (QuestionEvidence("Which town is it?", "Oslo", True, True, ("correct", "wrong"), batch=("Which town is it?",)),),
 )  # fmt: skip
 FILTER = Contract("one aslfast.rewards.QuestionEvidence", "True to accept the question, else False", QUESTION.sample)
-VERDICT = Contract("the verdict (None where none was given) and the label", NUMBER, ("correct", "wrong"), (None, "wrong"))
+VERDICT = Contract(
+    "the verdict (None where none was given) and the label", NUMBER, ("correct", "wrong"), (None, "wrong")
+)
 LABEL = Contract(
     "a list of aslfast.rewards.Attempt and the reference answer", 'a dict of answer -> "correct" or "wrong"',
     ([Attempt("Oslo", ("correct",)), Attempt("Rome", ("wrong",))], "Oslo"),
