@@ -43,8 +43,10 @@ def load_object(path: str, key: str) -> Any:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise UserError(f"{key}: no module {error.name!r}; run in the folder that holds it, or install it") from None
-    except Exception as error:
+        written = f"; write {module_name[:-3]}:{name}" if module_name.endswith(".py") else ""
+        where = written or "; run in the folder that holds it, or install it"
+        raise UserError(f"{key}: no module {error.name!r}{where}") from None
+    except (Exception, SystemExit) as error:  # one that exits must not end a run as if it were done
         raise UserError(f"{key}: importing {module_name!r} raised {described(error)}") from None
     if not hasattr(module, name):
         raise UserError(f"{key}: {module_name!r} ({module.__file__}) has no {name!r}")
@@ -59,18 +61,20 @@ def source_file(path: str, key: str) -> str:
 
 def described(error: BaseException) -> str:
     """Return an error on one line, with the place where it was raised."""
-    frames = traceback.extract_tb(error.__traceback__)
+    frames = () if isinstance(error, SyntaxError) else traceback.extract_tb(error.__traceback__)  # it says where it is
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}{place}"
 
 
 @dataclass(frozen=True, eq=False)
 class Contract:
-    """What a function of one's own takes and gives, in words; `sample` are arguments to try it with."""
+    """What a function of one's own takes and gives, in words; `sample` are arguments to try it with, `rare` others that
+    are easily forgotten."""
 
     takes: str
     gives: str
     sample: tuple[Any, ...]
+    rare: tuple[Any, ...] = ()
 
 
 def load_function(path: str, key: str, contract: Contract, check: Callable[[Any], Any]) -> Callable[..., Any]:
@@ -93,7 +97,7 @@ def load_function(path: str, key: str, contract: Contract, check: Callable[[Any]
         try:
             with time_limit(LIMIT_S):
                 given = function(*arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UserError(f"{key}: {path} raised {described(error)}") from None
         try:
             return check(given)
@@ -101,7 +105,17 @@ def load_function(path: str, key: str, contract: Contract, check: Callable[[Any]
             raise UserError(f"{key}: {path} returned {error}; {wanted}") from None
 
     call(*contract.sample)
+    if contract.rare:
+        _call_rare(call, contract.rare)
     return call
+
+
+def _call_rare(call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    """Call a function with what is easily forgotten. Raise UserError, which says what that was."""
+    try:
+        call(*arguments)
+    except UserError as error:
+        raise UserError(f"{error}, when it was tried with {', '.join(map(repr, arguments))}") from None
 
 
 def finite_number(given: object) -> float:

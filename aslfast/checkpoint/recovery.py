@@ -12,7 +12,8 @@ from aslfast.files.checksum import damage
 from aslfast.files.jsonl import rewrite_lines
 
 METRICS, ROUNDS = "metrics.jsonl", "rounds.jsonl"  # one line per optimizer step, one line per round
-LINES = (METRICS, ROUNDS)
+SFT_LINES = "sft.jsonl"  # one line per step of the phase "sft", if there is one
+LINES = (METRICS, ROUNDS, SFT_LINES)
 STEPS = "steps"  # what only a resume reads: the learner's state, the trajectories of the current phase
 # Where a run writes the files that its ledger names. A file there that no commit names is not committed.
 NAMED = (f"{STEPS}/*", "trajectories/round-*.parquet", "adapters/*/v*/adapter_*")

@@ -40,6 +40,9 @@ class TrainProgress(Observer):
         tokens, reward = record.counters.sampled_tokens, record.summary.reward
         self.meter.advance(phase.per_step, tokens, f"{place} reward {reward:.2f}")
 
+    def tuned(self, step: int, total: int, loss: float) -> None:
+        self.meter.advance(0, note=f"round 1/{self.rounds} sft step {step}/{total} loss {loss:.3f}")
+
     def warning(self, text: str) -> None:
         self.meter.say(text)
 

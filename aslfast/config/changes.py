@@ -14,7 +14,7 @@ MAY_CHANGE = (
     "sampler.engine_timeout_s", "sampler.engine_restarts", "sampler.gpu_memory_fraction",
     "sampler.share_base", "learner.kl_every", "learner.max_skipped_steps",
     "distributed.timeout_s", "model.path", "data.index", "data.topics", "data.eval_questions", "data.eval_index",
-    "data.labelled", "roles.*.init_adapter",
+    "data.labelled", "sft.data", "roles.*.init_adapter",
 )  # fmt: skip
 # These may change with the machine: the run is a valid one, but its last bits differ.
 MAY_CHANGE_BITS = (

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from aslfast.config.bounds import fraction, named, number, positive
-from aslfast.core import ROLES, SECOND_JUDGE
+from aslfast.core import ROLES, SECOND_JUDGE, Role
 from aslfast.limits import (
     MOST_SECONDS,
     MOST_SEED,
@@ -18,6 +18,8 @@ from aslfast.limits import (
     MOST_TURNS,
 )
 from aslfast.rewards import GENERATOR_REWARDS, LABELS, POLICY_REWARDS, REFERENCES
+
+SFT: Literal["sft"] = "sft"  # the phase
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +181,17 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class SftPhaseConfig:
+    """Of the phase "sft", with which a run may begin: one role learns from demonstrations. See docs/sft.md."""
+
+    data: str = ""  # trajectories.parquet or chat.jsonl; empty: made from the labelled questions and the index
+    role: Literal["generator", "grm", "policy"] = "policy"
+    learning_rate: float = positive(2e-4, 10.0)  # falls to 0 over the phase
+    epochs: int = number(1, 1, 10_000)
+    batch_size: int = positive(16, 100_000)  # rows an optimizer step
+
+
+@dataclass(frozen=True, slots=True)
 class MonitorConfig:
     """A metric beyond its threshold is an alarm. A least of 0 or a most of 1 never is; fractions are from 0 to 1."""
 
@@ -214,7 +227,8 @@ class RunConfig:
     algorithm: str = ""  # its settings stand in `loss` and `advantage`: see aslfast/config/algorithms.py
     seed: int = number(0, 0, MOST_SEED)
     rounds: int = number(3, 0, MOST_STEPS)
-    phases: tuple[Literal["generator", "grm", "policy"], ...] = ROLES  # of a round, in this order
+    # of a round, in this order; "sft", if it is there, comes first and is in round 1 alone
+    phases: tuple[Literal["sft", "generator", "grm", "policy"], ...] = ROLES
     threads: int = number(0, 0, MOST_THREADS)  # of torch on the CPU; 0: as torch chooses
     deterministic: bool = True  # the same bits again, where torch can; false: on a GPU faster, last bits are left open
     format_weight: float = number(1.0, 0.0, 1e6)  # of the format reward of every role
@@ -233,8 +247,14 @@ class RunConfig:
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     grm: GrmConfig = field(default_factory=GrmConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    sft: SftPhaseConfig = field(default_factory=SftPhaseConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
+
+    @property
+    def role_phases(self) -> tuple[Role, ...]:
+        """The phases of every round: all but "sft"."""
+        return tuple(phase for phase in self.phases if phase != SFT)
 
     @property
     def adapters(self) -> tuple[str, ...]:

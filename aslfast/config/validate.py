@@ -12,7 +12,7 @@ from typing import Any
 
 from aslfast.config.algorithms import algorithm_names
 from aslfast.config.renamed import RENAMED
-from aslfast.config.schema import RunConfig
+from aslfast.config.schema import SFT, RunConfig
 from aslfast.errors import UserError
 from aslfast.plugins import is_import_path
 from aslfast.rewards import ENVIRONMENT, JUDGED
@@ -128,6 +128,8 @@ def _check_together(config: RunConfig, origin: Origin) -> None:
         raise UserError(f"{place}: policy.verdicts_per_answer is 0; {needs}")
     if config.policy.reward == ENVIRONMENT:
         _check_environment_reward(config, origin)
+    if SFT in config.phases:
+        _check_sft(config, origin)
     bounds = config.generator.pass_rate_range
     if len(bounds) != 2 or bounds[0] > bounds[1]:
         what = f"generator.pass_rate_range is {list(bounds)}"
@@ -148,6 +150,18 @@ def _check_environment_reward(config: RunConfig, origin: Origin) -> None:
         what = f"policy.verdicts_per_answer is 0, and the reward {ENVIRONMENT!r} says nothing of a generated question"
         place = origin.of("policy.verdicts_per_answer", "phases", "policy.reward")
         raise UserError(f'{place}: {what}; set it to 1, or phases to ["policy"]')
+
+
+def _check_sft(config: RunConfig, origin: Origin) -> None:
+    if SFT in config.phases[1:]:
+        what = f'phases is {list(config.phases)}; "sft" comes once, before all others: it is in round 1 alone'
+        raise UserError(f"{origin.of('phases')}: {what}")
+    if config.sft.role == "grm" and config.grm.folds > 1:
+        place = origin.of("sft.role", "grm.folds", "phases")
+        raise UserError(f"{place}: sft.role is grm, and grm.folds makes two judges; fine-tune them with `aslfast sft`")
+    if not config.sft.data and (config.environment or config.tools != ("search",)):
+        what = "sft.data is not set, and demonstrations can be made for the search tool alone, without an environment"
+        raise UserError(f"{origin.of('phases', 'environment', 'tools')}: {what}; set it to a file (docs/sft.md)")
 
 
 def _names_tool(name: str) -> bool:

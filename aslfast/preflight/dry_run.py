@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from aslfast.config import RunConfig
+from aslfast.config.schema import SFT
 from aslfast.core import SECOND_JUDGE, role_of
+from aslfast.prompts.tool_calls import SEARCH
 from aslfast.trainer.lab_datasets import GENERATOR_EVALS, GRM_EVALS
 
 
@@ -22,7 +24,7 @@ class PhasePlan:
 def phases(config: RunConfig) -> list[PhasePlan]:
     """Return the phases in the order of a round; two judges have one each."""
     by_role = {"generator": _generator(config), "grm": _grm(config), "policy": _policy(config)}
-    planned = [by_role[role] for role in config.phases]
+    planned = [by_role[role] for role in config.role_phases]
     for place, phase in reversed(list(enumerate(planned))):
         if phase.name == "grm" and config.grm.folds > 1:
             planned.insert(place + 1, replace(phase, name=SECOND_JUDGE))
@@ -75,6 +77,13 @@ def _source(config: RunConfig) -> str:
     return "the lab's two worlds" if config.data.lab else f"index {config.data.index or '(data.index is not set)'}"
 
 
+def _sft(config: RunConfig) -> str:
+    s = config.sft
+    rows = s.data or "demonstrations made from the labelled questions and the index"
+    steps = f"{s.epochs} epoch(s) in steps of {s.batch_size} rows at {s.learning_rate:g}"
+    return f"once, at the start of round 1: supervised fine-tuning of the {s.role} on {rows}, {steps}"
+
+
 def describe(config: RunConfig) -> str:
     """Return the plan as a person reads it."""
     s, m, n_eval = config.sampler, config.model, evaluation_trajectories(config)
@@ -85,6 +94,8 @@ def describe(config: RunConfig) -> str:
         f"seed {config.seed}",
         f"a trajectory: at most {s.max_turns} turns of {s.max_new_tokens} tokens, {s.max_context} in all, "
         f"temperature {s.temperature:g}, top {config.tool.top_k} passages",
+        *([f"tools: {', '.join(config.tools)}"] if config.tools != (SEARCH,) else ()),
+        *([_sft(config)] if SFT in config.phases else ()),
         f"{config.rounds} rounds, each:",
     ]
     for phase in phases(config):

@@ -18,14 +18,18 @@ from aslfast.rewards.policy import JUDGED, POLICY_REWARDS, AnswerEvidence
 
 NUMBER = "a finite number"
 ANSWER = Contract(
-    "one aslfast.rewards.AnswerEvidence", NUMBER, (AnswerEvidence("Oslo", ("correct",), ("Oslo",), "Which town?"),)
-)
+    "one aslfast.rewards.AnswerEvidence", NUMBER,
+    (AnswerEvidence("Oslo", ("correct",), ("Oslo",), "Which town?"),),
+    (AnswerEvidence(None, (), ("Oslo",), "Which town?"),),
+)  # fmt: skip
 QUESTION = Contract(
     "one aslfast.rewards.QuestionEvidence", "a finite number or a dict of name -> finite number",
     (QuestionEvidence("Which town is it?", "Oslo", True, True, ("correct", "wrong"), batch=("Which town is it?",)),),
 )  # fmt: skip
 FILTER = Contract("one aslfast.rewards.QuestionEvidence", "True to accept the question, else False", QUESTION.sample)
-VERDICT = Contract("the verdict (None where none was given) and the label", NUMBER, ("correct", "wrong"))
+VERDICT = Contract(
+    "the verdict (None where none was given) and the label", NUMBER, ("correct", "wrong"), (None, "wrong")
+)
 LABEL = Contract(
     "a list of aslfast.rewards.Attempt and the reference answer", 'a dict of answer -> "correct" or "wrong"',
     ([Attempt("Oslo", ("correct",)), Attempt("Rome", ("wrong",))], "Oslo"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aslfast.checkpoint.base_run_dir import BaseRunDir
 from aslfast.checkpoint.commits import PendingCommit, Provenance
-from aslfast.checkpoint.recovery import METRICS, ROUNDS, STEPS
+from aslfast.checkpoint.recovery import METRICS, ROUNDS, SFT_LINES, STEPS
 from aslfast.checkpoint.state import TrainState
 from aslfast.core import Group
 from aslfast.data.trajectories import Record, join_trajectories, write_trajectories
@@ -17,6 +17,8 @@ from aslfast.learner.learner import Learner
 from aslfast.learner.optimizer_state import load_learner, save_learner
 from aslfast.models import lora
 from aslfast.rounds.records import RoundRecord, StepRecord
+
+_SFT_FILE = "sft-v"  # how the name of the file starts that holds the learner of the phase "sft"
 
 
 class Checkpointer:
@@ -89,6 +91,33 @@ class Checkpointer:
         self.update_clock()
         self.run.commit(self.state, PendingCommit("phase", made, [self._name(part) for part in parts]))
 
+    def sft_step(self, learner: Learner, adapter: str, line: dict[str, object]) -> None:
+        """Commit a step of the phase "sft": its line, and the state of the learner that took it."""
+        if not self._writes:
+            return
+        file = self.run.path / STEPS / f"{_SFT_FILE}{learner.version[adapter]:05d}.safetensors"
+        dropped = self._sft_files()
+        with self.run.writing():
+            made = [save_learner(learner, adapter, file)]
+        self.update_clock()
+        self.run.commit(self.state, PendingCommit("step", made, dropped, {SFT_LINES: line}))
+
+    def restore_sft(self, learner: Learner, adapter: str) -> None:
+        """Restore that learner as it was at the last commit; leave it as it is before the first."""
+        for name in self._sft_files():
+            load_learner(learner, adapter, self.run.path / name)
+
+    def sft_phase(self, adapter: str) -> None:
+        """Commit what the phase "sft" ends with: the adapter, and the run's learner, which goes on from it."""
+        if not self._writes:
+            return
+        dropped, version = [*self._sft_files(), *self._learner_files(adapter)], self.learner.version[adapter]
+        with self.run.writing():
+            made = [save_learner(self.learner, adapter, self._learner_file(adapter))]
+            made.append(lora.save_adapter(self.learner.model, adapter, self._adapters(adapter), version))
+        self.update_clock()
+        self.run.commit(self.state, PendingCommit("phase", made, dropped))
+
     def round(self, record: RoundRecord, last: bool) -> None:
         """Commit a round's record. After the `last` round no step follows: the learner's state goes."""
         if not self._writes:
@@ -108,6 +137,9 @@ class Checkpointer:
     def _learner_files(self, adapter: str) -> list[str]:
         """Return the committed file of the adapter; none after the last round."""
         return [name for name in self.run.files if name.startswith(f"{STEPS}/{adapter}-v")]
+
+    def _sft_files(self) -> list[str]:
+        return [name for name in self.run.files if name.startswith(f"{STEPS}/{_SFT_FILE}")]
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.run.path).as_posix()

@@ -45,7 +45,7 @@ class Phase:
 
 def phases_of(config: RunConfig) -> list[Phase]:
     """Return a round's phases in the recipe's order; with two judges each of them has a phase."""
-    return [phase for role in config.phases for phase in _PHASES[role](config)]
+    return [phase for role in config.role_phases for phase in _PHASES[role](config)]
 
 
 def _generator(config: RunConfig) -> list[Phase]:

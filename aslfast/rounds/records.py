@@ -126,6 +126,9 @@ class Observer:
     def trajectory(self, sampled_tokens: int) -> None:
         """Hear of one more trajectory of an evaluation."""
 
+    def tuned(self, step: int, total: int, loss: float) -> None:
+        """Hear of a step of the phase "sft"."""
+
     def evaluated(self, record: RoundRecord) -> None:
         """Hear of a round that is evaluated and committed."""
 

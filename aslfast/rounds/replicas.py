@@ -113,8 +113,16 @@ def sync_initial_state(learner: Learner, state: TrainState, inputs: Mapping[str,
     for rank, theirs in enumerate(all_gather_objects(ranks, dict(inputs), dict[str, str])):
         if key := next((key for key, mark in inputs.items() if theirs.get(key) != mark), None):
             raise UserError(f"{key} differs between rank {rank} and rank {ranks.rank}; give all ranks the same")
-    first_state, versions = broadcast_object(ranks, (state, learner.version), tuple[TrainState, dict[str, int]])
-    restore(state, first_state)
+    restore(state, broadcast_object(ranks, state, TrainState))
+    sync_learner(learner)
+
+
+def sync_learner(learner: Learner) -> None:
+    """Set every rank's learner to rank 0's: weights, optimizers and versions."""
+    ranks = learner.ranks
+    if ranks.size == 1:
+        return
+    versions = broadcast_object(ranks, learner.version, dict[str, int])
     for role in learner.version:
         load_learner_bytes(learner, role, versions[role], ranks.broadcast(learner_bytes(learner, role)))
 

@@ -10,6 +10,7 @@ import asyncio
 import atexit
 import contextlib
 import json
+import logging
 import os
 import shlex
 import tempfile
@@ -33,6 +34,7 @@ except ModuleNotFoundError as missing:
 
 START_S = 30.0  # to start a server and to list its tools
 CLOSE_S = 10.0
+logging.getLogger("mcp").addHandler(logging.NullHandler())  # it prints a traceback of each line that is no message
 MOST_PAGES = 100  # of a list of tools
 LOST = (-32000, -32001)  # error codes of MCP: connection closed, request timed out
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from aslfast.config import RunConfig
+from aslfast.config.schema import SFT
 from aslfast.core import Question, Task
 from aslfast.data.qa_dataset import read_questions
 from aslfast.data.topics import read_topics
@@ -97,7 +98,16 @@ def own_datasets(config: RunConfig, notify: Callable[[str], None] = lambda _: No
 
 def uses_labelled(config: RunConfig) -> bool:
     """Return whether the recipe learns from labelled questions."""
-    return config.policy.question_source == "labelled" or config.grm.gold_label_fraction > 0
+    return bool(_why_labelled(config))
+
+
+def _why_labelled(config: RunConfig) -> str:
+    """Return what in the recipe asks for labelled questions; empty if nothing does."""
+    if config.policy.question_source == "labelled":
+        return "policy.question_source is labelled"
+    if SFT in config.phases and not config.sft.data:
+        return "the phase sft is to make demonstrations of them (sft.data is not set either)"
+    return "grm.gold_label_fraction is above 0" if config.grm.gold_label_fraction > 0 else ""
 
 
 def labelled_questions(config: RunConfig) -> list[Question]:
@@ -105,9 +115,8 @@ def labelled_questions(config: RunConfig) -> list[Question]:
     if not uses_labelled(config):
         return []
     if not config.data.labelled:
-        by_policy = config.policy.question_source == "labelled"
-        why = "policy.question_source is labelled" if by_policy else "grm.gold_label_fraction is above 0"
-        raise UserError(f"data.labelled is not set, and {why}; name a question file with --set data.labelled=PATH")
+        what = f"data.labelled is not set, and {_why_labelled(config)}"
+        raise UserError(f"{what}; name a question file with --set data.labelled=PATH")
     return read_questions(config.data.labelled, config.data.labelled_count)
 
 

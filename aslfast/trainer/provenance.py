@@ -19,6 +19,7 @@ from aslfast.checkpoint.commits import Provenance
 from aslfast.checkpoint.run_dir import CONFIG, LEDGER
 from aslfast.config import RunConfig, from_tree, to_toml, toml
 from aslfast.config.changes import config_changes
+from aslfast.config.schema import SFT
 from aslfast.core import ROLES
 from aslfast.errors import UserError
 from aslfast.models.base_model import model_folder
@@ -48,6 +49,8 @@ def places(config: RunConfig) -> dict[str, str]:
     if config.environment or not data.lab:
         named |= {f"data.{key}": getattr(data, key) for key in ("index", "topics", "eval_questions", "eval_index")}
         named["data.labelled"] = data.labelled if uses_labelled(config) else ""
+    if SFT in config.phases:
+        named["sft.data"] = config.sft.data
     if config.model.prompts not in PROMPT_SETS:
         named["model.prompts"] = config.model.prompts
     return {key: place for key, place in (named | _own_code(config)).items() if place}

@@ -18,9 +18,10 @@ from aslfast.rounds.records import RoundRecord
 from aslfast.rounds.round import run_round
 from aslfast.trainer.datasets import Datasets
 from aslfast.trainer.evaluation import evaluate
+from aslfast.trainer.sft.phase import SftPhase
 
 
-def play_rounds(context: RoundContext, datasets: Datasets) -> None:
+def play_rounds(context: RoundContext, datasets: Datasets, sft: SftPhase | None = None) -> None:
     """Run all remaining rounds. SIGINT and SIGTERM end it between two commits, as KeyboardInterrupt."""
 
     async def rounds() -> None:
@@ -28,7 +29,7 @@ def play_rounds(context: RoundContext, datasets: Datasets) -> None:
         if task and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        await _rounds(context, datasets)
+        await _rounds(context, datasets, sft)
 
     try:
         asyncio.run(rounds())
@@ -37,11 +38,13 @@ def play_rounds(context: RoundContext, datasets: Datasets) -> None:
         raise KeyboardInterrupt(f"stopped; go on with: {command}") from error
 
 
-async def _rounds(context: RoundContext, datasets: Datasets) -> None:
-    """Evaluate the base in round 0; in each later round train, then evaluate."""
+async def _rounds(context: RoundContext, datasets: Datasets, sft: SftPhase | None) -> None:
+    """Evaluate the base in round 0; in each later round train, then evaluate. Round 1 starts with `sft`, if any."""
     config, state = context.config, context.state
     while state.round <= config.rounds:
         context.checkpointer.start_clock()
+        if state.round == 1 and sft:
+            await sft.run()
         if state.round:
             await run_round(context)
         context.observer.evaluating(state.round)

@@ -16,6 +16,7 @@ from aslfast.checkpoint.run_dir import LEDGER, RunDir, check_new_run_dir, read_r
 from aslfast.checkpoint.state import TrainState
 from aslfast.config import RunConfig
 from aslfast.config.own_parts import check_own_parts
+from aslfast.config.schema import SFT
 from aslfast.distributed.process_group import ProcessGroup, init_process_group
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
@@ -41,6 +42,7 @@ from aslfast.trainer.forward_check import check_learner, probe_ids
 from aslfast.trainer.lab_datasets import lab_datasets
 from aslfast.trainer.provenance import check_config, compare, provenance_of, updated
 from aslfast.trainer.round_loop import play_rounds
+from aslfast.trainer.sft.phase import SftPhase, sft_rows
 
 
 def train(config: RunConfig, out: str | Path, observer: Observer | None = None) -> Path:
@@ -149,6 +151,7 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
     with run.writing():
         datasets = parts.datasets or lab_datasets(config, run.path / "lab")
     learner, ranks = parts.learner, parts.learner.ranks
+    rows = sft_rows(config, learner, parts.tokenizer, datasets, observer) if SFT in config.phases else ()
     sampler = build_sampler(config, learner.model, parts.tokenizer, run.path / "engine.log", observer.warning, ranks)
     with closing(sampler):
         if config.sampler.kind == "sglang" and ranks.is_group_leader:
@@ -172,7 +175,7 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
             environment.restore_saved(state.environment)
         sampler.flush()
         context.check_weight_sync()
-        play_rounds(context, datasets)
+        play_rounds(context, datasets, SftPhase(context, rows) if rows else None)
     run.finish()
 
 

@@ -72,7 +72,7 @@ def test_a_saved_config_is_a_recipe(tmp_path):
         ),
         ("generator.pass_rate_range=[0.3, 1.3]", r"generator.pass_rate_range is 1.3; it must be between 0 and 1"),
         ("grm.folds=3", r"grm.folds is 3; it must be between 1 and 2"),
-        ('phases=["generator", "judge"]', r"phases is 'judge'; use one of generator, grm, policy"),
+        ('phases=["generator", "judge"]', r"phases is 'judge'; use one of sft, generator, grm, policy"),
         ("learner.learning_rate=0", r"learner.learning_rate is 0.0; it must be above 0"),
         ("learner.learning_rate=nan", r"learner.learning_rate is nan; it must be above 0"),
         ("learner.grad_clip=inf", r"learner.grad_clip is inf; it must be above 0"),

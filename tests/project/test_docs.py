@@ -18,7 +18,7 @@ TEXTS = {page.relative_to(pages.ROOT).as_posix(): page.read_text(encoding="utf-8
 MAKE_TARGETS = set(re.findall(r"^([\w-]+):", (pages.ROOT / "Makefile").read_text(), re.MULTILINE))
 CONFIG = RunConfig()
 README = TEXTS["README.md"]
-NOT_KEYS = {"model.generate", "policy.txt", "grm.txt", "generator.txt"}  # of transformers; prompt files
+NOT_KEYS = {"model.generate", "policy.txt", "grm.txt", "generator.txt", "sft.json"}  # of transformers; files
 
 every_page = pytest.mark.parametrize("name", TEXTS)
 

@@ -48,12 +48,30 @@ def test_every_name_may_be_an_import_path(setting):
         (f"{OWN}:not_a_number", "returned nan; it takes"),
         (f"{OWN}:text", "returned 'good'; it takes"),
         (f"{OWN}:raises", r"raised KeyError: 'no such\nkey' (rewards.py:"),
+        (f"{OWN}:exits", "raised SystemExit: bye (rewards.py:"),
+        (f"{OWN}:forgets_that_none_may_answer", "when it was tried with AnswerEvidence(answer=None, "),
+        ("my_rewards.py:brevity", "no module 'my_rewards'; write my_rewards:brevity"),
     ],
 )
 def test_a_wrong_reward_is_one_line_before_the_run(path, said):
     with pytest.raises(UserError, match=f"^policy.reward: .*{re.escape(said)}") as error:
         rewards.policy_rule(path)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("raise SystemExit(0)", "importing 'own_module' raised SystemExit: 0 (own_module.py:1)"),
+        ("def f(:", "importing 'own_module' raised SyntaxError: invalid syntax (own_module.py, line 1)"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_one_line(code, said, tmp_path, monkeypatch):
+    (tmp_path / "own_module.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as error:
+        plugins.load_object.__wrapped__("own_module:f", "policy.reward")
+    assert str(error.value) == f"policy.reward: {said}"
 
 
 def test_an_error_in_the_run_names_the_function():

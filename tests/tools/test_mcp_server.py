@@ -142,6 +142,15 @@ def test_a_server_that_does_not_answer_is_one_line(monkeypatch):
         load_tools([command("-c", "import time; time.sleep(60)")])
 
 
+def test_a_program_that_is_no_server_is_one_line(tmp_path):
+    said = subprocess.run(
+        [sys.executable, "-m", "aslfast", "train", "--recipe", "tiny", "--dry-run", "--set", 'tools=["mcp:echo hi"]'],
+        capture_output=True, text=True, cwd=tmp_path, timeout=120,
+    )  # fmt: skip
+    assert said.returncode == 2 and len(said.stderr.splitlines()) == 1, said.stderr
+    assert "tools: mcp:echo hi: MCPError" in said.stderr
+
+
 def test_a_server_without_tools_is_one_line():
     code = "from mcp.server import MCPServer; MCPServer('none').run()"
     with pytest.raises(UserError, match="has no tools"):

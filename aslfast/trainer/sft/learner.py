@@ -31,8 +31,8 @@ class SftStats:
 class SupervisedLearner:
     """Trains one role's adapter of a learner on token streams: loss = - sum w_t log p(t) / sum w_t over a batch."""
 
-    def __init__(self, learner: Learner, role: str) -> None:
-        self.learner, self.role = learner, role
+    def __init__(self, learner: Learner, role: str, remedy: str = "lower --lr, or use --dtype float32") -> None:
+        self.learner, self.role, self.remedy = learner, role, remedy  # remedy: against gradients that are not finite
         learner.model.set_adapter(role)
 
     @property
@@ -49,7 +49,7 @@ class SupervisedLearner:
             optimizer.zero_grad(set_to_none=True)
             names = ", ".join(row.trajectory.task.id for row in rows[:3])
             place = f"step {self.steps_done + 1}, on {names}{', ...' if len(rows) > 3 else ''}"
-            raise UserError(f"{place}: no finite gradient; lower --lr, or use --dtype float32")
+            raise UserError(f"{place}: no finite gradient; {self.remedy}")
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()

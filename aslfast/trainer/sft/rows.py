@@ -57,7 +57,8 @@ def usable(rows: Sequence[SftRow], positions: int, dev_fraction: float, seed: in
     if len(prompts) <= n_dev:
         left = ", ".join(f"{n} {reason}" for reason, n in counts.items() if n)
         why = f"{len(prompts)} usable prompts ({left})" if left else f"{len(prompts)} prompts"
-        raise UserError(f"{why}, {n_dev} of them for --dev-fraction: none is left to learn from; give more rows")
+        held = f", {n_dev} of them for --dev-fraction" if n_dev else ""
+        raise UserError(f"{why}{held}: none is left to learn from; give more rows")
     dev = set(prompts[:n_dev])
     return SftRows(
         [row for row in kept if row.prompt not in dev],
