@@ -40,15 +40,18 @@ hypothesis.settings.load_profile("busy")
 # The files that start engines or several processes, train, compile or benchmark: `slow`. The longest come first:
 # started last, one worker would run them alone at the end.
 SLOW = (
-    "models/test_fsdp.py", "sampler/test_sglang_faults.py", "checkpoint/test_resume.py", "lab/test_tiny_base.py",
-    "bench/test_bench_rollout.py", "rollout/test_faults.py", "cli/test_commands.py", "kernels/test_triton_kernels.py",
-    "distributed/test_multi_rank_run.py", "kernels/test_compile_report.py", "models/test_init_adapter.py",
+    "models/test_fsdp.py", "project/test_extend.py", "sampler/test_sglang_faults.py", "checkpoint/test_resume.py",
+    "lab/test_tiny_base.py", "bench/test_bench_rollout.py", "rollout/test_faults.py", "cli/test_commands.py",
+    "kernels/test_triton_kernels.py", "distributed/test_multi_rank_run.py", "models/test_init_adapter.py",
+    "cli/test_stopping.py", "kernels/test_compile_report.py", "models/test_architectures.py",
     "preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py",
-    "sampler/test_shared_weights.py", "bench/test_bench_kernels.py", "bench/test_bench_learner.py",
-    "bench/test_bench_soak.py", "bench/test_bench_round.py", "cli/test_adapters.py", "trainer/test_sft.py",
-    "metrics/test_monitor.py", "index/test_sharing.py",
-    "index/test_build.py", "project/test_packaging.py", "kernels/test_integrations.py",
-    "kernels/test_logprob_parallel.py", "index/test_damage.py",
+    "sampler/test_shared_weights.py", "cli/test_bad_input.py", "cli/test_bad_models.py",
+    "bench/test_bench_kernels.py", "bench/test_bench_learner.py", "bench/test_bench_soak.py",
+    "bench/test_bench_round.py", "trainer/test_sft_phase.py", "checkpoint/test_sft_resume.py", "cli/test_adapters.py",
+    "trainer/test_sft.py", "checkpoint/test_environment_resume.py", "project/test_environments_page.py",
+    "distributed/test_meeting.py", "trainer/test_environments.py", "models/test_from_gguf.py", "cli/test_model.py",
+    "metrics/test_monitor.py", "index/test_sharing.py", "index/test_build.py", "project/test_packaging.py",
+    "kernels/test_integrations.py", "kernels/test_logprob_parallel.py", "index/test_damage.py",
 )  # fmt: skip
 # these share `engine_lab`
 ENGINE = ("preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")

@@ -41,7 +41,7 @@ class DataConfig:
     topics: str = ""  # text file, a topic a line; "general": the 73 that ship with aslfast
     eval_questions: str = ""  # Parquet or JSONL
     eval_index: str = ""  # empty: the same as index
-    eval_count: int = positive(300)
+    eval_count: int = positive(300)  # questions; in the lab the judge and the generator are evaluated in proportion
     labelled: str = ""  # Parquet or JSONL: real questions with answers to learn from, where a recipe uses any
     labelled_count: int = positive(300)
 

@@ -8,7 +8,7 @@ from aslfast.config import RunConfig
 from aslfast.config.schema import SFT
 from aslfast.core import SECOND_JUDGE, role_of
 from aslfast.prompts.tool_calls import SEARCH
-from aslfast.trainer.lab_datasets import GENERATOR_EVALS, GRM_EVALS
+from aslfast.trainer.lab_datasets import eval_counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def _policy(config: RunConfig) -> PhasePlan:
 def evaluation_trajectories(config: RunConfig) -> int:
     """Return the most trajectories of one evaluation, the judge probe included."""
     probe = min(config.monitor.judge_probe, config.data.eval_count) if config.policy.verdicts_per_answer else 0
-    others = GRM_EVALS + GENERATOR_EVALS if config.data.lab and not config.environment else 0
+    others = sum(eval_counts(config)) if config.data.lab and not config.environment else 0
     return config.data.eval_count + probe + others
 
 

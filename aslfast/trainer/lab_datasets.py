@@ -17,8 +17,15 @@ from aslfast.lab.world import World
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.trainer.datasets import Datasets, datasets_of
 
-GENERATOR_EVALS = 150  # questions to write
-GRM_EVALS = 300  # answers to judge
+MOST_GENERATOR_EVALS = 150  # questions to write
+MOST_GRM_EVALS = 300  # answers to judge
+
+
+def eval_counts(config: RunConfig) -> tuple[int, int]:
+    """Return how many answers the judge is evaluated on, and how many questions of the generator: one and half a one
+    for each question of the policy, up to a bound."""
+    count = config.data.eval_count
+    return min(count, MOST_GRM_EVALS), min(-(-count // 2), MOST_GENERATOR_EVALS)
 
 
 class LabEnvironment(Environment):
@@ -82,7 +89,7 @@ def lab_judgements(world: World, questions: Sequence[Question], config: RunConfi
     """
     grm, rng = config.grm, random.Random(f"judgements-{config.seed}")
     builder, tasks = PromptBuilder(config.model.prompts, grm.variant), []
-    for i in range(GRM_EVALS):
+    for i in range(eval_counts(config)[0]):
         question = questions[i // 2 % len(questions)]
         right = question.reference
         answer = right if i % 2 == 0 else demonstrations.wrong_answer(world, question.text, right, rng)
@@ -94,6 +101,6 @@ def lab_judgements(world: World, questions: Sequence[Question], config: RunConfi
 
 def lab_generator_tasks(world: World, config: RunConfig) -> list[Task]:
     """Return the generator's evaluation tasks: topics of the world, with one to three hops."""
-    topics = random.Random(f"topics-{config.seed}").sample(list(world.facts), GENERATOR_EVALS)
+    topics = random.Random(f"topics-{config.seed}").sample(list(world.facts), eval_counts(config)[1])
     builder = PromptBuilder(config.model.prompts)
     return [builder.generator(f"eval-g{i}", topic, i % 3 + 1) for i, topic in enumerate(topics)]
