@@ -53,8 +53,9 @@ def open_local_sampler(
     """Return the local sampler over a model that it samples right. Raise UserError for any other."""
     with _one_line(LOCAL, model):
         sampler = LocalSampler(
-            model, tokenizer, max_running_requests=config.max_running_requests, max_context=config.max_context
-        )
+            model, tokenizer, max_running_requests=config.max_running_requests, max_context=config.max_context,
+            radix_cache=config.radix_cache,
+        )  # fmt: skip
     ids = probe_ids(model, tokenizer, prompts)
     check_local_sampler(sampler, model, ids[: max(2, sampler.max_context - PROBE_ROOM)])
     return sampler

@@ -19,7 +19,7 @@ from aslfast.sampler.protocol import Sampler
 from aslfast.sampler.sglang.sampler import SGLangSampler
 from aslfast.trainer.build import build_sampler
 from bench.rollout.bases import save_merged_base
-from bench.rollout.occupancy import OccupancyMeter, WithoutReuse
+from bench.rollout.occupancy import OccupancyMeter
 
 
 class EngineFactory:
@@ -32,9 +32,7 @@ class EngineFactory:
     def with_adapters(self, n_slots: int, prefix_cache: bool = True) -> OccupancyMeter:
         """Return one engine with three adapters."""
         sampler = replace(self.config.sampler, max_running_requests=n_slots, radix_cache=prefix_cache)
-        started = self._start(replace(self.config, sampler=sampler), self.model)
-        without_reuse = sampler.kind == "local" and not prefix_cache  # radix_cache is the engine's
-        return WithoutReuse(started, n_slots) if without_reuse else OccupancyMeter(started, n_slots)
+        return OccupancyMeter(self._start(replace(self.config, sampler=sampler), self.model), n_slots)
 
     def merged(self, role: str, n_slots: int) -> OccupancyMeter:
         """Return an engine without adapters, over a base into which the role's adapter is merged."""

@@ -86,17 +86,6 @@ class OccupancyMeter:
 
 
 @dataclass
-class WithoutReuse(OccupancyMeter):
-    """The local sampler without a prefix cache: a session's slot is freed after every turn."""
-
-    async def generate(self, request: SampleRequest) -> Sample:
-        """Sample one turn, then free its slot."""
-        sample = await super().generate(request)
-        self.sampler.release(request.session)
-        return sample
-
-
-@dataclass
 class SamplerByRole:
     """One sampler a role. `role_of` tells whose request it is."""
 

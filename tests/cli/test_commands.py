@@ -139,7 +139,7 @@ def test_dry_run_counts_the_trajectories():
     plan = json.loads(result.stdout)
     assert [phase["per_step"] for phase in plan["phases"]] == [2 * 3 * (1 + 4 + 2 * 5), 3 * 4, 6 * 7 * (1 + 2)]
     assert plan["round_trajectories"] == 90 + 2 * 12 + 5 * 126
-    assert plan["total_trajectories"] == 2 * 744 + 3 * (50 + 50 + 300 + 150)  # 50 answers are judged, too
+    assert plan["total_trajectories"] == 2 * 744 + 3 * (50 + 50 + 50 + 25)  # 50 answers are judged, too
 
 
 # --- recipes ---------------------------------------------------------------------------------------------------

@@ -62,6 +62,15 @@ def test_tokens_and_logprobs_are_those_without_sharing(model, tokenizer):
     check_turns(model, copy.deepcopy(model).double(), list(zip(GROUPS, shared, strict=True)))
 
 
+def test_without_the_cache_every_context_is_run_whole(model, tokenizer, forward_tokens):
+    sampler = LocalSampler(model, tokenizer, radix_cache=False)
+    samples = run(gather(sampler, GROUPS)) + run(gather(sampler, GROUPS))
+    n_sampled = sum(len(sample.token_ids) for sample in samples)
+    whole = 2 * sum(len(request.token_ids) for request in GROUPS)
+    assert sum(forward_tokens) == whole + n_sampled - len(samples)
+    assert not any(sample.cached_tokens for sample in samples)
+
+
 def test_adapters_share_nothing(model, tokenizer):
     requests = [SampleRequest(QUESTIONS[0], f"s{a}{i}", a, 2) for a in ("policy", "grm", None) for i in range(2)]
     cached = [sample.cached_tokens for sample in run(gather(LocalSampler(model, tokenizer), requests))]

@@ -30,8 +30,9 @@ class SlotTable:
     once, so the cache takes no more memory for it.
     """
 
-    def __init__(self, cache: KVCache, max_slots: int, max_positions: int) -> None:
-        self.cache, self.max_slots, self.max_positions = cache, max_slots, max_positions
+    def __init__(self, cache: KVCache, max_slots: int, max_positions: int, reuse: bool = True) -> None:
+        """reuse: false computes every context anew, also a session's own."""
+        self.cache, self.max_slots, self.max_positions, self.reuse = cache, max_slots, max_positions, reuse
         self._keys = itertools.count()
         self._clock = 0
         self._forget_all()
@@ -85,7 +86,8 @@ class SlotTable:
         """Note that slot i holds ids by now: others may begin with them."""
         slot = self._slots[i]
         slot.ids = ids
-        self._contents(slot.adapter).put(slot.key, ids)
+        if self.reuse:
+            self._contents(slot.adapter).put(slot.key, ids)
 
     def finish(self, i: int, ids: list[int], n_last: int) -> None:
         """Make slot i idle, holding ids; the last running slot, with its n_last positions, takes its place."""

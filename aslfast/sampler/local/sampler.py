@@ -34,13 +34,14 @@ class LocalSampler:
     """A `Sampler` over a `transformers` causal LM, bare or wrapped by PEFT with named LoRA adapters.
 
     max_running_requests: sessions whose keys and values are kept, and so the largest batch. max_context: most tokens
-    of a session, lowered to what the model's positions allow. Models with other than full causal attention are refused.
+    of a session, lowered to what the model's positions allow. radix_cache: reuse the keys and values of what contexts
+    begin with, across turns and sessions. Models with other than full causal attention are refused.
     The model's mode, active adapter and gradients are as they were after each step.
     """
 
     def __init__(
         self, model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, *,
-        max_running_requests: int = 128, max_context: int = 2048,
+        max_running_requests: int = 128, max_context: int = 2048, radix_cache: bool = True,
     ) -> None:  # fmt: skip
         if max_running_requests < 1 or max_context < 2:
             raise ValueError(
@@ -49,7 +50,7 @@ class LocalSampler:
             )
         self._forward = ForwardPass(model, max_context)
         self.max_context = self._forward.max_context
-        self._slots = SlotTable(self._forward.cache, max_running_requests, self.max_context)
+        self._slots = SlotTable(self._forward.cache, max_running_requests, self.max_context, radix_cache)
         self._pieces = TokenPieces(tokenizer)
         self._eos = eos_ids(self._forward.model, tokenizer)
         self._running: list[RunningRequest] = []  # by slot
@@ -181,7 +182,7 @@ class LocalSampler:
             (later if n_new >= SHARED_TOKENS else first).append(run)
             n_saved += n_new if n_new >= SHARED_TOKENS else 0
             before = run
-        return (first, later) if n_saved >= PASS_TOKENS else (batch, [])
+        return (first, later) if self._slots.reuse and n_saved >= PASS_TOKENS else (batch, [])
 
     def _start(self, batch: list[RunningRequest], keep: Collection[str]) -> None:
         """Give the requests slots and run their contexts. keep: sessions whose slots are evicted last."""
