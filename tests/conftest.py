@@ -49,7 +49,8 @@ SLOW = (
     "bench/test_bench_kernels.py", "bench/test_bench_learner.py", "bench/test_bench_soak.py",
     "bench/test_bench_round.py", "trainer/test_sft_phase.py", "checkpoint/test_sft_resume.py", "cli/test_adapters.py",
     "trainer/test_sft.py", "checkpoint/test_environment_resume.py", "project/test_environments_page.py",
-    "checkpoint/test_resumed_config.py", "distributed/test_meeting.py", "trainer/test_environments.py", "models/test_from_gguf.py", "cli/test_model.py",
+    "checkpoint/test_resumed_config.py",
+    "distributed/test_meeting.py", "trainer/test_environments.py", "models/test_from_gguf.py", "cli/test_model.py",
     "metrics/test_monitor.py", "index/test_sharing.py", "index/test_build.py", "project/test_packaging.py",
     "kernels/test_integrations.py", "kernels/test_logprob_parallel.py", "index/test_damage.py",
 )  # fmt: skip
