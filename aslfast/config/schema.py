@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from aslfast.config.bounds import fraction, named, number, positive
 from aslfast.core import ROLES, SECOND_JUDGE, Role
@@ -20,12 +20,14 @@ from aslfast.limits import (
 from aslfast.rewards import GENERATOR_REWARDS, LABELS, POLICY_REWARDS, REFERENCES
 
 SFT: Literal["sft"] = "sft"  # the phase
+Dtype = Literal["float32", "bfloat16", "float16"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     path: str = ""  # model folder; "lab": the tiny base that ships with aslfast
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Dtype = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": the GPU where there is one, else the CPU
     prompts: str = "full"  # prompt set: "compact", "small", "full", or a folder of one's own: prompts/templates.py
     prompt_date: str = ""  # YYYY-MM-DD, for chat templates that show one; empty: the day that the run starts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from aslfast.checkpoint.base_run_dir import BaseRunDir
@@ -91,7 +91,7 @@ class Checkpointer:
         self.update_clock()
         self.run.commit(self.state, PendingCommit("phase", made, [self._name(part) for part in parts]))
 
-    def sft_step(self, learner: Learner, adapter: str, line: dict[str, object]) -> None:
+    def sft_step(self, learner: Learner, adapter: str, line: Mapping[str, object]) -> None:
         """Commit a step of the phase "sft": its line, and the state of the learner that took it."""
         if not self._writes:
             return
@@ -100,7 +100,7 @@ class Checkpointer:
         with self.run.writing():
             made = [save_learner(learner, adapter, file)]
         self.update_clock()
-        self.run.commit(self.state, PendingCommit("step", made, dropped, {SFT_LINES: line}))
+        self.run.commit(self.state, PendingCommit("step", made, dropped, {SFT_LINES: dict(line)}))
 
     def restore_sft(self, learner: Learner, adapter: str) -> None:
         """Restore that learner as it was at the last commit; leave it as it is before the first."""

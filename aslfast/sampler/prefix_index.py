@@ -56,6 +56,11 @@ class PrefixIndex(Generic[Key]):
         return _common_tokens(_to_bytes(token_ids), self._of_key.get(key, b""))
 
 
+def common_prefix(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the length of the longest common prefix [tokens]."""
+    return _common_tokens(_to_bytes(first), _to_bytes(second))
+
+
 def _sequence(entry: tuple[bytes, object]) -> bytes:
     return entry[0]
 

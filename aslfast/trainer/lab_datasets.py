@@ -22,8 +22,8 @@ MOST_GRM_EVALS = 300  # answers to judge
 
 
 def eval_counts(config: RunConfig) -> tuple[int, int]:
-    """Return how many answers the judge is evaluated on, and how many questions of the generator: one and half a one
-    for each question of the policy, up to a bound."""
+    """Return how many answers the judge and how many questions the generator are evaluated on: as many and half as many
+    as the questions of the policy, up to a bound."""
     count = config.data.eval_count
     return min(count, MOST_GRM_EVALS), min(-(-count // 2), MOST_GENERATOR_EVALS)
 

@@ -151,7 +151,7 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
     with run.writing():
         datasets = parts.datasets or lab_datasets(config, run.path / "lab")
     learner, ranks = parts.learner, parts.learner.ranks
-    rows = sft_rows(config, learner, parts.tokenizer, datasets, observer) if SFT in config.phases else ()
+    rows = sft_rows(config, learner, parts.tokenizer, datasets, observer) if _awaits_sft(config, run) else ()
     sampler = build_sampler(config, learner.model, parts.tokenizer, run.path / "engine.log", observer.warning, ranks)
     with closing(sampler):
         if config.sampler.kind == "sglang" and ranks.is_group_leader:
@@ -177,6 +177,13 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
         context.check_weight_sync()
         play_rounds(context, datasets, SftPhase(context, rows) if rows else None)
     run.finish()
+
+
+def _awaits_sft(config: RunConfig, run: BaseRunDir) -> bool:
+    """Return whether the phase "sft" is to be run, or gone on with."""
+    state = TrainState()
+    run.restore(state)
+    return SFT in config.phases and state.round <= 1 and (1, SFT) not in state.phases_done
 
 
 def _start_or_resume(context: RoundContext, initialised: list[str]) -> None:

@@ -1,38 +1,17 @@
 """`aslfast demos`, `sft`, `export` and rejection sampling, one after the other as a person would use them."""
 
-import json
 
 import pyarrow.parquet as pq
 import pytest
-from typer.testing import CliRunner
 
-from aslfast.cli.main import app
 from aslfast.data.qa_dataset import write_questions
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab.world import World
 from aslfast.models.base_model import LAB_BASE
 from aslfast.trainer.lab_datasets import lab_questions
+from tests.support.cli.commands import as_json, call, refused
 
 SHORT = ["--batch-size", "4", "--epochs", "1", "--threads", "1", "--rank", "16", "--alpha", "32", "--lr", "0.001"]
-
-
-def call(*args):
-    return CliRunner().invoke(app, [str(arg) for arg in args])
-
-
-def as_json(*args):
-    result = call(*args, "--json")
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
-
-
-def refused(*args):
-    """The one line that a bad input ends in."""
-    result = call(*args)
-    assert result.exit_code == 2, result.output + repr(result.exception)
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("aslfast: error: "), result.stderr
-    return lines[0]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from aslfast.cli.main import app
 from aslfast.index import BM25Index
 from aslfast.models.base_model import LAB_BASE
 from aslfast.models.folder_check import LFS_POINTER
+from tests.support.cli import commands
 from tests.support.tiny_architectures import tiny_architecture
 from tests.support.tiny_models import PASSAGES
 
@@ -102,10 +103,8 @@ def questions(tmp_path_factory):
 
 
 def refused(*args):
-    result = CliRunner().invoke(app, [str(arg) for arg in args])
-    assert result.exit_code == 2, result.output + repr(result.exception)
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("aslfast: error: ") and "; " in line and result.stdout == ""
+    line = commands.refused(*args)
+    assert "; " in line  # it suggests what to do
     return line
 
 

@@ -16,11 +16,10 @@ import pytest
 import tokenizers
 import torch
 import transformers
-from typer.testing import CliRunner
 
 from aslfast import __version__
-from aslfast.cli.main import app
 from aslfast.config import from_tree, load_recipe, recipe_names, toml
+from tests.support.cli.commands import call, refused
 
 TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -32,20 +31,6 @@ PASSAGES = [
     ("7", "No title"),
 ]
 SMALL = ["--max-turns", "2", "--max-new-tokens", "12", "--threads", "1"]
-
-
-def call(*args):
-    return CliRunner().invoke(app, [str(arg) for arg in args])
-
-
-def refused(*args):
-    """The one line that a bad input ends in."""
-    result = call(*args)
-    assert result.exit_code == 2, result.output + repr(result.exception)
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("aslfast: error: "), result.stderr
-    assert result.stdout == ""
-    return lines[0]
 
 
 def in_child(*args, most_bytes=None):

@@ -5,33 +5,14 @@ from importlib import util
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from aslfast.cli.main import app
 from aslfast.files.checksum import sha256
 from aslfast.models.base_model import load_base
 from aslfast.models.from_gguf import sources
 from aslfast.models.from_gguf.sources import KNOWN, KnownModel
+from tests.support.cli.commands import as_json, call, refused
 from tests.support.faults.small_disk import small_disk
 from tests.support.gguf_files.tiny_gguf import tensors_of, tiny_llama, write_gguf, write_wheel
-
-
-def call(*args):
-    return CliRunner().invoke(app, [str(arg) for arg in args])
-
-
-def as_json(*args):
-    result = call(*args, "--json")
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return json.loads(result.stdout)
-
-
-def refused(*args):
-    result = call(*args)
-    assert result.exit_code == 2, result.output + repr(result.exception)
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("aslfast: error: ") and result.stdout == ""
-    return line
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,11 @@ from aslfast import __version__
 from aslfast.checkpoint.run_dir import CONFIG, check_new_run_dir, read_run_config
 from aslfast.cli.progress import quiet_libraries
 from aslfast.cli.rollout import known_role
+from aslfast.config.schema import DTYPES
 from aslfast.errors import UserError
 from aslfast.models import lora
 from aslfast.models.base_model import model_folder
 from aslfast.trainer.export import AdapterSource, export_adapter, export_merged, hub_name
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def find_adapter(place: Path, role: str, version: int | None, base_name: str | None) -> tuple[AdapterSource, str]:

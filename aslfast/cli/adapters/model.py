@@ -9,10 +9,9 @@ from typing import Any
 
 from aslfast.checkpoint.run_dir import check_new_run_dir
 from aslfast.cli.progress import printable, quiet_libraries
+from aslfast.config.schema import DTYPES
 from aslfast.errors import UserError
 from aslfast.models.from_gguf.sources import find_source
-
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def make_model(given: str, out: Path, dtype: str) -> dict[str, Any]:

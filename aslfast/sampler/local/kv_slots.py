@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections import defaultdict
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from aslfast.sampler.local.kv_cache import KVCache
 from aslfast.sampler.prefix_index import PrefixIndex
@@ -17,7 +18,7 @@ class Slot:
     key: int  # of the slot's content, wherever it is moved to
     session: str | None = None
     adapter: str | None = None
-    ids: list[int] = field(default_factory=list)  # the tokens whose keys and values the slot holds
+    n_tokens: int = 0  # whose keys and values the slot holds
     used: int = -1
 
 
@@ -40,7 +41,8 @@ class SlotTable:
     def _forget_all(self) -> None:
         self.n_running = 0
         self._slots: list[Slot] = []
-        self._held: dict[str | None, PrefixIndex[int]] = {}  # by adapter: the contents, by the slot's key
+        # by adapter: the tokens that its slots hold, by the slot's key
+        self._contents: defaultdict[str | None, PrefixIndex[int]] = defaultdict(PrefixIndex)
 
     def drop(self) -> None:
         """Forget everything and free the memory."""
@@ -55,9 +57,8 @@ class SlotTable:
 
     def n_held(self, session: str, adapter: str | None, ids: Sequence[int]) -> int:
         """Return how many tokens of ids need no forward pass: the last one does, for its logits."""
-        i = self._find(session)
-        own = self._n_own(i, adapter, ids)
-        return min(max(own, self._contents(adapter).longest(ids)[0]), len(ids) - 1)
+        n_own = self._n_own(self._find(session), adapter, ids)
+        return min(max(n_own, self._contents[adapter].longest(ids)[0]), len(ids) - 1)
 
     def start(
         self, session: str, adapter: str | None, ids: Sequence[int], keep: Collection[str], spare: Collection[str]
@@ -66,30 +67,30 @@ class SlotTable:
 
         If an idle slot must be evicted, the sessions in `keep` go last, those in `spare` before them.
         """
-        n_shared, source = self._contents(adapter).longest(ids)
+        n_shared, source = self._contents[adapter].longest(ids)
         i = self._find(session)
         n_own = self._n_own(i, adapter, ids)
         if i is None:
             i = self._evict(keep, spare)
         self.cache.reserve(len(self._slots), len(ids), self.max_slots, self.max_positions)
-        self._swap(i, self.n_running, max(len(self._slots[j].ids) for j in (i, self.n_running)))
+        self._swap(i, self.n_running, max(self._slots[j].n_tokens for j in (i, self.n_running)))
         slot = self._slots[self.n_running]
         if source is not None and n_shared > n_own:
             self.cache.copy(self._position(source), self.n_running, n_own, n_shared)
         n_held = min(max(n_own, n_shared), len(ids) - 1)
-        self._contents(slot.adapter).remove(slot.key)
-        slot.session, slot.adapter, slot.ids = session, adapter, list(ids[:n_held])
+        self._contents[slot.adapter].remove(slot.key)
+        slot.session, slot.adapter, slot.n_tokens = session, adapter, n_held
         self.n_running += 1
         return n_held
 
-    def hold(self, i: int, ids: list[int]) -> None:
+    def hold(self, i: int, ids: Sequence[int]) -> None:
         """Note that slot i holds ids by now: others may begin with them."""
         slot = self._slots[i]
-        slot.ids = ids
+        slot.n_tokens = len(ids)
         if self.reuse:
-            self._contents(slot.adapter).put(slot.key, ids)
+            self._contents[slot.adapter].put(slot.key, ids)
 
-    def finish(self, i: int, ids: list[int], n_last: int) -> None:
+    def finish(self, i: int, ids: Sequence[int], n_last: int) -> None:
         """Make slot i idle, holding ids; the last running slot, with its n_last positions, takes its place."""
         self._clock += 1
         self.hold(i, ids)
@@ -97,14 +98,11 @@ class SlotTable:
         self.n_running -= 1
         self._swap(i, self.n_running, max(len(ids), n_last))
 
-    def _contents(self, adapter: str | None) -> PrefixIndex[int]:
-        return self._held.setdefault(adapter, PrefixIndex())
-
     def _n_own(self, i: int | None, adapter: str | None, ids: Sequence[int]) -> int:
         """Return how many tokens of ids slot i begins with."""
         if i is None or self._slots[i].adapter != adapter:
             return 0
-        return self._contents(adapter).own(self._slots[i].key, ids)
+        return self._contents[adapter].own(self._slots[i].key, ids)
 
     def _find(self, session: str) -> int | None:
         """Return the session's idle slot."""
@@ -130,11 +128,3 @@ class SlotTable:
     def _swap(self, i: int, j: int, n_positions: int) -> None:
         self.cache.swap(i, j, n_positions)
         self._slots[i], self._slots[j] = self._slots[j], self._slots[i]
-
-
-def common_prefix(held: Sequence[int], wanted: Sequence[int]) -> int:
-    """Return the length of the longest common prefix."""
-    n = min(len(held), len(wanted))
-    if list(held[:n]) == list(wanted[:n]):
-        return n
-    return next(i for i in range(n) if held[i] != wanted[i])

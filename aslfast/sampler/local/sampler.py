@@ -19,9 +19,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from aslfast.errors import UserError
 from aslfast.models.output_head import logits_not_finite
 from aslfast.sampler.local.forward_pass import ForwardPass, buckets, eos_ids
-from aslfast.sampler.local.kv_slots import SlotTable, common_prefix
+from aslfast.sampler.local.kv_slots import SlotTable
 from aslfast.sampler.local.running_request import RunningRequest
 from aslfast.sampler.local.sampling import draw_tokens
+from aslfast.sampler.prefix_index import common_prefix
 from aslfast.sampler.protocol import FinishReason, Sample, SampleRequest
 from aslfast.sampler.stop_strings import StopFinder, TokenPieces
 
@@ -163,7 +164,9 @@ class LocalSampler:
         batch = [self._waiting.popleft() for _ in range(min(n_free, len(self._waiting)))]
         keep = {run.request.session for run in batch}
         while batch:
-            wave, batch = self._split(batch)
+            for run in batch:
+                run.n_kv = self._slots.n_held(*run.slot_key)
+            wave, batch = self._split(batch) if self._slots.reuse else (batch, [])
             self._start(wave, keep)
 
     def _split(self, batch: list[RunningRequest]) -> tuple[list[RunningRequest], list[RunningRequest]]:
@@ -178,17 +181,17 @@ class LocalSampler:
         for run in sorted(batch, key=lambda run: (run.request.adapter or "", run.ids)):
             same = before is not None and before.request.adapter == run.request.adapter
             n_shared = common_prefix(before.ids, run.ids) if before and same else 0
-            n_new = min(n_shared, len(run.ids) - 1) - self._slots.n_held(*run.slot_key)
+            n_new = min(n_shared, len(run.ids) - 1) - run.n_kv
             (later if n_new >= SHARED_TOKENS else first).append(run)
             n_saved += n_new if n_new >= SHARED_TOKENS else 0
             before = run
-        return (first, later) if self._slots.reuse and n_saved >= PASS_TOKENS else (batch, [])
+        return (first, later) if n_saved >= PASS_TOKENS else (batch, [])
 
     def _start(self, batch: list[RunningRequest], keep: Collection[str]) -> None:
         """Give the requests slots and run their contexts. keep: sessions whose slots are evicted last."""
         first = len(self._running)
         # By tokens to run: neighbours can then share a pass with little padding.
-        for run in sorted(batch, key=lambda run: (len(run.ids) - self._slots.n_held(*run.slot_key), len(run.ids))):
+        for run in sorted(batch, key=lambda run: (len(run.ids) - run.n_kv, len(run.ids))):
             run.n_kv = self._slots.start(*run.slot_key, keep, self._of_session)
             run.n_cached = run.n_kv if run.n_cached is None else run.n_cached
             self._running.append(run)
@@ -208,7 +211,7 @@ class LocalSampler:
             raise logits_not_finite(self._forward.model)
         for slot, (run, token, logprob) in enumerate(zip(runs, token_B.tolist(), logprobs, strict=True), low):
             if len(run.ids) - run.n_kv > 1:  # a context; sampled tokens are noted at the end
-                self._slots.hold(slot, list(run.ids))
+                self._slots.hold(slot, run.ids)
             run.append(token, logprob)
             if finish := run.finish_reason(self._eos, self.max_context):
                 ends.append((slot, finish))

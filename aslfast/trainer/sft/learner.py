@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -56,6 +57,16 @@ class SupervisedLearner:
         optimizer.zero_grad(set_to_none=True)
         self.learner.version[self.role] += 1
         return SftStats(loss, _loss_tokens(rows), norm)
+
+    def step_line(self, rows: Sequence[SftRow], rate: float) -> dict[str, float]:
+        """Take a step; return its line of the metrics. Raise UserError."""
+        started = time.perf_counter()
+        stats = self.step(rows, rate)
+        return {
+            "step": self.steps_done, "loss": stats.loss, "lr": rate, "grad_norm": stats.grad_norm,
+            "loss_tokens": stats.loss_tokens, "tokens": sum(len(row.trajectory.token_ids) for row in rows),
+            "seconds": time.perf_counter() - started,
+        }  # fmt: skip
 
     def accumulate(self, rows: Sequence[SftRow]) -> float:
         """Add the gradient of the rows' loss to the adapter's; return the loss."""

@@ -7,7 +7,6 @@ the adapter that it leaves, with empty moments, as from roles.<role>.init_adapte
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -95,15 +94,9 @@ class SftPhase:
         return SupervisedLearner(learner, role, "lower sft.learning_rate, or set model.dtype to float32")
 
     def _step(self, learner: SupervisedLearner, batch: Sequence[SftRow], rate: float) -> float:
-        started = time.perf_counter()
-        stats = learner.step(batch, rate)
-        line = {
-            "step": learner.steps_done, "loss": stats.loss, "lr": rate, "grad_norm": stats.grad_norm,
-            "loss_tokens": stats.loss_tokens, "tokens": sum(len(row.trajectory.token_ids) for row in batch),
-            "seconds": time.perf_counter() - started,
-        }  # fmt: skip
+        line = learner.step_line(batch, rate)
         self.context.checkpointer.sft_step(learner.learner, learner.role, line)
-        return stats.loss
+        return line["loss"]
 
     def _close(self, learner: SupervisedLearner) -> None:
         """Hand the adapter over to the run's learner and the sampler, and commit it."""

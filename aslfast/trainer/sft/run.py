@@ -150,15 +150,10 @@ def _train(parts: _Parts, folder: SftFolder, observer: SftObserver, save_every_s
 
 
 def _step(parts: _Parts, folder: SftFolder, observer: SftObserver, batch: list[SftRow]) -> None:
-    learner, started = parts.learner, time.perf_counter()
-    rate = learning_rate(parts.config, learner.steps_done, parts.total_steps)
-    stats, tokens = learner.step(batch, rate), sum(len(row.trajectory.token_ids) for row in batch)
-    line: Line = {
-        "step": learner.steps_done, "loss": stats.loss, "lr": rate, "grad_norm": stats.grad_norm,
-        "loss_tokens": stats.loss_tokens, "tokens": tokens, "seconds": time.perf_counter() - started,
-    }  # fmt: skip
+    rate = learning_rate(parts.config, parts.learner.steps_done, parts.total_steps)
+    line = parts.learner.step_line(batch, rate)
     folder.add_step(line)
-    observer.step(line, tokens)
+    observer.step(line, int(line["tokens"]))
 
 
 def _close_epoch(parts: _Parts, folder: SftFolder, observer: SftObserver) -> None:

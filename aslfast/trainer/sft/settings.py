@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
 
 from aslfast.config.bounds import Bounds, fraction, number, positive
-from aslfast.config.schema import MOST_TOKENS, LearnerConfig, LoraConfig, ModelConfig, RunConfig
+from aslfast.config.schema import DTYPES, MOST_TOKENS, Dtype, LearnerConfig, LoraConfig, ModelConfig, RunConfig
 from aslfast.core import ROLES
 from aslfast.errors import UserError
 
 CHOICES = {
     "role": ROLES,
     "schedule": ("linear", "constant"),
-    "dtype": ("float32", "bfloat16", "float16"),
+    "dtype": DTYPES,
 }
 
 
@@ -50,7 +49,7 @@ class SftConfig:
 
     def run_config(self) -> RunConfig:
         """Return the part of a run's configuration that opening the model and the learner takes."""
-        dtype: Literal["float32", "bfloat16", "float16"] = self.dtype  # pyright: ignore[reportAssignmentType]
+        dtype: Dtype = self.dtype  # pyright: ignore[reportAssignmentType]
         return RunConfig(
             seed=self.seed,
             threads=self.threads,
