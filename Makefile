@@ -4,7 +4,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/*/*/*)
 
-.PHONY: setup setup-sglang demo test check fuzz lint clean
+.PHONY: setup setup-sglang demo test test-fast check fuzz lint clean
 
 setup: .venv/.built
 
@@ -38,8 +38,11 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscop
 test: setup setup-sglang
 	$(PYTEST)
 
-# before a commit, in two minutes: lint, types, and the tests that start no engine and train nothing
-check: lint
+# before a commit, in two minutes: lint, types and the tests that start no engine and train nothing, side by side
+check: setup setup-sglang
+	$(MAKE) --no-print-directory --jobs 2 lint test-fast
+
+test-fast:
 	$(PYTEST) -m "not slow"
 
 # the core under AddressSanitizer and UndefinedBehaviorSanitizer: about 20 minutes; FUZZ_STEP=50 takes half a minute

@@ -1,44 +1,13 @@
-"""Fixtures that several tests share: a small ChatML tokenizer, a tiny random model over it, indexes, one engine."""
+"""How the tests run: which files are slow, which share a worker, and where the fixtures that they share come from."""
 
 import os
-from contextlib import closing
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two spinning threads starve on a busy machine
 
-import hypothesis
 import pytest
-import torch
 
-from aslfast.checkpoint.run_dir import RunDir
-from aslfast.checkpoint.state import TrainState
-from aslfast.config import load_recipe
-from aslfast.index import BM25Index
-from aslfast.learner.learner import Learner
-from aslfast.models import lora
-from aslfast.prompts.chat_template import TAGS, Chat
-from aslfast.rollout.multi_turn import Limits, Rollout
-from aslfast.rollout.search_tool import SearchTool
-from aslfast.rollout.tool_executor import ToolExecutor
-from aslfast.rounds.commit import Checkpointer
-from aslfast.rounds.context import RoundContext, TrainingData
-from aslfast.sampler.local.sampler import LocalSampler
-from tests.support.scripted_sampler import ScriptedSampler
-from tests.support.scripted_world import SMALL, WORLD
-from tests.support.tiny_models import (
-    CHATML,
-    PASSAGES,
-    byte_tokenizer,
-    lab_sampler,
-    lab_with_adapters,
-    stir,
-    tiny_model,
-)
-
-hypothesis.settings.register_profile("busy", deadline=None)  # a busy machine is no failure
-hypothesis.settings.load_profile("busy")
-
-# The files that start engines or several processes, train, compile or benchmark: `slow`. The longest come first:
-# started last, one worker would run them alone at the end.
+# The files that start engines, servers or several processes, sample, train, compile, benchmark or try all of Unicode:
+# `slow`. The longest come first: started last, one worker would run them alone at the end.
 SLOW = (
     "models/test_fsdp.py", "project/test_extend.py", "sampler/test_sglang_faults.py", "checkpoint/test_resume.py",
     "lab/test_tiny_base.py", "bench/test_bench_rollout.py", "rollout/test_faults.py", "cli/test_commands.py",
@@ -53,9 +22,29 @@ SLOW = (
     "distributed/test_meeting.py", "trainer/test_environments.py", "models/test_from_gguf.py", "cli/test_model.py",
     "metrics/test_monitor.py", "index/test_sharing.py", "index/test_build.py", "project/test_packaging.py",
     "kernels/test_integrations.py", "kernels/test_logprob_parallel.py", "index/test_damage.py",
+    "preflight/test_memory_model.py", "project/test_light_imports.py", "distributed/test_process_group.py",
+    "tools/test_mcp_server.py", "rounds/test_concurrency.py", "learner/test_gradients.py",
+    "sampler/test_shared_prefixes.py", "rounds/test_round.py", "index/test_analyzer_unicode.py",
+    "rounds/test_phases.py", "project/test_docs_code.py", "distributed/test_collectives.py",
+    "sampler/test_local_sampler.py", "retrieval/test_client.py", "index/test_search.py", "index/test_update.py",
+    "retrieval/test_server.py", "retrieval/test_server_limits.py", "trainer/test_sft_gradients.py",
+    "learner/test_learner.py", "kernels/test_package.py", "trainer/test_forward_check.py", "cli/test_encodings.py",
+    "distributed/test_watchdog.py",
 )  # fmt: skip
 # these share `engine_lab`
 ENGINE = ("preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")
+
+
+def pytest_configure(config):
+    """Load the shared fixtures, and torch with them, where tests run: not in the process that hands them out."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        config.pluginmanager.import_plugin("tests.support.fixtures.shared")
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Do not even import the slow files where none of them is wanted: that takes longer than a third of the others."""
+    name = f"{collection_path.parent.name}/{collection_path.name}"
+    return True if config.option.markexpr == "not slow" and name in SLOW else None
 
 
 @pytest.hookimpl(tryfirst=True)  # before tests are selected by their marks
@@ -81,80 +70,3 @@ def pytest_xdist_make_scheduler(config, log):
 
 def _name(nodeid):
     return nodeid.partition("::")[0].removeprefix("tests/")
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny tensors: more threads wait for each other longer than they work. A run in a test may have set them."""
-    torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def tokenizer():
-    tags = [mark for tag in TAGS for mark in (f"<{tag}>", f"</{tag}>")]
-    return byte_tokenizer(CHATML, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], tags, "<|im_end|>")
-
-
-@pytest.fixture
-def model(tokenizer):
-    """The tiny model with the three roles' adapters, all different from the base."""
-    peft_model = lora.add_adapters(tiny_model(tokenizer), rank=4, alpha=8.0, seed=0)
-    stir(peft_model)
-    return peft_model
-
-
-@pytest.fixture(scope="session")
-def index(tmp_path_factory):
-    return BM25Index.build(PASSAGES, tmp_path_factory.mktemp("index") / "idx", threads=1)
-
-
-@pytest.fixture(scope="session")
-def lab_index(tmp_path_factory):
-    """The 550 passages of a world of the lab."""
-    from aslfast.lab.world import World
-
-    passages = World.make(0, "train").passages()
-    return BM25Index.build(passages, tmp_path_factory.mktemp("lab") / "idx", threads=1)
-
-
-@pytest.fixture(scope="session")
-def lab_tokenizer():
-    from aslfast.lab.tokenizer import make_tokenizer
-
-    return make_tokenizer()
-
-
-@pytest.fixture(scope="session")
-def engine_lab():
-    """(SGLang sampler, model, tokenizer) over the lab's base: one engine for all tests that leave it alive."""
-    peft_model, own_tokenizer = lab_with_adapters()
-    with closing(lab_sampler(peft_model, own_tokenizer)) as sampler:
-        sampler.start()
-        yield sampler, peft_model, own_tokenizer
-
-
-@pytest.fixture(scope="session")
-def world_index(tmp_path_factory):
-    return BM25Index.build(WORLD.passages(), tmp_path_factory.mktemp("world") / "idx", threads=1)
-
-
-@pytest.fixture
-def make_context(tokenizer, world_index, tmp_path):
-    """A context in a new run folder; the sampler is the local one where no script is given."""
-
-    def make(name="run", script=None, overrides=(), seed=0):
-        config = load_recipe("tiny", [*SMALL, *overrides], seed=seed)
-        model = lora.add_adapters(tiny_model(tokenizer), 4, 8.0, seed, config.adapters)
-        stir(model)
-        if script:
-            sampler = ScriptedSampler(tokenizer, script)
-        else:
-            sampler = LocalSampler(model, tokenizer, max_running_requests=16, max_context=512)
-        limits = Limits(3, 400 if script else 24, 2000 if script else 512)
-        rollout = Rollout(sampler, ToolExecutor(SearchTool(world_index, 1)), Chat(tokenizer), limits, 0.7)
-        learner = Learner(model, config.learner, config.loss, 0.7, config.adapters)
-        state = TrainState(round=1)
-        checkpointer = Checkpointer(RunDir.create(tmp_path / name, config), state, learner)
-        return RoundContext(config, state, learner, rollout, TrainingData(sorted(WORLD.facts)), checkpointer)
-
-    return make
