@@ -13,7 +13,9 @@ from transformers import PreTrainedTokenizerBase
 from aslfast.models.context_limit import context_limit
 from aslfast.sampler.local.kv_cache import ATTENTION, KVCache, causal_mask
 from aslfast.sampler.local.multi_lora import MultiLora
+from aslfast.sampler.local.output_head import by_parts
 from aslfast.sampler.local.running_request import RunningRequest
+from aslfast.sampler.local.shared_reads import MIN_QUERY_WIDTH, SharedReads, groups_of, reading, saves_enough
 
 PREFILL_TOKENS = 8192  # most tokens of one prefill pass, padding included
 PREFILL_SLACK = 16  # sequences that differ by at most this many tokens, or a quarter, are padded to one length
@@ -22,8 +24,11 @@ PREFILL_SLACK = 16  # sequences that differ by at most this many tokens, or a qu
 class ForwardPass:
     """A causal LM, bare or wrapped by PEFT, that runs sequences of different adapters in one batch."""
 
-    def __init__(self, model: Any, max_context: int) -> None:
-        """Lower max_context to the model's limit. Raise UserError for a model that is not served."""
+    def __init__(self, model: Any, max_context: int, share: bool = True) -> None:
+        """Lower max_context to the model's limit. Raise UserError for a model that is not served.
+
+        share: read what several sequences begin with once, where that is worth it: on a CPU, in float32 or float64.
+        """
         self.lora = MultiLora(model)
         # PEFT replaces layers in place: underneath is the same model without the wrapper's overhead.
         self.model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -33,6 +38,8 @@ class ForwardPass:
         self._n_groups = n_heads // n_kv_heads
         weight = self.model.get_input_embeddings().weight
         self.n_vocab, self._device, self._dtype = weight.shape[0], weight.device, weight.dtype
+        exact = self._dtype in (torch.float32, torch.float64)  # our softmax has no wider accumulator
+        self._share = share and self._device.type == "cpu" and exact and n_heads * head_dim >= MIN_QUERY_WIDTH
         limit = context_limit(self._config)
         self.max_context = min(max_context, limit.tokens if limit else max_context)
         self.cache = KVCache(self._config.num_hidden_layers, n_kv_heads, head_dim, weight.detach())
@@ -58,18 +65,35 @@ class ForwardPass:
             padded_BT = position_BT < torch.tensor([[run.n_kv] for run in requests], device=self._device)
             position_BT = position_BT.clamp_(min=0)  # padding must see something: a row of -inf alone gives NaN
         self.cache.set_write_positions(first_slot, position_BT, n_positions, padded_BT)
-        self.lora.enter([run.request.adapter for run in requests])
-        try:
+        input_BT = torch.tensor(tokens, device=self._device)
+        with self.lora.serving([run.request.adapter for run in requests]):
+            if reads := self._shared_reads(requests) if n_tokens == 1 and first_slot == 0 else None:
+                with reading(reads):
+                    return self._last_logits(input_BT, position_BT, reads.prepare(self.cache.kv_L2RSHD))
+            mask = causal_mask(position_BT, n_positions, self._n_groups, self._dtype)
+            return self._last_logits(input_BT, position_BT, mask)
+
+    def _last_logits(self, input_BT: torch.Tensor, position_BT: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Run the model; return the logits [B, V] after the last token of each row."""
+        with by_parts(self.model.get_output_embeddings()):
             return self.model(
-                input_ids=torch.tensor(tokens, device=self._device),
+                input_ids=input_BT,
                 position_ids=position_BT,
-                attention_mask=causal_mask(position_BT, n_positions, self._n_groups, self._dtype),
+                attention_mask=mask,
                 past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=1,
             ).logits[:, -1]
-        finally:
-            self.lora.leave()
+
+    def _shared_reads(self, requests: Sequence[RunningRequest]) -> SharedReads | None:
+        """Return how the running requests read their contexts in this step; None: each its own."""
+        known = self.cache.shared
+        if known is None or not known.keep(requests):
+            groups = groups_of(requests) if self._share else []
+            worth = groups and saves_enough(groups, requests)
+            known = SharedReads(self.cache.kv_L2RSHD, requests, groups) if worth else None
+        self.cache.shared = known
+        return known
 
     @contextmanager
     def sampling_mode(self) -> Iterator[None]:

@@ -7,6 +7,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, Cache
 
 from aslfast.models.context_limit import check_plain_softmax
+from aslfast.sampler.local.shared_reads import SharedReads, current_reads
 
 INITIAL_SLOTS = 8
 INITIAL_POSITIONS = 256
@@ -29,6 +30,7 @@ class KVCache(Cache):
 
     def drop(self) -> None:
         """Free everything."""
+        self.shared: SharedReads | None = None  # of the sequences that ran last
         self._allocate(0, INITIAL_POSITIONS)
 
     def _allocate(self, n_slots: int, n_positions: int) -> None:
@@ -80,10 +82,15 @@ class KVCache(Cache):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: object, **kwargs: object
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new keys and values [B, H, T, D]; return views of all positions in use [B, H, S, D]."""
+        """Write the new keys and values [B, H, T, D]; return views of all positions in use [B, H, S, D].
+
+        In a step with shared reads: of the tails, [B*H, S, D].
+        """
         key, value = self._flat[layer_idx]
         key.index_copy_(0, self._index, key_states.transpose(1, 2).flatten(0, 1))
         value.index_copy_(0, self._index, value_states.transpose(1, 2).flatten(0, 1))
+        if reads := current_reads():
+            return reads.update(key_states, value_states, layer_idx)
         return self._window[layer_idx]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -111,6 +118,8 @@ def grouped_attention(
     """
     check_plain_softmax(softcap, s_aux, "the local sampler")
     n_batch, n_heads, n_tokens, head_dim = query.shape
+    if reads := current_reads():
+        return reads.attention(query, key, value, attention_mask, scaling or head_dim**-0.5), None
     grouped = query.reshape(n_batch, key.shape[1], -1, head_dim)
     out = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
     return out.reshape(n_batch, n_heads, n_tokens, head_dim).transpose(1, 2), None

@@ -12,7 +12,8 @@ are read from PEFT's layers; PEFT's state is left as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
@@ -88,8 +89,9 @@ class MultiLora:
         rows = [[s if a == name else 0.0 for a, rank, s in key for _ in range(rank)] for name in (*self.names, None)]
         return torch.tensor(rows, dtype=like.dtype, device=like.device)[:, None]
 
-    def enter(self, adapters: Sequence[str | None]) -> None:
-        """Make the next forward pass serve adapters[i] in sequence i. Follow it with `leave`."""
+    @contextmanager
+    def serving(self, adapters: Sequence[str | None]) -> Iterator[None]:
+        """Serve adapters[i] in sequence i of the forward pass inside; then restore PEFT's own forward."""
         order = {name: i for i, name in enumerate(self.names)} | {None: len(self.names)}
         rows = [order[adapter] for adapter in adapters]
         for key, table in self._tables.items():
@@ -97,11 +99,11 @@ class MultiLora:
             self._batch[key] = (table[rows, :, low:high], low, high)
         for layer, forward in self._forwards:
             layer.__dict__["forward"] = forward  # shadows the class's method; nn.Module.__setattr__ would cost more
-
-    def leave(self) -> None:
-        """Restore PEFT's own forward."""
-        for layer, _ in self._forwards:
-            layer.__dict__.pop("forward", None)
+        try:
+            yield
+        finally:
+            for layer, _ in self._forwards:
+                layer.__dict__.pop("forward", None)
 
 
 def span(key: Key, adapters: set[str | None]) -> tuple[int, int]:

@@ -49,7 +49,7 @@ class LocalSampler:
                 f"LocalSampler: max_running_requests {max_running_requests} must be >= 1 "
                 f"and max_context {max_context} >= 2"
             )
-        self._forward = ForwardPass(model, max_context)
+        self._forward = ForwardPass(model, max_context, radix_cache)
         self.max_context = self._forward.max_context
         self._slots = SlotTable(self._forward.cache, max_running_requests, self.max_context, radix_cache)
         self._pieces = TokenPieces(tokenizer)
@@ -224,6 +224,8 @@ class LocalSampler:
         self._running[slot] = last
         self._running.pop()
         self._slots.finish(slot, run.ids[: run.n_kv], last.n_kv)
+        if not self._running:
+            self._forward.cache.shared = None  # an idle sampler keeps no second copy of tails
         self._answer(run, finish)
 
     def _answer(self, run: RunningRequest, finish: FinishReason) -> None:
