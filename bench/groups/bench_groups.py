@@ -26,6 +26,8 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,23 +48,20 @@ from bench.shared.stamp import ROOT, four_digits, quantiles, stamp, versions_of
 SIDES = ("before", "now", "generate", "sglang")
 SHAPE = ("questions", "group", "searches", "top_k", "most_new")
 Found = list[list[Sample]] | None
-Side = Callable[[], Found]
+Side = Callable[[Sequence[Conversation], int], Found]  # conversations, group size
 
 
-def local_side(sampler: Sampler, conversations: Sequence[Conversation], group: int) -> Side:
-    """Return a side that plays the conversations on a local sampler without anything cached."""
+def local_side(sampler: Sampler) -> Side:
+    """Return a side that plays conversations on a local sampler without anything cached."""
 
-    def run() -> Found:
+    def run(conversations: Sequence[Conversation], group: int) -> Found:
         sampler.flush()
         return play(sampler, conversations, group)
 
     return run
 
 
-def engine_side(
-    args: argparse.Namespace, opened: tuple[Any, Any], conversations: Sequence[Conversation], work: Path,
-    closing: ExitStack,
-) -> Side:  # fmt: skip
+def engine_side(args: argparse.Namespace, opened: tuple[Any, Any], work: Path, closing: ExitStack) -> Side:
     """Return a side that plays them on SGLang, which is stopped meanwhile."""
     overrides = [
         "sampler.kind=sglang", "sampler.temperature=1.0", f"model.path={work / 'base'}", "model.dtype=float32",
@@ -74,49 +73,56 @@ def engine_side(
     engine = factory.with_adapters(args.questions * args.group)
     pin([engine])
 
-    def run() -> Found:
+    def run(conversations: Sequence[Conversation], group: int) -> Found:
         with awake([engine]):
             clear_cache(engine)
-            return play(engine, conversations, args.group)
+            return play(engine, conversations, group)
 
     return run
 
 
-def open_sides(args: argparse.Namespace, work: Path, closing: ExitStack) -> tuple[dict[str, Side], int]:
-    """Return every side by name, and how many tokens each samples."""
+def open_sides(
+    args: argparse.Namespace, work: Path, closing: ExitStack
+) -> tuple[dict[str, Side], list[Conversation]]:  # fmt: skip
+    """Return every side by name, and what they play."""
     opened = load_model(endless_copy(args.model, work / "base"), 16)
     model, tokenizer = opened
     recordings = open_recordings(args.demos, args.index, tokenizer, args.top_k)
-    conversations = recordings.conversations(args.questions, args.searches, args.most_new)
     size = {"max_running_requests": args.questions * args.group, "max_context": args.max_context}
-
-    def local(kind: Callable[..., Any]) -> Side:
-        return local_side(kind(model, tokenizer, **size), conversations, args.group)
-
     openers: dict[str, Callable[[], Side]] = {
-        "before": lambda: local(sampler_of(args.before, work)),
-        "now": lambda: local(LocalSampler),
-        "generate": lambda: lambda: generate(model, conversations, args.group),
-        "sglang": lambda: engine_side(args, opened, conversations, work, closing),
+        "before": lambda: local_side(sampler_of(args.before, work)(model, tokenizer, **size)),
+        "now": lambda: local_side(LocalSampler(model, tokenizer, **size)),
+        "generate": lambda: partial(generate, model),
+        "sglang": lambda: engine_side(args, opened, work, closing),
     }
-    names = [name for name in SIDES if name not in args.without]
-    return {name: openers[name]() for name in names}, sampled_tokens(conversations, args.group)
+    sides = {name: openers[name]() for name in SIDES if name not in args.without}
+    return sides, recordings.conversations(args.questions, args.searches, args.most_new)
 
 
-def measure(sides: dict[str, Side], n_tokens: int, repeats: int) -> dict[str, Any]:
-    """Return the metrics of each side over interleaved repeats, after one to warm up."""
+def warm_up(side: Side, conversations: Sequence[Conversation]) -> None:
+    """Play one small group."""
+    turns = tuple(replace(turn, n_new=2) for turn in conversations[0].turns)
+    side([Conversation(turns)], 2)
+
+
+def measure(
+    sides: dict[str, Side], conversations: Sequence[Conversation], group: int, repeats: int
+) -> dict[str, Any]:  # fmt: skip
+    """Return the metrics of each side over interleaved repeats, after a small group to warm up."""
+    n_tokens = sampled_tokens(conversations, group)
     rates: dict[str, list[float]] = {name: [] for name in sides}
     cpu_rates: dict[str, list[float]] = {name: [] for name in sides}
     last: dict[str, Found] = {}
-    for repeat in range(-1, repeats):
-        for name, run in sides.items():
+    for side in sides.values():
+        warm_up(side, conversations)
+    for _ in range(repeats):
+        for name, side in sides.items():
             start, cpu_start = time.perf_counter(), time.process_time()
-            last[name] = run()
+            last[name] = side(conversations, group)
             seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
             print(f"{name}: {n_tokens / seconds:.1f} tokens/s, {n_tokens / cpu_seconds:.1f} a cpu s", file=sys.stderr)
-            if repeat >= 0:
-                rates[name].append(n_tokens / seconds)
-                cpu_rates[name].append(n_tokens / cpu_seconds)
+            rates[name].append(n_tokens / seconds)
+            cpu_rates[name].append(n_tokens / cpu_seconds)
     return {
         "tokens_per_s": {name: quantiles(found) for name, found in rates.items()},
         "tokens_per_cpu_s": {name: quantiles(found) for name, found in cpu_rates.items() if name != "sglang"},
@@ -165,12 +171,12 @@ def main() -> None:
     quiet_libraries()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as closing:
-        sides, n_tokens = open_sides(args, Path(folder), closing)
-        found = measure(sides, n_tokens, args.repeats)
+        sides, conversations = open_sides(args, Path(folder), closing)
+        found = measure(sides, conversations, args.group, args.repeats)
     shape = {key: getattr(args, key) for key in SHAPE} | {"model": args.model.name, "before": args.before}
     versions = versions_of(torch, transformers, peft)
-    result = {**stamped, "threads": 1, "versions": versions, "shape": shape, "tokens": n_tokens, "n": args.repeats,
-              "seed": 0, **found}  # fmt: skip
+    result = {**stamped, "threads": 1, "versions": versions, "shape": shape, "n": args.repeats, "seed": 0,
+              "tokens": sampled_tokens(conversations, args.group), **found}  # fmt: skip
     write_result(args.out, result)
     print(json.dumps(result, indent=2))
 

@@ -11,7 +11,7 @@ import transformers
 from aslfast.sampler.local import forward_pass
 from aslfast.sampler.local.running_request import RunningRequest
 from aslfast.sampler.local.sampler import LocalSampler
-from aslfast.sampler.local.shared_reads import Group, SharedReads, groups_of, saves_enough
+from aslfast.sampler.local.shared_reads import SharedGroup, SharedReads, groups_of, saves_enough
 from aslfast.sampler.protocol import SampleRequest
 from aslfast.sampler.stop_strings import StopFinder, TokenPieces
 from tests.support.local_sampler_cases import bpe_tokenizer, check_turns, context, gather, run
@@ -63,9 +63,9 @@ def running(ids, adapter=None, n_kv=None):
 def test_groups_share_at_least_half():
     a, b = [1] * 20, [2] * 20
     runs = [running(ids) for ids in ([*a, 3, 4], [*b, 3], [*a, 5], a[:9] + [7] * 20, [*b, 4, 4, 4], [*a, 3, 9])]
-    assert groups_of(runs) == [Group(20, (0, 5, 2)), Group(28, (3,)), Group(20, (1, 4))]
+    assert groups_of(runs) == [SharedGroup(20, (0, 5, 2)), SharedGroup(28, (3,)), SharedGroup(20, (1, 4))]
     assert saves_enough(groups_of(runs), runs)
-    assert not saves_enough([Group(run.n_kv, (i,)) for i, run in enumerate(runs)], runs)
+    assert not saves_enough([SharedGroup(run.n_kv, (i,)) for i, run in enumerate(runs)], runs)
 
 
 def test_adapters_are_groups_of_their_own():

@@ -30,21 +30,21 @@ INITIAL_TAIL = 64
 
 
 @dataclass(frozen=True)
-class Group:
+class SharedGroup:
     """Sequences, by their rows in the batch, that share their first n_shared tokens."""
 
     n_shared: int
     rows: tuple[int, ...]
 
 
-def groups_of(runs: Sequence[RunningRequest]) -> list[Group]:
+def groups_of(runs: Sequence[RunningRequest]) -> list[SharedGroup]:
     """Return the groups, of one sequence or more, that share at least half of the longer of two neighbours.
 
     In order of their tokens, a sequence shares its longest prefix with a neighbour. All but the last token, whose keys
     and values are still to be computed, can be shared.
     """
     order = sorted(range(len(runs)), key=lambda i: (runs[i].request.adapter or "", runs[i].ids))
-    groups: list[Group] = []
+    groups: list[SharedGroup] = []
     rows: list[int] = []
     n_group = 0
     for i in order:
@@ -52,9 +52,9 @@ def groups_of(runs: Sequence[RunningRequest]) -> list[Group]:
         if rows and 2 * n_shared >= max(runs[rows[-1]].n_kv, runs[i].n_kv):
             rows, n_group = [*rows, i], min(n_group, n_shared)
             continue
-        groups += [Group(n_group, tuple(rows))] if rows else []
+        groups += [SharedGroup(n_group, tuple(rows))] if rows else []
         rows, n_group = [i], runs[i].n_kv
-    return [*groups, Group(n_group, tuple(rows))]
+    return [*groups, SharedGroup(n_group, tuple(rows))]
 
 
 def _shared(first: RunningRequest, second: RunningRequest) -> int:
@@ -63,7 +63,7 @@ def _shared(first: RunningRequest, second: RunningRequest) -> int:
     return min(common_prefix(first.ids, second.ids), first.n_kv, second.n_kv)
 
 
-def saves_enough(groups: Sequence[Group], runs: Sequence[RunningRequest]) -> bool:
+def saves_enough(groups: Sequence[SharedGroup], runs: Sequence[RunningRequest]) -> bool:
     """Return whether reading prefixes once spares MIN_SAVED of the positions."""
     saved = sum((len(group.rows) - 1) * group.n_shared for group in groups)
     return saved >= MIN_SAVED * sum(run.n_kv for run in runs)
@@ -75,7 +75,7 @@ class SharedReads:
     The batch may lose sequences from step to step (`keep`); a new one needs new SharedReads.
     """
 
-    def __init__(self, kv_L2RSHD: torch.Tensor, runs: Sequence[RunningRequest], groups: Sequence[Group]) -> None:
+    def __init__(self, kv_L2RSHD: torch.Tensor, runs: Sequence[RunningRequest], groups: Sequence[SharedGroup]) -> None:
         self.runs = list(runs)
         self._group_of = {run: number for number, group in enumerate(groups) for run in (runs[i] for i in group.rows)}
         self._n_shared = [group.n_shared for group in groups]
@@ -182,8 +182,12 @@ class SharedReads:
 
 
 def _attend(scores: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return softmax(scores) @ value and the logarithm of the softmax's normaliser."""
-    return scores.softmax(-1) @ value, scores.logsumexp(-1)
+    """Return softmax(scores) @ value and the logarithm of the softmax's normaliser.
+
+    The largest probability is exp(largest score - lse): this spares a second pass of exponentials.
+    """
+    prob = scores.softmax(-1)
+    return prob @ value, scores.amax(-1) - prob.amax(-1).log()
 
 
 _reading: SharedReads | None = None  # of the forward pass that runs: attention is given tensors, and no cache
