@@ -46,27 +46,27 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Recordings:
-    """Policy demonstrations (`aslfast demos`) and the tool that answers their queries."""
+    """Policy trajectories (of `aslfast demos`, or of a run) and the tool that answers their queries."""
 
     file: Path
     tool: SearchTool
     chat: Chat
 
     def conversations(self, n_questions: int, n_searches: int, most_new: int) -> list[Conversation]:
-        """Return those of the first questions: each searches with its recorded query, then with its question.
+        """Return those of the first questions that search: each with its recorded query, then with its question.
 
         most_new: of the tokens of a turn.
         """
         rows = pd.read_parquet(self.file, columns=["role", "question", "conversation", "token_ids", "loss_mask"])
-        policy = rows[rows["role"] == "policy"].head(n_questions)
+        policy = rows[(rows["role"] == "policy") & rows["conversation"].str.contains(QUERY.pattern.replace("(", "(?:"))]
+        policy = policy.drop_duplicates("question").head(n_questions)
         return [self._conversation(row, n_searches, most_new) for row in policy.to_dict("records")]
 
     def _conversation(self, row: dict[str, Any], n_searches: int, most_new: int) -> Conversation:
         mask = [int(value) for value in row["loss_mask"]]
         context = [int(token) for token in row["token_ids"][: mask.index(1)]]
         n_call = mask.index(0, len(context)) - len(context)
-        found = QUERY.search(row["conversation"])
-        queries = [found[1] if found else row["question"], *[row["question"]] * n_searches][:n_searches]
+        queries = [*QUERY.findall(row["conversation"])[:1], *[row["question"]] * n_searches][:n_searches]
         turns: list[Turn] = []
         for observation in self.tool.answer([Call("search", {"query": query}) for query in queries]):
             turns.append(Turn(tuple(context), min(n_call, most_new)))

@@ -24,9 +24,12 @@ def recordings(opened, tmp_path_factory):
     folder = tmp_path_factory.mktemp("recorded")
     BM25Index.build([Passage("1", "the red river"), Passage("2", "a green town")], folder / "index", threads=1)
     rows = [
-        {"role": role, "question": "which town?", "conversation": CALL, "token_ids": [5, 6, 7, 8, 9, 10, 11, 12],
+        {"role": role, "question": question, "conversation": said, "token_ids": [5, 6, 7, 8, 9, 10, 11, 12],
          "loss_mask": [0, 0, 0, 1, 1, 0, 1, 1]}
-        for role in ("grm", "policy", "policy")
+        for role, question, said in (
+            ("grm", "which?", CALL), ("policy", "no call", "no call"), ("policy", "which town?", CALL),
+            ("policy", "which town?", CALL), ("policy", "a town green", CALL),
+        )
     ]  # fmt: skip
     pd.DataFrame(rows).to_parquet(folder / "demos.parquet")
     return open_recordings(folder / "demos.parquet", folder / "index", opened[1], top_k=1)
@@ -34,7 +37,7 @@ def recordings(opened, tmp_path_factory):
 
 def test_a_conversation_is_the_prompt_and_what_its_queries_find(recordings, opened):
     first, second = recordings.conversations(2, n_searches=2, most_new=9)
-    assert first == second
+    assert first.turns[:2] == second.turns[:2] and len(first.turns) == len(second.turns) == 3
     contexts, lengths = zip(*((turn.token_ids, turn.n_new) for turn in first.turns), strict=True)
     assert contexts[0] == (5, 6, 7) and lengths == (2, 2, 2)
     for before, after, found in zip(contexts, contexts[1:], ("the red river", "a green town"), strict=False):
