@@ -10,7 +10,7 @@ import torch
 from aslfast.config import load_recipe
 from aslfast.config.algorithms import algorithm_names
 from aslfast.core import Group, Reward
-from aslfast.learner.advantage import advantages
+from aslfast.learner.advantage import lesson
 from aslfast.learner.loss import LossInputs, loss_of, normalizer_of
 from tests.support.token_streams import trajectory
 
@@ -125,7 +125,8 @@ def ours(name, found):
     """(loss, d loss / d log-probs by sample) as a step makes them."""
     config = load_recipe("tiny", [f"algorithm={name}"])
     everyone = [t for group in groups() for t in group.trajectories]
-    kept, advantage = advantages(groups(), config.advantage)
+    taught = lesson(groups(), config.advantage, config.loss)
+    kept, advantage = taught.trajectories, [signal.advantage for signal in taught.signals]
     chosen = [found[everyone.index(t)] for t in kept]
     assert len({t.task.id for t in everyone}) == len(everyone)
     logp = torch.cat([s.new.detach() for s in chosen]).requires_grad_()
