@@ -252,7 +252,10 @@ def test_algorithms_set_the_same_keys():
         str(sorted((t, sorted(v)) for t, v in keys["grpo"].items()))
     }
     loss = {f.name for f in dataclasses.fields(schema.LossConfig)} - {
-        "tis_cap", "tis_floor", "tis_level", "tis_mode"  # a matter of the sampler
+        "tis_cap",
+        "tis_floor",
+        "tis_level",
+        "tis_mode",  # a matter of the sampler
     }
     advantage = {f.name for f in dataclasses.fields(schema.AdvantageConfig)}
     assert keys["grpo"] == {"loss": loss, "advantage": advantage}
