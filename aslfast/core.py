@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from math import inf, isfinite
 from typing import Literal
 
 Role = Literal["generator", "grm", "policy"]
@@ -103,6 +104,28 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A named part [start, end) of a trajectory's token stream that is rewarded, masked or held to the base by itself.
+
+    Spans may overlap and need not cover the stream. See docs/losses.md.
+    """
+
+    name: str
+    start: int
+    end: int
+    reward: float | None = None  # besides the trajectory's, for its tokens alone; None: it has none
+    learn: bool = True  # False: its tokens carry no loss
+    kl_weight: float = 1.0  # of its tokens' KL to the base, times loss.kl_coef
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end or not 0 <= self.kl_weight < inf:
+            where = f"[{self.start}, {self.end}), KL weight {self.kl_weight}"
+            raise ValueError(f"span {self.name!r}: {where}; it needs 0 <= start < end and a finite weight, 0 or more")
+        if self.reward is not None and not isfinite(self.reward):
+            raise ValueError(f"span {self.name!r}: its reward is {self.reward}; it must be finite")
+
+
+@dataclass(frozen=True, slots=True)
 class Trajectory:
     """What one rollout left behind.
 
@@ -120,6 +143,7 @@ class Trajectory:
     output_answer: str | None = None  # generator: the reference answer that came with its question
     adapter_version: int = 0
     environment_reward: float | None = None  # of an environment of one's own; None where it gives none
+    spans: tuple[Span, ...] = ()
 
     def __post_init__(self) -> None:
         n = len(self.token_ids)
@@ -128,6 +152,9 @@ class Trajectory:
             raise ValueError(f"trajectory {self.task.id}: {lengths}")
         if (self.output is not None) != (self.stop is StopReason.FINISHED):
             raise ValueError(f"trajectory {self.task.id}: an output goes with stop=finished alone, got {self.stop}")
+        for span in self.spans:
+            if span.end > n:
+                raise ValueError(f"trajectory {self.task.id}: span {span.name!r} ends at {span.end}, of {n} tokens")
 
     @property
     def n_sampled(self) -> int:

@@ -27,6 +27,7 @@ class TrainState:
     step_rewards: tuple[float, ...] = ()  # mean rewards of the steps of that phase
     pool: dict[str, Question] = field(default_factory=dict)  # question pool by normalised question; grows by rounds
     accuracy: dict[str, float] = field(default_factory=dict)  # of the last policy phase, by normalised question
+    baselines: dict[str, tuple[float, ...]] = field(default_factory=dict)  # over steps: learner/advantages/baselines.py
     environment: str = ""  # what an environment of one's own carries from step to step, as JSON
 
 

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from aslfast import rewards
+from collections.abc import Callable, Sequence
+from functools import cache
+
+from aslfast import plugins, rewards
+from aslfast.config.learning import GROUP_KEYS, RESCALES
 from aslfast.config.schema import RunConfig
+from aslfast.core import Task
+from aslfast.errors import UserError
+from aslfast.plugins import Contract
 from aslfast.prompts.templates import check_prompt_set
 from aslfast.tools.named import load_tools
+
+KEY = Contract("one aslfast.core.Task", "a text: tasks of equal texts are of one group", (Task("t", "policy", "p"),))
+FACTORS = Contract(
+    "lists of advantages, of rewards and of the numbers of the groups that they are of",
+    "a list of as many finite numbers, which the advantages are multiplied by",
+    ([1.0, -1.0, 0.0], [1.0, 0.0, 1.0], [0, 0, 1]),
+)
+Factors = Callable[[Sequence[float], Sequence[float], Sequence[int]], list[float]]
 
 
 def check_own_parts(config: RunConfig) -> None:
@@ -18,3 +33,41 @@ def check_own_parts(config: RunConfig) -> None:
     rewards.reference_source(config.generator.reference)
     rewards.label_source(config.grm.label)
     rewards.judge_rule(config.grm.reward, config.grm.variant)
+    if config.advantage.group_by not in GROUP_KEYS:
+        group_key(config.advantage.group_by)
+    if config.advantage.rescale not in RESCALES:
+        rescale_rule(config.advantage.rescale)
+
+
+@cache
+def group_key(path: str) -> Callable[[Task], str]:
+    """Return the function of one's own that gives a task's group. Raise UserError."""
+    return plugins.load_function(path, "advantage.group_by", KEY, _text)
+
+
+@cache
+def rescale_rule(path: str) -> Factors:
+    """Return the function of one's own that gives a factor for each advantage. Raise UserError."""
+    rule = plugins.load_function(path, "advantage.rescale", FACTORS, _finite_numbers)
+
+    def checked(advantages: Sequence[float], rewards: Sequence[float], groups: Sequence[int]) -> list[float]:
+        found = rule(advantages, rewards, groups)
+        if len(found) != len(advantages):
+            what = f"returned {len(found)} numbers for {len(advantages)} advantages"
+            raise UserError(f"advantage.rescale: {path} {what}; it takes {FACTORS.takes} and returns {FACTORS.gives}")
+        return found
+
+    checked(*FACTORS.sample)
+    return checked
+
+
+def _text(given: object) -> str:
+    if not isinstance(given, str):
+        raise ValueError(repr(given)[:100])
+    return given
+
+
+def _finite_numbers(given: object) -> list[float]:
+    if not isinstance(given, list | tuple):
+        raise ValueError(repr(given)[:100])
+    return [plugins.finite_number(number) for number in given]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from aslfast.config.bounds import fraction, named, number, positive
+from aslfast.config.learning import AdvantageConfig, LossConfig
 from aslfast.core import ROLES, SECOND_JUDGE, Role
 from aslfast.limits import (
     MOST_SECONDS,
@@ -107,31 +108,6 @@ class LearnerConfig:
     activation_checkpointing: Literal["none", "layers", "selective"] = "none"
     kl_every: int = number(5, 0, MOST_STEPS)  # steps between two measurements of a KL that the loss lacks; 0: never
     max_skipped_steps: int = positive(3, MOST_STEPS)  # in a row, without a finite gradient; then the run ends
-
-
-@dataclass(frozen=True, slots=True)
-class LossConfig:
-    """The formulas are in aslfast_kernels.policy_loss; what makes which algorithm, in recipes/algorithms."""
-
-    kind: Literal["ppo", "cispo"] = "ppo"  # "ppo": clipped surrogate; "cispo": clipped weights
-    ratio_level: Literal["token", "sequence"] = "token"  # "sequence": one ratio a trajectory (GSPO)
-    clip_low: float = fraction(0.2)
-    clip_high: float = number(0.28, 0.0, 1e9)
-    dual_clip: float = number(0.0, 1.0, 1e9, open_low=True, or_zero=True)
-    kl_coef: float = number(0.0, 0.0, 1e6)  # weight of the KL to the base
-    kl_estimator: Literal["k3", "k2"] = "k3"  # as a loss; "k2": half the squared log-ratio
-    tis_cap: float = number(0.0, 0.0, 1e9)  # truncated importance sampling for the sampler's log-probs; 0: off
-    aggregate: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
-    trajectory_tokens: int = positive(1024, MOST_TOKENS)  # aggregate "constant": what a trajectory is divided by
-
-
-@dataclass(frozen=True, slots=True)
-class AdvantageConfig:
-    """The formulas are in aslfast_kernels.group_advantage; "whitened" in aslfast/learner/advantage.py."""
-
-    baseline: Literal["mean", "leave_one_out", "none"] = "mean"
-    scale: Literal["group", "batch", "whitened", "none"] = "group"
-    drop_zero_variance: bool = True  # leave out groups of equal rewards (DAPO); False: they count in the loss's mean
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from datetime import date
 from typing import Any
 
 from aslfast.config.algorithms import algorithm_names
+from aslfast.config.learning import conflicts
 from aslfast.config.renamed import RENAMED
 from aslfast.config.schema import SFT, RunConfig
 from aslfast.errors import UserError
@@ -119,9 +120,8 @@ def _check_together(config: RunConfig, origin: Origin) -> None:
     if unknown := [name for name in config.tools if not _names_tool(name)]:
         known = 'use "search", module:function of your own, mcp:COMMAND or mcp:URL'
         raise UserError(f"{origin.of('tools')}: an entry of tools is {unknown[0]!r:.80}; {known}")
-    if config.loss.kind == "cispo" and config.loss.dual_clip:
-        place = origin.of("loss.dual_clip", "loss.kind", "algorithm")
-        raise UserError(f"{place}: loss.dual_clip is of kind ppo alone; with loss.kind=cispo set it to 0")
+    for keys, what in conflicts(config.loss, config.advantage):
+        raise UserError(f"{origin.of(*keys)}: {what}")
     if config.policy.reward in JUDGED and not config.policy.verdicts_per_answer:
         needs = f"the reward {config.policy.reward!r} needs 1 or more"
         place = origin.of("policy.verdicts_per_answer", "policy.reward")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from aslfast.core import StopReason, Task, Trajectory
+from aslfast.learner.advantages.signal import Floats, Signal, as_signals
 from aslfast.learner.packing import pack_streams, sharing_is_worthwhile
 from aslfast.learner.prefix_tree import Ints, PrefixTree, prefix_tree
 
@@ -58,6 +59,11 @@ class Batch:
     sequence_L: Tensor
     advantage_S: Tensor
     unshared_tokens: int  # length of the flat stream without sharing
+    advantage_L: Tensor | None = None  # in place of advantage_S, where tokens of one trajectory differ
+    kl_weight_L: Tensor | None = None
+    success_S: Tensor | None = None
+    rate_S: Tensor | None = None
+    sft_weight_S: Tensor | None = None
 
     def __post_init__(self) -> None:
         by_loss_token = self.source_L, self.target_L, self.sampler_logp_L, self.sequence_L
@@ -76,8 +82,13 @@ class Batch:
 
 
 def loss_positions(trajectory: Trajectory) -> Ints:
-    """Return the positions of the loss tokens: sampled, and predicted by a token before them (so never position 0)."""
-    return np.flatnonzero(np.asarray(trajectory.loss_mask[1:])) + 1
+    """Return the positions of the loss tokens: sampled, in no span that is not to be learned, and predicted by a token
+    before them (so never position 0)."""
+    positions = np.flatnonzero(np.asarray(trajectory.loss_mask[1:])) + 1
+    for span in trajectory.spans:
+        if not span.learn:
+            positions = positions[(positions < span.start) | (positions >= span.end)]
+    return positions
 
 
 def input_stream(trajectory: Trajectory) -> Ints:
@@ -86,10 +97,11 @@ def input_stream(trajectory: Trajectory) -> Ints:
     return np.asarray(trajectory.token_ids[: positions[-1] if len(positions) else 0], dtype=np.int64)
 
 
-def make_batch(trajectories: Sequence[Trajectory], advantages: Sequence[float], share: bool = True) -> Batch:
+def make_batch(trajectories: Sequence[Trajectory], advantages: Sequence[float | Signal], share: bool = True) -> Batch:
     """Return all trajectories in one batch; with `share`, a common prefix is stored and computed once."""
     if len(trajectories) != len(advantages):
         raise ValueError(f"batch: {len(advantages)} advantages for {len(trajectories)} trajectories")
+    signals = as_signals(advantages)
     tree = prefix_tree([input_stream(t) for t in trajectories], share)
     indices, positions = tree.stream_indices(), [loss_positions(t) for t in trajectories]
     leaves = [(tree.streams[i], shared) for i, shared in zip(tree.order, tree.shared, strict=True)]
@@ -103,9 +115,31 @@ def make_batch(trajectories: Sequence[Trajectory], advantages: Sequence[float], 
             [np.asarray(t.logprobs)[at] for t, at in zip(trajectories, positions, strict=True)]
         ).float(),
         sequence_L=torch.repeat_interleave(torch.tensor([len(at) for at in positions])),
-        advantage_S=torch.tensor(advantages, dtype=torch.float32),
+        advantage_S=torch.tensor([signal.advantage for signal in signals], dtype=torch.float32),
         unshared_tokens=sum(map(len, tree.streams)),
+        advantage_L=_by_token([s.advantage_L for s in signals], [s.advantage for s in signals], positions),
+        kl_weight_L=_by_token([s.kl_weight_L for s in signals], [1.0] * len(signals), positions),
+        success_S=_if_known([signal.success for signal in signals], torch.bool),
+        rate_S=_if_known([signal.rate for signal in signals], torch.float32),
+        sft_weight_S=_if_known([signal.sft_weight for signal in signals], torch.float32),
     )
+
+
+def _if_known(values: Sequence[float | None], dtype: torch.dtype) -> Tensor | None:
+    """Return the values by trajectory; None unless all have one."""
+    known = [value for value in values if value is not None]
+    return torch.tensor(known, dtype=dtype) if known and len(known) == len(values) else None
+
+
+def _by_token(values: Sequence[Floats | None], otherwise: Sequence[float], positions: Sequence[Ints]) -> Tensor | None:
+    """Return the values by loss token, float32, None for none at all; of a trajectory without any its number."""
+    if all(value is None for value in values):
+        return None
+    parts = [
+        np.full(len(at), number) if value is None else value
+        for value, number, at in zip(values, otherwise, positions, strict=True)
+    ]
+    return _flat(parts).float()
 
 
 def idle_batch() -> Batch:
@@ -128,7 +162,7 @@ def _flat(parts: Sequence[np.ndarray]) -> Tensor:
 
 
 def micro_batches(
-    trajectories: Sequence[Trajectory], advantages: Sequence[float], max_tokens: int, share: str
+    trajectories: Sequence[Trajectory], advantages: Sequence[float | Signal], max_tokens: int, share: str
 ) -> Iterator[Batch]:
     """Yield every trajectory that has a loss token, in batches of at most `max_tokens` distinct tokens.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import msgspec
 import torch
@@ -14,6 +15,7 @@ from aslfast.config.schema import LearnerConfig, LossConfig
 from aslfast.core import Trajectory
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.errors import UserError
+from aslfast.learner.advantages.signal import Signal, as_signals
 from aslfast.learner.batch import Batch, idle_batch, loss_positions, micro_batches
 from aslfast.learner.loss import LossInputs, loss_of, normalizer_of
 from aslfast.learner.packed_model import PackedModel
@@ -45,9 +47,10 @@ class Learner:
         """The name of the attention backend."""
         return self.packed_model.attention
 
-    def step(self, role: str, trajectories: Sequence[Trajectory], advantages: Sequence[float]) -> UpdateStats:
+    def step(self, role: str, trajectories: Sequence[Trajectory], advantages: Sequence[float | Signal]) -> UpdateStats:
         """Take one optimizer step on these trajectories and those of the other ranks; one at least sampled a token.
 
+        advantages: one a trajectory, or a Signal where the loss needs more than that.
         Each rank passes its own part, which may be empty. The normalizer of the loss is counted over all ranks before
         the backward passes, gradients are summed after them: N ranks take the step of one, up to the order of
         additions. If the loss or the gradient is not finite no weight moves, and the stats name the tasks that caused
@@ -57,6 +60,8 @@ class Learner:
         self.model.set_adapter(role)
         loss_tokens, sequences = self._count_loss_tokens(trajectories)
         normalizer = normalizer_of(self.loss, loss_tokens, sequences)
+        if self.loss.sft_coef:
+            advantages = self._with_sft_weights(trajectories, as_signals(advantages), normalizer)
         sums = self.accumulate(trajectories, advantages, normalizer, self._kl_is_due(role))
         self._all_reduce(role, sums)
         grad_norm = self._clip(role)
@@ -78,6 +83,17 @@ class Learner:
         loss_tokens, sequences = counts.tolist()
         return loss_tokens, sequences
 
+    def _with_sft_weights(
+        self, trajectories: Sequence[Trajectory], signals: Sequence[Signal], normalizer: float
+    ) -> list[Signal]:
+        """Return the signals with the weight of the added SFT term, whose mean is over successes on all ranks alone."""
+        if any(signal.success is None for signal in signals):
+            raise ValueError("loss.sft_coef: a trajectory came without its success; pass Signals, not numbers")
+        successes = [t for t, signal in zip(trajectories, signals, strict=True) if signal.success]
+        own = normalizer_of(self.loss, *self._count_loss_tokens(successes))
+        weight = self.loss.sft_coef * normalizer / own if own else 0.0
+        return [replace(signal, sft_weight=weight if signal.success else 0.0) for signal in signals]
+
     def _all_reduce(self, role: str, sums: StepSums) -> None:
         """Sum gradients and metrics over all ranks; a rank without a loss token adds zeros."""
         parameters = lora.parameters_of(self.model, role)
@@ -87,7 +103,7 @@ class Learner:
         sums.all_reduce(self.ranks)
 
     def accumulate(
-        self, trajectories: Sequence[Trajectory], advantages: Sequence[float], normalizer: float, with_kl: bool
+        self, trajectories: Sequence[Trajectory], advantages: Sequence[float | Signal], normalizer: float, with_kl: bool
     ) -> StepSums:
         """Add the gradient of these trajectories to the active adapter's; return the sums of their metrics.
 
@@ -127,7 +143,10 @@ class Learner:
         model, attend = self.packed_model, self.packed_model.attend(batch)
         base_logp_L = model.base_logprobs(batch, attend) if with_kl else None
         logp_L = model.logprobs(batch, attend)
-        return LossInputs(logp_L, batch.sampler_logp_L, base_logp_L, batch.sequence_L, batch.advantage_S, normalizer)
+        return LossInputs(
+            logp_L, batch.sampler_logp_L, base_logp_L, batch.sequence_L, batch.advantage_S, normalizer,
+            batch.advantage_L, batch.kl_weight_L, batch.success_S, batch.rate_S, batch.sft_weight_S,
+        )  # fmt: skip
 
     def logprobs(self, batch: Batch) -> Tensor:
         """Return the log-probs of the loss tokens [L], float32, scaled by the temperature, with the active adapter."""
@@ -148,7 +167,7 @@ class Learner:
         self.optimizers[role].zero_grad(set_to_none=True)
 
     def _find_not_finite(
-        self, role: str, trajectories: Sequence[Trajectory], advantages: Sequence[float], normalizer: float
+        self, role: str, trajectories: Sequence[Trajectory], advantages: Sequence[float | Signal], normalizer: float
     ) -> tuple[str, ...]:
         """Return the tasks of the trajectories, on any rank, whose loss or gradient alone is not finite."""
         found, own = [], list(zip(trajectories, advantages, strict=True))

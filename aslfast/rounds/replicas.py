@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -30,6 +30,7 @@ from aslfast.rounds.group_result import GroupResult
 from aslfast.rounds.records import RoundRecord
 from aslfast.sampler.prefix_cache_stats import PrefixCacheCounts, PrefixCacheMeter
 
+T = TypeVar("T")
 PlayGroup = Callable[[RolloutContext, Task], Coroutine[Any, Any, GroupResult]]
 
 
@@ -69,14 +70,14 @@ def _total(parts: Sequence[Mapping[str, PrefixCacheCounts]]) -> dict[str, Prefix
 
 
 def own_part(
-    ranks: ProcessGroup, trajectories: Sequence[Trajectory], advantages: Sequence[float]
-) -> tuple[list[Trajectory], list[float]]:
-    """Return the trajectories that this rank's learner takes, with their advantages.
+    ranks: ProcessGroup, trajectories: Sequence[Trajectory], signals: Sequence[T]
+) -> tuple[list[Trajectory], list[T]]:
+    """Return the trajectories that this rank's learner takes, with their advantages or signals.
 
     A contiguous run, so that most groups stay whole (they share their prompts), of about as many tokens as the others.
     """
     total, before, own = sum(len(t.token_ids) for t in trajectories), 0, []
-    for pair in zip(trajectories, advantages, strict=True):
+    for pair in zip(trajectories, signals, strict=True):
         n = len(pair[0].token_ids)
         if (2 * before + n) * ranks.size // (2 * total) == ranks.rank:
             own.append(pair)

@@ -13,7 +13,7 @@ from torch import float32
 
 from aslfast.core import Group, Task
 from aslfast.errors import UserError
-from aslfast.learner.advantage import advantages
+from aslfast.learner.advantage import lesson
 from aslfast.learner.step_metrics import UpdateStats
 from aslfast.metrics.health import step_health
 from aslfast.rounds import replicas
@@ -88,11 +88,14 @@ def _learn(
     context: RoundContext, phase: Phase, groups: Sequence[Group]
 ) -> tuple[UpdateStats | NoUpdate, Mapping[str, float]]:
     """Take one optimizer step, unless there is nothing to learn from; also the check that the sampler serves it."""
-    learner, adapter = context.learner, phase.name
-    trajectories, advantage = advantages(groups, context.config.advantage) if phase.config.learn else ([], [])
-    if not trajectories:
+    learner, adapter, config = context.learner, phase.name, context.config
+    if not phase.config.learn:
         return NoUpdate(), {}
-    update = learner.step(adapter, *replicas.own_part(learner.ranks, trajectories, advantage))
+    taught = lesson(groups, config.advantage, config.loss, context.state.baselines)
+    context.state.baselines = dict(taught.history)
+    if not taught.trajectories:
+        return NoUpdate(), {}
+    update = learner.step(adapter, *replicas.own_part(learner.ranks, taught.trajectories, taught.signals))
     if update.grad_norm is None:
         which = ", ".join(update.not_finite) or "no single trajectory, but their sum"
         what = f"a {adapter} step is skipped, its loss or gradient is not finite ({which})"

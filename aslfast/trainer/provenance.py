@@ -66,6 +66,8 @@ def _own_code(config: RunConfig) -> dict[str, str]:
         "generator.reference": config.generator.reference,
         "grm.label": config.grm.label,
         "grm.reward": config.grm.reward,
+        "advantage.group_by": config.advantage.group_by,
+        "advantage.rescale": config.advantage.rescale,
     }
     own = {key: source_file(path, key) for key, path in named.items() if is_import_path(path)}
     return own | files_of(config.tools)

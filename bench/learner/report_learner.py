@@ -96,14 +96,16 @@ def algorithm_block() -> list[str]:
 
 def cells(loss: Mapping[str, Any], advantage: Mapping[str, Any]) -> list[str]:
     """Return an algorithm's cells."""
-    kind, dual = f"{loss['kind']}, a ratio per {loss['ratio_level']}", f", dual {loss['dual_clip']:g}"
+    ratio = f", a ratio per {loss['ratio_level']}" if loss["kind"] in ("ppo", "cispo") else ""
+    kind, dual = f"{loss['kind']}{ratio}", f", dual {loss['dual_clip']:g}"
+    by = f", by {advantage['group_by']}" if advantage["group_by"] != "prompt" else ""
     constant = f" {loss['trajectory_tokens']}" if loss["aggregate"] == "constant" else ""
     return [
         kind + dual * bool(loss["dual_clip"]),
-        f"{loss['clip_low']:g}, {loss['clip_high']:g}",
+        f"{loss['clip_low']:g}, {loss['clip_high']:g}" if ratio else "none",
         f"{loss['kl_coef']:g} x {loss['kl_estimator']}" if loss["kl_coef"] else "none",
         f"{loss['aggregate']}{constant}",
-        f"baseline {advantage['baseline']}, scale {advantage['scale']}",
+        f"baseline {advantage['baseline']}, scale {advantage['scale']}{by}",
         "left out" if advantage["drop_zero_variance"] else "counted",
     ]
 

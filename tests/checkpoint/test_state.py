@@ -22,7 +22,7 @@ def state_of(**values):
     full = {
         "round": 3, "phases_done": ((1, "grm"), (3, "generator")), "tasks": ((task,), ()), "phase_step": 4, "step": 17,
         "seconds": 0.1 + 0.2, "step_rewards": (0.1, 1 / 3), "accuracy": {"who is 1": 2 / 3},
-        "environment": '{"level": 2}',
+        "environment": '{"level": 2}', "baselines": {"policy/policy": (0.1 + 0.2,), "policy/1/a": (1 / 3, 0.5)},
         "pool": {"who is 1": question(1, Attempt("Oslo", ("correct", None))), "who is 2": question(2)},
     }  # fmt: skip
     return TrainState(**{**full, **values})

@@ -4,17 +4,20 @@ The formulas are those of the papers; each case states its own, none reads our s
 advantages, what is dropped and what the sum is divided by are part of it. Float32 arithmetic in ours: 1e-5.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from aslfast.config import load_recipe
 from aslfast.config.algorithms import algorithm_names
 from aslfast.core import Group, Reward
-from aslfast.learner.advantage import advantages
+from aslfast.learner.advantage import lesson
 from aslfast.learner.loss import LossInputs, loss_of, normalizer_of
 from tests.support.token_streams import trajectory
 
 REWARDS = [[1.0, 0.0, 0.0, 1.0], [0.2, 0.9, 0.4], [1.0, 1.0], [0.0, 3.0]]  # the third group is flat
+HOPS = [1, 2, 2, 1]  # of the groups
 
 
 def groups():
@@ -22,6 +25,7 @@ def groups():
     made, seed = [], 0
     for rewards in REWARDS:
         spoken = [trajectory(6 + 3 * i, seed + i) for i in range(len(rewards))]
+        spoken = [replace(t, task=replace(t.task, hops=HOPS[len(made)])) for t in spoken]
         seed += len(rewards)
         made.append(Group(tuple(spoken), tuple(Reward({"judge": r}) for r in rewards)))
     return made
@@ -30,8 +34,8 @@ def groups():
 class Sample:
     """One trajectory of the formula: its reward, its group's rewards, and log-probs under three policies."""
 
-    def __init__(self, group, reward, n_live, g):
-        self.group, self.reward = group, reward
+    def __init__(self, place, reward, n_live, g):
+        self.group, self.hops, self.reward = REWARDS[place], HOPS[place], reward
         self.old = -3 * torch.rand(n_live, generator=g, dtype=torch.float64)
         self.new = (self.old + 0.4 * torch.randn(n_live, generator=g, dtype=torch.float64)).requires_grad_()
         self.ref = self.old + 0.3 * torch.randn(n_live, generator=g, dtype=torch.float64)
@@ -44,14 +48,17 @@ class Sample:
         std = (sum((r - mean) ** 2 for r in self.group) / len(self.group)) ** 0.5
         return (self.reward - mean) / (std + 1e-6)
 
+    def rate(self):
+        return sum(r > 0.5 for r in self.group) / len(self.group)
+
     def centred(self):
         return self.reward - sum(self.group) / len(self.group)
 
 
 def samples():
     g, made = torch.Generator().manual_seed(0), []
-    for group, rewards in zip(groups(), REWARDS, strict=True):
-        made += [Sample(rewards, r, t.n_sampled, g) for t, r in zip(group.trajectories, rewards, strict=True)]
+    for place, group in enumerate(groups()):
+        made += [Sample(place, r, t.n_sampled, g) for t, r in zip(group.trajectories, REWARDS[place], strict=True)]
     return made
 
 
@@ -118,14 +125,48 @@ def reinforce_pp_baseline(found):
     return -sum((surrogate(s.ratio, x, 0.2, 0.2) - 1e-3 * s.k2).sum() for s, x in pairs) / live(found)
 
 
-FORMULAS = {f.__name__: f for f in (grpo, dr_grpo, rloo, dapo, gspo, cispo, reinforce_pp, reinforce_pp_baseline)}
+def nft(found):
+    """Of groups with right and wrong answers; the straight-through floor of 1 is on the implied negative policy."""
+    total, kept = 0.0, [s for s in found if 0 < s.rate() < 1]
+    for s in kept:
+        q = s.rate()
+        if s.reward > 0.5:
+            total = total - (1 - q) * s.ratio.log().sum()
+            continue
+        implied = (1 - q * s.ratio) / (1 - q)
+        total = total - (1 - q) * (implied + (implied.clamp(min=1.0) - implied).detach()).log().sum()
+    return total / live(kept)
+
+
+def rft(found):
+    kept = [s for s in found if s.reward > 0.5]
+    return -sum(s.new.sum() for s in kept) / live(kept)
+
+
+def hrpo(found):
+    total = 0.0
+    for s in found:
+        alike = [other.reward for other in found if other.hops == s.hops]
+        mean = sum(alike) / len(alike)
+        std = (sum((r - mean) ** 2 for r in alike) / len(alike)) ** 0.5
+        total = total + surrogate(s.ratio, (s.reward - mean) / (std + 1e-6), 0.2, 0.2).sum()
+    return -total / live(found)
+
+
+FORMULAS = {
+    f.__name__: f
+    for f in (
+        grpo, dr_grpo, rloo, dapo, gspo, cispo, reinforce_pp, reinforce_pp_baseline, nft, rft, hrpo,
+    )
+}  # fmt: skip
 
 
 def ours(name, found):
     """(loss, d loss / d log-probs by sample) as a step makes them."""
     config = load_recipe("tiny", [f"algorithm={name}"])
     everyone = [t for group in groups() for t in group.trajectories]
-    kept, advantage = advantages(groups(), config.advantage)
+    taught = lesson(groups(), config.advantage, config.loss)
+    kept, advantage = taught.trajectories, [signal.advantage for signal in taught.signals]
     chosen = [found[everyone.index(t)] for t in kept]
     assert len({t.task.id for t in everyone}) == len(everyone)
     logp = torch.cat([s.new.detach() for s in chosen]).requires_grad_()
@@ -136,6 +177,8 @@ def ours(name, found):
         torch.repeat_interleave(torch.tensor([len(s.new) for s in chosen])),
         torch.tensor(advantage, dtype=torch.float64),
         normalizer_of(config.loss, live(chosen), len(chosen)),
+        success_S=torch.tensor([signal.success for signal in taught.signals]),
+        rate_S=torch.tensor([signal.rate for signal in taught.signals], dtype=torch.float64),
     )
     loss, _ = loss_of(inputs, config.loss)
     loss.backward()

@@ -172,13 +172,19 @@ def choices_of(kind, item):
     )
 
 
+NEEDS = {  # what a choice is of use only with
+    "environment": ["environment=my_code:MyEnvironment"],
+    **{choice: ["loss.tis_cap=2"] for choice in ("sequence", "geometric", "mask")},
+    **{choice: ["advantage.group_by=batch"] for choice in ("moving", "fifo_median")},
+}
+
+
 def test_every_choice_is_accepted():
     tried = 0
     for key, kind, item in settings():
         for choice in choices_of(kind, item):
             listed = typing.get_origin(kind) is tuple
-            needs = ["environment=my_code:MyEnvironment"] if choice == "environment" else []
-            load_recipe("tiny", [f"{key}=[{choice!r}]" if listed else f"{key}={choice}", *needs])
+            load_recipe("tiny", [f"{key}=[{choice!r}]" if listed else f"{key}={choice}", *NEEDS.get(choice, [])])
             tried += 1
     assert tried > 60
 
@@ -245,13 +251,36 @@ def test_algorithms_set_the_same_keys():
     assert {str(sorted((t, sorted(v)) for t, v in tree.items())) for tree in keys.values()} == {
         str(sorted((t, sorted(v)) for t, v in keys["grpo"].items()))
     }
-    loss = {f.name for f in dataclasses.fields(schema.LossConfig)} - {"tis_cap"}  # a matter of the sampler
+    loss = {f.name for f in dataclasses.fields(schema.LossConfig)} - {
+        "tis_cap",
+        "tis_floor",
+        "tis_level",
+        "tis_mode",  # a matter of the sampler
+    }
     advantage = {f.name for f in dataclasses.fields(schema.AdvantageConfig)}
     assert keys["grpo"] == {"loss": loss, "advantage": advantage}
 
 
-def test_options_that_exclude_each_other():
-    refused(r"loss.dual_clip is of kind ppo alone", "algorithm=cispo", "loss.dual_clip=3")
+@pytest.mark.parametrize(
+    ("line", "overrides"),
+    [
+        (r"loss.dual_clip is of kind ppo alone; with loss.kind=cispo set it to 0", "algorithm=cispo loss.dual_clip=3"),
+        (r"loss.kind is 'nftt'; did you mean 'nft'\?; use one of ppo, cispo, nft, sft", "loss.kind=nftt"),
+        (r"loss.ratio_level is of kinds ppo and cispo; with", "loss.kind=nft loss.ratio_level=sequence"),
+        (r"loss.tis_cap is of kinds ppo and cispo; with loss.kind=sft set it to 0", "loss.kind=sft loss.tis_cap=2"),
+        (r"loss.cov_fraction is of kinds ppo and cispo", "loss.kind=sft loss.cov_fraction=0.1"),
+        (r"loss.success is 'advantage'; with loss.kind=nft", "loss.kind=nft loss.success=advantage"),
+        (r"--set loss.tis_mode=mask: .* are of use only with loss.tis_cap", "loss.tis_mode=mask"),
+        (r"loss.tis_floor is 3; it must be below loss.tis_cap, 2", "loss.tis_cap=2 loss.tis_floor=3"),
+        (r"loss.cov_low is 50; it must be below loss.cov_high, 40", "loss.cov_low=50"),
+        (r"advantage.baseline is 'moving', and a prompt is seen once", "advantage.baseline=moving"),
+        (r"advantage.group_by is 'hop'; did you mean 'hops'.* or module:name of your own", "advantage.group_by=hop"),
+        (r"advantage.rescale is 'usable'; did you mean 'usable_groups'", "advantage.rescale=usable"),
+        (r"advantage.decay is 1.0; it must be at least 0 and below 1", "advantage.decay=1"),
+    ],
+)
+def test_options_that_exclude_each_other(line, overrides):
+    refused(line, *overrides.split())
 
 
 def test_a_recipe_extends_another(tmp_path):

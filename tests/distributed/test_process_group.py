@@ -13,6 +13,7 @@ from aslfast.config.schema import LearnerConfig, LossConfig
 from aslfast.core import ROLES, Question
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup, init_process_group
 from aslfast.errors import UserError
+from aslfast.learner.advantages.signal import Signal
 from aslfast.learner.learner import Learner
 from aslfast.learner.optimizer_state import learner_bytes, load_learner_bytes
 from aslfast.models import lora
@@ -27,6 +28,8 @@ LOSSES = {
     "token_mean": LossConfig(kl_coef=0.01),
     "sequence_mean": LossConfig(aggregate="sequence_mean", kl_coef=0.01, kl_estimator="k2"),
     "constant": LossConfig(aggregate="constant", trajectory_tokens=50, ratio_level="sequence"),
+    "nft": LossConfig("nft"),
+    "successes": LossConfig(sft_coef=0.5, tis_cap=2.0, tis_level="sequence", tis_mode="mask"),
 }
 
 
@@ -41,7 +44,8 @@ def learner_of(loss, ranks=SINGLE_PROCESS):
 def steps_of(learner, part):
     """Two steps on `part` of the data (a rank's places): (weights, statistics)."""
     trajectories, advantages = grouped()
-    own = [trajectories[i] for i in part], [advantages[i] for i in part]
+    signals = [Signal(a, success=i % 3 == 0, rate=1 / 3) for i, a in enumerate(advantages)]
+    own = [trajectories[i] for i in part], [signals[i] for i in part]
     stats = [asdict(learner.step("policy", *own)) for _ in range(2)]
     weights = {n: p.detach().clone() for n, p in learner.model.named_parameters() if ".policy." in n}
     return weights, stats

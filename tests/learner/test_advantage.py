@@ -3,15 +3,20 @@
 import pytest
 import torch
 
-from aslfast.config.schema import AdvantageConfig
+from aslfast.config.schema import AdvantageConfig, LossConfig
 from aslfast.core import Group, Reward
-from aslfast.learner.advantage import advantages
+from aslfast.learner.advantage import lesson
 from tests.support.token_streams import silent, trajectory
 
 
 def rewarded(*values):
     trajectories = [trajectory(5, seed) for seed in range(len(values))]
     return Group(tuple(trajectories), tuple(Reward({"judge": value}) for value in values))
+
+
+def advantages(groups, config):
+    found = lesson(groups, config, LossConfig())
+    return found.trajectories, [signal.advantage for signal in found.signals]
 
 
 def test_trajectories_of_no_signal_are_left_out():

@@ -1,0 +1,28 @@
+"""Which rewards are compared with each other: the key of a trajectory's group."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from aslfast.config.own_parts import group_key
+from aslfast.core import Group, Task
+
+# Of a task and its place among the step's groups. HRPO (Dr. Zero, arXiv 2601.07055) groups by hops, SPIRAL
+# (2506.24119) by player: here the adapter that plays, so that two judges of one role are two players.
+KEYS: dict[str, Callable[[Task, int], str]] = {
+    "prompt": lambda _, place: str(place),
+    "hops": lambda task, _: str(task.hops),
+    "role": lambda task, _: task.role,
+    "player": lambda task, _: task.adapter,
+    "batch": lambda _, __: "",
+}
+
+
+def keys_of(groups: Sequence[Group], group_by: str) -> list[str]:
+    """Return the key of each trajectory, group by group. Another adapter's trajectories are never in the same group."""
+    own = None if group_by in KEYS else group_key(group_by)
+    found = []
+    for place, group in enumerate(groups):
+        for task in (t.task for t in group.trajectories):
+            found.append(f"{task.adapter}/{own(task) if own else KEYS[group_by](task, place)}")
+    return found
