@@ -25,9 +25,9 @@ from typing import Any
 from aslfast.errors import UserError
 from aslfast.files.jsonl import append_line, read_lines
 from bench.real_run.folder import RunFolder
-from bench.real_run.pipeline import run_stages
+from bench.real_run.pipeline import read_record, run_stages
 from bench.real_run.settings import SIZES, RealSettings, check_dtype
-from bench.real_run.stages import RealRun, check_inputs
+from bench.real_run.stages import EVALUATIONS, RealRun, check_inputs
 from bench.shared.stamp import ROOT, stamp
 
 DATA = ROOT.parent / "shared" / "data"
@@ -43,7 +43,8 @@ def run(settings: RealSettings, folder: RunFolder, made: dict[str, Any], test: b
 
     from bench.real_run.report import write_report  # loads torch, which no process that forks has done
 
-    write_report(settings, folder, read_lines(folder.made)[::-1], test or folder.test_log.exists())
+    tested = all(read_record(folder.stages, f"{name}-test").done for name in EVALUATIONS)
+    write_report(settings, folder, read_lines(folder.made)[::-1], tested)
 
 
 def kept_dtype(folder: RunFolder, wanted: str) -> str:

@@ -24,7 +24,7 @@ from aslfast.errors import UserError
 from aslfast.files import lock
 from aslfast.files.atomic import write_text
 
-GUESSED_TOKENS_PER_S = 400.0  # until a stage has run the model here
+GUESSED_TOKENS_PER_S = 700.0  # until a stage has run the model here
 RECORD_EVERY_S, POLL_S = 5.0, 0.05
 LOCK_WAIT_S = 20.0  # a killed run's last process may need some seconds to end
 KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux
@@ -33,13 +33,17 @@ STOPPED = 130
 
 @dataclass(frozen=True)
 class Stage:
-    """One piece of work. tokens: forward passes of the model, about; seconds: of the rest, about."""
+    """One piece of work. tokens: forward passes of the model, about; seconds: of the rest, about.
+
+    learns: most of its tokens have a backward pass, so its pace is that of other such stages.
+    """
 
     name: str
     title: str
     run: Callable[[], None]
     tokens: float = 0.0
     seconds: float = 0.0
+    learns: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +76,17 @@ def run_stages(stages: Sequence[Stage], folder: Path) -> None:
 
 
 def time_left(stages: Sequence[Stage], folder: Path) -> str:
-    """Return the time that all stages that are not done may take, by the tokens a second of those that are."""
+    """Return the time that all stages that are not done may take, at the pace of those of their kind that are."""
     records = {stage.name: read_record(folder, stage.name) for stage in stages}
     done = [stage for stage in stages if records[stage.name].done and stage.tokens]
-    seconds = sum(records[stage.name].seconds for stage in done)
-    rate = sum(stage.tokens for stage in done) / seconds if seconds else GUESSED_TOKENS_PER_S
+
+    def rate(learns: bool) -> float:
+        own = [stage for stage in done if stage.learns == learns] or done
+        seconds = sum(records[stage.name].seconds for stage in own)
+        return sum(stage.tokens for stage in own) / seconds if seconds else GUESSED_TOKENS_PER_S
+
     left = sum(
-        max(0.0, stage.seconds + stage.tokens / rate - records[stage.name].seconds)
+        max(0.0, stage.seconds + stage.tokens / rate(stage.learns) - records[stage.name].seconds)
         for stage in stages
         if not records[stage.name].done
     )

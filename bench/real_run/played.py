@@ -122,6 +122,7 @@ def _policy_row(
     return {
         "id": id_, "question": task.question, "references": list(task.references), "output": trajectory.output,
         "stop": trajectory.stop.value, "queries": queries, **scores, "tokens": trajectory.n_sampled,
+        "entropy": -sum(trajectory.logprobs) / max(1, trajectory.n_sampled),
         "gold_found": finds_gold(index, [queries], [golds[id_]], top_k)[0], "conversation": conversation(trajectory),
     }  # fmt: skip
 

@@ -77,7 +77,7 @@ class RealRun:
         tokens = n * DEMONSTRATIONS[role] * DEMONSTRATED * self.settings.size.epochs
         demonstrate = partial(self._demonstrate, role)
         yield Stage(f"demos-{role}", f"demonstrations of the {name}", demonstrate, seconds=n * SECONDS_A_DEMONSTRATION)
-        yield Stage(f"sft-{role}", f"cold start of the {name}", partial(self._fine_tune, role), tokens)
+        yield Stage(f"sft-{role}", f"cold start of the {name}", partial(self._fine_tune, role), tokens, learns=True)
 
     def _evaluations(self, split: str) -> Iterator[Stage]:
         size = self.settings.size

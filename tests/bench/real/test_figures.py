@@ -12,7 +12,7 @@ from bench.real_run.scores import ceiling_figures, differences, judge_figures, p
 
 
 def answered(id_, em, f1=0.0, stop="finished", output="x"):
-    scores = {"em": float(em), "f1": f1, "searches": 1.0 + em, "tokens": 10}
+    scores = {"em": float(em), "f1": f1, "searches": 1.0 + em, "tokens": 10, "entropy": 0.5}
     return {"id": id_, "stop": stop, "output": output if stop == "finished" else None, **scores}
 
 
@@ -68,13 +68,24 @@ def test_ceilings():
 
 
 def test_the_time_left_follows_the_pace(tmp_path):
-    stages = [Stage("a", "A", lambda: None, tokens=100), Stage("b", "B", lambda: None, tokens=300, seconds=5)]
-    guessed = time_left(stages, tmp_path)
-    assert guessed == "about 0:06 left of everything (a guess until the model has run)"  # 400 at 400 a second, and 5
-    (tmp_path / "a.json").write_text(json.dumps({"seconds": 50.0, "peak_bytes": 1, "attempts": 1, "done": True}))
-    assert time_left(stages, tmp_path) == "about 2:35 left of everything"  # 300 at 2 a second, and 5
-    (tmp_path / "b.json").write_text(json.dumps({"seconds": 55.0, "peak_bytes": 1, "attempts": 1, "done": False}))
-    assert time_left(stages, tmp_path) == "about 1:40 left of everything"
+    def kept(name, seconds, done):
+        record = {"seconds": seconds, "peak_bytes": 1, "attempts": 1, "done": done}
+        (tmp_path / f"{name}.json").write_text(json.dumps(record))
+
+    stages = [
+        Stage("a", "A", lambda: None, tokens=700),
+        Stage("b", "B", lambda: None, tokens=2100, seconds=5),
+        Stage("c", "C", lambda: None, tokens=1400, learns=True),
+    ]
+    assert (
+        time_left(stages, tmp_path) == "about 0:11 left of everything (a guess until the model has run)"
+    )  # 700 a second
+    kept("a", 70.0, True)
+    assert time_left(stages, tmp_path) == "about 5:55 left of everything"  # 3,500 at 10 a second, and 5
+    kept("b", 55.0, False)
+    assert time_left(stages, tmp_path) == "about 5:00 left of everything"
+    kept("c", 1400.0, True)
+    assert time_left(stages, tmp_path) == "about 2:40 left of everything"  # its kind is slower, the others are not
 
 
 def test_a_stage_that_fails_is_told_and_repeated(tmp_path, capfd):

@@ -74,10 +74,12 @@ def test_every_stage_leaves_its_figures(whole, data):
             "cold-start",
             "asl",
         ]
+        assert len({e["policy"]["entropy"] for e in of.values()}) == 4  # each plays its own adapter
         assert of["asl"]["judge"]["n"] == 2 * SIZE.judged_questions and of["asl"]["probe"]["n_judge_probe"] == n
         assert result["ceilings"][split]["key words"]["value"] == 1.0  # the world's questions name their passage
     curves = result["curves"]
-    assert [line["reward"] for line in curves["rule"]["metrics"]] and len(curves["asl"]["metrics"]) == 3
+    phases = [line["phase"] for name in ("rule", "asl") for line in curves[name]["metrics"]]
+    assert phases == ["policy", "generator", "grm", "policy"]
     assert all(line["loss"] > 0 for role in curves["cold-start"].values() for line in role["metrics"])
     assert [line["evaluation"] for line in result["test_touched"]] == ["untouched", "cold-start", "rule", "asl"]
     assert all("=== model ===" in example["rule"]["conversation"] for example in result["examples"])

@@ -16,9 +16,10 @@ from bench.real_run.settings import RealSettings, Size
 SIZE = Size((12, 8, 12), 1, 6, 4, 3, 1, 1, 1, (1, 1, 1), 2, least_dev=8, least_test=8)
 SMALL = (
     "model.prompts=compact", "tool.top_k=2", "sampler.max_new_tokens=48", "sampler.max_context=512", "lora.rank=4",
-    "lora.alpha=8", "sft.batch_size=4", "learner.micro_batch_tokens=4096", "generator.prompts_per_step=2",
-    "generator.group_size=2", "generator.rollouts_per_question=2", "generator.self_checks=1",
-    "generator.min_acceptance=0", "grm.prompts_per_step=2", "grm.group_size=3", "policy.prompts_per_step=2",
+    "lora.alpha=8", "sft.batch_size=4", "sft.learning_rate=1e-3", "learner.learning_rate=1e-2",
+    "learner.micro_batch_tokens=4096", "generator.prompts_per_step=2", "generator.group_size=3",
+    "generator.rollouts_per_question=2", "generator.self_checks=1", "generator.min_acceptance=0",
+    "grm.label=reference", "grm.prompts_per_step=2", "grm.group_size=3", "policy.prompts_per_step=2",
     "policy.group_size=3",
 )  # fmt: skip
 
