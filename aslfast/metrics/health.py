@@ -44,11 +44,12 @@ def repeated_queries(trajectories: Sequence[Trajectory]) -> float:
 
     Queries are equal when normalised.
     """
-    sent = [[rewards.normalize(query) for query in _queries(t)] for t in trajectories]
+    sent = [[rewards.normalize(query) for query in queries_of(t)] for t in trajectories]
     return sum(len(own) - len(set(own)) for own in sent) / max(1, sum(map(len, sent)))
 
 
-def _queries(trajectory: Trajectory) -> list[str]:
+def queries_of(trajectory: Trajectory) -> list[str]:
+    """Return the search queries of a trajectory, in order."""
     turns = [without_thinking(turn.said) for turn in trajectory.turns if turn.kind == "sampled"]
     return [query for turn in turns for call in parse_calls(turn, NO_LIMIT) or () for query in call.queries]
 

@@ -10,6 +10,9 @@ import re
 import string
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
+
+MOST_CACHED_CHARS = 256  # of a text whose normal form is kept: answers and questions are compared again and again
 
 
 def normalize(text: str) -> str:
@@ -17,9 +20,16 @@ def normalize(text: str) -> str:
 
     We differ where nothing would be left ("The The", "?"): the lower-case text stays, so that such answers differ.
     """
+    return _normalize_short(text) if len(text) <= MOST_CACHED_CHARS else _normalize(text)
+
+
+def _normalize(text: str) -> str:
     lower = text.lower()
     bare = "".join(c for c in lower if c not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split()) or " ".join(lower.split())
+
+
+_normalize_short = lru_cache(maxsize=1 << 15)(_normalize)  # at most some 20 MB
 
 
 def exact_match(answer: str | None, references: Sequence[str]) -> bool:

@@ -28,13 +28,18 @@ def stamp(bench: str, allow_dirty: bool) -> dict[str, Any]:
         "bench": bench,
         "commit": git("rev-parse", "HEAD"),
         "dirty": dirty,
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "date": now(),
         "device": cpu_model(),
         "cores": os.cpu_count(),
         "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
     }
+
+
+def now() -> str:
+    """Return the time in UTC, to the second."""
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
 
 def git(*words: str) -> str:
