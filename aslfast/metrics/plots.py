@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from aslfast.core import SECOND_JUDGE, role_of
 from aslfast.errors import UserError
 from aslfast.files.atomic import atomic_file
 from aslfast.metrics.run_log import RunLog
 from aslfast.metrics.tables import TRUTHS, interval_of
+from aslfast.prompts.builder import SECOND_JUDGE
 
 NAMES = {"policy": "policy: right answers", "grm": "GRM: right verdicts", "solvable": "generator: solvable questions"}
 # Okabe and Ito 2008: distinct with any kind of colour vision; the markers differ in grey too
@@ -93,7 +93,7 @@ def _plot_rewards(axes: Axes, log: RunLog) -> None:
         x, y = zip(*points, strict=True)
         label = None if name in named else {"grm": "GRM", SECOND_JUDGE: "second GRM"}.get(name, name)
         named.add(name)
-        colour, dashes = COLOURS[role_of(name)], "--" if name == SECOND_JUDGE else "-"
+        colour, dashes = COLOURS[name], "--" if name == SECOND_JUDGE else "-"
         axes.plot(x, y, color=colour, lw=0.8, alpha=0.4)
         axes.plot(x, _running_mean(y), color=colour, lw=2, ls=dashes, label=label)
     axes.set_title("Reward that the roles saw, by optimizer step", loc="left", fontsize=11)

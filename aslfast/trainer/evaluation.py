@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from aslfast.config.roles import adapter_of
 from aslfast.core import Task, Trajectory
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.metrics import judge_probe, scoring
@@ -39,7 +40,7 @@ class Evaluation:
         return await gather_bounded([lambda task=task: self._one(task) for task in tasks], self.max_concurrent)
 
     async def _one(self, task: Task) -> Trajectory:
-        adapter = task.adapter if self.adapters else None
+        adapter = adapter_of(self.rollout.roles, task.role) if self.adapters else None
         trajectory = await self.rollout.run(task, 0, self.seed, adapter, self.version)
         self.done(trajectory)
         return trajectory

@@ -1,0 +1,62 @@
+"""What the roles and phases of a recipe must have of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+
+from aslfast.config.roles import BASE, NO_TOOLS, RoleConfig
+from aslfast.config.schema import SFT, RunConfig
+from aslfast.errors import UserError
+from aslfast.plugins import is_import_path
+
+Place = Callable[[str], str]  # a key -> what an error calls its origin
+
+
+def check_roles(config: RunConfig, place: Place) -> None:
+    """Raise UserError where a role refers to what is not there, or a phase to a role."""
+    for name, role in config.roles.items():
+        _check_adapter(config, name, role, place)
+        _check_tools(config, name, role, place)
+        _check_settings(f"roles.{name}.loss", role.loss, config.loss, place)
+        _check_settings(f"roles.{name}.advantage", role.advantage, config.advantage, place)
+    if config.sft.role not in config.adapters and SFT in config.phases:
+        raise _error("sft.role", config.sft.role, f"name a role with an adapter: {_listed(config.adapters)}", place)
+    for phase in config.round_phases:
+        if not is_import_path(phase) and phase not in config.roles:
+            raise _error("phases", phase, f"add the table roles.{phase}", place)
+    unused = set(config.own_phase) - {phase.partition(":")[2] for phase in config.phases}
+    if unused:
+        raise _error("own_phase", min(unused), "name it in phases as module:Name, or remove the table", place)
+
+
+def _check_adapter(config: RunConfig, name: str, role: RoleConfig, place: Place) -> None:
+    if role.adapter and role.adapter != BASE and role.adapter not in config.adapters:
+        what = f"leave it empty, or use {BASE} or a role with an adapter of its own: {_listed(config.adapters)}"
+        raise _error(f"roles.{name}.adapter", role.adapter, what, place)
+    if role.adapter and role.init_adapter:
+        raise _error(f"roles.{name}.init_adapter", role.init_adapter, "set it where the adapter is a role's own", place)
+
+
+def _check_tools(config: RunConfig, name: str, role: RoleConfig, place: Place) -> None:
+    unknown = [tool for tool in role.tools if tool not in config.tools]
+    if unknown and role.tools != NO_TOOLS:
+        raise _error(f"roles.{name}.tools", unknown[0], f'use ["none"] or some of {_listed(config.tools)}', place)
+
+
+def _check_settings(key: str, own: Mapping[str, object], table: object, place: Place) -> None:
+    """Raise UserError unless the keys are those of the table, and the values of their types."""
+    known = {item.name: getattr(table, item.name) for item in fields(table)}  # pyright: ignore[reportArgumentType]
+    for name, value in own.items():
+        if name not in known:
+            raise _error(f"{key}.{name}", value, f"the table has the keys {_listed(known)}", place)
+        if type(value) is not type(known[name]):
+            raise _error(f"{key}.{name}", value, f"it takes a value such as {known[name]!r}", place)
+
+
+def _error(key: str, value: object, remedy: str, place: Place) -> UserError:
+    return UserError(f"{place(key)}: {key} is {value!r:.80}; {remedy}")
+
+
+def _listed(names: object) -> str:
+    return ", ".join(names) if names else "(none)"  # pyright: ignore[reportArgumentType, reportCallIssue]
