@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 
-from aslfast.config.roles import BASE, NO_TOOLS, RoleConfig
+from aslfast.config.roles import BASE, EVALUATED, NO_TOOLS, RoleConfig
 from aslfast.config.schema import SFT, RunConfig
 from aslfast.errors import UserError
 from aslfast.plugins import is_import_path
@@ -15,6 +15,9 @@ Place = Callable[[str], str]  # a key -> what an error calls its origin
 
 def check_roles(config: RunConfig, place: Place) -> None:
     """Raise UserError where a role refers to what is not there, or a phase to a role."""
+    if EVALUATED not in config.roles:
+        what = f"the evaluation asks the role {EVALUATED}; add the table roles.{EVALUATED}"
+        raise UserError(f"{place('roles')}: {what}, with the adapter of another role if it needs none of its own")
     for name, role in config.roles.items():
         _check_adapter(config, name, role, place)
         _check_tools(config, name, role, place)

@@ -13,6 +13,7 @@ from aslfast.limits import MOST_TEMPERATURE, MOST_TOKENS, MOST_TURNS
 
 BASE = "base"  # as `adapter`: the base alone
 NO_TOOLS = ("none",)  # as `tools`
+EVALUATED = "policy"  # the role that the evaluation's questions go to
 _DEFAULT = "asl-qwen2.5-7b"
 
 
