@@ -39,5 +39,5 @@ class TaskContext:
     data: TrainingData
 
     def rng(self, phase: str) -> random.Random:
-        """Return a random generator that this round's phase of that name has to itself."""
+        """Return a source of chance that this round's phase of that name has to itself."""
         return random.Random(stable_seed(self.config.seed, self.state.round, phase))
