@@ -12,15 +12,7 @@ from enum import Enum
 from math import inf, isfinite
 from typing import Literal
 
-Role = Literal["generator", "grm", "policy"]
-ROLES: tuple[Role, ...] = ("generator", "grm", "policy")
-SECOND_JUDGE = "second_judge"  # the adapter of the judge of the second fold: see docs/rewards.md
 Kind = Literal["prompt", "sampled", "tool"]
-
-
-def role_of(adapter: str) -> Role:
-    """The role that an adapter plays."""
-    return next(role for role in ROLES if role == adapter or (role == "grm" and adapter == SECOND_JUDGE))
 
 
 class StopReason(str, Enum):
@@ -68,22 +60,12 @@ class Task:
     """One thing to do for one role. `prompt` is the user message; every field may hold untrusted text."""
 
     id: str
-    role: Role
+    role: str  # a name in the table `roles` of the configuration
     prompt: str
     question: str = ""
-    references: tuple[str, ...] = ()  # accepted outputs: answers (policy), the label (grm); () if none is known
-    hops: int = 0  # hops asked for (generator) or known (policy); 0 if unknown
-    # source-fold judges: of the judge that plays it (grm), of the documents that the question is from (policy); 0: none
-    fold: int = 0
-
-    def __post_init__(self) -> None:
-        if self.role not in ROLES:
-            raise ValueError(f"task {self.id}: unknown role {self.role!r}, expected one of {ROLES}")
-
-    @property
-    def adapter(self) -> str:
-        """The adapter that plays it."""
-        return SECOND_JUDGE if self.role == "grm" and self.fold == 2 else self.role
+    references: tuple[str, ...] = ()  # accepted outputs; () if none is known
+    hops: int = 0  # hops asked for or known; 0 if unknown
+    fold: int = 0  # of the source documents, where the recipe halves them; 0: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +89,7 @@ class Turn:
 class Span:
     """A named part [start, end) of a trajectory's token stream that is rewarded, masked or held to the base by itself.
 
-    Spans may overlap and need not cover the stream. See docs/losses.md.
+    Spans may overlap and need not cover the stream. See docs/recipes/losses.md.
     """
 
     name: str
@@ -139,8 +121,8 @@ class Trajectory:
     logprobs: tuple[float, ...]
     turns: tuple[Turn, ...]
     stop: StopReason
-    output: str | None = None  # the answer, verdict or question; None unless stop is FINISHED
-    output_answer: str | None = None  # generator: the reference answer that came with its question
+    output: str | None = None  # what the tag of its role holds; None unless stop is FINISHED
+    output_answer: str | None = None  # what the second tag of its role holds: the answer that came with a question
     adapter_version: int = 0
     environment_reward: float | None = None  # of an environment of one's own; None where it gives none
     spans: tuple[Span, ...] = ()
@@ -190,6 +172,11 @@ class Group:
     def __post_init__(self) -> None:
         if not (self.trajectories or self.failed) or len(self.trajectories) != len(self.rewards):
             raise ValueError(f"group: {len(self.trajectories)} trajectories, {len(self.rewards)} rewards")
+
+    @property
+    def role(self) -> str:
+        """The role that played the task."""
+        return (self.trajectories or self.failed)[0].task.role
 
     @classmethod
     def of(cls, played: Sequence[tuple[Trajectory, Reward | None]]) -> Group:

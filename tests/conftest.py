@@ -4,7 +4,11 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: two spinning threads starve on a busy machine
 
+from pathlib import Path
+
 import pytest
+
+TESTS = Path(__file__).resolve().parent
 
 # The files that start engines, servers or several processes, sample, train, compile, benchmark or try all of Unicode:
 # `slow`. The longest come first: started last, one worker would run them alone at the end.
@@ -13,7 +17,7 @@ SLOW = (
     "lab/test_tiny_base.py", "bench/test_bench_rollout.py", "rollout/test_faults.py", "cli/test_commands.py",
     "kernels/test_triton_kernels.py", "distributed/test_multi_rank_run.py", "models/test_init_adapter.py",
     "cli/test_stopping.py", "kernels/test_compile_report.py", "models/test_architectures.py",
-    "preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py",
+    "trainer/preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py",
     "sampler/test_shared_weights.py", "cli/test_bad_input.py", "cli/test_bad_models.py",
     "bench/real/test_run.py", "bench/test_bench_kernels.py", "bench/test_bench_learner.py", "bench/test_bench_soak.py",
     "bench/test_bench_round.py", "trainer/test_sft_phase.py", "checkpoint/test_sft_resume.py", "cli/test_adapters.py",
@@ -22,7 +26,7 @@ SLOW = (
     "distributed/test_meeting.py", "trainer/test_environments.py", "models/test_from_gguf.py", "cli/test_model.py",
     "metrics/test_monitor.py", "index/test_sharing.py", "index/test_build.py", "project/test_packaging.py",
     "kernels/test_integrations.py", "kernels/test_logprob_parallel.py", "index/test_damage.py",
-    "preflight/test_memory_model.py", "project/test_light_imports.py", "distributed/test_process_group.py",
+    "trainer/preflight/test_memory_model.py", "project/test_light_imports.py", "distributed/test_process_group.py",
     "tools/test_mcp_server.py", "rounds/test_concurrency.py", "learner/test_gradients.py",
     "sampler/test_shared_prefixes.py", "rounds/test_round.py", "index/test_analyzer_unicode.py",
     "rounds/test_phases.py", "project/test_docs_code.py", "distributed/test_collectives.py",
@@ -32,7 +36,7 @@ SLOW = (
     "distributed/test_watchdog.py",
 )  # fmt: skip
 # these share `engine_lab`
-ENGINE = ("preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")
+ENGINE = ("trainer/preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")
 
 
 def pytest_configure(config):
@@ -43,7 +47,7 @@ def pytest_configure(config):
 
 def pytest_ignore_collect(collection_path, config):
     """Do not even import the slow files where none of them is wanted: that takes longer than a third of the others."""
-    name = f"{collection_path.parent.name}/{collection_path.name}"
+    name = _name(f"tests/{collection_path.relative_to(TESTS).as_posix()}") if TESTS in collection_path.parents else ""
     return True if config.option.markexpr == "not slow" and name in SLOW else None
 
 

@@ -11,8 +11,8 @@ from rich.text import Text
 from aslfast.cli.options import print_json
 from aslfast.cli.progress import quiet_libraries, stderr, stdout
 from aslfast.errors import UserError
-from aslfast.preflight.check import CheckResult, one_line_error
-from aslfast.preflight.machine import check_machine
+from aslfast.trainer.preflight.check import CheckResult, one_line_error
+from aslfast.trainer.preflight.machine import check_machine
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 
@@ -40,7 +40,7 @@ def doctor(kind: str | None, model: str, as_json: bool) -> bool:
 
 def _check_sampler(kind: str, model: str) -> tuple[list[CheckResult], dict[str, object] | None]:
     try:
-        from aslfast.preflight.sampler_check import check_sampler
+        from aslfast.trainer.preflight.sampler_check import check_sampler
     except Exception as error:  # it needs all that the checks above report on
         return [CheckResult("sampler", "failed", one_line_error(error), "repair the failed lines above first")], None
     results, report = check_sampler("local" if kind == "local" else "sglang", model)

@@ -12,10 +12,10 @@ from aslfast.cli.progress import quiet_libraries, stdout
 from aslfast.config import RunConfig
 from aslfast.errors import UserError
 from aslfast.models.context_limit import check_context
-from aslfast.preflight.architectures import read_shape
-from aslfast.preflight.memory_fit import MemoryPlan, card_of, make_plan, typical_tokens
-from aslfast.preflight.memory_model import GB, has_engine
-from aslfast.preflight.memory_suggestions import formatted, refusal, suggest, toml_value
+from aslfast.trainer.preflight.architectures import read_shape
+from aslfast.trainer.preflight.memory_fit import MemoryPlan, card_of, make_plan, typical_tokens
+from aslfast.trainer.preflight.memory_model import GB, has_engine
+from aslfast.trainer.preflight.memory_suggestions import formatted, refusal, suggest, toml_value
 
 
 def show(config: RunConfig, model: str | None, gpu: str, json_wanted: bool) -> None:

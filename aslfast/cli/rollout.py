@@ -13,7 +13,8 @@ from typing import Any
 from aslfast.cli.progress import Meter, printable, quiet_libraries
 from aslfast.config import RunConfig
 from aslfast.config.bounds import check_option
-from aslfast.core import ROLES, Question, Role, Task, Trajectory
+from aslfast.config.roles import ROLES
+from aslfast.core import Question, Task, Trajectory
 from aslfast.data.qa_dataset import read_questions
 from aslfast.data.trajectories import Record, conversation, write_trajectories
 from aslfast.errors import UserError
@@ -50,7 +51,7 @@ class Overrides:
     top_k: int | None = None
 
 
-def known_role(role: str) -> Role:
+def known_role(role: str) -> str:
     """Return a role by its name. Raise UserError."""
     for known in ROLES:
         if role == known:
@@ -58,7 +59,7 @@ def known_role(role: str) -> Role:
     raise UserError(f"--role {role}: no such role; use one of {', '.join(ROLES)}")
 
 
-def open_all(target: str, role: Role, source: QuestionSource, overrides: Overrides) -> tuple[Session, list[Question]]:
+def open_all(target: str, role: str, source: QuestionSource, overrides: Overrides) -> tuple[Session, list[Question]]:
     """Return the target with its search tool, and the questions; cheap checks come first. Raise UserError."""
     quiet_libraries()
     config = overridden(target, overrides)

@@ -13,7 +13,8 @@ from aslfast.checkpoint.run_dir import CONFIG, read_run_config, resume_command
 from aslfast.cli.options import print_json
 from aslfast.cli.progress import Meter, quiet_libraries
 from aslfast.config import RunConfig, to_toml
-from aslfast.preflight import dry_run
+from aslfast.systems.registry import plan_of
+from aslfast.trainer.preflight import dry_run
 
 NOTHING_WRITTEN = "nothing is written yet: start again with the same command"
 
@@ -27,7 +28,7 @@ def print_plan(config: RunConfig, as_json: bool) -> None:
     if config.environment:
         open_environment(config)
     if as_json:
-        phases = [asdict(phase) for phase in dry_run.phases(config)]
+        phases = [asdict(phase) for phase in plan_of(config)]
         counts = {
             "round_trajectories": dry_run.round_trajectories(config),
             "total_trajectories": dry_run.total_trajectories(config),

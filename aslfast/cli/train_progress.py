@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from aslfast.cli.progress import Meter
 from aslfast.config import RunConfig
-from aslfast.preflight import dry_run
 from aslfast.rounds.records import Observer, Position, RoundRecord, StepRecord
+from aslfast.systems.registry import plan_of
+from aslfast.trainer.preflight import dry_run
 
 
 class TrainProgress(Observer):
@@ -15,7 +16,7 @@ class TrainProgress(Observer):
         self.meter = meter
         self.round_size = dry_run.round_trajectories(config)
         self.eval_size = dry_run.evaluation_trajectories(config)
-        self.phases = {phase.name: phase for phase in dry_run.phases(config)}
+        self.phases = {phase.name: phase for phase in plan_of(config)}
         self.rounds = config.rounds
 
     def setup(self, what: str) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from fnmatch import fnmatch
 
 from aslfast.config.schema import RunConfig
+from aslfast.config.toml import is_table, items_of
 
 # Numbers do not depend on these, or on the contents of the files alone, which have checksums of their own.
 MAY_CHANGE = (
@@ -46,17 +47,15 @@ class ConfigChange:
 def config_changes(before: RunConfig, now: RunConfig) -> list[ConfigChange]:
     """Return what differs, in the order of the keys."""
     old, new = settings(before), settings(now)
-    return [ConfigChange(key, old[key], value) for key, value in new.items() if value != old[key]]
+    keys = dict.fromkeys([*old, *new])
+    return [ConfigChange(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
 
 
 def settings(table: object, prefix: str = "") -> dict[str, object]:
     """Return the values of a configuration by their dotted keys."""
     found: dict[str, object] = {}
-    assert dataclasses.is_dataclass(table)
-    for item in dataclasses.fields(table):
-        value = getattr(table, item.name)
-        inner = dataclasses.is_dataclass(value)
-        found |= settings(value, f"{prefix}{item.name}.") if inner else {prefix + item.name: value}
+    for name, value in items_of(table).items():
+        found |= settings(value, f"{prefix}{name}.") if is_table(value) else {prefix + name: value}
     return found
 
 

@@ -16,7 +16,7 @@ MOVING = ("moving", "fifo_median")  # baselines over steps
 
 @dataclass(frozen=True, slots=True)
 class LossConfig:
-    """The formulas are in docs/losses.md; what makes which algorithm, in recipes/algorithms."""
+    """The formulas are in docs/recipes/losses.md; what makes which algorithm, in recipes/algorithms."""
 
     # "ppo": clipped surrogate; "cispo": clipped weights; "nft": negative-aware fine-tuning; "sft": successes alone
     kind: Literal["ppo", "cispo", "nft", "sft"] = "ppo"
@@ -47,7 +47,7 @@ class LossConfig:
 
 @dataclass(frozen=True, slots=True)
 class AdvantageConfig:
-    """The formulas are in docs/losses.md."""
+    """The formulas are in docs/recipes/losses.md."""
 
     # "moving": mean of earlier rewards of the key, by decay; "fifo_median": median of the last groups' mean rewards
     baseline: Literal["mean", "leave_one_out", "none", "moving", "fifo_median"] = "mean"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from aslfast.config.bounds import fraction, named, number, positive
 from aslfast.config.learning import AdvantageConfig, LossConfig
-from aslfast.core import ROLES, SECOND_JUDGE, Role
+from aslfast.config.roles import ROLES, RoleConfig, adapter_of, default_roles
 from aslfast.limits import (
     MOST_SECONDS,
     MOST_SEED,
@@ -18,6 +19,7 @@ from aslfast.limits import (
     MOST_TOP_K,
     MOST_TURNS,
 )
+from aslfast.prompts.builder import SECOND_JUDGE
 from aslfast.rewards import GENERATOR_REWARDS, LABELS, POLICY_REWARDS, REFERENCES
 
 SFT: Literal["sft"] = "sft"  # the phase
@@ -86,18 +88,6 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class RoleConfig:
-    init_adapter: str = ""  # PEFT adapter folder that the role starts from; empty: a fresh adapter, the base itself
-
-
-@dataclass(frozen=True, slots=True)
-class RolesConfig:
-    generator: RoleConfig = field(default_factory=RoleConfig)
-    grm: RoleConfig = field(default_factory=RoleConfig)
-    policy: RoleConfig = field(default_factory=RoleConfig)
-
-
-@dataclass(frozen=True, slots=True)
 class LearnerConfig:
     learning_rate: float = positive(1e-6, 10.0)
     weight_decay: float = number(0.0, 0.0, 10.0)
@@ -159,11 +149,22 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnPhaseConfig:
+    """Of a phase of one's own, the table [own_phase.NAME]: see docs/recipes/phases.md."""
+
+    steps: int = number(8, 0, MOST_STEPS)  # optimizer steps a round
+    tasks_per_step: int = positive(8, 100_000)
+    group_size: int = positive(4, 10_000)  # plays of a task
+    learn: bool = True
+    options: Mapping[str, object] = field(default_factory=dict)  # what the phase asks for: numbers, texts, booleans
+
+
+@dataclass(frozen=True, slots=True)
 class SftPhaseConfig:
     """Of the phase "sft", with which a run may begin: one role learns from demonstrations. See docs/sft.md."""
 
     data: str = ""  # trajectories.parquet or chat.jsonl; empty: made from the labelled questions and the index
-    role: Literal["generator", "grm", "policy"] = "policy"
+    role: str = "policy"
     learning_rate: float = positive(2e-4, 10.0)  # falls to 0 over the phase
     epochs: int = number(1, 1, 10_000)
     batch_size: int = positive(16, 100_000)  # rows an optimizer step
@@ -206,7 +207,8 @@ class RunConfig:
     seed: int = number(0, 0, MOST_SEED)
     rounds: int = number(3, 0, MOST_STEPS)
     # of a round, in this order; "sft", if it is there, comes first and is in round 1 alone
-    phases: tuple[Literal["sft", "generator", "grm", "policy"], ...] = ROLES
+    # or module:Name, a phase of your own (docs/recipes/phases.md); PHASES are the shipped ones
+    phases: tuple[str, ...] = named(ROLES, ("sft", *ROLES))
     threads: int = number(0, 0, MOST_THREADS)  # of torch on the CPU; 0: as torch chooses
     deterministic: bool = True  # the same bits again, where torch can; false: on a GPU faster, last bits are left open
     format_weight: float = number(1.0, 0.0, 1e6)  # of the format reward of every role
@@ -218,7 +220,7 @@ class RunConfig:
     tool: ToolConfig = field(default_factory=ToolConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
-    roles: RolesConfig = field(default_factory=RolesConfig)
+    roles: Mapping[str, RoleConfig] = field(default_factory=default_roles)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
@@ -226,15 +228,34 @@ class RunConfig:
     grm: GrmConfig = field(default_factory=GrmConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     sft: SftPhaseConfig = field(default_factory=SftPhaseConfig)
+    own_phase: Mapping[str, OwnPhaseConfig] = field(default_factory=dict)  # by the Name of module:Name
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     @property
-    def role_phases(self) -> tuple[Role, ...]:
+    def round_phases(self) -> tuple[str, ...]:
         """The phases of every round: all but "sft"."""
         return tuple(phase for phase in self.phases if phase != SFT)
 
     @property
+    def all_roles(self) -> dict[str, RoleConfig]:
+        """The roles by name: with two judges, the second is as the first."""
+        second = {SECOND_JUDGE: self.roles["grm"]} if self.grm.folds > 1 and "grm" in self.roles else {}
+        return {**self.roles, **second}
+
+    @property
     def adapters(self) -> tuple[str, ...]:
-        """Names of the adapters: one a role, two for the judge where each half of the source documents has its own."""
-        return (*ROLES, SECOND_JUDGE) if self.grm.folds > 1 else ROLES
+        """Names of the adapters: of the roles that have one of their own."""
+        return tuple(name for name, role in self.all_roles.items() if not role.adapter)
+
+    def adapter_of(self, role: str) -> str | None:
+        """Return the adapter that plays a role; None: the base alone."""
+        return adapter_of(self.all_roles, role)
+
+    def loss_of(self, role: str) -> LossConfig:
+        """Return the settings of a role's loss."""
+        return replace(self.loss, **self.all_roles[role].loss)
+
+    def advantage_of(self, role: str) -> AdvantageConfig:
+        """Return the settings of a role's advantages."""
+        return replace(self.advantage, **self.all_roles[role].advantage)

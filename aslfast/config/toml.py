@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -39,14 +40,26 @@ def to_toml(config: object) -> str:
 
 def _lines(table: Any, name: str) -> list[str]:
     """Return the table's own values, then its tables, each under its full name."""
-    values = {item.name: getattr(table, item.name) for item in dataclasses.fields(table)}
-    inner = {key: value for key, value in values.items() if dataclasses.is_dataclass(value)}
+    values = items_of(table)
+    inner = {key: value for key, value in values.items() if is_table(value)}
     lines = [f"{key} = {_value(value)}" for key, value in values.items() if key not in inner]
     if name and lines:
         lines = ["", f"[{name}]", *lines]
     for key, value in inner.items():
         lines += _lines(value, f"{name}.{key}" if name else key)
     return lines
+
+
+def is_table(value: object) -> bool:
+    """Return whether a value of a configuration is a table of its own."""
+    return dataclasses.is_dataclass(value) or isinstance(value, Mapping)
+
+
+def items_of(table: Any) -> dict[str, Any]:
+    """Return what a table of a configuration holds: a dataclass by its fields, a mapping by its keys."""
+    if isinstance(table, Mapping):
+        return dict(table)
+    return {item.name: getattr(table, item.name) for item in dataclasses.fields(table)}
 
 
 def _value(value: object) -> str:

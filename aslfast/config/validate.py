@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass
@@ -11,13 +12,16 @@ from datetime import date
 from typing import Any
 
 from aslfast.config.algorithms import algorithm_names
-from aslfast.config.learning import conflicts
+from aslfast.config.checks.roles import check_roles
+from aslfast.config.learning import AdvantageConfig, LossConfig, conflicts
 from aslfast.config.renamed import RENAMED
+from aslfast.config.roles import RoleConfig, default_roles
 from aslfast.config.schema import SFT, RunConfig
 from aslfast.errors import UserError
 from aslfast.plugins import is_import_path
 from aslfast.rewards import ENVIRONMENT, JUDGED
 
+NAME = re.compile(r"[A-Za-z_][\w-]{0,39}")
 KINDS = {int: "int (a whole number)", float: "float (a number)", bool: "bool (true or false)", str: "str (a text)"}
 EXAMPLES = {int: "[1, 2]", float: "[0.3, 0.8]", str: '["topic", "depth"]'}
 
@@ -45,11 +49,32 @@ def from_tree(tree: Mapping[str, Any], place: str, options: Mapping[str, str] | 
     not exist, wrong types, values out of range and values that exclude each other.
     """
     origin = Origin(place, options or {})
-    config = _table(RunConfig, tree, "", origin)
+    config = _table(RunConfig, _with_default_roles(tree), "", origin)
     if config.algorithm:
         _check_choice(config.algorithm, algorithm_names(), "algorithm", origin)
+    for name, role in config.roles.items():  # what stands over the tables `loss` and `advantage` is as they are
+        _table(LossConfig, role.loss, f"roles.{name}.loss.", origin)
+        _table(AdvantageConfig, role.advantage, f"roles.{name}.advantage.", origin)
     _check_together(config, origin)
     return config
+
+
+def _with_default_roles(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the tree with all of the default roles, and its keys over theirs, unless it has a role that they lack."""
+    own, defaults = tree.get("roles", {}), default_roles()
+    if not isinstance(own, Mapping) or any(name not in defaults for name in own):
+        return tree
+    if not all(isinstance(table, Mapping) for table in own.values()):
+        return tree
+    return {**tree, "roles": {name: {**_changed(role), **own.get(name, {})} for name, role in defaults.items()}}
+
+
+def _changed(role: RoleConfig) -> dict[str, Any]:
+    """Return what of a role is not as by default, as a tree."""
+    values = {item.name: getattr(role, item.name) for item in dataclasses.fields(role)}
+    plain = dataclasses.asdict(RoleConfig())
+    changed = {key: value for key, value in values.items() if value != plain[key]}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in changed.items()}
 
 
 def _table(cls: type, tree: Mapping[str, Any], prefix: str, origin: Origin) -> Any:
@@ -65,6 +90,8 @@ def _table(cls: type, tree: Mapping[str, Any], prefix: str, origin: Origin) -> A
 
 
 def _value(wanted: Any, item: Field[Any], value: object, key: str, origin: Origin) -> Any:
+    if typing.get_origin(wanted) is Mapping:
+        return _mapping(typing.get_args(wanted)[1], value, key, origin)
     if dataclasses.is_dataclass(wanted) and isinstance(wanted, type):
         if isinstance(value, Mapping):
             return _table(wanted, value, f"{key}.", origin)
@@ -73,10 +100,36 @@ def _value(wanted: Any, item: Field[Any], value: object, key: str, origin: Origi
     if typing.get_origin(wanted) is not tuple:
         return _single(wanted, item, value, key, origin)
     kind = typing.get_args(wanted)[0]
-    if isinstance(value, list) and value:
+    if isinstance(value, list) and (value or item.default == ()):
         return tuple(_single(kind, item, each, key, origin, f"an entry of {key}") for each in value)
     example = EXAMPLES[str if typing.get_origin(kind) is typing.Literal else kind]
     raise UserError(f"{origin.of(key)}: {key} is {value!r}; it takes a list, for example {example}")
+
+
+def _mapping(wanted: Any, value: object, key: str, origin: Origin) -> dict[str, Any]:
+    """Return tables by names of the recipe's own, or, where any value is wanted, what they hold."""
+    if not isinstance(value, Mapping):
+        raise UserError(f"{origin.of(key)}: {key} is a table; set a key inside it, for example {key}.name")
+    for name in value:
+        if not NAME.fullmatch(name):
+            raise UserError(f"{origin.of(key)}: {key}.{name:.80} is no name; use letters, digits, - and _, at most 40")
+    if wanted is object:
+        return {name: _own_value(inner, f"{key}.{name}", origin) for name, inner in value.items()}
+    return {name: _table(wanted, _as_table(inner, f"{key}.{name}", origin), f"{key}.{name}.", origin)
+            for name, inner in value.items()}  # fmt: skip
+
+
+def _as_table(value: object, key: str, origin: Origin) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{origin.of(key)}: {key} is a table; set a key inside it")
+    return value
+
+
+def _own_value(value: object, key: str, origin: Origin) -> object:
+    """Return a value of a table whose keys are not ours: a number, a text or true or false."""
+    if not isinstance(value, bool | int | float | str) or (isinstance(value, str) and not _can_be_saved(value)):
+        raise UserError(f"{origin.of(key)}: {key} is {value!r:.80}; it takes a number, a text, true or false")
+    return value
 
 
 def _single(wanted: Any, item: Field[Any], value: Any, key: str, origin: Origin, name: str = "") -> Any:
@@ -122,6 +175,7 @@ def _check_together(config: RunConfig, origin: Origin) -> None:
         raise UserError(f"{origin.of('tools')}: an entry of tools is {unknown[0]!r:.80}; {known}")
     for keys, what in conflicts(config.loss, config.advantage):
         raise UserError(f"{origin.of(*keys)}: {what}")
+    check_roles(config, origin.of)
     if config.policy.reward in JUDGED and not config.policy.verdicts_per_answer:
         needs = f"the reward {config.policy.reward!r} needs 1 or more"
         place = origin.of("policy.verdicts_per_answer", "policy.reward")

@@ -36,6 +36,8 @@ class Learner:
         self.packed_model = PackedModel(model, config, temperature)
         self.model, self.config, self.loss, self.ranks = model, config, loss, ranks
         self.temperature = temperature
+        self._own: dict[str, tuple[LossConfig, float]] = {}  # by adapter: loss and temperature of its own
+        self._common = loss, temperature
         options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": (0.9, 0.95)}
         self.optimizers = {role: torch.optim.AdamW(lora.parameters_of(model, role), **options) for role in roles}
         self.version = dict.fromkeys(roles, 0)  # optimizer steps so far: the adapter's version
@@ -47,6 +49,17 @@ class Learner:
         """The name of the attention backend."""
         return self.packed_model.attention
 
+    def set_own(self, role: str, loss: LossConfig, temperature: float) -> None:
+        """Let the steps of one role have a loss and a temperature of their own."""
+        self._own[role] = loss, temperature
+
+    def _activate(self, role: str) -> None:
+        self.model.set_adapter(role)
+        self.loss, temperature = self._own.get(role, self._common)
+        if temperature != self.temperature:
+            self.temperature = temperature
+            self.packed_model.set_temperature(temperature)
+
     def step(self, role: str, trajectories: Sequence[Trajectory], advantages: Sequence[float | Signal]) -> UpdateStats:
         """Take one optimizer step on these trajectories and those of the other ranks; one at least sampled a token.
 
@@ -57,7 +70,7 @@ class Learner:
         it. Raise UserError after `max_skipped_steps` such steps in a row, and at once where the model's own log-probs
         are not finite.
         """
-        self.model.set_adapter(role)
+        self._activate(role)
         loss_tokens, sequences = self._count_loss_tokens(trajectories)
         normalizer = normalizer_of(self.loss, loss_tokens, sequences)
         if self.loss.sft_coef:

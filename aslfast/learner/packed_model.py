@@ -31,9 +31,14 @@ class PackedModel:
         self.base: Any = model.get_base_model()
         attention.check_architecture(self.base)
         self.limit = context_limit(self.base.get_decoder().config)
-        self.temperature, self.softcap = measure_transform(self.base).of_bare_logits(temperature)
+        self._transform = measure_transform(self.base)
+        self.set_temperature(temperature)
         self.attention = attention.choose_backend(config.attention, model.device, self.base.dtype)
         self.model, self.activation_checkpointing = model, config.activation_checkpointing
+
+    def set_temperature(self, temperature: float) -> None:
+        """Take the log-probs of a distribution that was sampled at this temperature from now on."""
+        self.temperature, self.softcap = self._transform.of_bare_logits(temperature)
 
     @contextmanager
     def training_mode(self) -> Iterator[None]:

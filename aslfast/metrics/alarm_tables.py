@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from aslfast.core import ROLES
+from aslfast.config.roles import ROLES
 from aslfast.metrics.monitor import alarm_texts
 from aslfast.metrics.run_log import RunLog
 

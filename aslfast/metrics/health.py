@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 from aslfast import rewards
-from aslfast.core import Group, Reward, Role, Trajectory
+from aslfast.core import Group, Reward, Trajectory
 from aslfast.metrics.run_log import Line
 from aslfast.prompts.parsing import without_thinking
 from aslfast.prompts.tool_calls import NO_LIMIT, parse_calls
@@ -20,23 +20,32 @@ MOST_QUESTIONS = 256  # of a step that are compared, each with each: 33,000 pair
 ROLE_METRICS = ("tokens", "entropy", "finished", "repeated_queries")
 
 
-def step_health(role: Role, groups: Sequence[Group], oracle: Oracle | None) -> dict[str, float | None]:
-    """Return the monitor's metrics of a step, for its line, along with `entropy` and `finished`.
-
-    oracle: of the world to learn in.
-    """
-    trajectories = [t for group in groups for t in group.trajectories]
-    metrics: dict[str, float | None] = {
+def step_health(groups: Sequence[Group]) -> dict[str, float | None]:
+    """Return the monitor's metrics of any role's step, for its line, along with `entropy` and `finished`."""
+    trajectories = _trajectories(groups)
+    return {
         "tokens": sum(t.n_sampled for t in trajectories) / len(trajectories),
         "repeated_queries": repeated_queries(trajectories),
     }
-    if role == "generator":
-        metrics["question_diversity"] = diversity([t.output for t in trajectories if t.output is not None])
-        metrics["solvable"] = _solvable(trajectories, oracle) if oracle else None
-    if role == "policy":
-        given = [reward for group in groups for reward in group.rewards]
-        metrics |= reward_against_truth(trajectories, given, oracle or (lambda _: None))
-    return metrics
+
+
+def question_health(groups: Sequence[Group], oracle: Oracle | None) -> dict[str, float | None]:
+    """Return the metrics of a step that wrote questions. oracle: of the world to learn in."""
+    trajectories = _trajectories(groups)
+    return {
+        "question_diversity": diversity([t.output for t in trajectories if t.output is not None]),
+        "solvable": _solvable(trajectories, oracle) if oracle else None,
+    }
+
+
+def answer_health(groups: Sequence[Group], oracle: Oracle | None) -> dict[str, float | None]:
+    """Return the metrics of a step that answered questions. oracle: of the world to learn in."""
+    given = [reward for group in groups for reward in group.rewards]
+    return reward_against_truth(_trajectories(groups), given, oracle or (lambda _: None))
+
+
+def _trajectories(groups: Sequence[Group]) -> list[Trajectory]:
+    return [t for group in groups for t in group.trajectories]
 
 
 def repeated_queries(trajectories: Sequence[Trajectory]) -> float:

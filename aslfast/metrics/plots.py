@@ -11,15 +11,18 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from aslfast.core import SECOND_JUDGE, role_of
 from aslfast.errors import UserError
 from aslfast.files.atomic import atomic_file
 from aslfast.metrics.run_log import RunLog
 from aslfast.metrics.tables import TRUTHS, interval_of
+from aslfast.prompts.builder import SECOND_JUDGE
 
 NAMES = {"policy": "policy: right answers", "grm": "GRM: right verdicts", "solvable": "generator: solvable questions"}
 # Okabe and Ito 2008: distinct with any kind of colour vision; the markers differ in grey too
-COLOURS = {"policy": "#0072B2", "grm": "#D55E00", "solvable": "#009E73", "generator": "#009E73"}
+COLOURS = {
+    "policy": "#0072B2", "grm": "#D55E00", SECOND_JUDGE: "#D55E00", "solvable": "#009E73", "generator": "#009E73",
+}  # fmt: skip
+OTHER = "#7F3C8D"  # a phase of one's own
 ALARM = "#B00020"
 HOP_COLOURS = ("#0072B2", "#56B4E9", "#CC79A7", "#E69F00")
 MARKERS = "os^Dv"
@@ -93,7 +96,7 @@ def _plot_rewards(axes: Axes, log: RunLog) -> None:
         x, y = zip(*points, strict=True)
         label = None if name in named else {"grm": "GRM", SECOND_JUDGE: "second GRM"}.get(name, name)
         named.add(name)
-        colour, dashes = COLOURS[role_of(name)], "--" if name == SECOND_JUDGE else "-"
+        colour, dashes = COLOURS.get(name, OTHER), "--" if name == SECOND_JUDGE else "-"
         axes.plot(x, y, color=colour, lw=0.8, alpha=0.4)
         axes.plot(x, _running_mean(y), color=colour, lw=2, ls=dashes, label=label)
     axes.set_title("Reward that the roles saw, by optimizer step", loc="left", fontsize=11)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aslfast.core import ROLES
+from aslfast.config.roles import ROLES
 from aslfast.errors import UserError
 from aslfast.files.jsonl import read_lines
 

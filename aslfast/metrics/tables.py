@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from aslfast.core import ROLES
+from aslfast.config.roles import ROLES
 from aslfast.metrics.run_log import Line, RunLog
 
 TRUTHS = {"policy": "policy_accuracy", "grm": "grm_accuracy", "solvable": "solvable_share"}

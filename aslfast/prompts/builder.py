@@ -18,6 +18,7 @@ JUDGE_PROMPTS = {  # variant -> prompt file
     "uncertain": "grm-uncertain",
     "ranking": "grm-ranking",
 }
+SECOND_JUDGE = "second_judge"  # the role that judges the first fold's questions: docs/rewards.md
 MAX_ANSWER_CHARS = 500  # of a student's answer in the judge's prompt
 
 
@@ -45,7 +46,8 @@ class PromptBuilder:
             answer=one_line(answer)[:MAX_ANSWER_CHARS],
             reference=one_line(question.reference),
         )
-        return Task(task_id, "grm", prompt, question.text, (label,) if label else (), question.hops, fold)
+        role = SECOND_JUDGE if fold == 2 else "grm"
+        return Task(task_id, role, prompt, question.text, (label,) if label else (), question.hops, fold)
 
     def generator(self, task_id: str, topic: str, hops: int) -> Task:
         """Return the task of writing a question about a topic: the first round's."""

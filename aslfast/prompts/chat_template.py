@@ -99,6 +99,21 @@ class Chat:
             return ids
         return self._pieced_ids(results, said, turn_closed)
 
+    def message_ids(self, text: str, turn_closed: bool) -> list[int]:
+        """Return a user's next message, from the end of the assistant's turn to where it speaks again. `text` is data.
+
+        Raise UserError where the template shows no second message of a user.
+        """
+        start, said = (self._end_at, self._end) if turn_closed else (0, self._said)
+        frame = self._frame(self.rendering.message(SENTINEL)[start:])
+        shown = self.rendering.message(self.escape_control_tokens(text))
+        return self._without_forged(self._fragment_ids(shown, said, turn_closed), frame)
+
+    def said_ids(self, text: str) -> list[int]:
+        """Return a text as what the assistant said in a turn that `message_ids` closes. It is data."""
+        ids = self._ids(self.escape_control_tokens(text))
+        return [id_ for id_ in ids if id_ not in self._control_ids]
+
     def _fragment_ids(self, fragment: str, said: str, turn_closed: bool) -> list[int]:
         fragment = fragment[self._end_at :] if turn_closed else fragment
         ids = self._ids_after(said, fragment)

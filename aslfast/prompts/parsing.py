@@ -7,20 +7,16 @@ else is no output. A judge's output is one of ten words, alone; "correct/wrong",
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aslfast.core import Role, StopReason
+from aslfast.core import StopReason
 
 TAGS = ("think", "tool_call", "tool_response", "tools", "answer", "question", "verdict")
 MARKS = tuple(mark for tag in TAGS for mark in (f"<{tag}>", f"</{tag}>"))
 VERDICTS = ("correct", "wrong", "uncertain")
 GRADES = ("A", "B", "C", "D", "E", "F", "G")  # from best to worst: the ranking judge's verdicts
 STOP_TEXTS = ("</tool_call>", "</answer>", "</verdict>")  # the generator's turn ends with its reference answer
-OUTPUT_TAGS: dict[Role, tuple[str, ...]] = {
-    "generator": ("question", "answer"),
-    "grm": ("verdict",),
-    "policy": ("answer",),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +85,18 @@ def valid_question(question: str) -> bool:
     return len(question) >= 10 and question.endswith("?")
 
 
-def parse_output(role: Role, text: str) -> tuple[StopReason, str | None, str | None]:
-    """Return how a closing turn ends, its output, and (generator) the reference answer that came with the question."""
+def parse_output(tags: Sequence[str], text: str) -> tuple[StopReason, str | None, str | None]:
+    """Return how a closing turn ends, its output, and what its second tag holds, where its role has two.
+
+    A closing turn has each tag of its role once. The tag "verdict" holds one of the judges' words.
+    """
     said = without_thinking(text)
-    if any(tagged(said, tag)[0] > 1 for tag in OUTPUT_TAGS[role]):
+    if any(tagged(said, tag)[0] > 1 for tag in tags):
         return StopReason.TWO_OUTPUTS, None, None
-    if role == "generator":
-        written = question(text)
-        output, reference = (written.question, written.answer) if written else (None, None)
-    else:
-        output, reference = (answer(text) if role == "policy" else judgement(text)), None
-    return StopReason.NO_OUTPUT if output is None else StopReason.FINISHED, output, reference
+    found = [judgement(text) if tag == "verdict" else _only(text, tag) for tag in tags]
+    if None in found:
+        return StopReason.NO_OUTPUT, None, None
+    return StopReason.FINISHED, found[0], found[1] if len(found) > 1 else None
 
 
 def _only(text: str, tag: str) -> str | None:

@@ -79,6 +79,13 @@ class Rendering:
             messages = [_tool_message("\n".join(text for _, text in results), results[0][0])]
         return self._text([*_turns(SENTINEL), *messages]).partition(SENTINEL)[2]
 
+    def message(self, text: str) -> str:
+        """Return a user's next message, from the end of the assistant's turn to where it speaks again."""
+        messages = [*_turns(SENTINEL), _user(text)]
+        if self._count([*_turns(SENTINEL), _user(SENTINEL)]) != 2:
+            raise self._unusable("it shows no second user message")
+        return self._text(messages).partition(SENTINEL)[2]
+
     @cached_property
     def _shows_several(self) -> bool:
         return self._count([*_turns(SENTINEL), _tool_message(SENTINEL), _tool_message(SENTINEL)]) == 3

@@ -1,19 +1,15 @@
-"""What the rollouts of one optimizer step share: sampler and tool, concurrency limit, seed, verdict cache, counters."""
+"""What the rollouts of one optimizer step share: sampler and tool, concurrency limit, seed, counters."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 
 from aslfast.config import RunConfig
-from aslfast.core import Role, StopReason, Task, Trajectory
-from aslfast.prompts.builder import PromptBuilder
+from aslfast.core import StopReason, Task, Trajectory
 from aslfast.rollout.counters import StepCounters
-from aslfast.rollout.judge import Judge, VerdictCache
-from aslfast.rollout.multi_turn import Rollout
+from aslfast.rollout.multi_turn import Rollout, Start
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
-
-DEPTH: dict[Role, int] = {"generator": 0, "policy": 1, "grm": 2}  # a role waits for the one below it; deepest first
 
 
 @dataclass(frozen=True)
@@ -26,31 +22,26 @@ class RolloutContext:
     versions: Mapping[str, int]  # of the adapters
     round: int
     seed: int  # of the step
-    verdict_cache: VerdictCache = field(default_factory=VerdictCache)
+    # trajectories that several groups wait for, running or done, by a key of the system's own
+    shared: dict[Hashable, Awaitable[Trajectory]] = field(default_factory=dict)
     counters: StepCounters = field(default_factory=StepCounters)
 
     def for_group(self) -> RolloutContext:
         """Return this context with counters of its own."""
         return replace(self, counters=StepCounters())
 
-    async def sample(self, task: Task, number: int) -> Trajectory:
-        """Return the `number`-th trajectory of a task, once the concurrency limit lets it run."""
-        async with self.limit.acquire(DEPTH[task.role]):
-            trajectory = await self.rollout.run(task, number, self.seed, task.adapter, self.versions[task.adapter])
+    async def sample(self, task: Task, number: int, start: Start | None = None) -> Trajectory:
+        """Return the `number`-th trajectory of a task, once the concurrency limit lets it run.
+
+        start: what it starts from, in place of the task's prompt.
+        """
+        adapter = self.config.adapter_of(task.role)
+        version = self.versions[adapter] if adapter else 0
+        async with self.limit.acquire(self.config.all_roles[task.role].depth):
+            trajectory = await self.rollout.run(task, number, self.seed, adapter, version, start)
         self.counters.sampled_tokens += trajectory.n_sampled
         self.counters.tool_failed += trajectory.stop is StopReason.TOOL_FAILED
         return trajectory
-
-    @property
-    def judge(self) -> Judge:
-        """The judge, with this context's counters."""
-        share = self.config.grm.share_verdicts
-        return Judge(self.sample, self.prompts, share, self.verdict_cache, self.counters)
-
-    @property
-    def prompts(self) -> PromptBuilder:
-        """Makes the tasks."""
-        return PromptBuilder(self.config.model.prompts, self.config.grm.variant)
 
 
 def max_concurrent(config: RunConfig) -> int:

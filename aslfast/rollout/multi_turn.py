@@ -5,66 +5,23 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from aslfast.core import Kind, Role, StopReason, Task, Trajectory, Turn
+from aslfast.config.roles import NO_TOOLS, RoleConfig, default_roles
+from aslfast.core import StopReason, Task, Trajectory, Turn
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.parsing import STOP_TEXTS, parse_output, without_thinking
+from aslfast.prompts.parsing import parse_output, without_thinking
 from aslfast.prompts.tool_calls import SEARCH, Call, parse_calls
 from aslfast.rollout.environments.own_environment import GuardedEpisode, OwnEnvironment
+from aslfast.rollout.open_trajectory import Limits, OpenTrajectory, Start
 from aslfast.rollout.toolbox import ToolCaller
 from aslfast.sampler.protocol import Sample, Sampler, SampleRequest
 
 T = TypeVar("T")
 
 _runs = itertools.count()
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bounds of one trajectory, in turns and tokens."""
-
-    max_turns: int = 5
-    max_new_tokens: int = 512  # a turn
-    max_context: int = 4096  # the whole trajectory
-    max_calls: int = 1  # a turn
-
-    @property
-    def stop_texts(self) -> tuple[str, ...]:
-        """The texts that end a turn; a call does where it is the only one."""
-        return STOP_TEXTS if self.max_calls == 1 else tuple(text for text in STOP_TEXTS if text != "</tool_call>")
-
-
-@dataclass(slots=True)
-class _Episode:
-    """A trajectory in progress. The seed of each turn is derived from `name`; `session` is unique in the process."""
-
-    name: str
-    session: str
-    adapter: str | None
-    ids: list[int] = field(default_factory=list)
-    mask: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    turns: list[Turn] = field(default_factory=list)
-
-    def append(self, kind: Kind, ids: Sequence[int], text: str) -> None:
-        """Append tokens that the model did not sample."""
-        self._extend(Turn(kind, len(self.ids), len(self.ids) + len(ids), text), ids, 0, [0.0] * len(ids))
-
-    def append_sampled(self, sample: Sample, text: str, in_thinking: bool) -> Turn:
-        """Append a turn that the model sampled, and return it."""
-        ids = sample.token_ids
-        turn = Turn("sampled", len(self.ids), len(self.ids) + len(ids), text, sample.cached_tokens, in_thinking)
-        self._extend(turn, ids, 1, sample.logprobs)
-        return turn
-
-    def _extend(self, turn: Turn, ids: Sequence[int], in_loss: int, logprobs: Sequence[float]) -> None:
-        self.turns.append(turn)
-        self.ids += ids
-        self.mask += [in_loss] * len(ids)
-        self.logprobs += logprobs
 
 
 SAID = (StopReason.FINISHED, StopReason.NO_OUTPUT, StopReason.TWO_OUTPUTS)  # a turn that calls no tool
@@ -80,14 +37,17 @@ class _End:
 
 
 def read_turn(
-    role: Role, text: str, finish: str, tools: Sequence[str] = (SEARCH,), max_calls: int = 1
+    output: Sequence[str], text: str, finish: str, tools: Sequence[str] = (SEARCH,), max_calls: int = 1
 ) -> tuple[Call, ...] | _End:
-    """Return what a sampled turn does: calls of the tools to run, or how the trajectory ends."""
+    """Return what a sampled turn does: calls of the tools to run, or how the trajectory ends.
+
+    output: the tags of the role's closing turn.
+    """
     if finish == "length":
         return _End(StopReason.TURN_TOO_LONG)
     calls = parse_calls(without_thinking(text), max_calls)
     if calls == ():
-        return _End(*parse_output(role, text))
+        return _End(*parse_output(output, text))
     if calls is None:
         return _End(StopReason.MALFORMED_CALL)
     if any(call.name not in tools for call in calls):
@@ -106,10 +66,21 @@ def take_action(played: GuardedEpisode, end: _End, said: str) -> _End | str:
     return _End(StopReason.FINISHED, action) if observation is None else observation
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """How a role with tools of its own is told of them."""
+
+    chat: Chat
+    system: str
+
+
 @dataclass(frozen=True)
 class Rollout:
-    """Runs trajectories on one sampler and its tools. `system` is the system message of every role; an `environment` of
-    one's own answers the policy's turns, and rewards its trajectories."""
+    """Runs trajectories on one sampler and its tools.
+
+    system: the system message. environment: one's own; it answers the turns of a role that plays in it, and rewards its
+    trajectories. words: of the roles that have tools of their own, by name.
+    """
 
     sampler: Sampler
     tool: ToolCaller
@@ -118,20 +89,27 @@ class Rollout:
     temperature: float
     system: str = ""
     environment: OwnEnvironment | None = None
+    roles: Mapping[str, RoleConfig] = field(default_factory=default_roles)
+    words: Mapping[str, Words] = field(default_factory=dict)
 
-    async def run(self, task: Task, number: int, seed: int, adapter: str | None, version: int = 0) -> Trajectory:
+    async def run(
+        self, task: Task, number: int, seed: int, adapter: str | None, version: int = 0, start: Start | None = None
+    ) -> Trajectory:  # fmt: skip
         """Return the `number`-th trajectory of a task, sampled with an adapter of this version; None: the base alone.
 
-        The same task, number and seed give the same trajectory, whatever else is running.
+        The same task, number and seed give the same trajectory, whatever else is running. start: what stands before its
+        first turn, in place of the task's prompt.
         """
-        name = f"{task.id}#{number}@{seed}"
-        episode = _Episode(name, f"{name}~{next(_runs)}", adapter)  # the same name may run twice at once
-        environment = self.environment if task.role == "policy" else None
+        episode = self._opened(f"{task.id}#{number}@{seed}", task.role, adapter)
+        environment = self.environment if episode.role.environment else None
         played = environment and environment.start(task, stable_seed(task.id, seed))
         prompt = f"{task.prompt}\n{played.observation}" if played and played.observation else task.prompt
-        episode.append("prompt", self.chat.prompt_ids(prompt, self.system), prompt)
+        if start:
+            episode.begin(start)
+        else:
+            episode.append("prompt", episode.chat.prompt_ids(prompt, self._system(task.role)), prompt)
         try:
-            end = await self._run_turns(task.role, episode, played)
+            end = await self._run_turns(episode, played)
         finally:
             self.sampler.release(episode.session)
         trajectory = Trajectory(
@@ -148,27 +126,71 @@ class Rollout:
         )
         return environment.rewarded(trajectory) if environment else trajectory
 
-    async def _run_turns(self, role: Role, episode: _Episode, played: GuardedEpisode | None) -> _End:
+    def opened_with(self, role: str, messages: Sequence[str]) -> Start:
+        """Return the start of a trajectory from a list of messages, the user's and the model's in turn, ending with the
+        user's. All of it is data, and none of it is learnt from."""
+        episode = self._opened("", role, None)
+        episode.append("prompt", episode.chat.prompt_ids(messages[0], self._system(role)), messages[0])
+        for said, asked in zip(messages[1::2], messages[2::2], strict=True):
+            episode.append("prompt", episode.chat.said_ids(said), said)
+            episode.append("prompt", episode.chat.message_ids(asked, turn_closed=False), asked)
+        return Start.of(episode)
+
+    def gone_on(self, trajectory: Trajectory, message: str, turns: int | None = None, learn: bool = True) -> Start:
+        """Return the start of a trajectory that goes on from another, or from its first `turns` turns, with a message.
+
+        learn: whether the turns that were sampled before are learnt from in it too.
+        """
+        kept = trajectory.turns[:turns]
+        end = kept[-1].end if kept else 0
+        if not kept or kept[-1].kind != "sampled":
+            raise ValueError(f"trajectory {trajectory.task.id}: it can go on after a sampled turn alone")
+        episode = self._opened("", trajectory.task.role, None)
+        mask = trajectory.loss_mask[:end] if learn else [0] * end
+        episode.begin(Start(trajectory.token_ids[:end], tuple(mask), trajectory.logprobs[:end], kept))
+        closed = episode.chat.ends_turn(episode.ids)
+        episode.append("prompt", episode.chat.message_ids(message, closed), message)
+        return Start.of(episode)
+
+    def _opened(self, name: str, role: str, adapter: str | None) -> OpenTrajectory:
+        """Return a trajectory without a token; the same name may run twice at once."""
+        own, words = self.roles[role], self.words.get(role)
+        chat, session = words.chat if words else self.chat, f"{name}~{next(_runs)}"
+        temperature = own.temperature or self.temperature
+        return OpenTrajectory(name, session, adapter, own, chat, self.limits.of_role(own), temperature)
+
+    def _system(self, role: str) -> str:
+        words = self.words.get(role)
+        return words.system if words else self.system
+
+    def _tool_names(self, role: RoleConfig) -> Sequence[str]:
+        if role.tools == NO_TOOLS:
+            return ()
+        return [name for name in self.tool.names if not role.tools or name in role.tools]
+
+    async def _run_turns(self, episode: OpenTrajectory, played: GuardedEpisode | None) -> _End:
         if played and played.failed:
             return _End(StopReason.TOOL_FAILED)
-        for turn in range(self.limits.max_turns):
-            if len(episode.ids) + self.limits.max_new_tokens > self.limits.max_context:
+        limits, tools, before = episode.limits, self._tool_names(episode.role), len(episode.turns)
+        for turn in range(limits.max_turns):
+            if len(episode.ids) + limits.max_new_tokens > limits.max_context:
                 return _End(StopReason.CONTEXT_FULL)
             sample = await self._sample(episode, stable_seed(episode.name, turn))
-            text, in_thinking = self.chat.text(sample.token_ids), self.chat.opens_thinking(first_turn=turn == 0)
+            first = turn == 0 and before == 1
+            text, in_thinking = episode.chat.text(sample.token_ids), episode.chat.opens_thinking(first_turn=first)
             sampled = episode.append_sampled(sample, text, in_thinking)
             action: Sequence[Call] | _End | str = read_turn(
-                role, sampled.said, sample.finish, self.tool.names, self.limits.max_calls
+                episode.role.output, sampled.said, sample.finish, tools, limits.max_calls
             )
             if played and isinstance(action, _End) and action.stop in SAID:
                 action = take_action(played, action, self._without_eos(sampled, sample))
             if isinstance(action, _End):
                 return action
-            if turn + 1 < self.limits.max_turns:  # no turn would read the last observation
+            if turn + 1 < limits.max_turns:  # no turn would read the last observation
                 observed = [(SEARCH, action)] if isinstance(action, str) else await self._observe(action)
                 if observed is None:
                     return _End(StopReason.TOOL_FAILED)
-                ids = self.chat.results_ids(observed, self.chat.ends_turn(sample.token_ids))
+                ids = episode.chat.results_ids(observed, episode.chat.ends_turn(sample.token_ids))
                 episode.append("tool", ids, "\n".join(text for _, text in observed))
         return _End(StopReason.TURN_LIMIT)
 
@@ -185,10 +207,11 @@ class Rollout:
     async def _answers(self, calls: Sequence[Call]) -> list[str | None]:
         return await asyncio.gather(*(self.tool.call(call) for call in calls))
 
-    async def _sample(self, episode: _Episode, seed: int) -> Sample:
+    async def _sample(self, episode: OpenTrajectory, seed: int) -> Sample:
+        limits = episode.limits
         request = SampleRequest(
-            tuple(episode.ids), episode.session, episode.adapter, self.limits.max_new_tokens, self.temperature,
-            self.limits.stop_texts, seed,
+            tuple(episode.ids), episode.session, episode.adapter, limits.max_new_tokens, episode.temperature,
+            limits.stop_texts(episode.role.output), seed,
         )  # fmt: skip
         return await self.sampler.generate(request)
 

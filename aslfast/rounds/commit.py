@@ -60,32 +60,34 @@ class Checkpointer:
             for name in names:
                 load_learner(self.learner, adapter, self.run.path / name)
 
-    def step(self, adapter: str, groups: Sequence[Group], record: StepRecord) -> None:
-        """Commit a step: its trajectories, its record and, if the adapter moved, the learner's state."""
+    def step(self, phase: str, adapters: Sequence[str], groups: Sequence[Group], record: StepRecord) -> None:
+        """Commit a step: its trajectories, its record and the learner's state of those adapters that moved."""
         if not self._writes:
             return
-        part, learner_file = self._part(adapter, self.state.phase_step), self._learner_file(adapter)
+        part = self._part(phase, self.state.phase_step)
         made, dropped = [part], []
         with self.run.writing():
             part.parent.mkdir(exist_ok=True)
             write_trajectories(part, _records(groups, self.state))
-            if self._name(learner_file) not in self.run.files:
-                dropped = self._learner_files(adapter)
-                made.append(save_learner(self.learner, adapter, learner_file))
+            for adapter in adapters:
+                learner_file = self._learner_file(adapter)
+                if self._name(learner_file) not in self.run.files:
+                    dropped += self._learner_files(adapter)
+                    made.append(save_learner(self.learner, adapter, learner_file))
         self.update_clock()
         self.run.commit(self.state, PendingCommit("step", made, dropped, {METRICS: record.as_json()}))
 
-    def phase(self, adapter: str, steps: int, learned: bool) -> None:
-        """Commit a phase: one file of its trajectories in place of one a step, and the adapter that it ends with."""
+    def phase(self, phase: str, steps: int, learned: Sequence[str]) -> None:
+        """Commit a phase: one file of its trajectories in place of one a step, and the adapters that it ends with."""
         if not self._writes:
             return
-        parts = [self._part(adapter, number) for number in range(1, steps + 1)]
-        whole = self.run.path / "trajectories" / f"round-{self.state.round:03d}-{adapter}.parquet"
+        parts = [self._part(phase, number) for number in range(1, steps + 1)]
+        whole = self.run.path / "trajectories" / f"round-{self.state.round:03d}-{phase}.parquet"
         made = [whole]
         with self.run.writing():
             whole.parent.mkdir(exist_ok=True)
             join_trajectories(whole, parts)
-            if learned and parts:
+            for adapter in learned if parts else ():
                 version = self.learner.version[adapter]
                 made.append(lora.save_adapter(self.learner.model, adapter, self._adapters(adapter), version))
         self.update_clock()
@@ -128,8 +130,8 @@ class Checkpointer:
     def _adapters(self, adapter: str) -> Path:
         return self.run.path / "adapters" / adapter
 
-    def _part(self, adapter: str, number: int) -> Path:
-        return self.run.path / STEPS / f"round-{self.state.round:03d}-{adapter}-{number:05d}.parquet"
+    def _part(self, phase: str, number: int) -> Path:
+        return self.run.path / STEPS / f"round-{self.state.round:03d}-{phase}-{number:05d}.parquet"
 
     def _learner_file(self, adapter: str) -> Path:
         return self.run.path / STEPS / f"{adapter}-v{self.learner.version[adapter]:05d}.safetensors"

@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from aslfast.checkpoint.state import TrainState
 from aslfast.config import RunConfig
-from aslfast.core import Question
 from aslfast.learner.learner import Learner
-from aslfast.prompts.builder import PromptBuilder
 from aslfast.rollout.context import RolloutContext, max_concurrent
-from aslfast.rollout.environments.own_environment import OwnEnvironment
 from aslfast.rollout.multi_turn import Rollout, stable_seed
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
 from aslfast.rounds.commit import Checkpointer
+from aslfast.rounds.phase import Phase
 from aslfast.rounds.records import Observer
+from aslfast.rounds.task_context import TaskContext, TrainingData
 from aslfast.sampler.prefix_cache_stats import PrefixCacheMeter
-
-Oracle = Callable[[str], str | None]  # a question -> its true answer; None where there is none
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """What the roles learn from. The oracle, of the world to learn in, is the monitor's: no reward sees it."""
-
-    topics: Sequence[str]
-    labelled: Sequence[Question] = ()  # real questions, where a recipe learns from any
-    oracle: Oracle | None = None
-    environment: OwnEnvironment | None = None  # one's own; its tasks may change from phase to phase
-
-    @property
-    def real_questions(self) -> Sequence[Question]:
-        """The labelled questions, or the tasks of an environment of one's own as they are now."""
-        return self.environment.tasks() if self.environment else self.labelled
-
-
-@dataclass(frozen=True)
-class TaskContext:
-    """What the tasks of a phase are made from."""
-
-    config: RunConfig
-    state: TrainState
-    data: TrainingData
-
-    @property
-    def prompts(self) -> PromptBuilder:
-        """Makes the tasks."""
-        return PromptBuilder(self.config.model.prompts, self.config.grm.variant)
-
-    def rng(self, phase: str) -> random.Random:
-        """Return a random generator that this round's phase of that name has to itself."""
-        return random.Random(stable_seed(self.config.seed, self.state.round, phase))
 
 
 @dataclass
@@ -64,6 +27,7 @@ class RoundContext:
     learner: Learner
     rollout: Rollout
     data: TrainingData
+    phases: Sequence[Phase]  # of a round, in order
     checkpointer: Checkpointer
     check_weight_sync: Callable[[], Mapping[str, float]] = dict  # after each push: the sampler serves these weights
     observer: Observer = field(default_factory=Observer)

@@ -12,9 +12,10 @@ from aslfast.rollout.counters import StepCounters
 
 @dataclass(frozen=True)
 class GroupResult:
-    """A task's group, the questions that it adds to the question pool, and what its rollouts add up to."""
+    """A task's groups, one for each role that played it, the questions that it adds to the question pool, and what its
+    rollouts add up to."""
 
-    group: Group
+    groups: Sequence[Group]
     counters: StepCounters
     new_questions: Sequence[Question] = ()
 

@@ -36,13 +36,20 @@ class GroupSummary:
         rewards = [r for g in groups for r in g.rewards]
         return cls(
             reward=sum(r.total for r in rewards) / len(rewards),
-            reward_parts={name: sum(r.parts[name] for r in rewards) / len(rewards) for name in rewards[0].parts},
+            reward_parts=_mean_parts([r.parts for r in rewards]),
             entropy=-sum(sum(t.logprobs) for t in trajectories) / max(1, sum(t.n_sampled for t in trajectories)),
             finished=sum(t.output is not None for t in trajectories) / len(trajectories),
             zero_variance_groups=sum(len({r.total for r in g.rewards}) <= 1 for g in groups) / len(groups),
             trajectories=len(trajectories),
             failed=sum(len(g.failed) for g in groups),
         )
+
+
+def _mean_parts(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Return the mean of each part over the trajectories whose reward has it: roles may have other parts."""
+    names = dict.fromkeys(name for own in parts for name in own)
+    given = {name: [own[name] for own in parts if name in own] for name in names}
+    return {name: sum(values) / len(values) for name, values in given.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +70,19 @@ class StepRecord:
     step: int
     summary: GroupSummary
     health: Metrics  # aslfast.metrics.health
-    update: UpdateStats | NoUpdate
+    update: UpdateStats | NoUpdate  # of the first adapter, in most phases the only one
     weight_sync: Metrics  # of the check after the update
     counters: StepCounters
     prefix_cache: Mapping[str, PrefixCacheCounts]  # by adapter
     seconds: float
+    other_updates: Mapping[str, UpdateStats] = field(default_factory=dict)  # by adapter
+    by_role: Mapping[str, GroupSummary] = field(default_factory=dict)  # where several roles play
 
     def as_json(self) -> dict[str, object]:
         """Return the record as one flat JSON object."""
-        counters = self.counters
+        counters, others = self.counters, {name: asdict(stats) for name, stats in self.other_updates.items()}
+        roles = {name: asdict(summary) for name, summary in self.by_role.items()}
+        several = {**({"roles": roles} if roles else {}), **({"other_updates": others} if others else {})}
         return {
             "round": self.round,
             "phase": self.phase,
@@ -86,6 +97,7 @@ class StepRecord:
             "prefix_cache": {name: asdict(stats) for name, stats in self.prefix_cache.items()},
             "tokens_per_s": counters.sampled_tokens / self.seconds,
             "seconds": self.seconds,
+            **several,
         }
 
 

@@ -35,8 +35,8 @@ def plateaued(step_rewards: Sequence[float], window: int, least_gain: float = LE
     """Return whether the mean rewards of the last `window` steps have stopped rising, over all of it and its half.
 
     Whole: the mean of the newer half is less than `least_gain` (relative) above that of the older half. Half: the same
-    within the newer half. False before `window` steps. ASL (arXiv 2510.14253, its code): window 200 for the
-    judge, 400 for the policy, least gain 0.5%. We differ: its ratio has no meaning where the older mean is 0 or less.
+    within the newer half. False before `window` steps. ASL (arXiv 2510.14253, its code): windows of 200
+    and 400, least gain 0.5%. We differ: its ratio has no meaning where the older mean is 0 or less.
     """
     if window < 4 or len(step_rewards) < window:
         return False

@@ -14,8 +14,8 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from aslfast.config.roles import NO_TOOLS, RoleConfig
 from aslfast.config.schema import RunConfig
-from aslfast.core import role_of
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.errors import UserError
 from aslfast.models import lora
@@ -28,7 +28,8 @@ from aslfast.prompts.tool_calls import SEARCH
 from aslfast.retrieval.client import RemoteIndex, max_request_s
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.environments.own_environment import OwnEnvironment
-from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.multi_turn import Rollout, Words
+from aslfast.rollout.open_trajectory import Limits
 from aslfast.rollout.search_tool import SEARCH_SCHEMA, SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.rollout.tool_runner import CallLimits, ToolRunner
@@ -129,7 +130,7 @@ def init_adapters(model: PeftModel, config: RunConfig) -> list[str]:
     """Load the adapters that roles.<role>.init_adapter names; return their names. Raise UserError."""
     loaded = []
     for name in config.adapters:
-        if folder := getattr(config.roles, role_of(name)).init_adapter:
+        if folder := config.all_roles[name].init_adapter:
             lora.load_adapter(model, name, Path(folder))
             loaded.append(name)
     return loaded
@@ -179,7 +180,17 @@ def build_rollout(
     chat = Chat(tokenizer, config.model.prompt_date, tool.schemas)
     system = system_text(config.model.prompts, only_search=not tool.schemas)
     played = environment if environment and environment.plays else None
-    return Rollout(sampler, tool, chat, limits, wanted.temperature, system, played)
+    words = {name: _words_of(config, role, tokenizer, tool) for name, role in config.all_roles.items() if role.tools}
+    return Rollout(sampler, tool, chat, limits, wanted.temperature, system, played, config.all_roles, words)
+
+
+def _words_of(config: RunConfig, role: RoleConfig, tokenizer: PreTrainedTokenizerBase, tool: ToolCaller) -> Words:
+    """Return how a role is told of the tools that it has of its own; without any, it is told of none."""
+    if role.tools == NO_TOOLS:
+        return Words(Chat(tokenizer, config.model.prompt_date), "")
+    own = [schema for schema in tool.schemas if schema["name"] in role.tools]
+    only_search = not own
+    return Words(Chat(tokenizer, config.model.prompt_date, own), system_text(config.model.prompts, only_search))
 
 
 def weight_sync_check(

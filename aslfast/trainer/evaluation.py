@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from aslfast.config.roles import adapter_of
 from aslfast.core import Task, Trajectory
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.metrics import judge_probe, scoring
@@ -31,6 +32,10 @@ class Evaluation:
     done: Callable[[Trajectory], None] = lambda _: None
     ranks: ProcessGroup = SINGLE_PROCESS
 
+    def known(self, tasks: Sequence[Task]) -> list[Task]:
+        """Return the tasks of roles that the recipe has."""
+        return [task for task in tasks if task.role in self.rollout.roles]
+
     async def play(self, tasks: Sequence[Task]) -> list[Trajectory]:
         """Return one trajectory per task, in order; each rank plays its part of them."""
         return await replicas.play_tasks(self.ranks, tasks, self._play_own)
@@ -39,7 +44,7 @@ class Evaluation:
         return await gather_bounded([lambda task=task: self._one(task) for task in tasks], self.max_concurrent)
 
     async def _one(self, task: Task) -> Trajectory:
-        adapter = task.adapter if self.adapters else None
+        adapter = adapter_of(self.rollout.roles, task.role) if self.adapters else None
         trajectory = await self.rollout.run(task, 0, self.seed, adapter, self.version)
         self.done(trajectory)
         return trajectory
@@ -54,7 +59,7 @@ async def evaluate(context: RoundContext, datasets: Datasets) -> Scores:
         stable_seed(config.seed, "evaluation"), 2 * config.sampler.max_running_requests,
         done=lambda trajectory: context.observer.trajectory(trajectory.n_sampled), ranks=context.learner.ranks,
     )  # fmt: skip
-    judged = config.policy.verdicts_per_answer > 0  # else no reward comes from a judge
+    judged = config.policy.verdicts_per_answer > 0 and "grm" in config.roles  # else no reward comes from a judge
     probe = judge_probe.JudgeProbe(config) if judged and config.monitor.judge_probe else None
     return await ground_truth_scores(evaluation, datasets, probe)
 
@@ -68,9 +73,9 @@ async def ground_truth_scores(
     """
     answered = await evaluation.play(datasets.policy_evals)
     scores: Scores = {**scoring.policy_scores(answered), "grm_accuracy": None, "solvable_share": None}
-    if datasets.grm_evals:
-        scores |= scoring.grm_scores(await evaluation.play(datasets.grm_evals))
-    if datasets.generator_evals and datasets.oracle:
-        written = await evaluation.play(datasets.generator_evals)
+    if judgements := evaluation.known(datasets.grm_evals):
+        scores |= scoring.grm_scores(await evaluation.play(judgements))
+    if (topics := evaluation.known(datasets.generator_evals)) and datasets.oracle:
+        written = await evaluation.play(topics)
         scores |= scoring.generator_scores(written, datasets.oracle)
     return {**await probe.evaluate(answered, evaluation.play), **scores} if probe else scores

@@ -20,7 +20,6 @@ from aslfast.checkpoint.run_dir import CONFIG, LEDGER
 from aslfast.config import RunConfig, from_tree, to_toml, toml
 from aslfast.config.changes import config_changes
 from aslfast.config.schema import SFT
-from aslfast.core import ROLES
 from aslfast.errors import UserError
 from aslfast.models.base_model import model_folder
 from aslfast.plugins import is_import_path, source_file
@@ -45,7 +44,7 @@ def places(config: RunConfig) -> dict[str, str]:
     """Return the files, folders and addresses that a run reads, by the keys that name them."""
     data = config.data
     named = {"model.path": str(model_folder(config.model.path))}
-    named |= {f"roles.{role}.init_adapter": getattr(config.roles, role).init_adapter for role in ROLES}
+    named |= {f"roles.{name}.init_adapter": role.init_adapter for name, role in config.roles.items()}
     if config.environment or not data.lab:
         named |= {f"data.{key}": getattr(data, key) for key in ("index", "topics", "eval_questions", "eval_index")}
         named["data.labelled"] = data.labelled if uses_labelled(config) else ""

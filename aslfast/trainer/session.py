@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from aslfast.checkpoint.run_dir import read_run_config
 from aslfast.config import load_recipe
 from aslfast.config.schema import ModelConfig, RunConfig, SamplerConfig
-from aslfast.core import Role, Task, Trajectory
+from aslfast.core import Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.models import lora
 from aslfast.models.base_model import LAB_BASE, model_folder
@@ -32,7 +32,7 @@ class Session:
 
     config: RunConfig
     rollout: Rollout
-    adapter_name: Role | None
+    adapter_name: str | None
     version: int
 
     def play(self, tasks: Sequence[Task], done: Callable[[Trajectory], None] = lambda _: None) -> list[Trajectory]:
@@ -81,7 +81,7 @@ def _defaults() -> RunConfig:
     )
 
 
-def open_session(target: str, config: RunConfig, index: AnyIndex, role: Role) -> Session:
+def open_session(target: str, config: RunConfig, index: AnyIndex, role: str) -> Session:
     """Open the model of `config` and, if `target` is a run, the latest adapter of the role. Raise UserError."""
     prepare_torch(config)
     model, tokenizer = load_base_model(config)
@@ -95,7 +95,7 @@ def open_session(target: str, config: RunConfig, index: AnyIndex, role: Role) ->
 
 
 def _with_adapter(
-    model: PreTrainedModel, folder: Path, config: RunConfig, role: Role
+    model: PreTrainedModel, folder: Path, config: RunConfig, role: str
 ) -> tuple[PreTrainedModel | PeftModel, int | None]:
     """Return the model with the role's latest adapter, and its version; None if there is none."""
     latest = lora.latest(folder / "adapters" / role)

@@ -25,8 +25,10 @@ from aslfast.models.base_weights import BaseWeights
 from aslfast.models.context_limit import check_context, context_limit
 from aslfast.rounds import replicas
 from aslfast.rounds.commit import Checkpointer
-from aslfast.rounds.context import RoundContext, TrainingData
+from aslfast.rounds.context import RoundContext
 from aslfast.rounds.records import Observer, Position
+from aslfast.rounds.task_context import TrainingData
+from aslfast.systems.registry import phases_of
 from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
@@ -134,6 +136,9 @@ def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _
     if ranks.model_parallel_size > 1:
         BaseWeights(peft_model, model_folder(config.model.path)).shard(ranks)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, config.adapters, ranks)
+    for name, role in config.all_roles.items():
+        if name in config.adapters and (role.loss or role.temperature):
+            learner.set_own(name, config.loss_of(name), role.temperature or config.sampler.temperature)
     observer.setup(f"learner, attention by {learner.attention}")
     observer.adapted(lora.describe_targets(peft_model))
     ranks.barrier()  # an error on any rank ends all of them before anything is written
@@ -165,7 +170,7 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
         context = RoundContext(
             config, state, learner,
             build_rollout(config, sampler, parts.tokenizer, tool, environment),
-            TrainingData(datasets.topics, datasets.labelled, datasets.train_oracle, environment),
+            TrainingData(datasets.topics, datasets.labelled, datasets.train_oracle, environment), phases_of(config),
             Checkpointer(run, state, learner),
             weight_sync_check(sampler, learner.model, parts.tokenizer, config, ranks), observer,
         )  # fmt: skip

@@ -13,7 +13,7 @@ from aslfast.checkpoint.ledger import Ledger
 from aslfast.checkpoint.run_dir import CONFIG, LEDGER, read_run_config
 from aslfast.checkpoint.state import apply_changes
 from aslfast.config import RunConfig
-from aslfast.core import ROLES
+from aslfast.config.roles import ROLES
 from aslfast.errors import UserError
 from aslfast.metrics.run_log import RunLog
 from bench.paper_claims.arms import Arm

@@ -13,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from aslfast.config import RunConfig, to_toml
 from aslfast.config.schema import DataConfig, RolesConfig
-from aslfast.core import Role
 from aslfast.files.atomic import atomic_folder
 from aslfast.files.jsonl import read_lines
 from aslfast.models import lora
@@ -21,7 +20,7 @@ from aslfast.trainer.sft.folder import METRICS
 from bench.shared.stamp import ROOT
 
 
-def write_adapters(config: RunConfig, adapters: Mapping[Role, Path], folder: Path) -> None:
+def write_adapters(config: RunConfig, adapters: Mapping[str, Path], folder: Path) -> None:
     """Write the folder of a run that was played, not trained: config.toml and the adapters in bfloat16.
 
     The model is named as it is found from the repository's root. A folder that exists is replaced. Raise OSError.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from aslfast.core import ROLES, Role
+from aslfast.config.roles import ROLES
 from aslfast.errors import UserError
 
 
@@ -63,11 +63,11 @@ class RunFolder:
         """Return the questions of train, dev or test."""
         return self.path / f"{name}.parquet"
 
-    def demos(self, role: Role) -> Path:
+    def demos(self, role: str) -> Path:
         """Return the demonstrations of a role."""
         return self.path / "demos" / f"{role}.parquet"
 
-    def cold_start(self, role: Role) -> Path:
+    def cold_start(self, role: str) -> Path:
         """Return the folder of a role's fine-tuning."""
         return self.path / "cold-start" / role
 
@@ -84,7 +84,7 @@ class RunFolder:
         return self.path / "adapters" / name
 
 
-def newest_adapter(folder: Path, role: Role) -> Path:
+def newest_adapter(folder: Path, role: str) -> Path:
     """Return the newest adapter of a role in the folder of a run. Raise UserError."""
     versions = [path for path in (folder / "adapters" / role).glob("v*") if path.name[1:].isdecimal()]
     found = max(versions, key=lambda path: int(path.name[1:]), default=None)
@@ -93,19 +93,19 @@ def newest_adapter(folder: Path, role: Role) -> Path:
     return found
 
 
-def cold_adapters(folder: RunFolder, given: str) -> dict[Role, Path]:
+def cold_adapters(folder: RunFolder, given: str) -> dict[str, Path]:
     """Return the three adapters of the cold start: those of a folder that was given, or the fine-tuned ones."""
     if given:
         return {role: newest_adapter(Path(given), role) for role in ROLES}
     return {role: folder.cold_start(role) for role in ROLES}
 
 
-def adapters_of(folder: RunFolder, name: str, given: str) -> dict[Role, Path]:
+def adapters_of(folder: RunFolder, name: str, given: str) -> dict[str, Path]:
     """Return the adapters that an evaluation plays: none of the untouched model; of rule, its policy alone."""
     if name == "untouched":
         return {}
     cold = cold_adapters(folder, given)
     if name == "cold-start":
         return cold
-    trained: tuple[Role, ...] = ("policy",) if name == "rule" else ROLES
+    trained: tuple[str, ...] = ("policy",) if name == "rule" else ROLES
     return {role: newest_adapter(folder.loop(name), role) for role in trained}

@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 
 from aslfast.cli.progress import Meter, quiet_libraries
 from aslfast.config import RunConfig
-from aslfast.core import Question, Role, Task, Trajectory
+from aslfast.core import Question, Task, Trajectory
 from aslfast.data.trajectories import conversation
 from aslfast.files.atomic import write_text
 from aslfast.files.jsonl import read_lines
@@ -44,7 +44,7 @@ class Players:
     """A model with the adapters of some roles, opened when it is first needed: all may have been played before."""
 
     config: RunConfig
-    adapters: Mapping[Role, Path]
+    adapters: Mapping[str, Path]
     index: AnyIndex
     meter: Meter
 
@@ -85,7 +85,7 @@ class Players:
 
 # one parameter a thing that an evaluation needs
 def evaluate(
-    config: RunConfig, adapters: Mapping[Role, Path], asked: Sequence[LabelledQuestion], n_judged: int, out: Path,
+    config: RunConfig, adapters: Mapping[str, Path], asked: Sequence[LabelledQuestion], n_judged: int, out: Path,
     title: str,
 ) -> None:  # fmt: skip
     """Write the rows of an evaluation to a folder; those of the judge where it has an adapter. Raise UserError.

@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from aslfast.core import ROLES
+from aslfast.config.roles import ROLES
 from aslfast.files.atomic import write_text
 from aslfast.files.jsonl import read_lines
 from bench.real_run.adapters import write_adapters

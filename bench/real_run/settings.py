@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from aslfast.config import RunConfig, load_recipe
+from aslfast.config.roles import ROLES
 from aslfast.config.schema import DTYPES
-from aslfast.core import ROLES, Role
 from aslfast.errors import UserError
 from aslfast.files.atomic import write_text
 from bench.real_run.folder import RunFolder
@@ -34,7 +34,7 @@ class Size:
     least_dev: int = 400  # questions of the split
     least_test: int = 1000
 
-    def demonstrations(self, role: Role) -> int:
+    def demonstrations(self, role: str) -> int:
         """Return how many questions a role's demonstrations are made from."""
         return self.demonstrated[ROLES.index(role)]
 
@@ -106,7 +106,7 @@ def rule_config(settings: RealSettings, folder: RunFolder, policy: Path) -> RunC
     return _config(RULE, settings, folder, [*own, f"roles.policy.init_adapter={policy}"])
 
 
-def asl_config(settings: RealSettings, folder: RunFolder, adapters: dict[Role, Path]) -> RunConfig:
+def asl_config(settings: RealSettings, folder: RunFolder, adapters: dict[str, Path]) -> RunConfig:
     """Return the configuration of the ASL rounds, from the adapters of the three roles. Raise UserError."""
     steps = [f"{role}.steps={n}" for role, n in zip(ROLES, settings.size.asl_steps, strict=True)]
     start = [f"roles.{role}.init_adapter={adapters[role]}" for role in ROLES]

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from aslfast.config import RunConfig
-from aslfast.core import ROLES, Role
+from aslfast.config.roles import ROLES
 from aslfast.errors import UserError
 from aslfast.files.atomic import write_text
 from aslfast.files.jsonl import append_line
@@ -24,7 +24,7 @@ EVALUATIONS = {  # name -> how a person calls it
     "rule": "after the loop with rule reward",
     "asl": "after the ASL rounds",
 }
-LEARNT_FIRST: tuple[Role, ...] = ("policy", "grm", "generator")  # the other two start from the policy's adapter
+LEARNT_FIRST: tuple[str, ...] = ("policy", "grm", "generator")  # the other two start from the policy's adapter
 # forward passes that a trajectory, a demonstration and an optimizer step's share of one cost, in tokens, about
 SAMPLED, DEMONSTRATED, LEARNT = 800.0, 1500.0, 300.0
 DEMONSTRATIONS = {"generator": 0.5, "grm": 1.25, "policy": 0.62}  # a question: where the key words find its passage
@@ -71,7 +71,7 @@ class RealRun:
         yield Stage("asl", "the ASL rounds, without labels", self._asl, evaluated + played * (SAMPLED + LEARNT))
         yield evaluations["asl-dev"]
 
-    def _cold_start(self, role: Role) -> Iterator[Stage]:
+    def _cold_start(self, role: str) -> Iterator[Stage]:
         name = {"policy": "policy", "grm": "judge", "generator": "generator"}[role]
         n = self.settings.size.demonstrations(role)
         tokens = n * DEMONSTRATIONS[role] * DEMONSTRATED * self.settings.size.epochs
@@ -121,13 +121,13 @@ class RealRun:
         found = question_ceilings(index, read_labelled(self.folder.split(split), n), top_k)
         write_text(self.folder.retrieval(split), json.dumps(found) + "\n")
 
-    def _demonstrate(self, role: Role) -> None:
+    def _demonstrate(self, role: str) -> None:
         from bench.real_run.training import make_demonstrations
 
         config, n = cold_config(self.settings, self.folder), self.settings.size.demonstrations(role)
         make_demonstrations(config, role, self.folder.split("train"), n, self.folder.demos(role))
 
-    def _fine_tune(self, role: Role) -> None:
+    def _fine_tune(self, role: str) -> None:
         from bench.real_run.training import fine_tune
 
         start = None if role == "policy" else self.folder.cold_start("policy")
@@ -162,7 +162,7 @@ class RealRun:
 def trajectories_a_step(config: RunConfig) -> dict[str, int]:
     """Return the most trajectories of an optimizer step of each role, and the policy's answers alone.
 
-    As aslfast.preflight.dry_run, which loads torch: no process that starts others may have opened a GPU.
+    As aslfast.trainer.preflight.dry_run, which loads torch: no process that starts others may have opened a GPU.
     """
     generator, grm, policy = config.generator, config.grm, config.policy
     answers = policy.prompts_per_step * policy.group_size

@@ -11,19 +11,18 @@ from aslfast.cli.progress import Meter, quiet_libraries
 from aslfast.cli.rollout import write_records
 from aslfast.cli.train_progress import TrainProgress
 from aslfast.config import RunConfig
-from aslfast.core import Role
 from aslfast.data.trajectories import Record
 from aslfast.errors import UserError
-from aslfast.preflight import dry_run
 from aslfast.retrieval.retriever import open_index
 from aslfast.trainer.demos.make import DemonstrationMaker, read_labelled
+from aslfast.trainer.preflight import dry_run
 from aslfast.trainer.sft.folder import START
 from aslfast.trainer.train import resume, train
 
 DEV_FRACTION = 0.03  # of the prompts, for the loss before the first step and after each pass
 
 
-def make_demonstrations(config: RunConfig, role: Role, questions: Path, limit: int, out: Path) -> None:
+def make_demonstrations(config: RunConfig, role: str, questions: Path, limit: int, out: Path) -> None:
     """Write a role's demonstrations from the first `limit` questions, unless they are there. Raise UserError."""
     if out.exists():
         return
@@ -38,7 +37,7 @@ def make_demonstrations(config: RunConfig, role: Role, questions: Path, limit: i
     write_records(out, [Record(trajectory) for trajectory in made.trajectories])
 
 
-def fine_tune(config: RunConfig, role: Role, data: Path, start: Path | None, out: Path) -> None:
+def fine_tune(config: RunConfig, role: str, data: Path, start: Path | None, out: Path) -> None:
     """Train a role's adapter on a file of demonstrations, from the adapter `start` or a fresh one; or go on with it.
 
     Raise UserError.

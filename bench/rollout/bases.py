@@ -11,7 +11,7 @@ import transformers
 from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 
-from aslfast.core import ROLES
+from aslfast.config.roles import ROLES
 from aslfast.models import lora
 from aslfast.models.base_model import LAB_BASE, load_base
 

@@ -23,7 +23,7 @@ import tokenizers
 import torch
 import transformers
 
-from aslfast.core import ROLES
+from aslfast.config.roles import ROLES
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import SampleRequest
 from bench.shared.results import write_result

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from aslfast.core import Role
 from aslfast.prompts.parsing import VERDICTS
 from aslfast.rollout.multi_turn import stable_seed
 
@@ -37,7 +36,7 @@ class Lengths:
         return [n for i, n in enumerate(tokens) if sum(tokens[: i + 1]) <= self.max_total]
 
 
-def forced_output(role: Role, name: str) -> tuple[str, str | None]:
+def forced_output(role: str, name: str) -> tuple[str, str | None]:
     """Return the (output, answer) of the trajectory of that name."""
     rng = random.Random(stable_seed("output", name))
     if role == "generator":

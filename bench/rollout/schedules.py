@@ -8,17 +8,19 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from aslfast.config import RunConfig
-from aslfast.core import ROLES, Question, Role, Task, Trajectory
+from aslfast.config.roles import ROLES
+from aslfast.core import Question, Task, Trajectory
 from aslfast.rollout.context import RolloutContext, max_concurrent
 from aslfast.rollout.multi_turn import stable_seed
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
-from aslfast.rounds.generator_phase import question_group
 from aslfast.sampler.prefix_cache_stats import PrefixCacheMeter
+from aslfast.systems.asl.generator_phase import question_group
+from aslfast.systems.asl.judge import prompts_of
 from bench.rollout.long_tailed import Barrier, LongTailed
 
 Job: TypeAlias = tuple[Task, int]  # a task and the number of its trajectory
 Stage: TypeAlias = Callable[[Sequence[Job]], Coroutine[Any, Any, list[Trajectory]]]
-BeforeStage: TypeAlias = Callable[[Role], None]
+BeforeStage: TypeAlias = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ async def role_by_role(step: ForcedStep, before: BeforeStage) -> None:
 
 async def _play_stages(step: ForcedStep, stage: Stage) -> None:
     """Play the trajectories of `question_group`, by the same names and so of the same lengths, in three stages."""
-    config, builder = step.context.config.generator, step.context.prompts
+    config, builder = step.context.config.generator, prompts_of(step.context.config)
     jobs = [(task, i) for task in step.tasks for i in range(config.group_size)]
     policy_tasks, checks = [], []
     for (task, number), written in zip(jobs, await stage(jobs), strict=True):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from aslfast.core import ROLES, Role
+from aslfast.config.roles import ROLES
 from aslfast.sampler.protocol import Sampler
 from bench.rollout.engines import EngineFactory
 from bench.rollout.occupancy import Occupancy, OccupancyMeter, SamplerByRole
@@ -61,9 +61,9 @@ def open_variant(factory: EngineFactory, name: str, ours: OccupancyMeter) -> Var
 
 def _merged(factory: EngineFactory, n_slots: int) -> Variant:
     merged = {role: factory.merged(role, n_slots) for role in ROLES}
-    loaded: list[Role] = ["generator"]
+    loaded: list[str] = ["generator"]
 
-    def load(role: Role) -> None:
+    def load(role: str) -> None:
         loaded[:] = [role]
 
     sampler = SamplerByRole(merged, lambda _: loaded[0])

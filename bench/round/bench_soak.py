@@ -29,8 +29,8 @@ from pathlib import Path
 from aslfast.cli.progress import quiet_libraries
 from aslfast.config import RunConfig, load_recipe
 from aslfast.learner.step_metrics import UpdateStats
-from aslfast.preflight import dry_run
 from aslfast.rounds.records import Observer, RoundRecord, StepRecord
+from aslfast.systems.registry import plan_of
 from aslfast.trainer.train import train
 from bench.round.soak_limits import Limit, SoakRow, limits
 from bench.shared.peak_memory import status_bytes
@@ -74,7 +74,7 @@ def row_of(record: StepRecord, seconds: float) -> SoakRow:
 def configured(recipe: str, steps: int, overrides: Sequence[str]) -> RunConfig:
     """Return the recipe with as many rounds as give that many steps if no phase ends early."""
     config = load_recipe(recipe, overrides)
-    per_round = sum(phase.steps for phase in dry_run.phases(config))
+    per_round = sum(phase.steps for phase in plan_of(config))
     return load_recipe(recipe, [*overrides, f"rounds={-(-steps // per_round)}"])
 
 

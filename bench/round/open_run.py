@@ -15,9 +15,11 @@ from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.models.context_limit import check_context, context_limit
 from aslfast.rounds.commit import Checkpointer
-from aslfast.rounds.context import RoundContext, TrainingData
+from aslfast.rounds.context import RoundContext
 from aslfast.rounds.records import Observer
 from aslfast.rounds.round import run_round
+from aslfast.rounds.task_context import TrainingData
+from aslfast.systems.registry import phases_of
 from aslfast.trainer.build import (
     build_rollout,
     build_sampler,
@@ -67,7 +69,8 @@ def open_run(config: RunConfig, folder: Path, lengths: Lengths | None = None) ->
         run, state = stack.enter_context(RunDir.create(folder / "run", config)), TrainState()
         context = RoundContext(
             config, state, learner, LongTailed(**vars(rollout), lengths=lengths) if lengths else rollout,
-            TrainingData(datasets.topics, datasets.labelled, datasets.train_oracle), Checkpointer(run, state, learner),
+            TrainingData(datasets.topics, datasets.labelled, datasets.train_oracle), phases_of(config),
+            Checkpointer(run, state, learner),
             weight_sync_check(sampler, model, tokenizer, config), WarningPrinter(),
         )  # fmt: skip
         context.checkpointer.run_started(provenance_of(config), initialised)

@@ -20,12 +20,12 @@ from unittest.mock import patch
 from aslfast import rewards
 from aslfast.learner.batch import Batch
 from aslfast.prompts.tool_calls import Call
-from aslfast.rollout.judge import Judge
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rounds import replicas, round
 from aslfast.rounds.context import RoundContext
-from aslfast.rounds.phases import Phase
+from aslfast.rounds.phase import Phase
 from aslfast.rounds.records import StepRecord
+from aslfast.systems.asl.judge import Judge
 from bench.learner.step_parts import LOSS_PART, STEP_PARTS, timed_methods
 from bench.shared.part_clock import PartClock, Seconds
 

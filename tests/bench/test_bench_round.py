@@ -10,9 +10,9 @@ import torch
 
 from aslfast import rewards
 from aslfast.config import load_recipe
-from aslfast.core import ROLES
-from aslfast.rollout.judge import Judge
+from aslfast.config.roles import ROLES
 from aslfast.rounds import replicas, round
+from aslfast.systems.asl.judge import Judge
 from bench.learner.flops import step_flops
 from bench.learner.step_parts import STEP_PARTS
 from bench.learner.tables import round_lines, round_sentence

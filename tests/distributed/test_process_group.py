@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aslfast.checkpoint.state import TrainState
+from aslfast.config.roles import ROLES
 from aslfast.config.schema import LearnerConfig, LossConfig
-from aslfast.core import ROLES, Question
+from aslfast.core import Question
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup, init_process_group
 from aslfast.errors import UserError
 from aslfast.learner.advantages.signal import Signal

@@ -68,7 +68,7 @@ def test_demonstrations_are_what_a_rollout_reads():
     said = chat.text([i for i, w in zip(example.token_ids, example.weights, strict=True) if w])
     turns = said.replace("</tool_call>", "</tool_call>\n").splitlines()
     assert [parse_calls(turn)[0].queries[0].split(" of ")[1] for turn in turns[:2]] == list(question.chain[:2])
-    assert parse_output("policy", turns[2])[1] == question.answer
+    assert parse_output(("answer",), turns[2])[1] == question.answer
     assert len(example.token_ids) == len(example.weights)
 
 

@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 import torch
 
+from aslfast.config.roles import ROLES
 from aslfast.config.schema import LossConfig
-from aslfast.core import ROLES
 from aslfast.models import lora
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import SampleRequest

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aslfast.config import load_recipe
-from aslfast.core import ROLES
+from aslfast.config.roles import ROLES
 from aslfast.learner.learner import Learner
 from aslfast.learner.optimizer_state import load_learner, save_learner
 from aslfast.models import lora

@@ -146,7 +146,7 @@ def test_what_training_rewards_against_the_truth():
     found = health.reward_against_truth(attempts, rewards, oracle)
     assert found == {"true_reward": pytest.approx(1 / 3), "true_gap": pytest.approx(1 / 3)}
     assert set(health.reward_against_truth(attempts[3:], rewards[3:], oracle).values()) == {None}
-    line = health.step_health("policy", [Group(attempts, rewards)], None)
+    line = health.answer_health([Group(attempts, rewards)], None)
     assert line == {"tokens": 1.0, "repeated_queries": 0.0, "true_reward": None, "true_gap": None}
 
 
@@ -156,9 +156,9 @@ def test_what_the_generator_wrote_against_the_truth():
 
     trajectories = (written("who?", "Oslo"), written("who?", "Rome"), written("why?", "x"))
     group = Group((*trajectories, said("x", stop=StopReason.NO_OUTPUT)), (Reward({"entropy": 0.0}),) * 4)
-    line = health.step_health("generator", [group], {"who?": "Oslo"}.get)
+    line = health.question_health([group], {"who?": "Oslo"}.get)
     assert line["solvable"] == 0.25 and line["question_diversity"] == pytest.approx(2 / 3)
-    assert health.step_health("generator", [group], None)["solvable"] is None
+    assert health.question_health([group], None)["solvable"] is None
 
 
 def test_a_rounds_health_is_means_over_its_trajectories():

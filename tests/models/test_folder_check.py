@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from aslfast.errors import UserError
 from aslfast.models.base_model import load_base
 from aslfast.models.folder_check import LFS_POINTER
-from aslfast.preflight.architectures import read_shape
+from aslfast.trainer.preflight.architectures import read_shape
 from tests.support.tiny_models import tiny_model
 
 POINTER = LFS_POINTER + b"v1\noid sha256:4d7a\nsize 8888\n"

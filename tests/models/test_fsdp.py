@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 
 from aslfast.config import load_recipe, to_toml
+from aslfast.config.roles import ROLES
 from aslfast.config.schema import LearnerConfig, LossConfig
-from aslfast.core import ROLES
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup, init_process_group
 from aslfast.distributed.watchdog import GRACE_S
 from aslfast.errors import UserError

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aslfast.config import from_tree, load_recipe, to_toml, toml
-from aslfast.core import ROLES
+from aslfast.config.roles import ROLES
 from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
 from aslfast.metrics.health import round_health

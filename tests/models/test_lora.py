@@ -6,7 +6,7 @@ import peft
 import pytest
 import torch
 
-from aslfast.core import ROLES
+from aslfast.config.roles import ROLES
 from aslfast.errors import UserError
 from aslfast.models import lora
 from tests.support.faults.small_disk import small_disk

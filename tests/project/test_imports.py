@@ -21,8 +21,9 @@ FLOORS = (  # the lowest first; the packages of one floor never import each othe
     ("sampler", "learner"),
     ("rollout",),
     ("rounds", "lab"),
+    ("phase",),
+    ("systems",),
     ("trainer",),
-    ("preflight",),
     ("cli",),
     ("__main__",),
 )

@@ -22,7 +22,8 @@ from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.tool_calls import search_call
 from aslfast.retrieval.client import RemoteIndex
 from aslfast.retrieval.retriever import open_index, retrieve
-from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.multi_turn import Rollout
+from aslfast.rollout.open_trajectory import Limits
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.trainer.build import build_search_tool
 from aslfast.trainer.datasets import file_datasets

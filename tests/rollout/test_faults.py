@@ -23,7 +23,8 @@ from aslfast.core import Question, StopReason
 from aslfast.lab.world import World
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
-from aslfast.rollout.multi_turn import Limits, Rollout, gather_bounded
+from aslfast.rollout.multi_turn import Rollout, gather_bounded
+from aslfast.rollout.open_trajectory import Limits
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
 from tests.support.tiny_models import lab_sampler, lab_with_adapters

@@ -13,7 +13,8 @@ from aslfast import rewards
 from aslfast.core import Question, StopReason
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
-from aslfast.rollout.multi_turn import Limits, Rollout, gather_bounded, stable_seed
+from aslfast.rollout.multi_turn import Rollout, gather_bounded, stable_seed
+from aslfast.rollout.open_trajectory import Limits
 from aslfast.rollout.search_tool import NOTHING_FOUND, SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.local.sampler import LocalSampler

@@ -8,7 +8,8 @@ from aslfast import rewards
 from aslfast.core import Question, StopReason
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
-from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.multi_turn import Rollout
+from aslfast.rollout.open_trajectory import Limits
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
 from tests.support.prompts.chat_templates import DEEPSEEK, OPENS_THINKING, by_bytes

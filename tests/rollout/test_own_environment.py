@@ -15,7 +15,8 @@ from aslfast.metrics.scoring import policy_scores
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
 from aslfast.rollout.environments.open_environment import open_environment
-from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.multi_turn import Rollout
+from aslfast.rollout.open_trajectory import Limits
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
 from tests.support.own import environments as own_environments

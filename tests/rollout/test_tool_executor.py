@@ -15,7 +15,8 @@ from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.tool_calls import search_call
 from aslfast.retrieval.client import RemoteIndex
-from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.multi_turn import Rollout
+from aslfast.rollout.open_trajectory import Limits
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import WORKERS, ToolExecutor
 from tests.support.scripted_sampler import ScriptedSampler

@@ -13,7 +13,8 @@ from aslfast.core import Question, StopReason
 from aslfast.errors import UserError
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
-from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.multi_turn import Rollout
+from aslfast.rollout.open_trajectory import Limits
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.rollout.tool_runner import CallLimits, ToolRunner
 from aslfast.rollout.toolbox import Toolbox

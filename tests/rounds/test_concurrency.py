@@ -20,13 +20,13 @@ from aslfast.retrieval.client import RemoteIndex
 from aslfast.retrieval.retriever import retrieve
 from aslfast.rollout.context import max_concurrent
 from aslfast.rollout.counters import StepCounters
-from aslfast.rollout.judge import Judge
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
-from aslfast.rounds.generator_phase import question_group
-from aslfast.rounds.policy_phase import answer_group
 from aslfast.rounds.round import run_round
+from aslfast.systems.asl.generator_phase import question_group
+from aslfast.systems.asl.judge import Judge
+from aslfast.systems.asl.policy_phase import answer_group
 from tests.support.scripted_world import WORLD, actors, gather, hooked, play
 
 PROMPTS = PromptBuilder("compact")
@@ -134,7 +134,7 @@ def test_a_slow_trajectory_holds_up_nobody(make_context):
             await asyncio.sleep(0)
         before = Counter(finished)
         release.set()
-        return before, (await group).group
+        return before, (await group).groups[0]
 
     before, group = asyncio.run(run())
     assert before["generator"] == 3 * 2  # the fourth question is stuck; two turns each

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 
 from aslfast import rewards
 from aslfast.config import load_recipe, recipe_names
-from aslfast.core import SECOND_JUDGE, StopReason, Task, Trajectory, Turn
+from aslfast.core import StopReason, Task, Trajectory, Turn
 from aslfast.data.qa_dataset import Question
 from aslfast.errors import UserError
-from aslfast.preflight import dry_run
-from aslfast.prompts.builder import PromptBuilder
+from aslfast.prompts.builder import SECOND_JUDGE, PromptBuilder
 from aslfast.rewards.distractors import answer_form, plausible_wrong
 from aslfast.rewards.labels import voted_reference
-from aslfast.rollout.judge import other_fold, source_fold
-from aslfast.rounds.generator_phase import generate_question, generator_tasks, question_group
-from aslfast.rounds.judge_phase import gold_tasks, verification_tasks
-from aslfast.rounds.phases import phases_of
-from aslfast.rounds.policy_phase import answer_group, policy_tasks, record_accuracy
 from aslfast.rounds.schedule import by_round
+from aslfast.systems.asl.generator_phase import generate_question, generator_tasks, question_group
+from aslfast.systems.asl.judge import judge_of, other_fold, source_fold
+from aslfast.systems.asl.judge_phase import gold_tasks, verification_tasks
+from aslfast.systems.asl.policy_phase import answer_group, policy_tasks, record_accuracy
+from aslfast.systems.registry import phases_of, plan_of
+from aslfast.trainer.preflight import dry_run
 from tests.support.scripted_world import WORLD, actors, attempts_of, gather, play, prefilled
 
 REAL = [Question(f"r{i}", q.question, (q.answer,), q.hops) for i, q in enumerate(WORLD.questions(random.Random(3), 30))]
@@ -283,11 +283,11 @@ def test_each_judge_learns_on_its_half_and_judges_the_other(make_context):
         context.state.pool[name] = dataclasses.replace(question, text=name, references=("Oslo",), attempts=attempts)
     for fold, judge in ((1, "grm"), (2, SECOND_JUDGE)):
         tasks = [task for step in verification_tasks(context.tasks, fold) for task in step]
-        assert {task.question for task in tasks} == {f"q{fold}?"} and {task.adapter for task in tasks} == {judge}
+        assert {task.question for task in tasks} == {f"q{fold}?"} and {task.role for task in tasks} == {judge}
     for task in (task for step in policy_tasks(context.tasks) for task in step):
         context.rollout.sampler.requests.clear()
         asked_about = Question("q", task.question, ("Oslo",), fold=task.fold)
-        asyncio.run(context.start_step().judge.verdicts("v", asked_about, "Oslo", 1))
+        asyncio.run(judge_of(context.start_step()).verdicts("v", asked_about, "Oslo", 1))
         (asked,) = {request.adapter for request in context.rollout.sampler.requests}
         assert asked == ("grm" if task.question == "q2?" else SECOND_JUDGE)
 
@@ -309,7 +309,7 @@ def test_a_round_with_two_judges(make_context):
 @pytest.mark.parametrize("name", recipe_names())
 def test_recipes_plan_the_phases_that_they_run(name):
     config = load_recipe(name)
-    assert [p.name for p in dry_run.phases(config)] == [p.name for p in phases_of(config)]
+    assert [p.name for p in plan_of(config)] == [p.name for p in phases_of(config)]
     assert dry_run.describe(config) and json.dumps(dataclasses.asdict(config))
 
 

@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from aslfast import rewards
-from aslfast.core import ROLES
+from aslfast.config.roles import ROLES
 from aslfast.errors import UserError
 from aslfast.lab.world import parse_question
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.parsing import parse_output
 from aslfast.rewards import Attempt
-from aslfast.rounds.generator_phase import drop_near_duplicates, generator_tasks, question_group
-from aslfast.rounds.judge_phase import labelled_attempts, verdict_group, verification_tasks
-from aslfast.rounds.policy_phase import answer_group, policy_tasks
+from aslfast.systems.asl.generator_phase import drop_near_duplicates, generator_tasks, question_group
+from aslfast.systems.asl.judge_phase import labelled_attempts, verdict_group, verification_tasks
+from aslfast.systems.asl.policy_phase import answer_group, policy_tasks
 from tests.support.scripted_world import (
     WORLD,
     actors,
@@ -240,7 +240,7 @@ def test_the_script_knows_the_world():
     for seed in range(50):
         topic = random.Random(seed).choice(sorted(WORLD.facts))
         text = question_turn(topic, 2, random.Random(seed), honest=1.0)
-        _, question, answer = parse_output("generator", text)
+        _, question, answer = parse_output(("question", "answer"), text)
         assert question is not None and parse_question(question) and WORLD.answer(question) == answer
 
 

@@ -19,8 +19,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from aslfast.config.roles import ROLES
 from aslfast.config.schema import LearnerConfig, LoraConfig, LossConfig, ModelConfig, RunConfig, SamplerConfig
-from aslfast.core import ROLES
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.models.base_model import load_base, load_without_weights

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from aslfast.core import ROLES
+from aslfast.config.roles import ROLES
 from aslfast.errors import UserError
 from aslfast.models.lora import parameters_of
 from aslfast.prompts.chat_template import Chat

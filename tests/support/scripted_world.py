@@ -68,7 +68,7 @@ def gather(context, play_group, task):
     """The group of one task, played in a step of its own; its new questions enter the question pool."""
     result = asyncio.run(play_group(context.start_step().for_group(), task))
     context.state.pool = extended_pool(context.state.pool, [result])
-    return result.group
+    return result.groups[0]
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 
 from aslfast.config import RunConfig
+from aslfast.config.roles import ROLES
 from aslfast.config.schema import ModelConfig, SamplerConfig, ToolConfig
-from aslfast.core import ROLES, Question
+from aslfast.core import Question
 from aslfast.data.corpus import Passage
 from aslfast.index.bm25 import BM25Index
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.templates import prompt_text
-from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.multi_turn import Rollout
+from aslfast.rollout.open_trajectory import Limits
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.trainer.demos.evidence import keywords, sentences, topic_queries

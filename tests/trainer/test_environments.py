@@ -11,9 +11,9 @@ from aslfast.data.qa_dataset import write_questions
 from aslfast.environment import Environment
 from aslfast.errors import UserError
 from aslfast.index.bm25 import BM25Index
-from aslfast.preflight.dry_run import describe, evaluation_trajectories
 from aslfast.trainer.datasets import FileEnvironment, datasets_of, file_datasets, own_datasets
 from aslfast.trainer.lab_datasets import LabEnvironment, lab_questions
+from aslfast.trainer.preflight.dry_run import describe, evaluation_trajectories
 from aslfast.trainer.provenance import places
 from tests.support.scripted_world import WORLD
 

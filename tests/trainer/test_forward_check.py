@@ -9,11 +9,11 @@ import torch
 from aslfast.config.schema import SamplerConfig
 from aslfast.errors import UserError
 from aslfast.models import lora
-from aslfast.preflight.sampler_check import check_sampler
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import SampleRequest
 from aslfast.sampler.sglang.sync_check import PROMPT_TOKENS
 from aslfast.trainer.forward_check import check_learner, open_local_sampler, probe_ids
+from aslfast.trainer.preflight.sampler_check import check_sampler
 from tests.support.learner.reference import learner_of
 from tests.support.tiny_architectures import tiny_architecture
 from tests.support.tiny_models import stir, tiny_model

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn.functional import rms_norm
 
+from aslfast.config.roles import ROLES
 from aslfast.config.schema import LearnerConfig, LossConfig
-from aslfast.core import ROLES
 from aslfast.learner.learner import Learner
 from aslfast.trainer.sft.learner import SupervisedLearner
 from aslfast.trainer.sft.rows import SftRow

@@ -10,7 +10,7 @@ from typing import Any
 
 from aslfast.cli.progress import Meter, quiet_libraries
 from aslfast.cli.rollout import Overrides, QuestionSource, check_new_file, known_role, overridden, write_records
-from aslfast.core import ROLES
+from aslfast.config.roles import ROLES
 from aslfast.data.trajectories import Record
 from aslfast.errors import UserError
 from aslfast.retrieval.retriever import open_index

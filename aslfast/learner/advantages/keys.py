@@ -13,7 +13,7 @@ KEYS: dict[str, Callable[[Task, int], str]] = {
     "prompt": lambda _, place: str(place),
     "hops": lambda task, _: str(task.hops),
     "role": lambda task, _: task.role,
-    "player": lambda task, _: task.adapter,
+    "player": lambda task, _: task.role,
     "batch": lambda _, __: "",
 }
 
@@ -24,5 +24,5 @@ def keys_of(groups: Sequence[Group], group_by: str) -> list[str]:
     found = []
     for place, group in enumerate(groups):
         for task in (t.task for t in group.trajectories):
-            found.append(f"{task.adapter}/{own(task) if own else KEYS[group_by](task, place)}")
+            found.append(f"{task.role}/{own(task) if own else KEYS[group_by](task, place)}")
     return found

@@ -52,7 +52,7 @@ def _check_together(config: RunConfig, environment: OwnEnvironment, has_tasks: b
     name, asks = f"environment: {config.environment}", config.policy.question_source == "labelled"
     if config.policy.reward == ENVIRONMENT and not environment.plays:
         raise UserError(f"{name} has neither reward nor reset, and policy.reward is {ENVIRONMENT!r}; write one of them")
-    if not environment.topics() and ("generator" in config.role_phases or not asks):
+    if not environment.topics() and ("generator" in config.round_phases or not asks):
         what = 'set policy.question_source=labelled and phases=["policy"] to train on its tasks'
         raise UserError(f"{name} gives no topics to ask about; {what}")
     if asks and not has_tasks:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from peft import PeftModel
 
-from aslfast.core import role_of
+from aslfast.config.roles import ROLES
 from aslfast.distributed.collectives import broadcast_in_group
 from aslfast.distributed.process_group import ProcessGroup
 from aslfast.errors import UserError
@@ -131,8 +131,9 @@ class GroupScorer:
 
 
 def check_prompts(chat: Chat, prompt_set: str, adapters: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Return the end of the unfilled prompt of each adapter's role, as token ids."""
-    prompts = {name: chat.prompt_ids(prompt_text(prompt_set, role_of(name)), "") for name in adapters}
+    """Return the end of an unfilled prompt for each adapter, its role's where the set has one, as token ids."""
+    files = {name: name if name in ROLES else ROLES[-1] for name in adapters}
+    prompts = {name: chat.prompt_ids(prompt_text(prompt_set, file), "") for name, file in files.items()}
     return {name: tuple(ids[-PROMPT_TOKENS:]) for name, ids in prompts.items()}
 
 

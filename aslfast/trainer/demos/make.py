@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from aslfast.config import RunConfig
-from aslfast.core import Question, Role, Trajectory
+from aslfast.core import Question, Trajectory
 from aslfast.data.qa_dataset import read_questions
 from aslfast.data.qa_rows import read_rows
 from aslfast.errors import UserError
@@ -44,7 +44,7 @@ class Demonstrations:
     trajectories: list[Trajectory] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
 
-    def add(self, role: Role, written: Written) -> None:
+    def add(self, role: str, written: Written) -> None:
         """Keep a demonstration, or count why there is none."""
         if isinstance(written, str):
             self.left_out[f"{role}: {written}"] += 1
@@ -65,11 +65,11 @@ class DemonstrationMaker:
 
     library: Library
     player: RolePlayer
-    roles: Sequence[Role]
+    roles: Sequence[str]
     seed: int
 
     @classmethod
-    def open(cls, config: RunConfig, index: AnyIndex, roles: Sequence[Role]) -> DemonstrationMaker:
+    def open(cls, config: RunConfig, index: AnyIndex, roles: Sequence[str]) -> DemonstrationMaker:
         """Return the maker with the model's tokenizer, prompts, limits and search tool."""
         folder = model_folder(config.model.path)
         try:
@@ -102,7 +102,7 @@ class DemonstrationMaker:
     def _of(
         self, question: Question, lookup: Lookup, evidence: Evidence | None, about: Lookup | None,
         others: Sequence[tuple[str, str]],
-    ) -> Iterator[tuple[Role, Written]]:  # fmt: skip
+    ) -> Iterator[tuple[str, Written]]:  # fmt: skip
         for role in self.roles:
             if evidence is None:
                 yield role, "no retrieved sentence holds the answer"

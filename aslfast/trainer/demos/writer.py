@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from aslfast.config.roles import default_roles
 from aslfast.core import Kind, StopReason, Task, Trajectory, Turn
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.tool_calls import SEARCH
@@ -37,7 +38,7 @@ class DemonstrationWriter:
         before_last = turns[-1].start + limits.max_new_tokens
         if longest > limits.max_new_tokens or before_last > limits.max_context or len(turns) > limits.max_turns:
             return "too long"
-        actions = [read_turn(self.task.role, turn.said, "stop") for turn in turns]
+        actions = [read_turn(default_roles()[self.task.role].output, turn.said, "stop") for turn in turns]
         end = actions[-1]
         if isinstance(end, tuple) or end.stop is not StopReason.FINISHED:
             return "not readable"

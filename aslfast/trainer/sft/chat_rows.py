@@ -16,7 +16,6 @@ from pathlib import Path
 import msgspec
 from jinja2 import TemplateError
 
-from aslfast.core import Role
 from aslfast.errors import UserError
 from aslfast.prompts.chat_template import Chat
 from aslfast.trainer.sft.rows import SftRow, make_row
@@ -42,7 +41,7 @@ class _Stream:
     mask: list[int] = field(default_factory=list)
 
 
-def read_chat_rows(file: Path, role: Role, chat: Chat) -> list[SftRow]:
+def read_chat_rows(file: Path, role: str, chat: Chat) -> list[SftRow]:
     """Return the streams of a file's conversations. Raise UserError, which names the line."""
     rows: list[SftRow] = []
     with file.open("rb") as lines:
@@ -69,7 +68,7 @@ def _decoded(line: bytes, place: str) -> ChatLine:
     return decoded
 
 
-def _rows_of(line: ChatLine, place: str, role: Role, chat: Chat) -> list[SftRow]:
+def _rows_of(line: ChatLine, place: str, role: str, chat: Chat) -> list[SftRow]:
     line = msgspec.structs.replace(line, messages=[_inert(message, chat) for message in line.messages])
     turns = [i for i, message in enumerate(line.messages) if message["role"] == "assistant"]
     streams = [_Stream()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aslfast.core import Role, StopReason, Task, Trajectory
+from aslfast.core import StopReason, Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.learner.batch import loss_positions
 from aslfast.rollout.multi_turn import stable_seed
@@ -28,7 +28,7 @@ class SftRow:
 
 
 def make_row(
-    name: str, role: Role, ids: Sequence[int], mask: Sequence[int], prompt: str, weight: float = 1.0
+    name: str, role: str, ids: Sequence[int], mask: Sequence[int], prompt: str, weight: float = 1.0
 ) -> SftRow:
     """Return a row of token ids and their mask."""
     stream = tuple(ids), tuple(mask), (0.0,) * len(ids)

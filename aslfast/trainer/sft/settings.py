@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 
 from aslfast.config.bounds import Bounds, fraction, number, positive
+from aslfast.config.roles import ROLES
 from aslfast.config.schema import DTYPES, MOST_TOKENS, Dtype, LearnerConfig, LoraConfig, ModelConfig, RunConfig
-from aslfast.core import ROLES
 from aslfast.errors import UserError
 
 CHOICES = {

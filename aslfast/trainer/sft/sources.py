@@ -7,7 +7,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aslfast.core import role_of
 from aslfast.data.qa_rows import Row
 from aslfast.errors import UserError
 from aslfast.prompts.chat_template import Chat
@@ -24,7 +23,7 @@ def read_sft_rows(file: Path, role: str, chat: Chat) -> list[SftRow]:
     """
     if not file.is_file():
         raise UserError(f"{file}: no such file; give trajectories (.parquet) or conversations (.jsonl)")
-    rows = read_chat_rows(file, role_of(role), chat) if file.suffix == ".jsonl" else _trajectory_rows(file, role, chat)
+    rows = read_chat_rows(file, role, chat) if file.suffix == ".jsonl" else _trajectory_rows(file, role, chat)
     if not rows:
         raise UserError(f"{file}: no rows of the role {role} in it; choose another --role or file")
     return rows
@@ -47,7 +46,7 @@ def _trajectory_rows(file: Path, role: str, chat: Chat) -> list[SftRow]:
 def _row(row: Row) -> SftRow:
     """Return a row of the file; those of one question, or else of one task, are of one prompt."""
     prompt = row["question"] or row["task_id"]
-    return make_row(row["task_id"], role_of(row["role"]), row["token_ids"], row["loss_mask"], prompt)
+    return make_row(row["task_id"], row["role"], row["token_ids"], row["loss_mask"], prompt)
 
 
 def _same_tokenizer(row: SftRow, conversation: str, chat: Chat) -> bool:

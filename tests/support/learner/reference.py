@@ -10,14 +10,16 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
+from aslfast.config.roles import ROLES
 from aslfast.config.schema import LearnerConfig, LossConfig
-from aslfast.core import ROLES, Question, Trajectory
+from aslfast.core import Question, Trajectory
 from aslfast.index import BM25Index
 from aslfast.learner.batch import loss_positions
 from aslfast.learner.learner import Learner
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
-from aslfast.rollout.multi_turn import Limits, Rollout
+from aslfast.rollout.multi_turn import Rollout
+from aslfast.rollout.open_trajectory import Limits
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.sampler.local.sampler import LocalSampler

@@ -12,18 +12,19 @@ from typer.testing import CliRunner
 
 from aslfast.cli.main import app
 from aslfast.config import load_recipe
+from aslfast.config.roles import ROLES
 from aslfast.config.schema import LearnerConfig, LossConfig, RunConfig
-from aslfast.core import ROLES, StopReason, Task, Trajectory
+from aslfast.core import StopReason, Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.models.base_model import LAB_BASE, load_base
 from aslfast.models.context_limit import check_context
-from aslfast.preflight import layer_memory, memory_model
-from aslfast.preflight.architectures import DENSE, read_shape
-from aslfast.preflight.memory_fit import CARDS, Card, card_of, make_plan, with_settings
-from aslfast.preflight.memory_suggestions import suggest
 from aslfast.sampler.local.kv_cache import KVCache
+from aslfast.trainer.preflight import layer_memory, memory_model
+from aslfast.trainer.preflight.architectures import DENSE, read_shape
+from aslfast.trainer.preflight.memory_fit import CARDS, Card, card_of, make_plan, with_settings
+from aslfast.trainer.preflight.memory_suggestions import suggest
 from bench.shared.live_memory import LiveMemory
 
 RANK = 8

@@ -11,8 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from aslfast.preflight.check import CheckResult, run_check
-from aslfast.preflight.versions import SETUP, SGLANG_SETUP, check_python, check_sglang, check_versions
+from aslfast.trainer.preflight.check import CheckResult, run_check
+from aslfast.trainer.preflight.versions import SETUP, SGLANG_SETUP, check_python, check_sglang, check_versions
 
 LOW_MEMORY_GB, LOW_DISK_GB = 4, 5  # the tiny recipe with SGLang on a CPU holds about 2 GB, a run's folder less than 1
 

@@ -10,9 +10,10 @@ from aslfast import rewards
 from aslfast.checkpoint.state import TrainState
 from aslfast.core import Group, Question, StopReason, Task, Trajectory
 from aslfast.rollout.context import RolloutContext
-from aslfast.rounds.context import TaskContext
 from aslfast.rounds.group_result import GroupResult
 from aslfast.rounds.schedule import cycled
+from aslfast.rounds.task_context import TaskContext
+from aslfast.systems.asl.judge import judge_of, prompts_of
 
 Verdicts: TypeAlias = tuple[str | None, ...]
 
@@ -25,7 +26,8 @@ def policy_tasks(context: TaskContext) -> list[list[Task]]:
         asked = context.rng("policy").sample(labelled, len(labelled))[: config.max_questions or None]
     else:
         asked = pool_questions(context)
-    tasks = [context.prompts.policy(f"p{number}-{i}-{question.id}", question) for i, question in enumerate(asked)]
+    prompts = prompts_of(context.config)
+    tasks = [prompts.policy(f"p{number}-{i}-{question.id}", question) for i, question in enumerate(asked)]
     return cycled(tasks, config.steps, config.prompts_per_step)
 
 
@@ -50,7 +52,8 @@ async def answer_group(context: RolloutContext, task: Task) -> GroupResult:
         *(play_attempt(context, task, i, config.verdicts_per_answer) for i in range(config.group_size))
     )
     given = [None if v is None else rewards.policy_reward(t, v, weight, config.reward) for t, v in attempts]
-    return GroupResult(Group.of([(t, r) for (t, _), r in zip(attempts, given, strict=True)]), context.counters)
+    group = Group.of([(t, r) for (t, _), r in zip(attempts, given, strict=True)])
+    return GroupResult((group,), context.counters)
 
 
 def record_accuracy(state: TrainState, groups: Sequence[Group]) -> None:
@@ -79,5 +82,5 @@ async def play_attempt(
     if trajectory.output is None:
         return trajectory, (None,) * verdicts
     question = Question(task.id, task.question, task.references, task.hops, task.fold)
-    given = await context.judge.verdicts(f"{task.id}{number}-v", question, trajectory.output, verdicts)
+    given = await judge_of(context).verdicts(f"{task.id}{number}-v", question, trajectory.output, verdicts)
     return trajectory, given if given or not verdicts else None

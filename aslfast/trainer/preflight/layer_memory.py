@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from aslfast.config import RunConfig
-from aslfast.preflight.architectures import ModelShape
+from aslfast.trainer.preflight.architectures import ModelShape
 
 
 def itemsize(config: RunConfig) -> int:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from aslfast.config import RunConfig
 from aslfast.errors import UserError
 from aslfast.limits import MOST_GPU_GB
-from aslfast.preflight import memory_model as memory
-from aslfast.preflight.architectures import ModelShape
-from aslfast.preflight.memory_model import GB, Part
+from aslfast.trainer.preflight import memory_model as memory
+from aslfast.trainer.preflight.architectures import ModelShape
+from aslfast.trainer.preflight.memory_model import GB, Part
 
 MIB = 1 << 20
 CARDS = {  # as nvidia-smi shows them

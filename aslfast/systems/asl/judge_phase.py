@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from aslfast import rewards
 from aslfast.core import Group, Question, Reward, Task, Trajectory
 from aslfast.rollout.context import RolloutContext
-from aslfast.rounds.context import TaskContext
 from aslfast.rounds.group_result import GroupResult
 from aslfast.rounds.schedule import chunks, cycled
+from aslfast.rounds.task_context import TaskContext
+from aslfast.systems.asl.judge import judge_of, prompts_of
 
 
 def verification_tasks(context: TaskContext, fold: int = 0) -> list[list[Task]]:
@@ -39,7 +40,7 @@ def verification_tasks(context: TaskContext, fold: int = 0) -> list[list[Task]]:
 def _question_tasks(context: TaskContext, question: Question) -> list[Task]:
     labelled = rewards.balanced(labelled_attempts(question, context.config.grm.label))
     return [
-        context.prompts.judge(
+        prompts_of(context.config).judge(
             f"v{context.state.round}-{question.id}-{i // 2}{label[0]}", question, answer, label, question.fold
         )
         for i, (answer, label) in enumerate(labelled)
@@ -64,7 +65,8 @@ def _right_and_wrong(
 ) -> list[Task]:  # fmt: skip
     wrong = rewards.plausible_wrong(question.text, question.references, others, rng)
     given = [(question.reference, "correct"), *([(wrong, "wrong")] if wrong else [])]
-    return [context.prompts.judge(f"{name}-{label[0]}", question, answer, label, fold) for answer, label in given]
+    prompts = prompts_of(context.config)
+    return [prompts.judge(f"{name}-{label[0]}", question, answer, label, fold) for answer, label in given]
 
 
 def labelled_attempts(question: Question, source: str) -> dict[str, str]:
@@ -78,9 +80,9 @@ async def verdict_group(context: RolloutContext, task: Task) -> GroupResult:
     config, weight = context.config.grm, context.config.format_weight
 
     def reward(trajectory: Trajectory) -> Reward | None:
-        heard = context.judge.read([trajectory])
+        heard = judge_of(context).read([trajectory])
         label = task.references[0]
         return rewards.grm_reward(trajectory, label, weight, config.variant, config.reward) if heard else None
 
     given = [reward(trajectory) for trajectory in judged]
-    return GroupResult(Group.of(list(zip(judged, given, strict=True))), context.counters)
+    return GroupResult((Group.of(list(zip(judged, given, strict=True))),), context.counters)

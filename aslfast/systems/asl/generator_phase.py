@@ -12,11 +12,11 @@ from aslfast.checkpoint.state import TrainState
 from aslfast.core import Attempt, Group, Question, Reward, StopReason, Task, Trajectory
 from aslfast.rewards import AnswerEvidence, QuestionEvidence
 from aslfast.rollout.context import RolloutContext
-from aslfast.rollout.judge import other_fold, source_fold
-from aslfast.rounds.context import TaskContext
 from aslfast.rounds.group_result import GroupResult
-from aslfast.rounds.policy_phase import Verdicts, play_attempt
 from aslfast.rounds.schedule import by_round, chunks
+from aslfast.rounds.task_context import TaskContext
+from aslfast.systems.asl.judge import judge_of, other_fold, prompts_of, source_fold
+from aslfast.systems.asl.policy_phase import Verdicts, play_attempt
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ def topic_tasks(context: TaskContext) -> list[Task]:
     """Return tasks about topics drawn without repeats; hops in turn, so that the question pool holds all of them."""
     hops, number = context.config.generator.hops, context.state.round
     return [
-        context.prompts.generator(f"g{number}-{i}", topic, hops[i % len(hops)])
+        prompts_of(context.config).generator(f"g{number}-{i}", topic, hops[i % len(hops)])
         for i, topic in enumerate(_drawn(context, context.data.topics))
     ]
 
@@ -46,7 +46,7 @@ def variant_tasks(context: TaskContext, kind: Literal["width", "depth"], old: Se
     """Return tasks of harder or easier variants, by the policy's accuracy on the old question in its newest phase."""
     state, max_hops = context.state, max(context.config.generator.hops)
     return [
-        context.prompts.variant(
+        prompts_of(context.config).variant(
             f"g{state.round}-{i}", question, state.accuracy[rewards.normalize(question.text)], kind, max_hops
         )
         for i, question in enumerate(_drawn(context, old))
@@ -93,7 +93,7 @@ async def question_group(context: RolloutContext, task: Task) -> GroupResult:
     batch = tuple(outcome.evidence.question for outcome in outcomes if outcome.evidence)
     group = Group.of([(outcome.written, _reward(context, outcome, batch)) for outcome in outcomes])
     accepted = [outcome.accepted for outcome in outcomes if outcome.accepted]
-    return GroupResult(group, context.counters, accepted)
+    return GroupResult((group,), context.counters, accepted)
 
 
 def _reward(context: RolloutContext, outcome: QuestionOutcome, batch: tuple[str, ...]) -> Reward | None:
@@ -135,10 +135,10 @@ async def _attempts(context: RolloutContext, written: Trajectory, name: str) -> 
     Of an attempt's tokens, which no role learns from, nothing is kept.
     """
     config, own = context.config, written.output_answer or ""
-    fold, judge = source_fold(written, config.grm.folds), context.judge
+    fold, judge = source_fold(written, config.grm.folds), judge_of(context)
     question = Question(name, written.output or "", (own,), written.task.hops, fold)
-    task = context.prompts.policy(f"{name}-p", question)
-    check = context.prompts.judge(f"{name}-c", question, own, fold=other_fold(fold))
+    task = prompts_of(context.config).policy(f"{name}-p", question)
+    check = prompts_of(context.config).judge(f"{name}-c", question, own, fold=other_fold(fold))
     count = min(1, config.policy.verdicts_per_answer)
 
     async def attempt(number: int) -> Attempt | None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from aslfast.config import RunConfig
-from aslfast.preflight.architectures import ModelShape
-from aslfast.preflight.layer_memory import backward_bytes, itemsize, kept_bytes, layer_bytes
 from aslfast.sampler.local.forward_pass import PREFILL_TOKENS
+from aslfast.trainer.preflight.architectures import ModelShape
+from aslfast.trainer.preflight.layer_memory import backward_bytes, itemsize, kept_bytes, layer_bytes
 from aslfast_kernels.logprobs.head import STATISTICS_BYTES, WORKSPACE_BYTES
 
 GB = 10**9

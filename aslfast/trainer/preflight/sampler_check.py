@@ -16,11 +16,10 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from aslfast.config import RunConfig
-from aslfast.core import ROLES, Role
+from aslfast.config.roles import ROLES
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
-from aslfast.preflight.check import CheckResult
 from aslfast.prompts.chat_template import Chat
 from aslfast.sampler.follower import FollowerSampler
 from aslfast.sampler.local.sampler import LocalSampler
@@ -37,6 +36,7 @@ from aslfast.sampler.sglang.sync_check import (
 )
 from aslfast.trainer.build import build_sampler, load_base_model
 from aslfast.trainer.forward_check import Ids, check_learner, probe_ids
+from aslfast.trainer.preflight.check import CheckResult
 from aslfast.trainer.session import settings_of
 
 Kind = Literal["local", "sglang"]
@@ -149,10 +149,10 @@ def check_opened(
     return results, SamplerReport(kind, differences, shared, n_bytes, reuse)
 
 
-async def _sample_two_turns(sampler: AnySampler, prompts: Prompts) -> tuple[dict[Role, Sample], Sample]:
+async def _sample_two_turns(sampler: AnySampler, prompts: Prompts) -> tuple[dict[str, Sample], Sample]:
     """Return one turn of every role, all in one batch; then a second turn of the policy's."""
 
-    def request(role: Role, context: tuple[int, ...]) -> SampleRequest:
+    def request(role: str, context: tuple[int, ...]) -> SampleRequest:
         # greedy: at improbable tokens float32 itself may be off by the tolerance
         return SampleRequest(context, role, role, NEW_TOKENS, temperature=0.0)
 

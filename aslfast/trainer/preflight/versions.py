@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
-from aslfast.preflight.check import CheckResult
+from aslfast.trainer.preflight.check import CheckResult
 
 SETUP = "run make setup"
 SGLANG_SETUP = "run make setup-sglang (CPU) or pip install 'aslfast[sglang]' (GPU)"

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from aslfast.config import RunConfig
-from aslfast.preflight.architectures import ModelShape
-from aslfast.preflight.memory_fit import Card, MemoryPlan, Settings, least_plan, with_settings
-from aslfast.preflight.memory_model import GB, has_engine
+from aslfast.trainer.preflight.architectures import ModelShape
+from aslfast.trainer.preflight.memory_fit import Card, MemoryPlan, Settings, least_plan, with_settings
+from aslfast.trainer.preflight.memory_model import GB, has_engine
 
 SIZES_GB = (24, 48, 80, 141)  # of the larger cards that are tried
 LEAST_CONTEXT = 1024  # tokens; less is of no use

@@ -10,14 +10,14 @@ from typer.testing import CliRunner
 
 from aslfast.cli import doctor as cli_doctor
 from aslfast.cli.main import app
-from aslfast.core import ROLES
+from aslfast.config.roles import ROLES
 from aslfast.models import lora
-from aslfast.preflight import versions
-from aslfast.preflight.check import CheckResult
-from aslfast.preflight.sampler_check import check_opened, check_sampler
 from aslfast.prompts.chat_template import Chat
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.sglang.sync_check import check_prompts
+from aslfast.trainer.preflight import versions
+from aslfast.trainer.preflight.check import CheckResult
+from aslfast.trainer.preflight.sampler_check import check_opened, check_sampler
 from tests.support.tiny_models import stir, tiny_model
 
 MACHINE = [

@@ -21,18 +21,30 @@ judge calls answer a correct, and v_k the verdict on the k-th attempt.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from aslfast import rewards
+from aslfast.config import RunConfig
 from aslfast.core import Question, StopReason, Task, Trajectory
 from aslfast.prompts.builder import PromptBuilder
+from aslfast.rollout.context import RolloutContext
 from aslfast.rollout.counters import StepCounters
 from aslfast.rollout.multi_turn import stable_seed
 
 SampleTask = Callable[[Task, int], Awaitable[Trajectory]]  # (task, number) -> the number-th trajectory of the task
-# (question, normalised answer, reference, number of the verdict) -> the judge's trajectory, running or done
-VerdictCache = dict[tuple[str, str, str, int], Awaitable[Trajectory]]
+VerdictCache = dict[Hashable, Awaitable[Trajectory]]  # the judge's trajectories, running or done
+
+
+def prompts_of(config: RunConfig) -> PromptBuilder:
+    """Return what makes the tasks of the three roles."""
+    return PromptBuilder(config.model.prompts, config.grm.variant)
+
+
+def judge_of(context: RolloutContext) -> Judge:
+    """Return the judge, with the context's counters."""
+    config = context.config
+    return Judge(context.sample, prompts_of(config), config.grm.share_verdicts, context.shared, context.counters)
 
 
 def other_fold(fold: int) -> int:
@@ -77,11 +89,11 @@ class Judge:
         self.counters.verdicts += 1
         if not self.share:
             return await self.sample(task, number)
-        key = task.question, rewards.normalize(answer), reference, number
+        key = "verdict", task.question, rewards.normalize(answer), reference, number
         if key in self.cache:
             self.counters.verdicts_reused += 1
         else:  # an id that does not depend on whose answer came first: the same draw in any order
-            shared = replace(task, id=f"v{stable_seed(*key[:2])}")
+            shared = replace(task, id=f"v{stable_seed(*key[1:3])}")
             self.cache[key] = asyncio.ensure_future(self.sample(shared, number))
         return await self.cache[key]
 

@@ -1,0 +1,55 @@
+"""What the roles and phases of a recipe must have of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aslfast.config.learning import conflicts
+from aslfast.config.roles import BASE, EVALUATED, NO_TOOLS, RoleConfig
+from aslfast.config.schema import SFT, RunConfig
+from aslfast.errors import UserError
+from aslfast.plugins import is_import_path
+
+Place = Callable[[str], str]  # a key -> what an error calls its origin
+
+
+def check_roles(config: RunConfig, place: Place) -> None:
+    """Raise UserError where a role refers to what is not there, or a phase to a role."""
+    if EVALUATED not in config.roles:
+        what = f"the evaluation asks the role {EVALUATED}; add the table roles.{EVALUATED}"
+        raise UserError(f"{place('roles')}: {what}, with the adapter of another role if it needs none of its own")
+    for name, role in config.roles.items():
+        _check_adapter(config, name, role, place)
+        _check_tools(config, name, role, place)
+        for _, what in conflicts(config.loss_of(name), config.advantage_of(name)):
+            raise UserError(f"{place(f'roles.{name}')}: with the settings of roles.{name}, {what}")
+    if config.sft.role not in config.adapters and SFT in config.phases:
+        raise _error("sft.role", config.sft.role, f"name a role with an adapter: {_listed(config.adapters)}", place)
+    for phase in config.round_phases:
+        if not is_import_path(phase) and phase not in config.roles:
+            raise _error("phases", phase, f"add the table roles.{phase}", place)
+    unused = set(config.own_phase) - {phase.partition(":")[2] for phase in config.phases}
+    if unused:
+        raise _error("own_phase", min(unused), "name it in phases as module:Name, or remove the table", place)
+
+
+def _check_adapter(config: RunConfig, name: str, role: RoleConfig, place: Place) -> None:
+    if role.adapter and role.adapter != BASE and role.adapter not in config.adapters:
+        what = f"leave it empty, or use {BASE} or a role with an adapter of its own: {_listed(config.adapters)}"
+        raise _error(f"roles.{name}.adapter", role.adapter, what, place)
+    if role.adapter and role.init_adapter:
+        raise _error(f"roles.{name}.init_adapter", role.init_adapter, "set it where the adapter is a role's own", place)
+
+
+def _check_tools(config: RunConfig, name: str, role: RoleConfig, place: Place) -> None:
+    unknown = [tool for tool in role.tools if tool not in config.tools]
+    if unknown and role.tools != NO_TOOLS:
+        raise _error(f"roles.{name}.tools", unknown[0], f'use ["none"] or some of {_listed(config.tools)}', place)
+
+
+def _error(key: str, value: object, remedy: str, place: Place) -> UserError:
+    return UserError(f"{place(key)}: {key} is {value!r:.80}; {remedy}")
+
+
+def _listed(names: object) -> str:
+    return ", ".join(names) if names else "(none)"  # pyright: ignore[reportArgumentType, reportCallIssue]

@@ -1,0 +1,57 @@
+"""The roles of a recipe: who plays, with which adapter, words, tags, tools and settings of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+
+from aslfast.config.bounds import number
+from aslfast.config.toml import parse
+from aslfast.limits import MOST_TEMPERATURE, MOST_TOKENS, MOST_TURNS
+
+BASE = "base"  # as `adapter`: the base alone
+NO_TOOLS = ("none",)  # as `tools`
+EVALUATED = "policy"  # the role that the evaluation's questions go to
+_DEFAULT = "asl-qwen2.5-7b"
+
+
+@dataclass(frozen=True, slots=True)
+class RoleConfig:
+    """One role, the table [roles.NAME]. What is empty or 0 is as for the whole run."""
+
+    adapter: str = ""  # the role whose adapter plays it, or "base", the base alone; empty: one of its own
+    init_adapter: str = ""  # PEFT adapter folder that it starts from; empty: a fresh adapter, the base itself
+    # what a phase of one's own asks it, with {gaps} that the phase fills; the shipped ones have files: model.prompts
+    prompt: str = ""
+    output: tuple[str, ...] = ("answer",)  # tags of its closing turn: of its output and, if any, of one beside it
+    tools: tuple[str, ...] = ()  # of those that the run has; ["none"]: none
+    depth: int = number(0, 0, 100)  # who waits for whom: of two that may sample, the deeper one goes first
+    environment: bool = False  # an environment of one's own answers its turns
+    temperature: float = number(0.0, 0.0, MOST_TEMPERATURE)
+    max_turns: int = number(0, 0, MOST_TURNS)
+    max_new_tokens: int = number(0, 0, MOST_TOKENS)  # a turn
+    loss: Mapping[str, object] = field(default_factory=dict)  # keys of the table `loss`
+    advantage: Mapping[str, object] = field(default_factory=dict)  # keys of the table `advantage`
+
+
+def adapter_of(roles: Mapping[str, RoleConfig], name: str) -> str | None:
+    """Return the adapter that plays a role; None: the base alone."""
+    named = roles[name].adapter
+    return None if named == BASE else named or name
+
+
+@cache
+def default_roles() -> dict[str, RoleConfig]:
+    """Return the roles of a recipe that names none of its own: those of asl-qwen2.5-7b."""
+    text = (files("aslfast.config") / "recipes" / f"{_DEFAULT}.toml").read_text(encoding="utf-8")
+    return {name: _role(table) for name, table in parse(text)["roles"].items()}
+
+
+def _role(table: Mapping[str, object]) -> RoleConfig:
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
+    return RoleConfig(**values)  # pyright: ignore[reportArgumentType]  # the recipe is ours
+
+
+ROLES = tuple(default_roles())

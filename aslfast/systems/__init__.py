@@ -1,0 +1,1 @@
+"""Systems: the phases of the shipped recipes, and the interface for phases of one's own."""

@@ -1,0 +1,54 @@
+"""Phases of one's own for tests: a duel, a second attempt, and some that do wrong."""
+
+from aslfast.phase import OwnPhase, Question
+
+
+class Duel(OwnPhase):
+    roles = ("first", "second")
+
+    def tasks(self, context):
+        return [Question(f"q{i}", f"question {i}") for i in range(3)]
+
+    async def play(self, play, task):
+        said = await play.act("first", asked=task.question)
+        return said, await play.act("second", said=said.output or "nothing")
+
+    def rewards(self, task, plays):
+        scores = [float(len(first.output)) for first, _ in plays]
+        return [(score, {"against": -score}) for score in scores]
+
+
+class Again(OwnPhase):
+    roles = ("policy",)
+
+    def tasks(self, context):
+        return ["Which town?"]
+
+    async def play(self, play, task):
+        first = await play.act("policy", "answer: {question}", question=task.question)
+        return first, await play.go_on(first, "Check it.")
+
+    def rewards(self, task, plays):
+        return [(None, float(two.output != one.output)) for one, two in plays]
+
+
+class Talk(Again):
+    async def play(self, play, task):
+        return (await play.talk("policy", ["Which town?", "<answer>Rome</answer>", "No."]),)
+
+    def rewards(self, task, plays):
+        return [(1.0,) for _ in plays]
+
+
+class Crash(Again):
+    def rewards(self, task, plays):
+        raise ZeroDivisionError("no plays")
+
+
+class NotFinite(Again):
+    def rewards(self, task, plays):
+        return [(0.0, float("nan")) for _ in plays]
+
+
+class Stranger(Again):
+    roles = ("nobody",)
