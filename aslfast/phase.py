@@ -1,4 +1,4 @@
-"""Phases of one's own: who plays what against or after whom, and what each act earns. docs/recipes/phases.md shows some.
+"""Phases of one's own: who plays what against or after whom, and what each act earns; see docs/recipes/phases.md.
 
 The recipe names one by import path, `phases = ["my_game:Duel"]`, and its roles in the tables [roles.NAME].
 """
