@@ -59,8 +59,8 @@ class Recordings:
         """
         rows = pd.read_parquet(self.file, columns=["role", "question", "conversation", "token_ids", "loss_mask"])
         asked: dict[str, dict[str, Any]] = {}
-        for row in rows[rows["role"] == "policy"].to_dict("records"):
-            if QUERY.search(row["conversation"]):
+        for row in rows.to_dict("records"):
+            if row["role"] == "policy" and QUERY.search(row["conversation"]):
                 asked.setdefault(row["question"], row)
         return [self._conversation(row, n_searches, most_new) for row in [*asked.values()][:n_questions]]
 
