@@ -58,9 +58,11 @@ class Recordings:
         most_new: of the tokens of a turn.
         """
         rows = pd.read_parquet(self.file, columns=["role", "question", "conversation", "token_ids", "loss_mask"])
-        policy = rows[(rows["role"] == "policy") & rows["conversation"].str.contains(QUERY.pattern.replace("(", "(?:"))]
-        policy = policy.drop_duplicates("question").head(n_questions)
-        return [self._conversation(row, n_searches, most_new) for row in policy.to_dict("records")]
+        asked: dict[str, dict[str, Any]] = {}
+        for row in rows.to_dict("records"):
+            if row["role"] == "policy" and QUERY.search(row["conversation"]):
+                asked.setdefault(row["question"], row)
+        return [self._conversation(row, n_searches, most_new) for row in [*asked.values()][:n_questions]]
 
     def _conversation(self, row: dict[str, Any], n_searches: int, most_new: int) -> Conversation:
         mask = [int(value) for value in row["loss_mask"]]
