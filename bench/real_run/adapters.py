@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aslfast.config import RunConfig, to_toml
-from aslfast.config.schema import DataConfig, RolesConfig
+from aslfast.config.schema import DataConfig
 from aslfast.files.atomic import atomic_folder
 from aslfast.files.jsonl import read_lines
 from aslfast.models import lora
@@ -28,7 +28,8 @@ def write_adapters(config: RunConfig, adapters: Mapping[str, Path], folder: Path
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     model = replace(config.model, path=_from_root(config.model.path))
-    played = replace(config, model=model, data=DataConfig(), roles=RolesConfig(), threads=0)
+    roles = {name: replace(role, init_adapter="") for name, role in config.roles.items()}
+    played = replace(config, model=model, data=DataConfig(), roles=roles, threads=0)
     with atomic_folder(folder) as partial:
         (partial / "config.toml").write_text(to_toml(played), encoding="utf-8")
         for role, adapter in adapters.items():

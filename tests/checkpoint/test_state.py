@@ -9,7 +9,7 @@ from aslfast.core import Attempt, Question, Task
 from aslfast.rounds.context import RoundContext
 
 # The parts of a RoundContext that are made from config.toml. What a later step reads must be in TrainState.
-REBUILT = {"config", "learner", "rollout", "data", "checkpointer", "check_weight_sync", "observer"}
+REBUILT = {"config", "learner", "rollout", "data", "phases", "checkpointer", "check_weight_sync", "observer"}
 
 
 def question(number, *attempts):

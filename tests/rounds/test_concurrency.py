@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from aslfast.config import load_recipe
-from aslfast.config.schema import AdvantageConfig
+from aslfast.config.schema import AdvantageConfig, LossConfig
 from aslfast.core import Group, Question, Reward, StopReason, Task, Trajectory
 from aslfast.errors import UserError
-from aslfast.learner.advantage import advantages
+from aslfast.learner.advantage import lesson
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.retrieval.client import RemoteIndex
 from aslfast.retrieval.retriever import retrieve
@@ -335,8 +335,9 @@ def test_lost_trajectories_have_no_advantage():
     )
     group = Group.of([(good, Reward({"judge": 1.0})), (lost, None), (bad, Reward({"judge": 0.0}))])
     assert group.failed == (lost,)
-    kept, advantage = advantages([group, Group.of([(lost, None)])], AdvantageConfig())
-    assert kept == [good, bad] and advantage[0] == pytest.approx(-advantage[1])
+    taught = lesson([group, Group.of([(lost, None)])], AdvantageConfig(), LossConfig())
+    first, second = (signal.advantage for signal in taught.signals)
+    assert taught.trajectories == [good, bad] and first == pytest.approx(-second)
 
 
 def test_what_the_tool_failed_is_no_verdict():

@@ -46,9 +46,9 @@ def test_the_whole_step():
     )
 
 
-def test_two_judges_are_one_role_and_two_players():
-    judges = [group(1.0, 0.0, task=Task("a", "grm", "p", fold=1)), group(1.0, 1.0, task=Task("b", "grm", "p", fold=2))]
-    assert keys_of(judges, "role") == ["grm/grm", "grm/grm", "second_judge/grm", "second_judge/grm"]
+def test_two_judges_are_two_roles():
+    judges = [group(1.0, 0.0, task=Task("a", "grm", "p", fold=1)), group(1.0, 1.0, task=Task("b", "second_judge", "p"))]
+    assert keys_of(judges, "role") == keys_of(judges, "player")
     assert keys_of(judges, "player") == ["grm/grm", "grm/grm", "second_judge/second_judge", "second_judge/second_judge"]
 
 
