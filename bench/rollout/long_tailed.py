@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from aslfast.core import StopReason, Task, Trajectory, Turn
 from aslfast.prompts.tool_calls import search_call
 from aslfast.rollout.multi_turn import Rollout, stable_seed
+from aslfast.rollout.open_trajectory import Start
 from aslfast.sampler.protocol import SampleRequest
 from bench.rollout.lengths import Lengths, forced_output
 
@@ -65,8 +66,11 @@ class LongTailed(Rollout):
     played: list[Played] = field(default_factory=list)
     barrier: Barrier | None = None
 
-    async def run(self, task: Task, sample: int, seed: int, adapter: str | None, version: int = 0) -> Trajectory:
-        """Return the `sample`-th trajectory of a task."""
+    async def run(
+        self, task: Task, sample: int, seed: int, adapter: str | None, version: int = 0, start: Start | None = None
+    ) -> Trajectory:  # fmt: skip
+        """Return the `sample`-th trajectory of a task, which starts from its prompt."""
+        assert start is None
         started, name = time.perf_counter(), f"{task.id}#{sample}"
         ids = self.chat.prompt_ids(task.prompt, self.system)
         mask, logprobs, tokens = [0] * len(ids), [0.0] * len(ids), self.lengths.tokens_by_turn(name)

@@ -63,7 +63,7 @@ def test_the_run_keeps_what_it_started_from(first, second):
     index = BM25Index.open(second[0] / "lab" / "heldout.idx")
     for role in ROLES:
         start = lora.latest(first[0] / "adapters" / role)
-        assert getattr(config.roles, role).init_adapter == str(start)
+        assert config.roles[role].init_adapter == str(start)
         kept, given = (load_file(f / lora.WEIGHTS) for f in (second[0] / "adapters" / role / "v0000", start))
         assert kept.keys() == given.keys() and all(torch.equal(kept[name], given[name]) for name in given)
         opened = open_session(str(second[0]), config, index, role)
@@ -72,7 +72,7 @@ def test_the_run_keeps_what_it_started_from(first, second):
 
 def test_the_configuration_survives_its_file():
     config = load_recipe("tiny", ["roles.grm.init_adapter=some/where"])
-    assert config.roles.grm.init_adapter == "some/where" and not config.roles.policy.init_adapter
+    assert config.roles["grm"].init_adapter == "some/where" and not config.roles["policy"].init_adapter
     assert from_tree(toml.parse(to_toml(config)), "again") == config
     with pytest.raises(UserError, match=r"unknown key 'roles.polcy'; did you mean 'roles.policy'"):
         load_recipe("tiny", ["roles.polcy.init_adapter=x"])
