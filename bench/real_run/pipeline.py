@@ -115,7 +115,7 @@ def _run(stage: Stage, folder: Path, before: StageRecord) -> None:
 
 def _watch(child: int, file: Path, before: StageRecord) -> tuple[int, StageRecord]:
     """Wait for a process and keep its record; return its exit code and the last record."""
-    started, next_record = time.monotonic(), RECORD_EVERY_S
+    started, next_record = time.monotonic(), 0.0  # at once: a kill does not undo the attempt
     while True:
         ended, status, usage = os.wait4(child, os.WNOHANG)
         took = time.monotonic() - started

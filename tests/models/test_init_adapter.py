@@ -74,7 +74,7 @@ def test_the_configuration_survives_its_file():
     config = load_recipe("tiny", ["roles.grm.init_adapter=some/where"])
     assert config.roles["grm"].init_adapter == "some/where" and not config.roles["policy"].init_adapter
     assert from_tree(toml.parse(to_toml(config)), "again") == config
-    with pytest.raises(UserError, match=r"unknown key 'roles.polcy'; did you mean 'roles.policy'"):
+    with pytest.raises(UserError, match=r"add the table roles.policy.*did you mean 'roles.policy' with 'roles.polcy'"):
         load_recipe("tiny", ["roles.polcy.init_adapter=x"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 
 from aslfast.config.learning import conflicts
@@ -16,8 +17,10 @@ Place = Callable[[str], str]  # a key -> what an error calls its origin
 def check_roles(config: RunConfig, place: Place) -> None:
     """Raise UserError where a role refers to what is not there, or a phase to a role."""
     if EVALUATED not in config.roles:
+        close = difflib.get_close_matches(EVALUATED, config.roles, 1, 0.6)
+        meant = f"; did you mean 'roles.{EVALUATED}' with 'roles.{close[0]}'?" if close else ""
         what = f"the evaluation asks the role {EVALUATED}; add the table roles.{EVALUATED}"
-        raise UserError(f"{place('roles')}: {what}, with the adapter of another role if it needs none of its own")
+        raise UserError(f"{place('roles')}: {what}, with the adapter of another role if it needs none{meant}")
     for name, role in config.roles.items():
         _check_adapter(config, name, role, place)
         _check_tools(config, name, role, place)
