@@ -33,7 +33,7 @@ SLOW = (
     "sampler/test_local_sampler.py", "retrieval/test_client.py", "index/test_search.py", "index/test_update.py",
     "retrieval/test_server.py", "retrieval/test_server_limits.py", "trainer/test_sft_gradients.py",
     "learner/test_learner.py", "kernels/test_package.py", "trainer/test_forward_check.py", "cli/test_encodings.py",
-    "distributed/test_watchdog.py",
+    "distributed/test_watchdog.py", "project/test_phases_page.py",
 )  # fmt: skip
 # these share `engine_lab`
 ENGINE = ("trainer/preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,11 @@ class Overrides:
     top_k: int | None = None
 
 
-def known_role(role: str) -> str:
-    """Return a role by its name. Raise UserError."""
-    for known in ROLES:
-        if role == known:
-            return known
-    raise UserError(f"--role {role}: no such role; use one of {', '.join(ROLES)}")
+def known_role(role: str, roles: Collection[str] = ROLES) -> str:
+    """Return the name of a role, if it is one of these. Raise UserError."""
+    if role not in roles:
+        raise UserError(f"--role {role}: no such role; use one of {', '.join(roles)}")
+    return role
 
 
 def open_all(target: str, role: str, source: QuestionSource, overrides: Overrides) -> tuple[Session, list[Question]]:

@@ -68,6 +68,7 @@ def _own_code(config: RunConfig) -> dict[str, str]:
         "advantage.group_by": config.advantage.group_by,
         "advantage.rescale": config.advantage.rescale,
     }
+    named |= {f"phases.{path}": path for path in config.round_phases}
     own = {key: source_file(path, key) for key, path in named.items() if is_import_path(path)}
     return own | files_of(config.tools)
 

@@ -83,6 +83,8 @@ def _defaults() -> RunConfig:
 
 def open_session(target: str, config: RunConfig, index: AnyIndex, role: str) -> Session:
     """Open the model of `config` and, if `target` is a run, the latest adapter of the role. Raise UserError."""
+    if role not in config.all_roles:
+        raise UserError(f"{target}: its recipe has no role {role}; it has {', '.join(config.all_roles)}")
     prepare_torch(config)
     model, tokenizer = load_base_model(config)
     model, version = _with_adapter(model, model_folder(target), config, role)
@@ -97,10 +99,11 @@ def open_session(target: str, config: RunConfig, index: AnyIndex, role: str) -> 
 def _with_adapter(
     model: PreTrainedModel, folder: Path, config: RunConfig, role: str
 ) -> tuple[PreTrainedModel | PeftModel, int | None]:
-    """Return the model with the role's latest adapter, and its version; None if there is none."""
-    latest = lora.latest(folder / "adapters" / role)
-    if latest is None:
+    """Return the model with the adapter that plays the role, the latest, and its version; None if there is none."""
+    name = config.adapter_of(role)
+    latest = lora.latest(folder / "adapters" / name) if name else None
+    if name is None or latest is None:
         return model, None
-    peft_model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, (role,))
-    lora.load_adapter(peft_model, role, latest)
+    peft_model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, (name,))
+    lora.load_adapter(peft_model, name, latest)
     return peft_model, int(latest.name[1:])

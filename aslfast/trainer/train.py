@@ -26,6 +26,7 @@ from aslfast.models.context_limit import check_context, context_limit
 from aslfast.rounds import replicas
 from aslfast.rounds.commit import Checkpointer
 from aslfast.rounds.context import RoundContext
+from aslfast.rounds.phase import Phase
 from aslfast.rounds.records import Observer, Position
 from aslfast.rounds.task_context import TrainingData
 from aslfast.systems.registry import phases_of
@@ -120,10 +121,12 @@ class _Parts:
     tokenizer: PreTrainedTokenizerBase
     datasets: Datasets | None  # None: the lab's
     initialised: list[str]  # adapters that start from one of another run
+    phases: list[Phase]
 
 
 def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _Parts:
     check_own_parts(config)
+    phases = phases_of(config)
     prepare_torch(config)
     observer.setup("data")
     datasets = _open_datasets(config, observer)
@@ -142,7 +145,7 @@ def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _
     observer.setup(f"learner, attention by {learner.attention}")
     observer.adapted(lora.describe_targets(peft_model))
     ranks.barrier()  # an error on any rank ends all of them before anything is written
-    return _Parts(learner, tokenizer, datasets, initialised)
+    return _Parts(learner, tokenizer, datasets, initialised, phases)
 
 
 def _open_datasets(config: RunConfig, observer: Observer) -> Datasets | None:
@@ -170,7 +173,7 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
         context = RoundContext(
             config, state, learner,
             build_rollout(config, sampler, parts.tokenizer, tool, environment),
-            TrainingData(datasets.topics, datasets.labelled, datasets.train_oracle, environment), phases_of(config),
+            TrainingData(datasets.topics, datasets.labelled, datasets.train_oracle, environment), parts.phases,
             Checkpointer(run, state, learner),
             weight_sync_check(sampler, learner.model, parts.tokenizer, config, ranks), observer,
         )  # fmt: skip

@@ -23,7 +23,7 @@ from aslfast.trainer.export import AdapterSource, export_adapter, export_merged,
 def find_adapter(place: Path, role: str, version: int | None, base_name: str | None) -> tuple[AdapterSource, str]:
     """Return the adapter of a run's role, or of a PEFT folder, and the dtype of its base. Raise UserError."""
     if (place / CONFIG).is_file():
-        return _of_run(place, known_role(role), version, base_name)
+        return _of_run(place, role, version, base_name)
     if not (place / lora.CONFIG).is_file():
         what = f"neither a run ({CONFIG}) nor an adapter ({lora.CONFIG})"
         raise UserError(f"{place}: {what}; name a folder that holds one")
@@ -36,7 +36,11 @@ def find_adapter(place: Path, role: str, version: int | None, base_name: str | N
 
 
 def _of_run(run: Path, role: str, version: int | None, base_name: str | None) -> tuple[AdapterSource, str]:
-    config, folder = read_run_config(run), run / "adapters" / role
+    config = read_run_config(run)
+    name = config.adapter_of(known_role(role, config.all_roles))
+    if name is None:
+        raise UserError(f"--role {role}: the base alone plays it in {run}; there is no adapter to export")
+    folder = run / "adapters" / name
     adapter = lora.latest(folder) if version is None else folder / f"v{version:04d}"
     if adapter is None or not adapter.is_dir():
         present = ", ".join(str(int(p.name[1:])) for p in sorted(folder.glob("v*"))) or "none"
