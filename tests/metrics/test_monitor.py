@@ -146,7 +146,8 @@ def test_what_training_rewards_against_the_truth():
     found = health.reward_against_truth(attempts, rewards, oracle)
     assert found == {"true_reward": pytest.approx(1 / 3), "true_gap": pytest.approx(1 / 3)}
     assert set(health.reward_against_truth(attempts[3:], rewards[3:], oracle).values()) == {None}
-    line = health.answer_health([Group(attempts, rewards)], None)
+    groups = [Group(attempts, rewards)]
+    line = {**health.step_health(groups), **health.answer_health(groups, None)}
     assert line == {"tokens": 1.0, "repeated_queries": 0.0, "true_reward": None, "true_gap": None}
 
 
