@@ -18,6 +18,7 @@ from aslfast.config.algorithms import algorithm_names, settings_of
 from aslfast.files.atomic import write_text
 from bench.learner.plots import draw
 from bench.learner.tables import round_lines, round_sentence, soak_lines, soak_sentence, step_lines, step_sentence
+from bench.shared.pages import replace_block
 from bench.shared.results import Result, read_result
 from bench.shared.stamp import ROOT
 
@@ -120,10 +121,7 @@ def rewritten(page: str, results: Mapping[str, Result]) -> str:
 
 def between(page: str, name: str, lines: list[str]) -> str:
     """Return the page with these lines between the markers of that name."""
-    begin = BEGIN.format(name)
-    before, rest = page.split(begin)
-    _, after = rest.split(END, 1)
-    return "\n".join([f"{before}{begin}", "", *lines, "", f"{END}{after}"])
+    return replace_block(page, BEGIN.format(name), END, lines)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from bench.paper_claims.metrics import (
 )
 from bench.paper_claims.plots import draw
 from bench.paper_claims.statistics import YES, Interval, answer, answer_of_all, interquartile_mean
+from bench.shared.pages import replace_block
 from bench.shared.results import Result, read_result
 from bench.shared.stamp import ROOT
 
@@ -163,9 +164,7 @@ def docs_block(results: Mapping[str, Result], claims: Mapping[str, Claim]) -> li
 
 def between(page: str, lines: list[str]) -> str:
     """Return the page with these lines between its markers."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return "\n".join([f"{before}{BEGIN}", "", *lines, "", f"{END}{after}"])
+    return replace_block(page, BEGIN, END, lines)
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from bench.real_run.scores import Figures, ceiling_figures, differences, judge_f
 from bench.real_run.settings import RealSettings, cold_config
 from bench.real_run.split import SPLITS
 from bench.real_run.stages import EVALUATIONS
+from bench.shared.pages import replace_block
 from bench.shared.results import read_result, write_result
 from bench.shared.stamp import ROOT
 
@@ -129,9 +130,7 @@ def _count(file: Path) -> int:
 
 def with_block(page: str, lines: Sequence[str]) -> str:
     """Return the page with these lines between its markers."""
-    before, rest = page.split(BEGIN)
-    _, after = rest.split(END)
-    return "\n".join([f"{before}{BEGIN}", "", *lines, "", f"{END}{after}"])
+    return replace_block(page, BEGIN, END, lines)
 
 
 def main() -> None:

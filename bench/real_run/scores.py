@@ -26,8 +26,8 @@ def policy_figures(rows: Rows, gold_found: Sequence[bool], seed: int) -> Figures
         "well_formed": asdict(Proportion.of(well_formed, len(rows))),
         "searches": sum(_values(rows, "searches")) / len(rows),
         "sampled_tokens": sum(_values(rows, "tokens")) / len(rows),
-        "entropy": sum(_values(rows, "entropy"))
-        / len(rows),  # nats a token: minus the mean log-prob of what is sampled
+        # nats a token: minus the mean log-prob of what is sampled
+        "entropy": sum(_values(rows, "entropy")) / len(rows),
         "gold_found": asdict(Proportion.of(sum(gold_found), len(rows))),
         "stops": dict(Counter(row["stop"] for row in rows)),
     }

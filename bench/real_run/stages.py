@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from aslfast.config import RunConfig
 from aslfast.config.roles import ROLES
 from aslfast.errors import UserError
 from aslfast.files.atomic import write_text
 from aslfast.files.jsonl import append_line
+from aslfast.systems.registry import plan_of
 from bench.real_run.folder import RunFolder, adapters_of, cold_adapters
 from bench.real_run.pipeline import Stage
 from bench.real_run.settings import RealSettings, asl_config, cold_config, rule_config
@@ -56,14 +56,15 @@ class RealRun:
 
     def _learn(self) -> Iterator[Stage]:
         size, evaluations = self.settings.size, {e.name: e for e in self._evaluations("dev")}
-        per_step = trajectories_a_step(asl_config(self.settings, self.folder, dict.fromkeys(ROLES, Path("-"))))
+        config = asl_config(self.settings, self.folder, dict.fromkeys(ROLES, Path("-")))
+        per_step = {phase.name: phase.per_step for phase in plan_of(config)}
         yield evaluations["untouched-dev"]
         if not self.settings.cold_start:
             for role in LEARNT_FIRST:
                 yield from self._cold_start(role)
         yield evaluations["cold-start-dev"]
         evaluated = (size.rule_rounds + 1) * size.loop_questions * SAMPLED
-        played = size.rule_rounds * size.rule_steps * per_step["answers"]
+        played = size.rule_rounds * size.rule_steps * config.policy.prompts_per_step * config.policy.group_size
         yield Stage("rule", "the loop with rule reward", self._rule, evaluated + played * (SAMPLED + LEARNT))
         yield evaluations["rule-dev"]
         evaluated = 2 * (size.asl_rounds + 1) * size.loop_questions * SAMPLED
@@ -157,22 +158,6 @@ class RealRun:
 
         adapters = cold_adapters(self.folder, self.settings.cold_start)
         train_or_resume(asl_config(self.settings, self.folder, adapters), self.folder.loop("asl"))
-
-
-def trajectories_a_step(config: RunConfig) -> dict[str, int]:
-    """Return the most trajectories of an optimizer step of each role, and the policy's answers alone.
-
-    As aslfast.trainer.preflight.dry_run, which loads torch: no process that starts others may have opened a GPU.
-    """
-    generator, grm, policy = config.generator, config.grm, config.policy
-    answers = policy.prompts_per_step * policy.group_size
-    a_question = 1 + generator.self_checks + 2 * generator.rollouts_per_question
-    return {
-        "generator": generator.prompts_per_step * generator.group_size * a_question,
-        "grm": grm.prompts_per_step * grm.group_size,
-        "policy": answers * (1 + policy.verdicts_per_answer),
-        "answers": answers,
-    }
 
 
 def check_inputs(settings: RealSettings) -> None:

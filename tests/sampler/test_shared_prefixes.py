@@ -10,15 +10,20 @@ import torch
 from aslfast.sampler.local.forward_pass import ForwardPass
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import SampleRequest
-from tests.support.local_sampler_cases import adapted, bpe_tokenizer, check_turns, context, converse, gather, run
+from tests.support.local_sampler_cases import (
+    adapted,
+    bpe_tokenizer,
+    check_turns,
+    context,
+    converse,
+    gather,
+    grouped,
+    run,
+)
 
 TRUNK = context(150, 0)
 QUESTIONS = [TRUNK + context(40, n + 1) for n in range(4)]
-GROUPS = [
-    SampleRequest(question, f"q{n}-{i}", "policy", 12, 0.9, seed=10 * n + i)
-    for n, question in enumerate(QUESTIONS)
-    for i in range(6)
-]
+GROUPS = grouped(QUESTIONS, "policy", lambda n, i: 12)
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,11 @@ from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.local.shared_reads import SharedGroup, SharedReads, groups_of, saves_enough
 from aslfast.sampler.protocol import SampleRequest
 from aslfast.sampler.stop_strings import StopFinder, TokenPieces
-from tests.support.local_sampler_cases import bpe_tokenizer, check_turns, context, gather, run
+from tests.support.local_sampler_cases import bpe_tokenizer, check_turns, context, gather, grouped, run
 
 TRUNK = context(60, 0)
 QUESTIONS = [TRUNK + context(40 + 7 * n, n + 1) for n in range(4)]
-GROUPS = [
-    SampleRequest(question, f"q{n}-{i}", None, 5 + (n * i) % 20, 0.9, seed=10 * n + i)
-    for n, question in enumerate(QUESTIONS)
-    for i in range(6)
-]
+GROUPS = grouped(QUESTIONS, None, lambda n, i: 5 + (n * i) % 20)
 
 
 @pytest.fixture(scope="module")

@@ -118,3 +118,12 @@ def check_turns(model, model64, turns):
 
 
 MIX = [(n, (*ADAPTERS, None)[i % 4], (0.7, 1.0, 0.0)[i % 3]) for i, n in enumerate((1, 5, 9, 40, 2, 33, 70, 17, 6, 90))]
+
+
+def grouped(questions, adapter, n_new):
+    """Six samples of each question at once. n_new: of a question's number and a sample's, its most tokens."""
+    return [
+        SampleRequest(question, f"q{n}-{i}", adapter, n_new(n, i), 0.9, seed=10 * n + i)
+        for n, question in enumerate(questions)
+        for i in range(6)
+    ]
