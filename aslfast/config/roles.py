@@ -43,10 +43,16 @@ def adapter_of(roles: Mapping[str, RoleConfig], name: str) -> str | None:
 
 
 @cache
-def default_roles() -> dict[str, RoleConfig]:
-    """Return the roles of a recipe that names none of its own: those of asl-qwen2.5-7b."""
+def default_tables() -> dict[str, dict[str, object]]:
+    """Return the tables [roles.NAME] of a recipe that names none of its own: those of asl-qwen2.5-7b."""
     text = (files("aslfast.config") / "recipes" / f"{_DEFAULT}.toml").read_text(encoding="utf-8")
-    return {name: _role(table) for name, table in parse(text)["roles"].items()}
+    return parse(text)["roles"]
+
+
+@cache
+def default_roles() -> dict[str, RoleConfig]:
+    """Return the roles that these tables are."""
+    return {name: _role(table) for name, table in default_tables().items()}
 
 
 def _role(table: Mapping[str, object]) -> RoleConfig:
@@ -54,4 +60,4 @@ def _role(table: Mapping[str, object]) -> RoleConfig:
     return RoleConfig(**values)  # pyright: ignore[reportArgumentType]  # the recipe is ours
 
 
-ROLES = tuple(default_roles())
+ROLES = tuple(default_tables())

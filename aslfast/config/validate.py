@@ -15,7 +15,7 @@ from aslfast.config.algorithms import algorithm_names
 from aslfast.config.checks.roles import check_roles
 from aslfast.config.learning import AdvantageConfig, LossConfig, conflicts
 from aslfast.config.renamed import RENAMED
-from aslfast.config.roles import RoleConfig, default_roles
+from aslfast.config.roles import default_tables
 from aslfast.config.schema import SFT, RunConfig
 from aslfast.errors import UserError
 from aslfast.plugins import is_import_path
@@ -61,20 +61,12 @@ def from_tree(tree: Mapping[str, Any], place: str, options: Mapping[str, str] | 
 
 def _with_default_roles(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the tree with all of the default roles, and its keys over theirs, unless it has a role that they lack."""
-    own, defaults = tree.get("roles", {}), default_roles()
+    own, defaults = tree.get("roles", {}), default_tables()
     if not isinstance(own, Mapping) or any(name not in defaults for name in own):
         return tree
     if not all(isinstance(table, Mapping) for table in own.values()):
         return tree
-    return {**tree, "roles": {name: {**_changed(role), **own.get(name, {})} for name, role in defaults.items()}}
-
-
-def _changed(role: RoleConfig) -> dict[str, Any]:
-    """Return what of a role is not as by default, as a tree."""
-    values = {item.name: getattr(role, item.name) for item in dataclasses.fields(role)}
-    plain = dataclasses.asdict(RoleConfig())
-    changed = {key: value for key, value in values.items() if value != plain[key]}
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in changed.items()}
+    return {**tree, "roles": {name: {**table, **own.get(name, {})} for name, table in defaults.items()}}
 
 
 def _table(cls: type, tree: Mapping[str, Any], prefix: str, origin: Origin) -> Any:

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 def plan_of(config: RunConfig) -> list[PhasePlan]:
     """Return what the phases of a round come to, in the recipe's order. Loads no torch."""
-    plans = [own_plan if is_import_path(name) else asl_plan for name in config.round_phases]
-    return [phase for name, plan in zip(config.round_phases, plans, strict=True) for phase in plan(config, name)]
+    names = config.round_phases
+    return [plan for name in names for plan in (own_plan if is_import_path(name) else asl_plan)(config, name)]
 
 
 def phases_of(config: RunConfig) -> list[Phase]:
@@ -25,5 +25,5 @@ def phases_of(config: RunConfig) -> list[Phase]:
     from aslfast.systems.asl.phases import asl_phases
     from aslfast.systems.own.phases import own_phases
 
-    made = [own_phases if is_import_path(name) else asl_phases for name in config.round_phases]
-    return [phase for name, make in zip(config.round_phases, made, strict=True) for phase in make(config, name)]
+    names = config.round_phases
+    return [phase for name in names for phase in (own_phases if is_import_path(name) else asl_phases)(config, name)]

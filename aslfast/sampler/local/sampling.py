@@ -38,11 +38,11 @@ def _invert(prob_BV: torch.Tensor, uniform_B1: torch.Tensor) -> torch.Tensor:
     if prob_BV.shape[1] <= BLOCK:
         cumulative_BV = prob_BV.cumsum(-1, dtype=torch.float64)
         return _first_above(cumulative_BV, uniform_B1 * cumulative_BV[:, -1:])  # the sum is 1 up to rounding
-    sums = [block.sum(-1, dtype=torch.float64) for block in prob_BV.split(BLOCK, -1)]
-    cumulative_BK = torch.stack(sums, -1).cumsum(-1)
+    sum_BK = torch.stack([block.sum(-1, dtype=torch.float64) for block in prob_BV.split(BLOCK, -1)], -1)
+    cumulative_BK = sum_BK.cumsum(-1)
     target_B1 = uniform_B1 * cumulative_BK[:, -1:]
     block_B1 = _first_above(cumulative_BK, target_B1)
-    before_B1 = cumulative_BK.gather(1, block_B1) - torch.stack(sums, -1).gather(1, block_B1)
+    before_B1 = cumulative_BK.gather(1, block_B1) - sum_BK.gather(1, block_B1)
     index_BK = block_B1 * BLOCK + torch.arange(BLOCK, device=prob_BV.device)
     inside_BK = prob_BV.gather(1, index_BK.clamp(max=prob_BV.shape[1] - 1)).double()
     inside_BK.masked_fill_(index_BK >= prob_BV.shape[1], 0)

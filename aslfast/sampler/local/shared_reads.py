@@ -81,9 +81,8 @@ class SharedReads:
         self._group_of = {run: number for number, group in enumerate(groups) for run in (runs[i] for i in group.rows)}
         self._n_shared = [group.n_shared for group in groups]
         n_layers, _, _, _, n_heads, head_dim = kv_L2RSHD.shape
-        self._shape = (n_layers, 2, len(runs), n_heads, INITIAL_TAIL, head_dim)
-        self._tail_L2RHSD = kv_L2RSHD.new_zeros(self._shape)
-        self._reserve(max(run.n_kv - self._first(run) for run in runs) + 1)
+        n_tail = max(INITIAL_TAIL, max(run.n_kv - self._first(run) for run in runs) + 1)
+        self._tail_L2RHSD = kv_L2RSHD.new_zeros((n_layers, 2, len(runs), n_heads, n_tail, head_dim))
         for row, run in enumerate(runs):
             first = self._first(run)
             tail = kv_L2RSHD[:, :, row, first : run.n_kv].transpose(2, 3)
