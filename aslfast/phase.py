@@ -37,7 +37,7 @@ class Play:
 
         The gaps' texts are data: each is one line of the prompt.
         """
-        template = prompt or self.context.config.all_roles[role].prompt
+        template = prompt or self.context.rollout.roles[role].prompt
         if not template:
             raise UserError(f"roles.{role}.prompt is not set, and its act has no prompt; set one of them")
         filled = fill(template, **{name: one_line(text) for name, text in gaps.items()})

@@ -15,13 +15,15 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from aslfast.errors import UserError
+
+T = TypeVar("T")
 
 LIMIT_S = 60.0  # of one call of a function of one's own
 IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
@@ -116,6 +118,32 @@ def _call_rare(call: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         call(*arguments)
     except UserError as error:
         raise UserError(f"{error}, when it was tried with {', '.join(map(repr, arguments))}") from None
+
+
+def name_in(path: str) -> str:
+    """Return the name of `module:name`."""
+    return path.partition(":")[2]
+
+
+def make_instance(path: str, key: str, parent: type[T], arguments: Sequence[Any], limit_s: float) -> T:
+    """Return an instance of the subclass of `parent` at an import path. Raise UserError."""
+    wanted = load_object(path, key)
+    if not (isinstance(wanted, type) and issubclass(wanted, parent)):
+        raise UserError(f"{key}: {path} is no subclass of {parent.__module__}.{parent.__name__}; make it one")
+    try:
+        with time_limit(limit_s):
+            return wanted(*arguments)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{key}: {path} raised {described(error)} when it was made") from None
+
+
+def text(given: object) -> str:
+    """Return a text. Raise ValueError for anything else."""
+    if not isinstance(given, str):
+        raise ValueError(repr(given)[:100])
+    return given
 
 
 def finite_number(given: object) -> float:

@@ -42,7 +42,7 @@ def check_own_parts(config: RunConfig) -> None:
 @cache
 def group_key(path: str) -> Callable[[Task], str]:
     """Return the function of one's own that gives a task's group. Raise UserError."""
-    return plugins.load_function(path, "advantage.group_by", KEY, _text)
+    return plugins.load_function(path, "advantage.group_by", KEY, plugins.text)
 
 
 @cache
@@ -59,12 +59,6 @@ def rescale_rule(path: str) -> Factors:
 
     checked(*FACTORS.sample)
     return checked
-
-
-def _text(given: object) -> str:
-    if not isinstance(given, str):
-        raise ValueError(repr(given)[:100])
-    return given
 
 
 def _finite_numbers(given: object) -> list[float]:

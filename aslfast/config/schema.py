@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -206,8 +206,8 @@ class RunConfig:
     algorithm: str = ""  # its settings stand in `loss` and `advantage`: see aslfast/config/algorithms.py
     seed: int = number(0, 0, MOST_SEED)
     rounds: int = number(3, 0, MOST_STEPS)
-    # of a round, in this order; "sft", if it is there, comes first and is in round 1 alone
-    # or module:Name, a phase of your own (docs/recipes/phases.md); PHASES are the shipped ones
+    # of a round, in this order: shipped ones, or module:Name of your own (docs/recipes/phases.md); "sft", if it is
+    # there, comes first and is in round 1 alone
     phases: tuple[str, ...] = named(ROLES, ("sft", *ROLES))
     threads: int = number(0, 0, MOST_THREADS)  # of torch on the CPU; 0: as torch chooses
     deterministic: bool = True  # the same bits again, where torch can; false: on a GPU faster, last bits are left open
@@ -251,6 +251,10 @@ class RunConfig:
     def adapter_of(self, role: str) -> str | None:
         """Return the adapter that plays a role; None: the base alone."""
         return adapter_of(self.all_roles, role)
+
+    def adapters_of(self, roles: Iterable[str]) -> tuple[str, ...]:
+        """Return the adapters that play these roles, each once, in their order."""
+        return tuple(dict.fromkeys(adapter for role in roles if (adapter := self.adapter_of(role))))
 
     def loss_of(self, role: str) -> LossConfig:
         """Return the settings of a role's loss."""

@@ -49,6 +49,7 @@ class Chat:
         added = {word: id_ for word, id_ in tokenizer.get_added_vocab().items() if len(word) > 1 and not word.isspace()}
         self._control_ids = frozenset(added.values())
         self._prompts: dict[str, Frame] = {}  # by system message
+        self._messages: dict[bool, Frame] = {}  # of a user's next one, by whether the turn before is closed
         self._observation = self._frame(self.rendering.observation(SENTINEL))
         self._control = _any_of([*added, *self._text_opening()], _TAG)
         ending = _any_of([word for word in added if not re.fullmatch(_TAG, word)]).search(self._observation.before)
@@ -105,9 +106,10 @@ class Chat:
         Raise UserError where the template shows no second message of a user.
         """
         start, said = (self._end_at, self._end) if turn_closed else (0, self._said)
-        frame = self._frame(self.rendering.message(SENTINEL)[start:])
+        if turn_closed not in self._messages:
+            self._messages[turn_closed] = self._frame(self.rendering.message(SENTINEL)[start:])
         shown = self.rendering.message(self.escape_control_tokens(text))
-        return self._without_forged(self._fragment_ids(shown, said, turn_closed), frame)
+        return self._without_forged(self._fragment_ids(shown, said, turn_closed), self._messages[turn_closed])
 
     def said_ids(self, text: str) -> list[int]:
         """Return a text as what the assistant said in a turn that `message_ids` closes. It is data."""

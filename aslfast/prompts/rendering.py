@@ -81,10 +81,13 @@ class Rendering:
 
     def message(self, text: str) -> str:
         """Return a user's next message, from the end of the assistant's turn to where it speaks again."""
-        messages = [*_turns(SENTINEL), _user(text)]
-        if self._count([*_turns(SENTINEL), _user(SENTINEL)]) != 2:
+        if not self._shows_messages:
             raise self._unusable("it shows no second user message")
-        return self._text(messages).partition(SENTINEL)[2]
+        return self._text([*_turns(SENTINEL), _user(text)]).partition(SENTINEL)[2]
+
+    @cached_property
+    def _shows_messages(self) -> bool:
+        return self._count([*_turns(SENTINEL), _user(SENTINEL)]) == 2
 
     @cached_property
     def _shows_several(self) -> bool:

@@ -66,7 +66,7 @@ def label_source(name: str) -> Callable[..., Labels]:
 
 def reference_source(name: str) -> Callable[..., str]:
     """Return the source of a question's reference answer of this name. Raise UserError."""
-    return _named(name, REFERENCES, "generator.reference", REFERENCE, _text)
+    return _named(name, REFERENCES, "generator.reference", REFERENCE, plugins.text)
 
 
 def _named(
@@ -80,12 +80,6 @@ _loaded = cache(plugins.load_function)
 
 def _truth(given: object) -> bool:
     if not isinstance(given, bool):
-        raise ValueError(repr(given)[:100])
-    return given
-
-
-def _text(given: object) -> str:
-    if not isinstance(given, str):
         raise ValueError(repr(given)[:100])
     return given
 

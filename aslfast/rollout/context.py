@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 
 from aslfast.config import RunConfig
+from aslfast.config.roles import adapter_of
 from aslfast.core import StopReason, Task, Trajectory
 from aslfast.rollout.counters import StepCounters
 from aslfast.rollout.multi_turn import Rollout, Start
@@ -35,9 +36,10 @@ class RolloutContext:
 
         start: what it starts from, in place of the task's prompt.
         """
-        adapter = self.config.adapter_of(task.role)
+        roles = self.rollout.roles
+        adapter = adapter_of(roles, task.role)
         version = self.versions[adapter] if adapter else 0
-        async with self.limit.acquire(self.config.all_roles[task.role].depth):
+        async with self.limit.acquire(roles[task.role].depth):
             trajectory = await self.rollout.run(task, number, self.seed, adapter, version, start)
         self.counters.sampled_tokens += trajectory.n_sampled
         self.counters.tool_failed += trajectory.stop is StopReason.TOOL_FAILED

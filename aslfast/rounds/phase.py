@@ -8,9 +8,10 @@ from typing import Any, Protocol
 
 from aslfast.checkpoint.state import TrainState
 from aslfast.core import Group, Task
+from aslfast.metrics.health import Oracle
 from aslfast.rollout.context import RolloutContext
 from aslfast.rounds.group_result import GroupResult
-from aslfast.rounds.task_context import Oracle, TaskContext
+from aslfast.rounds.task_context import TaskContext
 
 
 class PhaseSettings(Protocol):
@@ -43,20 +44,15 @@ def no_health(groups: Sequence[Group], oracle: Oracle | None) -> Mapping[str, fl
 
 @dataclass(frozen=True)
 class Phase:
-    """One phase of a round. Its name is that of the adapter that it trains, or `trains` says which it trains."""
+    """One phase of a round. adapters: those that it trains, in the order of their updates."""
 
     name: str
     settings: PhaseSettings
+    adapters: tuple[str, ...]
     tasks_of: Callable[[TaskContext], Sequence[Sequence[Task]]]  # by step
     group_of: Callable[[RolloutContext, Task], Coroutine[Any, Any, GroupResult]]
     is_over: Callable[[TrainState], bool] = never  # before its last step
     after_step: Callable[[TrainState, Sequence[Group]], None] = nothing
     after_phase: Callable[[TrainState], None] = nothing
     health: Callable[[Sequence[Group], Oracle | None], Mapping[str, float | None]] = no_health  # of a step
-    trains: tuple[str, ...] = ()
     in_environment: bool = False  # an environment of one's own answers its role, and learns from its steps
-
-    @property
-    def adapters(self) -> tuple[str, ...]:
-        """The adapters that it trains, in the order of their updates."""
-        return self.trains or (self.name,)

@@ -70,19 +70,24 @@ class StepRecord:
     step: int
     summary: GroupSummary
     health: Metrics  # aslfast.metrics.health
-    update: UpdateStats | NoUpdate  # of the first adapter, in most phases the only one
+    updates: Mapping[str, UpdateStats]  # by adapter: of one in most phases, of none where nothing was learnt
     weight_sync: Metrics  # of the check after the update
     counters: StepCounters
     prefix_cache: Mapping[str, PrefixCacheCounts]  # by adapter
     seconds: float
-    other_updates: Mapping[str, UpdateStats] = field(default_factory=dict)  # by adapter
     by_role: Mapping[str, GroupSummary] = field(default_factory=dict)  # where several roles play
 
+    @property
+    def update(self) -> UpdateStats | NoUpdate:
+        """The update of the first adapter."""
+        return next(iter(self.updates.values()), NoUpdate())
+
     def as_json(self) -> dict[str, object]:
-        """Return the record as one flat JSON object."""
-        counters, others = self.counters, {name: asdict(stats) for name, stats in self.other_updates.items()}
+        """Return the record as one flat JSON object; what only several roles or adapters have comes last."""
+        counters = self.counters
         roles = {name: asdict(summary) for name, summary in self.by_role.items()}
-        several = {**({"roles": roles} if roles else {}), **({"other_updates": others} if others else {})}
+        others = {name: asdict(stats) for name, stats in [*self.updates.items()][1:]}
+        several = {name: tables for name, tables in (("roles", roles), ("other_updates", others)) if tables}
         return {
             "round": self.round,
             "phase": self.phase,

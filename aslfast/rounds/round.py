@@ -21,7 +21,7 @@ from aslfast.rounds import replicas
 from aslfast.rounds.context import RoundContext
 from aslfast.rounds.group_result import extended_pool
 from aslfast.rounds.phase import Phase
-from aslfast.rounds.records import GroupSummary, NoUpdate, StepRecord
+from aslfast.rounds.records import GroupSummary, StepRecord
 from aslfast.sampler.local.sampler import LocalSampler
 
 # |log-prob difference| in nats that float32 rounding may explain: a step's mean, and its largest. Runs of the lab's
@@ -78,9 +78,8 @@ async def _run_step(context: RoundContext, phase: Phase, tasks: Sequence[Task]) 
     state.phase_step += 1
     record = StepRecord(
         state.round, phase.name, state.phase_step, GroupSummary.of(groups),
-        {**step_health(groups), **phase.health(groups, context.data.oracle)},
-        next(iter(updates.values()), NoUpdate()), weight_sync, played.counters,
-        played.prefix_cache, time.perf_counter() - started, dict([*updates.items()][1:]), _by_role(groups),
+        {**step_health(groups), **phase.health(groups, context.data.oracle)}, updates, weight_sync, played.counters,
+        played.prefix_cache, time.perf_counter() - started, _by_role(groups),
     )  # fmt: skip
     state.step_rewards += (record.summary.reward,)
     context.checkpointer.step(phase.name, [*updates], groups, record)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aslfast.checkpoint.state import TrainState
 from aslfast.config import RunConfig
 from aslfast.core import Question
+from aslfast.metrics.health import Oracle
 from aslfast.rollout.environments.own_environment import OwnEnvironment
 from aslfast.rollout.multi_turn import stable_seed
-
-Oracle = Callable[[str], str | None]  # a question -> its true answer; None where there is none
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from aslfast.config import from_tree, load_recipe, to_toml, toml
 from aslfast.errors import UserError
 from aslfast.rounds.round import run_round
 from aslfast.systems.registry import phases_of, plan_of
+from tests.support.scripted_world import actors
 
 MODULE = "tests.support.own.phases"
 STEPS = ["{name}.steps=2", "{name}.tasks_per_step=2", "{name}.group_size=3"]
@@ -87,6 +88,21 @@ def test_a_second_attempt_holds_both_parts_in_one_stream(make_context, monkeypat
             assert kinds == ["prompt", "sampled", "prompt", "sampled"]
             sampled = [turn.end - turn.start for turn in trajectory.turns if turn.kind == "sampled"]
             assert trajectory.n_sampled == sum(sampled)
+
+
+def test_players_without_an_adapter_learn_nothing(make_context):
+    context = make_context(script=speaker, overrides=settings("Again", 'roles.policy.adapter="base"'))
+    assert [line["grad_norm"] for line in played(context)] == [0.0, 0.0] and "policy" not in context.learner.version
+
+
+def test_a_shipped_phase_trains_the_adapter_that_plays_its_role(make_context):
+    """The judge on the policy's adapter: one adapter less, and both phases move the same one."""
+    context = make_context(script=actors(), overrides=['roles.grm.adapter="policy"', "generator.steps=3"])
+    lines = played(context)
+    phases = ("grm", "policy")
+    moved = {name: sum(line["grad_norm"] > 0 for line in lines if line["phase"] == name) for name in phases}
+    assert context.config.adapters == ("generator", "policy") and min(moved.values()) > 0
+    assert context.learner.version["policy"] == sum(moved.values())
 
 
 @pytest.mark.parametrize(("turns", "learn", "learnt"), [(None, True, 2), (2, False, 1)])

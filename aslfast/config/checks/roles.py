@@ -9,7 +9,7 @@ from aslfast.config.learning import conflicts
 from aslfast.config.roles import BASE, EVALUATED, NO_TOOLS, RoleConfig
 from aslfast.config.schema import SFT, RunConfig
 from aslfast.errors import UserError
-from aslfast.plugins import is_import_path
+from aslfast.plugins import is_import_path, name_in
 
 Place = Callable[[str], str]  # a key -> what an error calls its origin
 
@@ -31,7 +31,7 @@ def check_roles(config: RunConfig, place: Place) -> None:
     for phase in config.round_phases:
         if not is_import_path(phase) and phase not in config.roles:
             raise _error("phases", phase, f"add the table roles.{phase}", place)
-    unused = set(config.own_phase) - {phase.partition(":")[2] for phase in config.phases}
+    unused = set(config.own_phase) - {name_in(phase) for phase in config.phases}
     if unused:
         raise _error("own_phase", min(unused), "name it in phases as module:Name, or remove the table", place)
 

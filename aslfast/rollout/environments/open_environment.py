@@ -24,8 +24,9 @@ def open_environment(config: RunConfig, notify: Callable[[str], None] = lambda _
     notify: called with a warning where two episodes of the same task and seed differ, and with failures in the run.
     Raise UserError.
     """
+    made = plugins.make_instance(config.environment, "environment", Environment, [config], SETUP_S)
     environment = OwnEnvironment(
-        config.environment, _make(config), config.tool.timeout_s, config.tool.give_up_after_s,
+        config.environment, made, config.tool.timeout_s, config.tool.give_up_after_s,
         config.tool.max_passage_chars, notify,
     )  # fmt: skip
     tasks, evals = environment.tasks(), environment.eval_tasks()
@@ -33,18 +34,6 @@ def open_environment(config: RunConfig, notify: Callable[[str], None] = lambda _
     _check_ids(environment.name, evals)
     _try_episodes(environment, config, [*tasks[:TRIED], *evals[:TRIED]])
     return environment
-
-
-def _make(config: RunConfig) -> Environment:
-    name = config.environment
-    wanted = plugins.load_object(name, "environment")
-    if not (isinstance(wanted, type) and issubclass(wanted, Environment)):
-        raise UserError(f"environment: {name} is no subclass of aslfast.environment.Environment; make it one")
-    try:
-        with plugins.time_limit(SETUP_S):
-            return wanted(config)
-    except (Exception, SystemExit) as error:
-        raise UserError(f"environment: {name} raised {plugins.described(error)} when it was made") from None
 
 
 def _check_together(config: RunConfig, environment: OwnEnvironment, has_tasks: bool) -> None:

@@ -29,7 +29,7 @@ def asl_phases(config: RunConfig, name: str) -> list[Phase]:
 def _generator(config: RunConfig) -> list[Phase]:
     over = partial(target_reached, targets=config.generator.target_questions)
     return [
-        Phase("generator", config.generator, generator_tasks, question_group, over,
+        Phase("generator", config.generator, config.adapters_of(["generator"]), generator_tasks, question_group, over,
               after_phase=drop_near_duplicates, health=question_health)
     ]  # fmt: skip
 
@@ -38,16 +38,17 @@ def _grm(config: RunConfig) -> list[Phase]:
     own, over = config.grm, partial(_plateau, window=config.grm.plateau_window)
     names = ("grm", SECOND_JUDGE)[: own.folds]
     return [
-        Phase(name, own, partial(verification_tasks, fold=fold if own.folds > 1 else 0), verdict_group, over)
+        Phase(name, own, config.adapters_of([name]), partial(verification_tasks, fold=fold * (own.folds > 1)),
+              verdict_group, over)
         for fold, name in enumerate(names, 1)
-    ]
+    ]  # fmt: skip
 
 
 def _policy(config: RunConfig) -> list[Phase]:
     own, over = config.policy, partial(_plateau, window=config.policy.plateau_window)
     return [
-        Phase("policy", own, policy_tasks, answer_group, over, record_accuracy, health=answer_health,
-              in_environment=True)
+        Phase("policy", own, config.adapters_of(["policy"]), policy_tasks, answer_group, over, record_accuracy,
+              health=answer_health, in_environment=True)
     ]  # fmt: skip
 
 

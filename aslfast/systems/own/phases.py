@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from aslfast import plugins
@@ -20,27 +20,16 @@ from aslfast.rounds.schedule import cycled
 from aslfast.rounds.task_context import TaskContext
 from aslfast.systems.own.plan import settings_of
 
+SETUP_S = 60.0  # of making the phase
+
 
 def own_phases(config: RunConfig, path: str) -> list[Phase]:
     """Return the phase that an import path names. Raise UserError."""
-    settings, made = settings_of(config, path), _made(config, path)
+    settings = settings_of(config, path)
+    made = plugins.make_instance(path, "phases", OwnPhase, [config, settings.options], SETUP_S)
     own = _Guarded(path, made, settings)
-    trains = tuple(dict.fromkeys(adapter for role in own.roles(config) if (adapter := config.adapter_of(role))))
-    return [
-        Phase(path.partition(":")[2], settings, own.tasks, own.play, after_step=own.after_step, trains=trains)
-    ]  # fmt: skip
-
-
-def _made(config: RunConfig, path: str) -> OwnPhase:
-    wanted = plugins.load_object(path, "phases")
-    if not (isinstance(wanted, type) and issubclass(wanted, OwnPhase)):
-        raise UserError(f"phases: {path} is no subclass of aslfast.phase.OwnPhase; make it one")
-    try:
-        return wanted(config, settings_of(config, path).options)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(f"phases: {path} raised {plugins.described(error)} when it was made") from None
+    adapters = config.adapters_of(own.roles(config))
+    return [Phase(plugins.name_in(path), settings, adapters, own.tasks, own.play, after_step=own.after_step)]
 
 
 @dataclass(frozen=True)
@@ -64,7 +53,7 @@ class _Guarded:
         """Return the phase's tasks by step, repeated as needed."""
         with _one_line(self.path, "tasks"):
             given = list(self.own.tasks(context))
-        number, name, role = context.state.round, self.path.partition(":")[2], self.own.roles[0]
+        number, name, role = context.state.round, plugins.name_in(self.path), self.own.roles[0]
         tasks = [_task(f"{name}{number}-{i}", role, one, self.path) for i, one in enumerate(given)]
         return cycled(tasks, self.settings.steps, self.settings.tasks_per_step)
 
@@ -93,18 +82,15 @@ class _Guarded:
             self.own.after_step(groups)
 
 
-class _one_line:  # used as a statement
-    """Turns an error of a method of one's own into one line that names it."""
-
-    def __init__(self, path: str, method: str) -> None:
-        self.name = f"{path}.{method}"
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, Exception) and not isinstance(error, UserError):
-            raise UserError(f"phases: {self.name} raised {plugins.described(error)}") from None
+@contextmanager
+def _one_line(path: str, method: str) -> Iterator[None]:
+    """Turn an error of a method of one's own into one line that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"phases: {path}.{method} raised {plugins.described(error)}") from None
 
 
 def _task(name: str, role: str, given: Question | str, path: str) -> Task:
@@ -120,12 +106,11 @@ def _reward(trajectory: Trajectory, given: RewardOf, path: str) -> Reward | None
     """Return a trajectory's reward; None where it has none, or the tool failed it. Raise UserError."""
     if given is None or trajectory.stop is StopReason.TOOL_FAILED:
         return None
-    parts = dict(given) if isinstance(given, Mapping) else {"reward": given}
-    for value in parts.values():
-        if isinstance(value, bool | int | float) and math.isfinite(value):
-            continue
-        raise UserError(f"phases: {path}.rewards gave {given!r:.80}; give finite numbers, dicts of them, or None")
-    return Reward({name: float(value) for name, value in parts.items()})
+    try:
+        return Reward(plugins.finite_parts(given))
+    except ValueError as error:
+        what = "give finite numbers, dicts of them, or None"
+        raise UserError(f"phases: {path}.rewards gave {error}; {what}") from None
 
 
 def _by_role(rewarded: Iterable[tuple[Trajectory, Reward | None]]) -> tuple[Group, ...]:
