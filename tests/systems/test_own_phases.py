@@ -6,7 +6,9 @@ import json
 import pytest
 
 from aslfast.config import from_tree, load_recipe, to_toml, toml
+from aslfast.core import Task
 from aslfast.errors import UserError
+from aslfast.phase import Play
 from aslfast.rounds.round import run_round
 from aslfast.systems.registry import phases_of, plan_of
 from tests.support.scripted_world import actors
@@ -109,9 +111,6 @@ def test_a_shipped_phase_trains_the_adapter_that_plays_its_role(make_context):
 def test_going_on_from_the_middle(make_context, turns, learn, learnt):
     context = make_context(script=speaker, overrides=settings("Again"))
     step = context.start_step()
-    from aslfast.core import Task
-    from aslfast.phase import Play
-
     play = Play(step, Task("t", "policy", "", "Which town?"), 0)
 
     async def both():
