@@ -107,7 +107,7 @@ def test_the_configuration_is_light_and_fast():
         done = subprocess.run([sys.executable, "-c", TIMED], check=True, capture_output=True, text=True, timeout=60)
         spent, names = done.stdout.splitlines()
         seconds.append(float(spent))
-    assert {name.partition(".")[0] for name in names.split()} & (MODELS | FILES) == set()
+    assert {name.partition(".")[0] for name in names.split()} & (MODELS | FILES | {"numpy"}) == set()
     assert min(seconds) <= CONFIG_SECONDS
 
 
