@@ -5,22 +5,38 @@ The recipe names one by import path, `phases = ["my_game:Duel"]`, and its roles 
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from aslfast.config import RunConfig
-from aslfast.core import Group, Question, Task, Trajectory
+from aslfast.core import Group, Question, Reward, Span, Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.prompts.templates import fill, one_line
+from aslfast.prompts.tool_calls import SEARCH, Call
 from aslfast.rollout.context import RolloutContext
+from aslfast.rollout.multi_turn import stable_seed
+from aslfast.rounds.control import Control
 from aslfast.rounds.task_context import TaskContext
 
-__all__ = ["Group", "OwnPhase", "Play", "Question", "RunConfig", "Task", "TaskContext", "Trajectory"]
+__all__ = [
+    "Control", "Group", "OwnPhase", "Play", "Question", "Reward", "RunConfig", "SegmentRewards", "Span", "Task",
+    "TaskContext", "Trajectory",
+]  # fmt: skip
 
+@dataclass(frozen=True)
+class SegmentRewards:
+    """A reward by parts of a trajectory: spans, each with its own, beside the trajectory's (docs/recipes/losses.md)."""
+
+    spans: Sequence[Span]
+    reward: float | Mapping[str, float] = 0.0
+
+
+# a number, its parts by name, or by parts of the trajectory; None: not learnt from
+RewardOf: TypeAlias = float | Mapping[str, float] | SegmentRewards | None
 Played: TypeAlias = tuple[Trajectory, ...]  # the acts of one play
-RewardOf: TypeAlias = float | Mapping[str, float] | None  # a number or its parts by name; None: not learnt from
 
 
 @dataclass
@@ -31,6 +47,7 @@ class Play:
     task: Task
     number: int  # of the play, among those of the task
     _acts: int = field(default=0, init=False)
+    _settled: list[tuple[Trajectory, RewardOf]] = field(default_factory=list, init=False)
 
     async def act(self, role: str, prompt: str = "", **gaps: str) -> Trajectory:
         """Let a role act. prompt: what it is asked, with {gaps}; empty: its own, roles.NAME.prompt.
@@ -61,6 +78,22 @@ class Play:
         task = self._next(trajectory.task.role, trajectory.task.prompt)
         return await self.context.sample(task, self.number, start)
 
+    async def search(self, query: str) -> str:
+        """Return what the run's search finds, as a role would read it; empty where it does not answer."""
+        return await self.context.rollout.tool.call(Call(SEARCH, {"query": query})) or ""
+
+    def rng(self, name: str = "") -> random.Random:
+        """Return a source of chance that this play has to itself, the same whatever else runs."""
+        return random.Random(stable_seed(self.context.seed, self.task.id, self.number, name))
+
+    def settle(self, act: Trajectory, reward: RewardOf) -> None:
+        """Fix an act's reward now: what `rewards` gives it later does not count."""
+        self._settled.append((act, reward))
+
+    def settled(self, act: Trajectory, reward: RewardOf) -> RewardOf:
+        """Return the reward that was fixed for an act, else `reward`."""
+        return next((fixed for settled, fixed in self._settled if settled is act), reward)
+
     def _next(self, role: str, prompt: str) -> Task:
         """Return the task of the next act; its number keeps its samples apart from those of the other acts."""
         self._acts += 1
@@ -70,26 +103,41 @@ class Play:
 class OwnPhase(ABC):
     """A subclass names its roles and writes `tasks`, `play` and `rewards`.
 
-    What it keeps from step to step is lost when a run is resumed: keep it in the tasks, or do without. options: those
-    of the table [own_phase.NAME.options].
+    state: what it keeps from step to step, of a type that JSON can hold (numbers, texts, lists, dicts by text,
+    dataclasses of them); set its initial value in `__init__`. It is committed with each step, read back before the next
+    one, and must be changed on every rank alike: not in `play` and `rewards`. All else that the object keeps is lost
+    when a run is resumed. options: those of the table [own_phase.NAME.options].
     """
 
     roles: Sequence[str] = ()  # that play, in the order in which their adapters learn
+    state: Any = None
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         self.config, self.options = config, options
 
     @abstractmethod
     def tasks(self, context: TaskContext) -> Sequence[Question | str]:
-        """Return what to play about, at the start of each phase; repeated where there is too little."""
+        """Return what to play about: asked before each step, which takes its turn of them; repeated where there is too
+        little."""
 
     @abstractmethod
     async def play(self, play: Play, task: Task) -> Sequence[Trajectory]:
-        """Play a task once; return the acts to reward, in an order that all plays share."""
+        """Play a task once; return the acts to reward."""
 
     @abstractmethod
     def rewards(self, task: Task, plays: Sequence[Played]) -> Sequence[Sequence[RewardOf]]:
         """Return the rewards of all plays of a task, act by act, once all of them have been played."""
 
+    async def learn_from(self, control: Control, groups: Sequence[Group]) -> Sequence[Group]:
+        """Return what a step learns from, given the groups of all its tasks: the same on every rank.
+
+        Rewards may change here, trajectories be left out, and earlier ones come back. control: to sample, evaluate and
+        learn meanwhile, and to copy adapters.
+        """
+        return groups
+
     def after_step(self, groups: Sequence[Group]) -> None:  # noqa: B027
         """See what a step came to; the same on every rank."""
+
+    async def after_phase(self, control: Control) -> None:  # noqa: B027
+        """Act after the last step of a round: snapshot, restore or evaluate adapters, change settings."""

@@ -34,6 +34,7 @@ SLOW = (
     "retrieval/test_server.py", "retrieval/test_server_limits.py", "trainer/test_sft_gradients.py",
     "learner/test_learner.py", "kernels/test_package.py", "trainer/test_forward_check.py", "cli/test_encodings.py",
     "distributed/test_watchdog.py", "project/test_phases_page.py",
+    "checkpoint/test_own_phase_resume.py",
 )  # fmt: skip
 # these share `engine_lab`
 ENGINE = ("trainer/preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")

@@ -28,6 +28,7 @@ class TrainState:
     pool: dict[str, Question] = field(default_factory=dict)  # question pool by normalised question; grows by rounds
     accuracy: dict[str, float] = field(default_factory=dict)  # of the last policy phase, by normalised question
     baselines: dict[str, tuple[float, ...]] = field(default_factory=dict)  # over steps: learner/advantages/baselines.py
+    own: dict[str, str] = field(default_factory=dict)  # what phases of one's own keep: checkpoint/own_state.py
     environment: str = ""  # what an environment of one's own carries from step to step, as JSON
 
 

@@ -12,6 +12,7 @@ from aslfast.config.toml import parse
 from aslfast.limits import MOST_TEMPERATURE, MOST_TOKENS, MOST_TURNS
 
 BASE = "base"  # as `adapter`: the base alone
+PREVIOUS = "@previous"  # ends the name of an adapter that is a copy of another one, made anew when a round begins
 NO_TOOLS = ("none",)  # as `tools`
 EVALUATED = "policy"  # the role that the evaluation's questions go to
 _DEFAULT = "asl-qwen2.5-7b"
@@ -21,7 +22,10 @@ _DEFAULT = "asl-qwen2.5-7b"
 class RoleConfig:
     """One role, the table [roles.NAME]. What is empty or 0 is as for the whole run."""
 
-    adapter: str = ""  # the role whose adapter plays it, or "base", the base alone; empty: one of its own
+    # the role whose adapter plays it, "NAME@previous": as that one was when the round began, or "base", the base alone;
+    # empty: one of its own
+    adapter: str = ""
+    frozen: bool = False  # no phase trains its own adapter; a phase of one's own may still copy another one into it
     init_adapter: str = ""  # PEFT adapter folder that it starts from; empty: a fresh adapter, the base itself
     # what a phase of one's own asks it, with {gaps} that the phase fills; the shipped ones have files: model.prompts
     prompt: str = ""

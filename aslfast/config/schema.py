@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from aslfast.config.bounds import fraction, named, number, positive
 from aslfast.config.learning import AdvantageConfig, LossConfig
-from aslfast.config.roles import ROLES, RoleConfig, adapter_of, default_roles
+from aslfast.config.roles import PREVIOUS, ROLES, RoleConfig, adapter_of, default_roles
 from aslfast.limits import (
     MOST_SECONDS,
     MOST_SEED,
@@ -245,16 +245,24 @@ class RunConfig:
 
     @property
     def adapters(self) -> tuple[str, ...]:
-        """Names of the adapters: of the roles that have one of their own."""
-        return tuple(name for name, role in self.all_roles.items() if not role.adapter)
+        """Names of the adapters: of the roles that have one of their own, then of their earlier versions."""
+        roles = self.all_roles
+        copies = dict.fromkeys(role.adapter for role in roles.values() if role.adapter.endswith(PREVIOUS))
+        return (*(name for name, role in roles.items() if not role.adapter), *copies)
+
+    @property
+    def learning_adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that phases may train."""
+        return tuple(name for name, role in self.all_roles.items() if not (role.adapter or role.frozen))
 
     def adapter_of(self, role: str) -> str | None:
         """Return the adapter that plays a role; None: the base alone."""
         return adapter_of(self.all_roles, role)
 
     def adapters_of(self, roles: Iterable[str]) -> tuple[str, ...]:
-        """Return the adapters that play these roles, each once, in their order."""
-        return tuple(dict.fromkeys(adapter for role in roles if (adapter := self.adapter_of(role))))
+        """Return the adapters that play these roles and learn, each once, in their order."""
+        played = dict.fromkeys(self.adapter_of(role) for role in roles)
+        return tuple(adapter for adapter in played if adapter in self.learning_adapters)
 
     def loss_of(self, role: str) -> LossConfig:
         """Return the settings of a role's loss."""

@@ -53,6 +53,15 @@ class Learner:
         """Let the steps of one role have a loss and a temperature of their own."""
         self._own[role] = loss, temperature
 
+    def copy(self, source: str, target: str) -> None:
+        """Let the adapter `target` be what `source` is, with a fresh optimizer, as a version that it never was."""
+        own = lora.parameters_of(self.model, target)
+        with torch.no_grad():
+            for parameter, other in zip(own, lora.parameters_of(self.model, source), strict=True):
+                parameter.copy_(other)
+        self.optimizers[target].state.clear()
+        self.version[target] = max(self.version[source], self.version[target]) + 1
+
     def _activate(self, role: str) -> None:
         self.model.set_adapter(role)
         self.loss, temperature = self._own.get(role, self._common)

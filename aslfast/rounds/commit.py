@@ -60,38 +60,46 @@ class Checkpointer:
             for name in names:
                 load_learner(self.learner, adapter, self.run.path / name)
 
-    def step(self, phase: str, adapters: Sequence[str], groups: Sequence[Group], record: StepRecord) -> None:
+    def step(self, phase: str, groups: Sequence[Group], record: StepRecord) -> None:
         """Commit a step: its trajectories, its record and the learner's state of those adapters that moved."""
         if not self._writes:
             return
         part = self._part(phase, self.state.phase_step)
-        made, dropped = [part], []
         with self.run.writing():
             part.parent.mkdir(exist_ok=True)
             write_trajectories(part, _records(groups, self.state))
-            for adapter in adapters:
-                learner_file = self._learner_file(adapter)
-                if self._name(learner_file) not in self.run.files:
-                    dropped += self._learner_files(adapter)
-                    made.append(save_learner(self.learner, adapter, learner_file))
+            made, dropped = self._moved_learner_files()
         self.update_clock()
-        self.run.commit(self.state, PendingCommit("step", made, dropped, {METRICS: record.as_json()}))
+        self.run.commit(self.state, PendingCommit("step", [part, *made], dropped, {METRICS: record.as_json()}))
 
     def phase(self, phase: str, steps: int, learned: Sequence[str]) -> None:
         """Commit a phase: one file of its trajectories in place of one a step, and the adapters that it ends with."""
         if not self._writes:
             return
-        parts = [self._part(phase, number) for number in range(1, steps + 1)]
+        numbered = [self._part(phase, number) for number in range(1, steps + 1)]
+        parts = [part for part in numbered if self._name(part) in self.run.files]  # a skipped step has none
         whole = self.run.path / "trajectories" / f"round-{self.state.round:03d}-{phase}.parquet"
-        made = [whole]
         with self.run.writing():
             whole.parent.mkdir(exist_ok=True)
             join_trajectories(whole, parts)
+            made, dropped = self._moved_learner_files()
             for adapter in learned if parts else ():
                 version = self.learner.version[adapter]
                 made.append(lora.save_adapter(self.learner.model, adapter, self._adapters(adapter), version))
         self.update_clock()
-        self.run.commit(self.state, PendingCommit("phase", made, [self._name(part) for part in parts]))
+        gone = [*dropped, *(self._name(part) for part in parts)]
+        self.run.commit(self.state, PendingCommit("phase", [whole, *made], gone))
+
+    def _moved_learner_files(self) -> tuple[list[Path], list[str]]:
+        """Save the learner's state of the adapters that moved since the last commit; return (saved, to be dropped)."""
+        made: list[Path] = []
+        dropped: list[str] = []
+        for adapter in self.learner.version:
+            learner_file = self._learner_file(adapter)
+            if self._name(learner_file) not in self.run.files:
+                dropped += self._learner_files(adapter)
+                made.append(save_learner(self.learner, adapter, learner_file))
+        return made, dropped
 
     def sft_step(self, learner: Learner, adapter: str, line: Mapping[str, object]) -> None:
         """Commit a step of the phase "sft": its line, and the state of the learner that took it."""

@@ -12,6 +12,7 @@ from aslfast.rollout.context import RolloutContext, max_concurrent
 from aslfast.rollout.multi_turn import Rollout, stable_seed
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
 from aslfast.rounds.commit import Checkpointer
+from aslfast.rounds.control import Control
 from aslfast.rounds.phase import Phase
 from aslfast.rounds.records import Observer
 from aslfast.rounds.task_context import TaskContext, TrainingData
@@ -40,6 +41,14 @@ class RoundContext:
     def tasks(self) -> TaskContext:
         """What the tasks of a phase are made from."""
         return TaskContext(self.config, self.state, self.data)
+
+    def control(self, name: str, rollouts: RolloutContext | None = None) -> Control:
+        """Return what acts on learner and sampler between playing and learning. rollouts: of the step, if there is one;
+        else the next number is taken, as for a step."""
+        return Control(
+            self.config, self.state, self.learner, self.rollout.sampler, rollouts or self.start_step(),
+            self.check_weight_sync, self.observer, name,
+        )  # fmt: skip
 
     def start_step(self) -> RolloutContext:
         """Return what the rollouts of a new step share. The sampler is flushed: what it kept may move a last bit."""

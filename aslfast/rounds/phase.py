@@ -10,6 +10,7 @@ from aslfast.checkpoint.state import TrainState
 from aslfast.core import Group, Task
 from aslfast.metrics.health import Oracle
 from aslfast.rollout.context import RolloutContext
+from aslfast.rounds.control import Control
 from aslfast.rounds.group_result import GroupResult
 from aslfast.rounds.task_context import TaskContext
 
@@ -55,4 +56,9 @@ class Phase:
     after_step: Callable[[TrainState, Sequence[Group]], None] = nothing
     after_phase: Callable[[TrainState], None] = nothing
     health: Callable[[Sequence[Group], Oracle | None], Mapping[str, float | None]] = no_health  # of a step
+    # the tasks of the next step, where they are chosen just before it; tasks_of then says how many steps there are
+    tasks_now: Callable[[TaskContext], Sequence[Task]] | None = None
+    # groups as they were played -> groups to learn from
+    learn_from: Callable[[Control, Sequence[Group]], Coroutine[Any, Any, Sequence[Group]]] | None = None
+    conclude: Callable[[Control], Coroutine[Any, Any, None]] | None = None  # after the last step
     in_environment: bool = False  # an environment of one's own answers its role, and learns from its steps

@@ -83,11 +83,11 @@ class StepRecord:
         return next(iter(self.updates.values()), NoUpdate())
 
     def as_json(self) -> dict[str, object]:
-        """Return the record as one flat JSON object; what only several roles or adapters have comes last."""
+        """Return the record as one flat JSON object; what only some steps have comes last."""
         counters = self.counters
         roles = {name: asdict(summary) for name, summary in self.by_role.items()}
         others = {name: asdict(stats) for name, stats in [*self.updates.items()][1:]}
-        several = {name: tables for name, tables in (("roles", roles), ("other_updates", others)) if tables}
+        tables = {"failed_checks": counters.failed_checks, "roles": roles, "other_updates": others}
         return {
             "round": self.round,
             "phase": self.phase,
@@ -102,7 +102,7 @@ class StepRecord:
             "prefix_cache": {name: asdict(stats) for name, stats in self.prefix_cache.items()},
             "tokens_per_s": counters.sampled_tokens / self.seconds,
             "seconds": self.seconds,
-            **several,
+            **{name: table for name, table in tables.items() if table},
         }
 
 

@@ -86,7 +86,7 @@ def own_part(
 
 
 async def play_tasks(
-    ranks: ProcessGroup, tasks: Sequence[Task], play: Callable[[Sequence[Task]], Coroutine[Any, Any, list[Trajectory]]]
+    ranks: ProcessGroup, tasks: Sequence[T], play: Callable[[Sequence[T]], Coroutine[Any, Any, list[Trajectory]]]
 ) -> list[Trajectory]:
     """Return one trajectory a task, in order, each played by one of the ranks."""
     return ranks.interleave(all_gather_objects(ranks, await play(ranks.shard(tasks)), list[Trajectory]))

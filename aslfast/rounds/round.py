@@ -9,32 +9,38 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from torch import float32
-
-from aslfast.core import Group, Task, Trajectory
+from aslfast.config.roles import PREVIOUS
+from aslfast.core import Group, StopReason, Task
 from aslfast.errors import UserError
-from aslfast.learner.advantage import lesson
-from aslfast.learner.advantages.signal import Signal
 from aslfast.learner.step_metrics import UpdateStats
 from aslfast.metrics.health import step_health
 from aslfast.rounds import replicas
 from aslfast.rounds.context import RoundContext
+from aslfast.rounds.control import Control
 from aslfast.rounds.group_result import extended_pool
 from aslfast.rounds.phase import Phase
 from aslfast.rounds.records import GroupSummary, StepRecord
-from aslfast.sampler.local.sampler import LocalSampler
-
-# |log-prob difference| in nats that float32 rounding may explain: a step's mean, and its largest. Runs of the lab's
-# base have 3e-7 and 3e-4 at most; a wrong scale of the logits has 1 and more.
-MISMATCH_MEAN, MISMATCH_MAX = 1e-3, 0.1
+from aslfast.rounds.revision import revised_groups, revision_counts
 
 
 async def run_round(context: RoundContext) -> None:
     """Run the phases in the recipe's order. A role that does not learn does only what the next one needs."""
     state = context.state
+    if not state.phase_step and not any(number == state.round for number, _ in state.phases_done):
+        _copy_previous(context)
     for phase in context.phases:
         if (state.round, phase.name) not in state.phases_done:
             await run_phase(context, phase)
+
+
+def _copy_previous(context: RoundContext) -> None:
+    """Let the adapters NAME@previous be what NAME is, now that the round begins."""
+    copies = [name for name in context.config.adapters if name.endswith(PREVIOUS)]
+    for name in copies:
+        context.learner.copy(name.removesuffix(PREVIOUS), name)
+    if copies:
+        context.rollout.sampler.flush()
+        context.check_weight_sync()
 
 
 async def run_phase(context: RoundContext, phase: Phase) -> None:
@@ -43,12 +49,17 @@ async def run_phase(context: RoundContext, phase: Phase) -> None:
     if not state.phase_step:
         state.tasks = tuple(map(tuple, phase.tasks_of(context.tasks)[: phase.settings.steps]))
         if phase.settings.steps and not state.tasks:
-            text = f"round {state.round}: the {phase.name} phase is skipped, since no question gives it a task"
-            context.observer.warning(text)
-    for tasks in state.tasks[state.phase_step :]:
+            context.observer.warning(_skipped(state.round, phase.name))
+    for number in range(state.phase_step, len(state.tasks)):
+        tasks = phase.tasks_now(context.tasks) if phase.tasks_now else state.tasks[number]
         if phase.is_over(state):
             break
+        if not tasks:
+            context.observer.warning(_skipped(state.round, phase.name))
+            break
         await _run_step(context, phase, tasks)
+    if phase.conclude:
+        await phase.conclude(context.control(phase.name))
     phase.after_phase(state)
     steps, state.tasks, state.phase_step, state.step_rewards = state.phase_step, (), 0, ()
     state.phases_done += ((state.round, phase.name),)
@@ -57,33 +68,51 @@ async def run_phase(context: RoundContext, phase: Phase) -> None:
     context.checkpointer.phase(phase.name, steps, learned)
 
 
+def _skipped(number: int, phase: str) -> str:
+    return f"round {number}: the {phase} phase is skipped, since no question gives it a task"
+
+
 async def _run_step(context: RoundContext, phase: Phase, tasks: Sequence[Task]) -> None:
     """Gather a group for each task, learn from them, commit both."""
     started, state = time.perf_counter(), context.state
-    rollouts = context.start_step()
+    rollouts, environment = context.start_step(), context.data.environment
     played = await replicas.play_groups(context.learner.ranks, context.prefix_cache, rollouts, tasks, phase.group_of)
-    groups, environment = [group for result in played.results for group in result.groups], context.data.environment
+    groups = [group for result in played.results for group in result.groups]
     state.pool = extended_pool(state.pool, played.results)
     if not any(group.trajectories for group in groups):
-        if environment and environment.failure:
-            raise UserError(f"round {state.round}: all of a {phase.name} step failed: {environment.failure}")
-        where = f"round {state.round}: the search tool failed all of a {phase.name} step"
-        raise UserError(f"{where}; see that data.index answers")
+        _nothing_to_learn(context, phase, groups)
+        return
     if environment:
         environment.check_unmoved(state.environment)
-    updates, weight_sync = _learn(context, phase, groups)
+    control = context.control(phase.name, rollouts)
+    revised = await phase.learn_from(control, groups) if phase.learn_from else groups
+    updates, weight_sync = _learn(control, phase, revised)
+    groups, revision = revised_groups(groups, revised), revision_counts(groups, revised)
     phase.after_step(state, groups)
     if environment and phase.in_environment:
         state.environment = environment.updated(groups)
     state.phase_step += 1
+    played.counters.sampled_tokens += control.sampled_tokens
     record = StepRecord(
         state.round, phase.name, state.phase_step, GroupSummary.of(groups),
-        {**step_health(groups), **phase.health(groups, context.data.oracle)}, updates, weight_sync, played.counters,
-        played.prefix_cache, time.perf_counter() - started, _by_role(groups),
+        {**step_health(groups), **phase.health(groups, context.data.oracle), **revision}, updates, weight_sync,
+        played.counters, played.prefix_cache, time.perf_counter() - started, _by_role(groups),
     )  # fmt: skip
     state.step_rewards += (record.summary.reward,)
-    context.checkpointer.step(phase.name, [*updates], groups, record)
+    context.checkpointer.step(phase.name, groups, record)
     context.observer.step(record)
+
+
+def _nothing_to_learn(context: RoundContext, phase: Phase, groups: Sequence[Group]) -> None:
+    """Skip a step whose plays were all dropped by checks. Raise UserError where tool or environment failed them."""
+    environment, number = context.data.environment, context.state.round
+    if environment and environment.failure:
+        raise UserError(f"round {number}: all of a {phase.name} step failed: {environment.failure}")
+    if any(t.stop is StopReason.TOOL_FAILED for group in groups for t in group.failed) or not groups:
+        where = f"round {number}: the search tool failed all of a {phase.name} step"
+        raise UserError(f"{where}; see that data.index answers")
+    context.observer.warning(f"round {number}: a {phase.name} step is skipped, none of its plays has a reward")
+    context.state.phase_step += 1
 
 
 def _by_role(groups: Sequence[Group]) -> dict[str, GroupSummary]:
@@ -94,57 +123,10 @@ def _by_role(groups: Sequence[Group]) -> dict[str, GroupSummary]:
 
 
 def _learn(
-    context: RoundContext, phase: Phase, groups: Sequence[Group]
+    control: Control, phase: Phase, groups: Sequence[Group]
 ) -> tuple[dict[str, UpdateStats], Mapping[str, float]]:
     """Take one optimizer step of each adapter that played and learns; also check that the sampler serves them."""
-    updates: dict[str, UpdateStats] = {}
-    for adapter in phase.adapters if phase.settings.learn else ():
-        trajectories, signals = _to_learn_from(context, adapter, groups)
-        if trajectories:
-            updates[adapter] = _update(context, adapter, trajectories, signals)
-    if not updates:
-        return {}, {}
-    context.rollout.sampler.flush()
-    return updates, context.check_weight_sync()
-
-
-def _to_learn_from(
-    context: RoundContext, adapter: str, groups: Sequence[Group]
-) -> tuple[list[Trajectory], list[Signal]]:  # fmt: skip
-    """Return the trajectories of all roles that the adapter plays, with their signals, each role's by its own
-    advantages and the adapter's loss."""
-    config, state = context.config, context.state
-    trajectories: list[Trajectory] = []
-    signals: list[Signal] = []
-    for role in config.all_roles:
-        own = [group for group in groups if group.role == role]
-        if own and config.adapter_of(role) == adapter:
-            taught = lesson(own, config.advantage_of(role), config.loss_of(adapter), state.baselines)
-            state.baselines = dict(taught.history)
-            trajectories, signals = trajectories + taught.trajectories, signals + taught.signals
-    return trajectories, signals
-
-
-def _update(
-    context: RoundContext, adapter: str, trajectories: Sequence[Trajectory], signals: Sequence[Signal]
-) -> UpdateStats:
-    update = context.learner.step(adapter, *replicas.own_part(context.learner.ranks, trajectories, signals))
-    if update.grad_norm is None:
-        which = ", ".join(update.not_finite) or "no single trajectory, but their sum"
-        what = f"a {adapter} step is skipped, its loss or gradient is not finite ({which})"
-        context.observer.warning(f"round {context.state.round}: {what}")
-    _check_mismatch(context, adapter, update)
-    return update
-
-
-def _check_mismatch(context: RoundContext, adapter: str, update: UpdateStats) -> None:
-    """Raise UserError where learner and local sampler, both in float32 on the same weights, differ beyond rounding."""
-    exact = isinstance(context.rollout.sampler, LocalSampler) and context.learner.packed_model.base.dtype == float32
-    mean, largest = update.mismatch or 0.0, update.mismatch_max or 0.0
-    if exact and (mean > MISMATCH_MEAN or largest > MISMATCH_MAX):
-        what = f"learner and sampler differ by {mean:.2g} nats a token, by {largest:.2g} on one"
-        bound = f"rounding explains {MISMATCH_MEAN:g} and {MISMATCH_MAX:g}"
-        raise UserError(
-            f"round {context.state.round}: a {adapter} step is not taken: {what} ({bound}), so one of them does not "
-            "compute this base right; train another base, and report this one"
-        )
+    adapters = phase.adapters if phase.settings.learn else ()
+    taken = {adapter: control.update(adapter, groups) for adapter in adapters}
+    updates = {adapter: update for adapter, update in taken.items() if update}
+    return updates, control.serve() if updates else {}

@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aslfast.config.roles import NO_TOOLS, RoleConfig
+from aslfast.config.roles import NO_TOOLS, PREVIOUS, RoleConfig
 from aslfast.config.schema import RunConfig
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.errors import UserError
@@ -130,9 +130,10 @@ def init_adapters(model: PeftModel, config: RunConfig) -> list[str]:
     """Load the adapters that roles.<role>.init_adapter names; return their names. Raise UserError."""
     loaded = []
     for name in config.adapters:
-        if folder := config.all_roles[name].init_adapter:
+        role = name.removesuffix(PREVIOUS)
+        if folder := config.all_roles[role].init_adapter:
             lora.load_adapter(model, name, Path(folder))
-            loaded.append(name)
+            loaded += [name] if role == name else []
     return loaded
 
 

@@ -35,9 +35,9 @@ def small(name):
 def folder(tmp_path_factory):
     """A folder with the page's files."""
     place = tmp_path_factory.mktemp("page")
-    for name, code in zip(("my_game", "my_attempts"), CODE, strict=True):
+    for name, code in zip(("my_game", "my_attempts", "my_replay", "my_searches", "my_checks"), CODE, strict=True):
         (place / f"{name}.py").write_text(code, encoding="utf-8")
-    for name, recipe in zip(("duel", "attempts"), RECIPES, strict=True):
+    for name, recipe in zip(("duel", "attempts", "replay", "searches"), RECIPES, strict=True):
         assert len(recipe.strip().splitlines()) <= 20
         (place / f"{name}.toml").write_text(recipe, encoding="utf-8")
     return place
@@ -63,6 +63,26 @@ def test_the_second_attempt_is_rewarded_for_its_gain(folder):
     aslfast(folder, "train", "--recipe", "attempts.toml", "--out", "twice", "--quiet", *small("SecondAttempt"))
     for step in steps_of(folder / "twice"):
         assert step["trajectories"] == 32 and set(step["reward_parts"]) == {"reward", "right", "gain"}
+
+
+def test_earlier_successes_are_learnt_from_again(folder):
+    more = [word for key in ("steps=8", "group_size=2") for word in ("--set", f"own_phase.Replayed.{key}")]
+    aslfast(folder, "train", "--recipe", "replay.toml", "--out", "replay", "--quiet", *small("Replayed"), *more)
+    steps = steps_of(folder / "replay")
+    assert len(steps) == 8 and all(step["left_out"] == 0 for step in steps)
+    assert sum(step["replayed"] for step in steps) > 0 == steps[0]["replayed"]
+
+
+def test_searches_are_rewarded_by_what_they_find(folder):
+    aslfast(folder, "train", "--recipe", "searches.toml", "--out", "search", "--quiet", *small("Searching"))
+    assert len(steps_of(folder / "search")) == 2
+
+
+def test_the_checks_are_made_as_they_are_written(folder, monkeypatch):
+    monkeypatch.syspath_prepend(str(folder))
+    from my_checks import CHECKS
+
+    assert [check.on_fail for check in CHECKS] == ["reward", "resample", "refill", "drop"]
 
 
 def test_an_error_in_a_phase_is_one_line_and_nothing_is_written(folder):

@@ -167,7 +167,7 @@ def test_a_role_has_settings_of_its_own():
     ("name", "error"),
     [
         ("Crash", r"phases: tests.support.own.phases:Crash.rewards raised ZeroDivisionError: no plays \(phases.py:"),
-        ("NotFinite", "NotFinite.rewards gave nan; give finite numbers, dicts of them, or None"),
+        ("NotFinite", "NotFinite.rewards gave nan; give finite numbers, dicts of them, SegmentRewards, or None"),
     ],
 )
 def test_a_phase_that_does_wrong_ends_the_run_with_one_line(make_context, name, error):

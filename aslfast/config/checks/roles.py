@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Callable
 
 from aslfast.config.learning import conflicts
-from aslfast.config.roles import BASE, EVALUATED, NO_TOOLS, RoleConfig
+from aslfast.config.roles import BASE, EVALUATED, NO_TOOLS, PREVIOUS, RoleConfig
 from aslfast.config.schema import SFT, RunConfig
 from aslfast.errors import UserError
 from aslfast.plugins import is_import_path, name_in
@@ -37,11 +37,14 @@ def check_roles(config: RunConfig, place: Place) -> None:
 
 
 def _check_adapter(config: RunConfig, name: str, role: RoleConfig, place: Place) -> None:
-    if role.adapter and role.adapter != BASE and role.adapter not in config.adapters:
-        what = f"leave it empty, or use {BASE} or a role with an adapter of its own: {_listed(config.adapters)}"
+    own = [other for other, one in config.all_roles.items() if not one.adapter]
+    if role.adapter and role.adapter != BASE and role.adapter.removesuffix(PREVIOUS) not in own:
+        what = f"leave it empty, or use {BASE} or a role with an adapter of its own: {_listed(own)}"
         raise _error(f"roles.{name}.adapter", role.adapter, what, place)
     if role.adapter and role.init_adapter:
         raise _error(f"roles.{name}.init_adapter", role.init_adapter, "set it where the adapter is a role's own", place)
+    if role.adapter and role.frozen:
+        raise _error(f"roles.{name}.frozen", True, "set it where the adapter is a role's own", place)
 
 
 def _check_tools(config: RunConfig, name: str, role: RoleConfig, place: Place) -> None:

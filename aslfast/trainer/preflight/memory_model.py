@@ -89,9 +89,9 @@ def learner_bytes(shape: ModelShape, config: RunConfig) -> int:
 
 
 def optimizer(shape: ModelShape, config: RunConfig) -> Part:
-    """Return adapters x n x 8: AdamW's two moments in float32."""
-    n = shape.adapter_parameters
-    return Part("optimizer", len(config.adapters) * n * 8, f"AdamW: {len(config.adapters)} adapters x {n:,} x 8 bytes")
+    """Return learning adapters x n x 8: AdamW's two moments in float32."""
+    n, adapters = shape.adapter_parameters, len(config.learning_adapters)
+    return Part("optimizer", adapters * n * 8, f"AdamW: {adapters} adapters x {n:,} x 8 bytes")
 
 
 def gradients(shape: ModelShape) -> Part:
