@@ -26,6 +26,7 @@ __all__ = [
     "TaskContext", "Trajectory",
 ]  # fmt: skip
 
+
 @dataclass(frozen=True)
 class SegmentRewards:
     """A reward by parts of a trajectory: spans, each with its own, beside the trajectory's (docs/recipes/losses.md)."""
