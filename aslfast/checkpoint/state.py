@@ -29,6 +29,7 @@ class TrainState:
     accuracy: dict[str, float] = field(default_factory=dict)  # of the last policy phase, by normalised question
     baselines: dict[str, tuple[float, ...]] = field(default_factory=dict)  # over steps: learner/advantages/baselines.py
     own: dict[str, str] = field(default_factory=dict)  # what phases of one's own keep: checkpoint/own_state.py
+    settings: dict[str, float | int | bool | str] = field(default_factory=dict)  # set during the run, by key
     environment: str = ""  # what an environment of one's own carries from step to step, as JSON
 
 

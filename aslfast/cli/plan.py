@@ -13,6 +13,7 @@ from aslfast.config import RunConfig
 from aslfast.errors import UserError
 from aslfast.models.context_limit import check_context
 from aslfast.trainer.preflight.architectures import read_shape
+from aslfast.trainer.preflight.dry_run import schedules
 from aslfast.trainer.preflight.memory_fit import MemoryPlan, card_of, make_plan, typical_tokens
 from aslfast.trainer.preflight.memory_model import GB, has_engine
 from aslfast.trainer.preflight.memory_suggestions import formatted, refusal, suggest, toml_value
@@ -68,6 +69,7 @@ def print_plan(plan: MemoryPlan, config: RunConfig) -> None:
         f"{shape.parameters:,} parameters in {config.model.dtype}\n"
         f"adapters of rank {config.lora.rank} on {shape.adapted}"
     )
+    print("".join(f"{line}\n" for line in schedules(config)), end="")
     stdout().print(_table(plan))
     if plan.fits:
         print(_room(plan, config))

@@ -32,11 +32,12 @@ class ConfigChange:
     key: str
     before: object
     now: object
+    bends: bool = False  # whether a schedule would have been another one with it
 
     @property
     def allowed(self) -> bool:
         """Whether a run may go on with it."""
-        return _named(self.key, (*MAY_CHANGE, *MAY_CHANGE_BITS))
+        return _named(self.key, (*MAY_CHANGE, *MAY_CHANGE_BITS)) and not self.bends
 
     @property
     def changes_bits(self) -> bool:
@@ -48,7 +49,12 @@ def config_changes(before: RunConfig, now: RunConfig) -> list[ConfigChange]:
     """Return what differs, in the order of the keys."""
     old, new = settings(before), settings(now)
     keys = dict.fromkeys([*old, *new])
-    return [ConfigChange(key, old.get(key), new.get(key)) for key in keys if old.get(key) != new.get(key)]
+    curves = any(schedule.over == "run" and schedule.values for schedule in before.schedule.values())
+    return [
+        ConfigChange(key, old.get(key), new.get(key), curves and key == "rounds")
+        for key in keys
+        if old.get(key) != new.get(key)
+    ]
 
 
 def settings(table: object, prefix: str = "") -> dict[str, object]:

@@ -7,9 +7,10 @@ from importlib.resources import files
 from pathlib import Path
 
 from aslfast.config.algorithms import with_algorithm
+from aslfast.config.schedules.effective import check_schedules
 from aslfast.config.schema import RunConfig
 from aslfast.config.toml import Tree, parse, parse_value
-from aslfast.config.validate import from_tree, nearest
+from aslfast.config.validate import Origin, nearest, read_tree
 from aslfast.errors import UserError
 from aslfast.files.text import read_text
 
@@ -38,6 +39,13 @@ def load_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = Non
     if seed is not None:
         tree["seed"], options["seed"] = seed, f"--seed {seed}"
     return from_tree(tree, place, options)
+
+
+def from_tree(tree: Mapping[str, object], place: str, options: Mapping[str, str] | None = None) -> RunConfig:
+    """Return the configuration that `tree` describes, its schedules tried. Raise UserError, as `read_tree` does."""
+    config = read_tree(tree, place, options)
+    check_schedules(config, Origin(place, options or {}))
+    return config
 
 
 def _extended(tree: Tree, place: str) -> Tree:

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from aslfast.config.bounds import fraction, named, number, positive
 from aslfast.config.learning import AdvantageConfig, LossConfig
 from aslfast.config.roles import PREVIOUS, ROLES, RoleConfig, adapter_of, default_roles
+from aslfast.config.schedules.table import ScheduleConfig
 from aslfast.limits import (
     MOST_SECONDS,
     MOST_SEED,
@@ -231,6 +232,7 @@ class RunConfig:
     own_phase: Mapping[str, OwnPhaseConfig] = field(default_factory=dict)  # by the Name of module:Name
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    schedule: Mapping[str, ScheduleConfig] = field(default_factory=dict)  # by key: docs/recipes/schedules.md
 
     @property
     def round_phases(self) -> tuple[str, ...]:
@@ -271,3 +273,7 @@ class RunConfig:
     def advantage_of(self, role: str) -> AdvantageConfig:
         """Return the settings of a role's advantages."""
         return replace(self.advantage, **self.all_roles[role].advantage)
+
+    def temperature_of(self, role: str) -> float:
+        """Return the temperature that a role is sampled at."""
+        return self.all_roles[role].temperature or self.sampler.temperature

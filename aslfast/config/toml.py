@@ -50,6 +50,16 @@ def _lines(table: Any, name: str) -> list[str]:
     return lines
 
 
+def tree_of(config: object) -> Tree:
+    """Return what a configuration says as a tree that `aslfast.config.from_tree` reads back."""
+    values = items_of(config)
+    return {key: tree_of(value) if is_table(value) else _plain(value) for key, value in values.items()}
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
 def is_table(value: object) -> bool:
     """Return whether a value of a configuration is a table of its own."""
     return dataclasses.is_dataclass(value) or isinstance(value, Mapping)

@@ -9,6 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass
 from datetime import date
+from functools import cache
 from typing import Any
 
 from aslfast.config.algorithms import algorithm_names
@@ -16,6 +17,7 @@ from aslfast.config.checks.roles import check_roles
 from aslfast.config.learning import AdvantageConfig, LossConfig, conflicts
 from aslfast.config.renamed import RENAMED
 from aslfast.config.roles import default_tables
+from aslfast.config.schedules.table import by_key
 from aslfast.config.schema import SFT, RunConfig
 from aslfast.errors import UserError
 from aslfast.plugins import is_import_path
@@ -24,6 +26,9 @@ from aslfast.rewards import ENVIRONMENT, JUDGED
 NAME = re.compile(r"[A-Za-z_][\w-]{0,39}")
 KINDS = {int: "int (a whole number)", float: "float (a number)", bool: "bool (true or false)", str: "str (a text)"}
 EXAMPLES = {int: "[1, 2]", float: "[0.3, 0.8]", str: '["topic", "depth"]'}
+
+
+_type_hints = cache(typing.get_type_hints)  # the tables are read once a step, where a recipe has schedules
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +47,15 @@ class Origin:
         return self.recipe
 
 
-def from_tree(tree: Mapping[str, Any], place: str, options: Mapping[str, str] | None = None) -> RunConfig:
+def read_tree(tree: Mapping[str, Any], place: str, options: Mapping[str, str] | None = None) -> RunConfig:
     """Return the configuration that `tree` describes.
 
-    Errors name its origin: `place`, or for a key in `options` the option that set it. Raises UserError for keys that do
-    not exist, wrong types, values out of range and values that exclude each other.
+    What its schedules come to is not looked at yet. Errors name its origin: `place`, or for a key in `options` the
+    option that set it. Raises UserError for keys that do not exist, wrong types, values out of range and values that
+    exclude each other.
     """
     origin = Origin(place, options or {})
-    config = _table(RunConfig, _with_default_roles(tree), "", origin)
+    config = _table(RunConfig, _with_schedules_by_key(_with_default_roles(tree)), "", origin)
     if config.algorithm:
         _check_choice(config.algorithm, algorithm_names(), "algorithm", origin)
     for name, role in config.roles.items():  # what stands over the tables `loss` and `advantage` is as they are
@@ -69,9 +75,13 @@ def _with_default_roles(tree: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**tree, "roles": {name: {**table, **own.get(name, {})} for name, table in defaults.items()}}
 
 
+def _with_schedules_by_key(tree: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {**tree, "schedule": by_key(tree["schedule"])} if "schedule" in tree else tree
+
+
 def _table(cls: type, tree: Mapping[str, Any], prefix: str, origin: Origin) -> Any:
     fields = {item.name: item for item in dataclasses.fields(cls)}
-    hints = typing.get_type_hints(cls)
+    hints = _type_hints(cls)
     values = {}
     for key, value in tree.items():
         if key not in fields:
@@ -103,7 +113,7 @@ def _mapping(wanted: Any, value: object, key: str, origin: Origin) -> dict[str, 
     if not isinstance(value, Mapping):
         raise UserError(f"{origin.of(key)}: {key} is a table; set a key inside it, for example {key}.name")
     for name in value:
-        if not NAME.fullmatch(name):
+        if not all(NAME.fullmatch(part) for part in (name.split(".") if key == "schedule" else [name])):
             raise UserError(f"{origin.of(key)}: {key}.{name:.80} is no name; use letters, digits, - and _, at most 40")
     if wanted is object:
         return {name: _own_value(inner, f"{key}.{name}", origin) for name, inner in value.items()}

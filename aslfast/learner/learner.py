@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from aslfast.config.schema import LearnerConfig, LossConfig
+from aslfast.config.schema import LearnerConfig, LossConfig, RunConfig
 from aslfast.core import Trajectory
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.errors import UserError
@@ -49,9 +49,14 @@ class Learner:
         """The name of the attention backend."""
         return self.packed_model.attention
 
-    def set_own(self, role: str, loss: LossConfig, temperature: float) -> None:
-        """Let the steps of one role have a loss and a temperature of their own."""
-        self._own[role] = loss, temperature
+    def settle(self, run: RunConfig) -> None:
+        """Let later steps have the rate, decay and clip of this configuration, and their adapter's own loss and
+        temperature in it. What else a learner reads is that of its start."""
+        self.config = run.learner
+        self._own = {name: (run.loss_of(name), run.temperature_of(name)) for name in run.all_roles}
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group |= {"lr": run.learner.learning_rate, "weight_decay": run.learner.weight_decay}
 
     def copy(self, source: str, target: str) -> None:
         """Let the adapter `target` be what `source` is, with a fresh optimizer, as a version that it never was."""

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 
 from aslfast.checkpoint.state import TrainState
 from aslfast.config import RunConfig
+from aslfast.config.schedules.effective import Setting, check_settings, settings_at, with_settings
+from aslfast.config.schedules.table import At
 from aslfast.learner.learner import Learner
 from aslfast.rollout.context import RolloutContext, max_concurrent
 from aslfast.rollout.multi_turn import Rollout, stable_seed
@@ -21,9 +23,12 @@ from aslfast.sampler.prefix_cache_stats import PrefixCacheMeter
 
 @dataclass
 class RoundContext:
-    """The parts of a run. Nothing but `state` and the learner carries anything from one step to the next."""
+    """The parts of a run. Nothing but `state` and the learner carries anything from one step to the next.
 
-    config: RunConfig
+    now: the configuration of the current step. settings: what of it schedules and `set` have set, by key.
+    """
+
+    config: RunConfig  # the recipe's
     state: TrainState
     learner: Learner
     rollout: Rollout
@@ -36,18 +41,36 @@ class RoundContext:
     def __post_init__(self) -> None:
         self.prefix_cache = PrefixCacheMeter(self.rollout.sampler, self.learner.version)
         self.limit = PrioritySemaphore(max_concurrent(self.config))
+        self.now, self.settings = self.config, dict[str, Setting]()
 
     @property
     def tasks(self) -> TaskContext:
         """What the tasks of a phase are made from."""
-        return TaskContext(self.config, self.state, self.data)
+        return TaskContext(self.now, self.state, self.data)
+
+    def settle(self, steps: int) -> None:
+        """Take the settings of the step that is next in a phase of at most so many steps a round."""
+        at = At(self.state.round, self.state.phase_step, steps)
+        self.settings = settings_at(self.config, at, self.state.settings)
+        if self.settings:
+            self.now = with_settings(self.config, self.settings)
+            self.learner.settle(self.now)
+
+    def set(self, key: str, value: Setting) -> None:
+        """Set a key from the next step on, over the recipe and its schedules. It is committed with the state.
+
+        Call it alike on every rank. Raise UserError for a key that may not vary, or a value that it cannot have.
+        """
+        given = {**self.state.settings, key: value}
+        check_settings(self.config, given, key)
+        self.state.settings = given
 
     def control(self, name: str, rollouts: RolloutContext | None = None) -> Control:
         """Return what acts on learner and sampler between playing and learning. rollouts: of the step, if there is one;
         else the next number is taken, as for a step."""
         return Control(
-            self.config, self.state, self.learner, self.rollout.sampler, rollouts or self.start_step(),
-            self.check_weight_sync, self.observer, name,
+            self.now, self.state, self.learner, self.rollout.sampler, rollouts or self.start_step(),
+            self.check_weight_sync, self.observer, self.set, name,
         )  # fmt: skip
 
     def start_step(self) -> RolloutContext:
@@ -56,5 +79,13 @@ class RoundContext:
         self.prefix_cache.forget()
         self.rollout.sampler.flush()
         seed = stable_seed(self.config.seed, self.state.round, self.state.step)
-        rollout = replace(self.rollout, sampler=self.prefix_cache)
-        return RolloutContext(self.config, rollout, self.limit, self.learner.version, self.state.round, seed)
+        return RolloutContext(self.now, self._rollout(), self.limit, self.learner.version, self.state.round, seed)
+
+    def _rollout(self) -> Rollout:
+        """Return the rollout with the settings of the step."""
+        metered = replace(self.rollout, sampler=self.prefix_cache)
+        if not self.settings:
+            return metered
+        now = self.now.sampler
+        limits = replace(metered.limits, max_turns=now.max_turns, max_new_tokens=now.max_new_tokens)
+        return replace(metered, limits=limits, temperature=now.temperature, roles=self.now.all_roles)

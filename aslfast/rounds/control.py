@@ -15,6 +15,7 @@ from torch import float32
 from aslfast.checkpoint.state import TrainState
 from aslfast.config import RunConfig
 from aslfast.config.roles import adapter_of
+from aslfast.config.schedules.effective import Setting
 from aslfast.core import Group, Question, Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.learner.advantage import lesson
@@ -48,6 +49,7 @@ class Control:
     rollout: RolloutContext
     check_weight_sync: Callable[[], Mapping[str, float]]
     observer: Observer
+    set: Callable[[str, Setting], None]  # a key of the configuration, from the next step on: RoundContext.set
     name: str = ""
     sampled_tokens: int = field(default=0, init=False)  # so far, by `sample` and `evaluate`
     _calls: int = field(default=0, init=False)

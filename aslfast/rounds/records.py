@@ -76,6 +76,7 @@ class StepRecord:
     prefix_cache: Mapping[str, PrefixCacheCounts]  # by adapter
     seconds: float
     by_role: Mapping[str, GroupSummary] = field(default_factory=dict)  # where several roles play
+    settings: Metrics = field(default_factory=dict)  # that schedules, or the run itself, have set
 
     @property
     def update(self) -> UpdateStats | NoUpdate:
@@ -87,7 +88,10 @@ class StepRecord:
         counters = self.counters
         roles = {name: asdict(summary) for name, summary in self.by_role.items()}
         others = {name: asdict(stats) for name, stats in [*self.updates.items()][1:]}
-        tables = {"failed_checks": counters.failed_checks, "roles": roles, "other_updates": others}
+        tables = {
+            "failed_checks": counters.failed_checks, "roles": roles, "other_updates": others,
+            "settings": dict(self.settings),
+        }  # fmt: skip
         return {
             "round": self.round,
             "phase": self.phase,

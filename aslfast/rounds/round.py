@@ -46,6 +46,7 @@ def _copy_previous(context: RoundContext) -> None:
 async def run_phase(context: RoundContext, phase: Phase) -> None:
     """Run a phase, or the rest of one: after a resume it goes on at the step that was not committed."""
     state = context.state
+    context.settle(phase.settings.steps)
     if not state.phase_step:
         state.tasks = tuple(map(tuple, phase.tasks_of(context.tasks)[: phase.settings.steps]))
         if phase.settings.steps and not state.tasks:
@@ -58,6 +59,7 @@ async def run_phase(context: RoundContext, phase: Phase) -> None:
             context.observer.warning(_skipped(state.round, phase.name))
             break
         await _run_step(context, phase, tasks)
+        context.settle(phase.settings.steps)
     if phase.conclude:
         await phase.conclude(context.control(phase.name))
     phase.after_phase(state)
@@ -97,6 +99,7 @@ async def _run_step(context: RoundContext, phase: Phase, tasks: Sequence[Task]) 
         state.round, phase.name, state.phase_step, GroupSummary.of(groups),
         {**step_health(groups), **phase.health(groups, context.data.oracle), **revision}, updates, weight_sync,
         played.counters, played.prefix_cache, time.perf_counter() - started, _by_role(groups),
+        context.settings,
     )  # fmt: skip
     state.step_rewards += (record.summary.reward,)
     context.checkpointer.step(phase.name, groups, record)

@@ -139,9 +139,7 @@ def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _
     if ranks.model_parallel_size > 1:
         BaseWeights(peft_model, model_folder(config.model.path)).shard(ranks)
     learner = Learner(peft_model, config.learner, config.loss, config.sampler.temperature, config.adapters, ranks)
-    for name, role in config.all_roles.items():
-        if name in config.adapters and (role.loss or role.temperature):
-            learner.set_own(name, config.loss_of(name), role.temperature or config.sampler.temperature)
+    learner.settle(config)
     observer.setup(f"learner, attention by {learner.attention}")
     observer.adapted(lora.describe_targets(peft_model))
     ranks.barrier()  # an error on any rank ends all of them before anything is written

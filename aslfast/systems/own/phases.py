@@ -30,7 +30,7 @@ def own_phases(config: RunConfig, path: str) -> list[Phase]:
     """Return the phase that an import path names. Raise UserError."""
     settings = settings_of(config, path)
     made = plugins.make_instance(path, "phases", OwnPhase, [config, settings.options], SETUP_S)
-    own = _Guarded(path, made, settings)
+    own = _Guarded(path, made, settings, config)
     adapters = config.adapters_of(own.roles(config))
     revises = type(made).learn_from is not OwnPhase.learn_from
     concludes = type(made).after_phase is not OwnPhase.after_phase
@@ -49,6 +49,7 @@ class _Guarded:
     path: str
     own: OwnPhase
     settings: OwnPhaseConfig
+    recipe: RunConfig
 
     def roles(self, config: RunConfig) -> Sequence[str]:
         """Return the roles that play. Raise UserError for one that the recipe lacks."""
@@ -71,6 +72,7 @@ class _Guarded:
     def tasks(self, context: TaskContext) -> list[Task]:
         """Return the tasks of the next step, repeated as needed; the phase reads first what it kept."""
         self._restore(context.state)
+        self._settle(context.config)
         with _one_line(self.path, "tasks"):
             given = list(self.own.tasks(context))
         number, role, step = context.state.round, self.own.roles[0], context.state.phase_step
@@ -103,6 +105,7 @@ class _Guarded:
 
     async def conclude(self, control: Control) -> None:
         """Let the phase act after its last step."""
+        self._settle(control.config)
         self._restore(control.state)
         with _one_line(self.path, "after_phase"):
             await self.own.after_phase(control)
@@ -114,6 +117,11 @@ class _Guarded:
         if not acts or not all(isinstance(act, Trajectory) for act in acts):
             raise UserError(f"phases: {self.path}.play returned {acts!r:.80}; return the trajectories that it played")
         return tuple(acts)
+
+    def _settle(self, now: RunConfig) -> None:
+        """Let the phase have the configuration and the options of the step, where they are not the recipe's."""
+        if now is not self.recipe:
+            self.own.config, self.own.options = now, settings_of(now, self.path).options
 
     def after_step(self, state: TrainState, groups: Sequence[Group]) -> None:
         """Let the phase see what its step came to, and keep what it keeps."""

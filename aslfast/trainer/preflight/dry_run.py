@@ -37,6 +37,11 @@ def _sft(config: RunConfig) -> str:
     return f"once, at the start of round 1: supervised fine-tuning of the {s.role} on {rows}, {steps}"
 
 
+def schedules(config: RunConfig) -> list[str]:
+    """Return what varies over the run, a line each."""
+    return [f"schedule of {key}: {schedule}" for key, schedule in config.schedule.items()]
+
+
 def describe(config: RunConfig) -> str:
     """Return the plan as a person reads it."""
     s, m, n_eval = config.sampler, config.model, evaluation_trajectories(config)
@@ -48,6 +53,7 @@ def describe(config: RunConfig) -> str:
         f"a trajectory: at most {s.max_turns} turns of {s.max_new_tokens} tokens, {s.max_context} in all, "
         f"temperature {s.temperature:g}, top {config.tool.top_k} passages",
         *([f"tools: {', '.join(config.tools)}"] if config.tools != (SEARCH,) else ()),
+        *schedules(config),
         *([_sft(config)] if SFT in config.phases else ()),
         f"{config.rounds} rounds, each:",
     ]
