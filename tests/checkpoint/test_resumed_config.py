@@ -12,6 +12,7 @@ from aslfast.checkpoint.ledger import Ledger
 from aslfast.checkpoint.run_dir import RunDir, read_run_config
 from aslfast.config import RunConfig, from_tree, to_toml, toml
 from aslfast.config.changes import MAY_CHANGE, MAY_CHANGE_BITS, config_changes, settings
+from aslfast.config.schedules.table import ScheduleConfig
 from aslfast.data.qa_dataset import write_questions
 from aslfast.errors import UserError
 from aslfast.lab.world import World
@@ -216,6 +217,14 @@ def test_changes_are_told_by_key():
         ("rounds", 3, 9, True),
         ("learner.learning_rate", 1e-6, 0.1, False),
     ]
+
+
+def test_a_curve_over_the_run_keeps_its_rounds():
+    curve = {"learner.learning_rate": ScheduleConfig(values=(1e-3, 1e-4))}
+    for schedule, allowed in ((curve, False), ({"format_weight": ScheduleConfig(by_round=(1.0,))}, True)):
+        config = dataclasses.replace(RunConfig(), schedule=schedule)
+        (change,) = config_changes(config, dataclasses.replace(config, rounds=9))
+        assert change.key == "rounds" and change.allowed is allowed
 
 
 def test_the_run_keeps_the_date_of_its_start(begun):

@@ -94,7 +94,7 @@ def check_settings(config: RunConfig, given: Settings, key: str) -> None:
     """Raise UserError where the setting `key` of those given may not vary, or goes with no step of the schedules."""
     name = f"set {key} to {given[key]!r:.80}"
     check_may_vary(config, key, name)
-    _try_all(config, given, {key: name})
+    _try_all(config, given, dict.fromkeys([*config.schedule, *given], name))
 
 
 def check_may_vary(config: RunConfig, key: str, name: str) -> None:

@@ -1,4 +1,7 @@
-"""The tables [schedule.KEY] of a recipe, and the value that each of them gives its key at a step: docs/recipes."""
+"""The tables [schedule.KEY] of a recipe, and the value that each of them gives its key at a step.
+
+docs/recipes/schedules.md has their formulas.
+"""
 
 from __future__ import annotations
 

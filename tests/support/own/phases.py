@@ -32,6 +32,18 @@ class Again(OwnPhase):
         return [(None, float(two.output != one.output)) for one, two in plays]
 
 
+class Told(Again):
+    """Rewards what the configuration says at the step."""
+
+    def tasks(self, context):
+        assert context.config is self.config
+        return ["Which town?"]
+
+    def rewards(self, task, plays):
+        said = {"bonus": self.options["bonus"], "weight": self.config.format_weight}
+        return [(None, said) for _ in plays]
+
+
 class Talk(Again):
     async def play(self, play, task):
         return (await play.talk("policy", ["Which town?", "<answer>Rome</answer>", "No."]),)
