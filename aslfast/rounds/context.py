@@ -57,9 +57,10 @@ class RoundContext:
             self.learner.settle(self.now)
 
     def set(self, key: str, value: Setting) -> None:
-        """Set a key from the next step on, over the recipe and its schedules. It is committed with the state.
+        """Set a key from the next step on, over the recipe and its schedules, until it is set again.
 
-        Call it alike on every rank. Raise UserError for a key that may not vary, or a value that it cannot have.
+        It is committed with the state: call it before a step or a phase is (as their `after_step` and `after_phase`
+        are), and alike on every rank. Raise UserError for a key that may not vary, or a value that it cannot have.
         """
         given = {**self.state.settings, key: value}
         check_settings(self.config, given, key)

@@ -93,9 +93,9 @@ def test_what_is_set_holds_from_the_next_step_on(make_context, monkeypatch):
     given = {"learner.learning_rate": 0.004, "advantage.drop_zero_variance": True}
     assert ["settings" in line for line in lines] == [False, False, *[True] * 4] and lines[-1]["settings"] == given
     assert context.state.settings == given
-    with pytest.raises(UserError, match="set learner.learning_rate to 99: learner.learning_rate is 99.0; it must be"):
+    with pytest.raises(UserError, match=r"set learner.learning_rate to 99: learner.learning_rate is 99.0; it must be"):
         context.set("learner.learning_rate", 99)
-    with pytest.raises(UserError, match="set lora.rank to 3: lora.rank may not vary"):
+    with pytest.raises(UserError, match=r"set lora.rank to 3: lora.rank may not vary"):
         context.set("lora.rank", 3)
     assert context.state.settings == given
 
