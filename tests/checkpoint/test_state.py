@@ -24,6 +24,7 @@ def state_of(**values):
         "seconds": 0.1 + 0.2, "step_rewards": (0.1, 1 / 3), "accuracy": {"who is 1": 2 / 3},
         "environment": '{"level": 2}', "baselines": {"policy/policy": (0.1 + 0.2,), "policy/1/a": (1 / 3, 0.5)},
         "pool": {"who is 1": question(1, Attempt("Oslo", ("correct", None))), "who is 2": question(2)},
+        "own": {"Duel/state": "3"},
         "settings": {"loss.clip_low": 0.1, "policy.group_size": 3, "loss.kind": "nft", "own_phase.A.options.b": True},
     }  # fmt: skip
     return TrainState(**{**full, **values})

@@ -109,3 +109,15 @@ def test_a_phase_of_ones_own_has_the_options_of_the_step(make_context):
     ])  # fmt: skip
     lines = play(context)
     assert [line["reward_parts"] for line in lines] == [{"bonus": b, "weight": 0.7} for b in (1.0, 0.5, 0.0)]
+
+
+def test_a_phase_of_ones_own_sets_keys_for_later_rounds(make_context):
+    path, name = "tests.support.own.phases:Searching", "own_phase.Searching"
+    context = make_context(script=lambda *_: ["<answer>Rome</answer>"], overrides=[
+        f'phases=["{path}"]', f"{name}.steps=1", f"{name}.tasks_per_step=1", f"{name}.options.bonus=9.0",
+    ])  # fmt: skip
+    for number in (1, 2, 3):
+        context.state.round = number
+        lines = play(context)
+    assert [line["reward_parts"]["bonus"] for line in lines] == [9.0, 10.0, 20.0]
+    assert [line.get("settings", {}).get("learner.learning_rate") for line in lines] == [None, 1e-3, 2e-3]

@@ -44,6 +44,15 @@ class Told(Again):
         return [(None, said) for _ in plays]
 
 
+class Searching(Told):
+    """Sets its own option, and a rate, by what it found."""
+
+    async def after_phase(self, control):
+        found = control.state.round * 10.0
+        control.set("own_phase.Searching.options.bonus", found)
+        control.set("learner.learning_rate", found / 1e4)
+
+
 class Talk(Again):
     async def play(self, play, task):
         return (await play.talk("policy", ["Which town?", "<answer>Rome</answer>", "No."]),)
