@@ -6,9 +6,10 @@ import asyncio
 import hashlib
 import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from aslfast.config import RunConfig
 from aslfast.config.roles import NO_TOOLS, RoleConfig, default_roles
 from aslfast.core import StopReason, Task, Trajectory, Turn
 from aslfast.prompts.chat_template import Chat
@@ -91,6 +92,12 @@ class Rollout:
     environment: OwnEnvironment | None = None
     roles: Mapping[str, RoleConfig] = field(default_factory=default_roles)
     words: Mapping[str, Words] = field(default_factory=dict)
+
+    def following(self, config: RunConfig) -> Rollout:
+        """Return this rollout with the temperature, the limits and the roles' settings of a configuration."""
+        own = config.sampler
+        limits = replace(self.limits, max_turns=own.max_turns, max_new_tokens=own.max_new_tokens)
+        return replace(self, limits=limits, temperature=own.temperature, roles=config.all_roles)
 
     async def run(
         self, task: Task, number: int, seed: int, adapter: str | None, version: int = 0, start: Start | None = None

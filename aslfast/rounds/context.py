@@ -85,8 +85,4 @@ class RoundContext:
     def _rollout(self) -> Rollout:
         """Return the rollout with the settings of the step."""
         metered = replace(self.rollout, sampler=self.prefix_cache)
-        if not self.settings:
-            return metered
-        now = self.now.sampler
-        limits = replace(metered.limits, max_turns=now.max_turns, max_new_tokens=now.max_new_tokens)
-        return replace(metered, limits=limits, temperature=now.temperature, roles=self.now.all_roles)
+        return metered.following(self.now) if self.settings else metered

@@ -15,7 +15,7 @@ from torch import float32
 from aslfast.checkpoint.state import TrainState
 from aslfast.config import RunConfig
 from aslfast.config.roles import adapter_of
-from aslfast.config.schedules.effective import Setting
+from aslfast.config.schedules.effective import Setting, check_settings, with_settings
 from aslfast.core import Group, Question, Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.learner.advantage import lesson
@@ -25,6 +25,7 @@ from aslfast.learner.step_metrics import UpdateStats
 from aslfast.prompts.templates import fill, one_line
 from aslfast.rewards import exact_match
 from aslfast.rollout.context import RolloutContext
+from aslfast.rollout.counters import StepCounters
 from aslfast.rollout.multi_turn import stable_seed
 from aslfast.rounds import replicas
 from aslfast.rounds.records import Observer
@@ -51,7 +52,7 @@ class Control:
     observer: Observer
     set: Callable[[str, Setting], None]  # a key of the configuration, from the next step on: RoundContext.set
     name: str = ""
-    sampled_tokens: int = field(default=0, init=False)  # so far, by `sample` and `evaluate`
+    counters: StepCounters = field(default_factory=StepCounters)  # of `sample` and `evaluate`, over all ranks
     _calls: int = field(default=0, init=False)
 
     async def sample(self, role: str, questions: Sequence[Question], prompt: str = "", n: int = 1) -> list[Samples]:
@@ -72,7 +73,7 @@ class Control:
             return list(await asyncio.gather(*(context.sample(task, number) for task, number in numbered)))
 
         played = await replicas.play_tasks(self.learner.ranks, [(t, i) for t in tasks for i in range(n)], play)
-        self.sampled_tokens += sum(trajectory.n_sampled for trajectory in played)
+        self.counters.sampled_tokens += sum(trajectory.n_sampled for trajectory in played)
         return [tuple(played[i * n : (i + 1) * n]) for i in range(len(tasks))]
 
     async def evaluate(self, role: str, questions: Sequence[Question], prompt: str = "", n: int = 1) -> float:
@@ -81,6 +82,16 @@ class Control:
             raise UserError(f"phases: {self.name} evaluates {role} on no questions; give some")
         played = [trajectory for samples in await self.sample(role, questions, prompt, n) for trajectory in samples]
         return sum(exact_match(t.output, t.task.references) for t in played) / len(played)
+
+    def trying(self, key: str, value: Setting) -> Control:
+        """Return a control that samples and evaluates with another value of a key, under the same seeds each time.
+
+        The run keeps its own, unless it is `set`. Raise UserError as `set` does.
+        """
+        check_settings(self.config, {key: value}, key)
+        config = with_settings(self.config, {key: value})
+        rollouts = self.rollout
+        return replace(self, config=config, rollout=replace(rollouts, rollout=rollouts.rollout.following(config)))
 
     def copy(self, source: str, target: str) -> None:
         """Let the adapter `target` become what `source` is now, with a fresh optimizer. Raise UserError."""

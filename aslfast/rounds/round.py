@@ -94,7 +94,7 @@ async def _run_step(context: RoundContext, phase: Phase, tasks: Sequence[Task]) 
     if environment and phase.in_environment:
         state.environment = environment.updated(groups)
     state.phase_step += 1
-    played.counters.sampled_tokens += control.sampled_tokens
+    played.counters.sampled_tokens += control.counters.sampled_tokens
     record = StepRecord(
         state.round, phase.name, state.phase_step, GroupSummary.of(groups),
         {**step_health(groups), **phase.health(groups, context.data.oracle), **revision}, updates, weight_sync,

@@ -125,9 +125,24 @@ def test_evaluation_counts_exact_matches(make_context):
     questions = [Question("a", "Which town?", ("Oslo",)), Question("b", "Which river?", ("Elbe",))]
     control = context.control("Mine")
     assert asyncio.run(control.evaluate("policy", questions, "answer: {question}", n=2)) == 0.5
-    assert control.sampled_tokens > 0
+    assert control.counters.sampled_tokens > 0
     with pytest.raises(UserError, match="phases: Mine evaluates policy on no questions"):
         asyncio.run(control.evaluate("policy", []))
+
+
+def test_a_search_over_a_setting_tries_it_without_setting_it(make_context):
+    context = make_context(script=lambda *_: ["<answer>Oslo</answer><|im_end|>"], overrides=["grm.steps=1"])
+    questions, control = [Question("a", "Which town?", ("Oslo",))], context.control("Mine")
+    for temperature in (0.5, 1.3):
+        tried = control.trying("sampler.temperature", temperature)
+        assert asyncio.run(tried.evaluate("policy", questions, "answer: {question}")) == 1.0
+    requests = context.rollout.sampler.requests
+    assert [request.temperature for request in requests] == [0.5, 1.3] and len({r.seed for r in requests}) == 1
+    assert control.counters.sampled_tokens > 0 and context.state.settings == {}
+    control.set("sampler.temperature", 0.5)
+    assert context.state.settings == {"sampler.temperature": 0.5}
+    with pytest.raises(UserError, match=r"set lora\.rank to 4: lora\.rank may not vary"):
+        control.trying("lora.rank", 4)
 
 
 def test_a_step_without_a_reward_is_skipped_with_a_word(make_context):
