@@ -78,6 +78,7 @@ class Turn:
     text: str
     cached_tokens: int = 0  # sampled: how many of the `start` tokens before it needed no forward pass
     in_thinking: bool = False  # sampled: the template had opened a <think> block, among the tokens before it
+    passages: tuple[str, ...] = ()  # tool: ids of those that the search found, as they stand in the text, best first
 
     @property
     def said(self) -> str:
@@ -126,6 +127,7 @@ class Trajectory:
     adapter_version: int = 0
     environment_reward: float | None = None  # of an environment of one's own; None where it gives none
     spans: tuple[Span, ...] = ()
+    searched_tokens: int = 0  # sampled by a role that answered its searches
 
     def __post_init__(self) -> None:
         n = len(self.token_ids)

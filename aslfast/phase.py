@@ -81,7 +81,8 @@ class Play:
 
     async def search(self, query: str) -> str:
         """Return what the run's search finds, as a role would read it; empty where it does not answer."""
-        return await self.context.rollout.tool.call(Call(SEARCH, {"query": query})) or ""
+        found = await self.context.rollout.tool.call(Call(SEARCH, {"query": query}))
+        return found.text if found else ""
 
     def rng(self, name: str = "") -> random.Random:
         """Return a source of chance that this play has to itself, the same whatever else runs."""

@@ -26,7 +26,8 @@ Factors = Callable[[Sequence[float], Sequence[float], Sequence[int]], list[float
 def check_own_parts(config: RunConfig) -> None:
     """Import and try what the recipe names of the user's own: rewards, filters, prompts, tools. Raise UserError."""
     check_prompt_set(config.model.prompts)
-    load_tools(config.tools)
+    for entries in {config.tools, *map(config.tools_of, config.roles)}:
+        load_tools(entries)
     rewards.policy_rule(config.policy.reward)
     rewards.generator_rule(config.generator.reward)
     rewards.question_filter(config.generator.accept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
@@ -10,6 +10,7 @@ from importlib.resources import files
 from aslfast.config.bounds import number
 from aslfast.config.toml import parse
 from aslfast.limits import MOST_TEMPERATURE, MOST_TOKENS, MOST_TURNS
+from aslfast.prompts.tool_calls import MODEL
 
 BASE = "base"  # as `adapter`: the base alone
 PREVIOUS = "@previous"  # ends the name of an adapter that is a copy of another one, made anew when a round begins
@@ -30,7 +31,7 @@ class RoleConfig:
     # what a phase of one's own asks it, with {gaps} that the phase fills; the shipped ones have files: model.prompts
     prompt: str = ""
     output: tuple[str, ...] = ("answer",)  # tags of its closing turn: of its output and, if any, of one beside it
-    tools: tuple[str, ...] = ()  # of those that the run has; ["none"]: none
+    tools: tuple[str, ...] = ()  # of those that the run has, or model:ROLE; ["none"]: none
     depth: int = number(0, 0, 100)  # who waits for whom: of two that may sample, the deeper one goes first
     environment: bool = False  # an environment of one's own answers its turns
     temperature: float = number(0.0, 0.0, MOST_TEMPERATURE)
@@ -44,6 +45,20 @@ def adapter_of(roles: Mapping[str, RoleConfig], name: str) -> str | None:
     """Return the adapter that plays a role; None: the base alone."""
     named = roles[name].adapter
     return None if named == BASE else named or name
+
+
+def tools_of(roles: Mapping[str, RoleConfig], name: str, of_run: Sequence[str]) -> tuple[str, ...]:
+    """Return the entries of `tools` that a role has: its own, or the run's; none for one that answers searches."""
+    own = roles[name].tools
+    if own == NO_TOOLS or name in searchers(roles, of_run):
+        return ()
+    return own or tuple(of_run)
+
+
+def searchers(roles: Mapping[str, RoleConfig], of_run: Sequence[str]) -> tuple[str, ...]:
+    """Return the names of the roles that answer searches, as the entries `model:ROLE` say, each once."""
+    entries = [*of_run, *(entry for role in roles.values() for entry in role.tools)]
+    return tuple(dict.fromkeys(entry.removeprefix(MODEL) for entry in entries if entry.startswith(MODEL)))
 
 
 @cache

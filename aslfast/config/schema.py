@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from aslfast.config.bounds import fraction, named, number, positive
 from aslfast.config.learning import AdvantageConfig, LossConfig
-from aslfast.config.roles import PREVIOUS, ROLES, RoleConfig, adapter_of, default_roles
+from aslfast.config.roles import PREVIOUS, ROLES, RoleConfig, adapter_of, default_roles, searchers, tools_of
 from aslfast.config.schedules.table import ScheduleConfig
 from aslfast.limits import (
     MOST_SECONDS,
@@ -215,7 +215,8 @@ class RunConfig:
     format_weight: float = number(1.0, 0.0, 1e6)  # of the format reward of every role
     # one of your own, module:name (aslfast/environment.py); empty: the lab where data.lab is true, else the files
     environment: str = named("", ("",))
-    tools: tuple[str, ...] = ("search",)  # or module:function of one's own, mcp:COMMAND, mcp:URL: docs/extend.md
+    # or module:function of one's own, mcp:COMMAND, mcp:URL, model:ROLE, which answers searches: docs/extend.md
+    tools: tuple[str, ...] = ("search",)
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tool: ToolConfig = field(default_factory=ToolConfig)
@@ -265,6 +266,15 @@ class RunConfig:
         """Return the adapters that play these roles and learn, each once, in their order."""
         played = dict.fromkeys(self.adapter_of(role) for role in roles)
         return tuple(adapter for adapter in played if adapter in self.learning_adapters)
+
+    def tools_of(self, role: str) -> tuple[str, ...]:
+        """Return the entries of `tools` that a role has."""
+        return tools_of(self.all_roles, role, self.tools)
+
+    @property
+    def searchers(self) -> tuple[str, ...]:
+        """Names of the roles that answer searches."""
+        return searchers(self.roles, self.tools)
 
     def loss_of(self, role: str) -> LossConfig:
         """Return the settings of a role's loss."""

@@ -21,6 +21,7 @@ from aslfast.config.schedules.table import by_key
 from aslfast.config.schema import SFT, RunConfig
 from aslfast.errors import UserError
 from aslfast.plugins import is_import_path
+from aslfast.prompts.tool_calls import answers_search
 from aslfast.rewards import ENVIRONMENT, JUDGED
 
 NAME = re.compile(r"[A-Za-z_][\w-]{0,39}")
@@ -173,7 +174,7 @@ def _check_together(config: RunConfig, origin: Origin) -> None:
         what = f"model.prompt_date is {config.model.prompt_date!r}; write a date as 2026-01-31"
         raise UserError(f"{origin.of('model.prompt_date')}: {what}")
     if unknown := [name for name in config.tools if not _names_tool(name)]:
-        known = 'use "search", module:function of your own, mcp:COMMAND or mcp:URL'
+        known = 'use "search", module:function of your own, mcp:COMMAND, mcp:URL or model:ROLE'
         raise UserError(f"{origin.of('tools')}: an entry of tools is {unknown[0]!r:.80}; {known}")
     for keys, what in conflicts(config.loss, config.advantage):
         raise UserError(f"{origin.of(*keys)}: {what}")
@@ -221,7 +222,7 @@ def _check_sft(config: RunConfig, origin: Origin) -> None:
 
 
 def _names_tool(name: str) -> bool:
-    return name == "search" or (bool(name[4:].strip()) if name.startswith("mcp:") else is_import_path(name))
+    return answers_search(name) or (bool(name[4:].strip()) if name.startswith("mcp:") else is_import_path(name))
 
 
 def _is_date(text: str) -> bool:

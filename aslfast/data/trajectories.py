@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aslfast.core import Reward, Trajectory
+from aslfast.core import Reward, Span, Trajectory
 from aslfast.files.atomic import atomic_file
 
 SCHEMA = pa.schema(
@@ -32,6 +34,8 @@ SCHEMA = pa.schema(
         "loss_mask": pa.list_(pa.int8()),
         "logprobs": pa.list_(pa.float32()),
         "cached_tokens": pa.list_(pa.int32()),  # of each sampled turn's context
+        "passages": pa.list_(pa.list_(pa.string())),  # of each tool turn: ids of those that the search found
+        "spans": pa.string(),  # JSON; null where there are none
     }
 )
 _HEADINGS = {"prompt": "=== prompt ===", "sampled": "=== model ===", "tool": "=== tool ==="}
@@ -89,4 +93,11 @@ def _row(record: Record) -> dict[str, object]:
         "loss_mask": t.loss_mask,
         "logprobs": t.logprobs,
         "cached_tokens": [turn.cached_tokens for turn in t.turns if turn.kind == "sampled"],
+        "passages": [turn.passages for turn in t.turns if turn.kind == "tool"],
+        "spans": msgspec.json.encode(t.spans).decode() if t.spans else None,
     }
+
+
+def spans_of(row: Mapping[str, Any]) -> tuple[Span, ...]:
+    """Return the spans of a row that was read; none of a file from before they were written. Raises ValueError."""
+    return msgspec.json.decode(row["spans"], type=tuple[Span, ...]) if row.get("spans") else ()

@@ -78,7 +78,7 @@ class ExampleStream:
         tool = SearchTool(index, TOP_K)
 
         def search(query: str) -> str:
-            return tool.answer([search_call(query)])[0]
+            return tool.answer([search_call(query)])[0].text
 
         return Demonstrator(self.chat, world, search, self.stage.noise, self.rng)
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from aslfast.prompts.parsing import MARKS
 
 SEARCH = "search"  # the name of our own tool
+MODEL = "model:"  # before the name of a role that answers in its place
 NO_LIMIT = 1 << 30
 
 _TAGGED = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
@@ -42,6 +43,11 @@ class Call:
         if not isinstance(queries, list) or not all(isinstance(query, str) and query.strip() for query in queries):
             return ()
         return tuple(query.strip() for query in queries)
+
+
+def answers_search(entry: str) -> bool:
+    """Return whether an entry of `tools` is, to the model, the tool `search`."""
+    return entry == SEARCH or entry.startswith(MODEL)
 
 
 def search_call(*queries: str) -> Call:

@@ -27,7 +27,7 @@ from aslfast.rewards.named import (
     reference_source,
 )
 from aslfast.rewards.near_duplicates import distinct_questions, question_similarity
-from aslfast.rewards.policy import ENVIRONMENT, JUDGED, POLICY_REWARDS, AnswerEvidence
+from aslfast.rewards.policy import ENVIRONMENT, JUDGED, POLICY_REWARDS, AnswerEvidence, rank_of
 from aslfast.rewards.repetition import repetition_shares, sentence_bleu
 from aslfast.rewards.verdicts import (
     accepted,
@@ -46,6 +46,6 @@ __all__ = [
     "balanced", "contains_match", "cover_match", "distinct_questions", "exact_match", "f1", "favourable",
     "format_reward", "generator_reward", "generator_rule", "gold_labels", "grade", "grm_reward", "judge_rule",
     "label_source", "majority", "normalize", "offered", "plausible_wrong", "policy_reward", "policy_rule", "question",
-    "question_evidence", "question_filter", "question_similarity", "reference_source", "repetition_shares",
+    "question_evidence", "question_filter", "question_similarity", "rank_of", "reference_source", "repetition_shares",
     "sentence_bleu", "substring_match", "valid_question", "verdict", "verdict_entropy", "verdict_score",
 ]  # fmt: skip

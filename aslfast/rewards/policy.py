@@ -37,6 +37,15 @@ def _rule(match: Callable[[str | None, Sequence[str]], float]) -> Callable[[Answ
     return lambda evidence: float(match(evidence.answer, evidence.references))
 
 
+def rank_of(trajectory: Trajectory, passage_id: str) -> int | None:
+    """Return the rank of a passage, 1 for the best, in the first observation that has it; None where none has.
+
+    For rewards by the rank of the gold passage, as in ConvSearch-R1 (arXiv 2505.15776).
+    """
+    found = [turn.passages for turn in trajectory.turns if passage_id in turn.passages]
+    return found[0].index(passage_id) + 1 if found else None
+
+
 def environment_reward(evidence: AnswerEvidence) -> float:
     """Return what an environment of one's own gave the trajectory."""
     return (evidence.trajectory and evidence.trajectory.environment_reward) or 0.0

@@ -41,7 +41,7 @@ class RolloutContext:
         version = self.versions[adapter] if adapter else 0
         async with self.limit.acquire(roles[task.role].depth):
             trajectory = await self.rollout.run(task, number, self.seed, adapter, version, start)
-        self.counters.sampled_tokens += trajectory.n_sampled
+        self.counters.sampled_tokens += trajectory.n_sampled + trajectory.searched_tokens
         self.counters.tool_failed += trajectory.stop is StopReason.TOOL_FAILED
         return trajectory
 

@@ -7,17 +7,20 @@ import hashlib
 import itertools
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 from aslfast.config import RunConfig
-from aslfast.config.roles import NO_TOOLS, RoleConfig, default_roles
+from aslfast.config.roles import RoleConfig, adapter_of, default_roles
 from aslfast.core import StopReason, Task, Trajectory, Turn
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.parsing import parse_output, without_thinking
 from aslfast.prompts.tool_calls import SEARCH, Call, parse_calls
 from aslfast.rollout.environments.own_environment import GuardedEpisode, OwnEnvironment
+from aslfast.rollout.model_search import ModelSearch
 from aslfast.rollout.open_trajectory import Limits, OpenTrajectory, Start
-from aslfast.rollout.toolbox import ToolCaller
+from aslfast.rollout.search_tool import Observation
+from aslfast.rollout.toolbox import RoleTools, ToolCaller
 from aslfast.sampler.protocol import Sample, Sampler, SampleRequest
 
 T = TypeVar("T")
@@ -67,20 +70,12 @@ def take_action(played: GuardedEpisode, end: _End, said: str) -> _End | str:
     return _End(StopReason.FINISHED, action) if observation is None else observation
 
 
-@dataclass(frozen=True, slots=True)
-class Words:
-    """How a role with tools of its own is told of them."""
-
-    chat: Chat
-    system: str
-
-
 @dataclass(frozen=True)
 class Rollout:
     """Runs trajectories on one sampler and its tools.
 
     system: the system message. environment: one's own; it answers the turns of a role that plays in it, and rewards its
-    trajectories. words: of the roles that have tools of their own, by name.
+    trajectories. role_tools: of the roles that have tools of their own, by name.
     """
 
     sampler: Sampler
@@ -91,7 +86,7 @@ class Rollout:
     system: str = ""
     environment: OwnEnvironment | None = None
     roles: Mapping[str, RoleConfig] = field(default_factory=default_roles)
-    words: Mapping[str, Words] = field(default_factory=dict)
+    role_tools: Mapping[str, RoleTools] = field(default_factory=dict)
 
     def following(self, config: RunConfig) -> Rollout:
         """Return this rollout with the temperature, the limits and the roles' settings of a configuration."""
@@ -116,7 +111,7 @@ class Rollout:
         else:
             episode.append("prompt", episode.chat.prompt_ids(prompt, self._system(task.role)), prompt)
         try:
-            end = await self._run_turns(episode, played)
+            end = await self._run_turns(episode, self.role_tools.get(task.role), played)
         finally:
             self.sampler.release(episode.session)
         trajectory = Trajectory(
@@ -130,6 +125,7 @@ class Rollout:
             output_answer=end.output_answer,
             adapter_version=version,
             environment_reward=played and played.reward,
+            searched_tokens=episode.searched_tokens,
         )
         return environment.rewarded(trajectory) if environment else trajectory
 
@@ -161,31 +157,26 @@ class Rollout:
 
     def _opened(self, name: str, role: str, adapter: str | None) -> OpenTrajectory:
         """Return a trajectory without a token; the same name may run twice at once."""
-        own, words = self.roles[role], self.words.get(role)
-        chat, session = words.chat if words else self.chat, f"{name}~{next(_runs)}"
+        own, tools = self.roles[role], self.role_tools.get(role)
+        chat, session = tools.chat if tools else self.chat, f"{name}~{next(_runs)}"
         temperature = own.temperature or self.temperature
         return OpenTrajectory(name, session, adapter, own, chat, self.limits.of_role(own), temperature)
 
     def _system(self, role: str) -> str:
-        words = self.words.get(role)
-        return words.system if words else self.system
+        tools = self.role_tools.get(role)
+        return tools.system if tools else self.system
 
-    def _tool_names(self, role: RoleConfig) -> Sequence[str]:
-        if role.tools == NO_TOOLS:
-            return ()
-        return [name for name in self.tool.names if not role.tools or name in role.tools]
-
-    async def _run_turns(self, episode: OpenTrajectory, played: GuardedEpisode | None) -> _End:
+    async def _run_turns(
+        self, episode: OpenTrajectory, role_tools: RoleTools | None, played: GuardedEpisode | None
+    ) -> _End:
         if played and played.failed:
             return _End(StopReason.TOOL_FAILED)
-        limits, tools, before = episode.limits, self._tool_names(episode.role), len(episode.turns)
+        limits, before = episode.limits, len(episode.turns)
+        tools, searcher = (role_tools.names, role_tools.searcher) if role_tools else (self.tool.names, None)
         for turn in range(limits.max_turns):
-            if len(episode.ids) + limits.max_new_tokens > limits.max_context:
+            if not episode.has_room:
                 return _End(StopReason.CONTEXT_FULL)
-            sample = await self._sample(episode, stable_seed(episode.name, turn))
-            first = turn == 0 and before == 1
-            text, in_thinking = episode.chat.text(sample.token_ids), episode.chat.opens_thinking(first_turn=first)
-            sampled = episode.append_sampled(sample, text, in_thinking)
+            sample, sampled = await self._turn(episode, stable_seed(episode.name, turn), turn == 0 and before == 1)
             action: Sequence[Call] | _End | str = read_turn(
                 episode.role.output, sampled.said, sample.finish, tools, limits.max_calls
             )
@@ -194,25 +185,54 @@ class Rollout:
             if isinstance(action, _End):
                 return action
             if turn + 1 < limits.max_turns:  # no turn would read the last observation
-                observed = [(SEARCH, action)] if isinstance(action, str) else await self._observe(action)
+                observed = await _observed(action, partial(self._answer, searcher, episode, turn))
                 if observed is None:
                     return _End(StopReason.TOOL_FAILED)
-                ids = episode.chat.results_ids(observed, episode.chat.ends_turn(sample.token_ids))
-                episode.append("tool", ids, "\n".join(text for _, text in observed))
+                texts = [(name, found.text) for name, found in observed]
+                ids = episode.chat.results_ids(texts, episode.chat.ends_turn(sample.token_ids))
+                passages = [id_ for _, found in observed for id_ in found.passages]
+                episode.append("tool", ids, "\n".join(text for _, text in texts), passages)
         return _End(StopReason.TURN_LIMIT)
+
+    async def _turn(self, episode: OpenTrajectory, seed: int, first: bool) -> tuple[Sample, Turn]:
+        """Sample a turn and append it. first: it follows the prompt."""
+        sample = await self._sample(episode, seed)
+        text, in_thinking = episode.chat.text(sample.token_ids), episode.chat.opens_thinking(first_turn=first)
+        return sample, episode.append_sampled(sample, text, in_thinking)
+
+    async def _answer(
+        self, searcher: ModelSearch | None, episode: OpenTrajectory, turn: int, call: Call
+    ) -> Observation | None:
+        """Return what a call comes back with; None where the tool gave no answer."""
+        if searcher is None or call.name != SEARCH:
+            return await self.tool.call(call)
+        asked = searcher.role
+
+        async def say(prompt: str, query: str) -> str:
+            said, n_tokens = await self._said(asked, prompt, stable_seed(episode.name, turn, query))
+            episode.searched_tokens += n_tokens
+            return said
+
+        return await searcher.answer(call, say)
+
+    async def _said(self, role: str, prompt: str, seed: int) -> tuple[str, int]:
+        """Return what a role says to a prompt in one turn, nothing where the context has no room, and how many tokens.
+
+        It takes no permit of the concurrency limit: the trajectory that waits for it holds one.
+        """
+        episode = self._opened(f"search@{seed}", role, adapter_of(self.roles, role))
+        episode.append("prompt", episode.chat.prompt_ids(prompt, self._system(role)), prompt)
+        if not episode.has_room:
+            return "", 0
+        try:
+            sample, turn = await self._turn(episode, seed, first=True)
+        finally:
+            self.sampler.release(episode.session)
+        return self._without_eos(turn, sample), len(sample.token_ids)
 
     def _without_eos(self, turn: Turn, sample: Sample) -> str:
         """Return what a turn says, without the token that ends it."""
         return turn.said.removesuffix(self.chat.text(sample.token_ids[-1:])) if sample.finish == "eos" else turn.said
-
-    async def _observe(self, calls: Sequence[Call]) -> list[tuple[str, str]] | None:
-        """Return each call's tool and what it answered, in order; None where one gave no answer."""
-        texts = [await self.tool.call(calls[0])] if len(calls) == 1 else await self._answers(calls)
-        named = [(call.name, text) for call, text in zip(calls, texts, strict=True) if text is not None]
-        return named if len(named) == len(calls) else None
-
-    async def _answers(self, calls: Sequence[Call]) -> list[str | None]:
-        return await asyncio.gather(*(self.tool.call(call) for call in calls))
 
     async def _sample(self, episode: OpenTrajectory, seed: int) -> Sample:
         limits = episode.limits
@@ -221,6 +241,18 @@ class Rollout:
             limits.stop_texts(episode.role.output), seed,
         )  # fmt: skip
         return await self.sampler.generate(request)
+
+
+async def _observed(
+    calls: Sequence[Call] | str, answer: Callable[[Call], Awaitable[Observation | None]]
+) -> list[tuple[str, Observation]] | None:
+    """Return each call's tool and what it answered, in order; None where one gave no answer. A text of an episode is
+    shown as the search's."""
+    if isinstance(calls, str):
+        return [(SEARCH, Observation(calls))]
+    found = [await answer(calls[0])] if len(calls) == 1 else await asyncio.gather(*map(answer, calls))
+    named = [(call.name, each) for call, each in zip(calls, found, strict=True) if each is not None]
+    return named if len(named) == len(calls) else None
 
 
 def stable_seed(*parts: object) -> int:

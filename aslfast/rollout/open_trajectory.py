@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from aslfast.config.roles import RoleConfig
@@ -65,10 +65,18 @@ class OpenTrajectory:
     mask: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
+    searched_tokens: int = 0
 
-    def append(self, kind: Kind, ids: Sequence[int], text: str) -> None:
-        """Append tokens that the model did not sample."""
-        self._extend(Turn(kind, len(self.ids), len(self.ids) + len(ids), text), ids, 0, [0.0] * len(ids))
+    @property
+    def has_room(self) -> bool:
+        """Whether the context has room for another turn."""
+        return len(self.ids) + self.limits.max_new_tokens <= self.limits.max_context
+
+    def append(self, kind: Kind, ids: Sequence[int], text: str, passages: Iterable[str] = ()) -> None:
+        """Append tokens that the model did not sample. passages: ids of those that they show; each counts once."""
+        shown = tuple(dict.fromkeys(passages))
+        turn = Turn(kind, len(self.ids), len(self.ids) + len(ids), text, passages=shown)
+        self._extend(turn, ids, 0, [0.0] * len(ids))
 
     def append_sampled(self, sample: Sample, text: str, in_thinking: bool) -> Turn:
         """Append a turn that the model sampled, and return it."""

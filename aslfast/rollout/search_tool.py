@@ -1,4 +1,4 @@
-"""The search tool: calls in, observation texts out, in batches."""
+"""The search tool: calls in, observations out, in batches."""
 
 from __future__ import annotations
 
@@ -26,6 +26,19 @@ SEARCH_SCHEMA: Schema = {
 }
 
 
+def queries_of(call: Call) -> list[str]:
+    """Return the queries of a call that are searched: the first ones, each cut."""
+    return [query[:MAX_QUERY_CHARS] for query in call.queries[:MAX_QUERIES]]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a tool answered to a call. passages: ids of those that the text shows, in order, each once."""
+
+    text: str
+    passages: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class SearchTool:
     """Answers a call with the `top_k` best passages of each query, each truncated to `max_passage_chars`."""
@@ -34,13 +47,14 @@ class SearchTool:
     top_k: int = 3
     max_passage_chars: int = 2000
 
-    def answer(self, calls: Sequence[Call]) -> list[str]:
+    def answer(self, calls: Sequence[Call]) -> list[Observation]:
         """Return one observation per call; the queries of all calls are searched as one batch."""
-        queries = [[query[:MAX_QUERY_CHARS] for query in call.queries[:MAX_QUERIES]] for call in calls]
+        queries = [queries_of(call) for call in calls]
         flat = [query for of_call in queries for query in of_call]
         found = iter([[] for _ in flat] if self.index is None else retrieve(self.index, flat, self.top_k))
         return [self._observation([next(found) for _ in of_call]) for of_call in queries]
 
-    def _observation(self, results: Sequence[Sequence[Passage]]) -> str:
+    def _observation(self, results: Sequence[Sequence[Passage]]) -> Observation:
         passages = dict.fromkeys(passage for result in results for passage in result)
-        return "\n".join(passage.contents[: self.max_passage_chars] for passage in passages) or NOTHING_FOUND
+        text = "\n".join(passage.contents[: self.max_passage_chars] for passage in passages)
+        return Observation(text or NOTHING_FOUND, tuple(dict.fromkeys(passage.id for passage in passages)))

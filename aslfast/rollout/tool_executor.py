@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from aslfast.prompts.schemas import Schema
 from aslfast.prompts.tool_calls import SEARCH, Call
 from aslfast.retrieval.client import Unreachable
-from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.search_tool import Observation, SearchTool
 from aslfast.rollout.tool_failures import ToolFailures
 
 WORKERS = 8  # batches in flight; meanwhile, calls gather for the next ones
 MAX_BATCH = 128  # calls: with three queries each, less than a server accepts by default in one request
 
-Outcome = Sequence[str | None] | Exception
+Outcome = Sequence[Observation | None] | Exception
 
 
 @dataclass(eq=False)
@@ -31,7 +31,7 @@ class _Batch:
     """Calls in flight and the futures of their observations. `timer` is cancelled when the batch is settled."""
 
     calls: Sequence[Call]
-    observations: Sequence[asyncio.Future[str | None]]
+    observations: Sequence[asyncio.Future[Observation | None]]
     started: float
     timer: asyncio.TimerHandle | None = None
     settled: bool = False
@@ -51,7 +51,7 @@ class ToolExecutor:
     threaded: bool = False
     deadline_s: float = math.inf
     give_up_after_s: float = 60.0
-    _waiting: deque[tuple[Call, asyncio.Future[str | None]]] = field(default_factory=deque, init=False)
+    _waiting: deque[tuple[Call, asyncio.Future[Observation | None]]] = field(default_factory=deque, init=False)
     _in_flight: int = field(default=0, init=False)
     _failures: ToolFailures = field(init=False)
 
@@ -68,10 +68,10 @@ class ToolExecutor:
         """None: the prompts themselves tell of the search."""
         return ()
 
-    async def call(self, call: Call) -> str | None:
+    async def call(self, call: Call) -> Observation | None:
         """Return the observation; None where the tool did not answer in time, which is not the caller's fault."""
         loop = asyncio.get_running_loop()
-        observation: asyncio.Future[str | None] = loop.create_future()
+        observation: asyncio.Future[Observation | None] = loop.create_future()
         if not self._waiting:
             loop.call_soon(self._send)  # after the other callbacks of this iteration
         self._waiting.append((call, observation))

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.schemas import Schema
 from aslfast.prompts.tool_calls import Call
-from aslfast.rollout.search_tool import SEARCH_SCHEMA
+from aslfast.rollout.model_search import ModelSearch
+from aslfast.rollout.search_tool import SEARCH_SCHEMA, Observation
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.rollout.tool_runner import ToolRunner
 
@@ -22,9 +24,22 @@ class ToolCaller(Protocol):
     @property
     def schemas(self) -> Sequence[Schema]: ...
 
-    async def call(self, call: Call) -> str | None:
+    async def call(self, call: Call) -> Observation | None:
         """Return the observation; None where the tool gave none, which is not the caller's fault."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class RoleTools:
+    """What a role has other tools than the run's by: their names, and how it is told of them.
+
+    searcher: answers its searches, in place of the run's tool.
+    """
+
+    names: Sequence[str]
+    chat: Chat
+    system: str
+    searcher: ModelSearch | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,9 +59,10 @@ class Toolbox:
         """The schemas of all tools, the search first."""
         return [*([SEARCH_SCHEMA] if self.search else ()), *(runner.tool.schema for runner in self.runners.values())]
 
-    async def call(self, call: Call) -> str | None:
+    async def call(self, call: Call) -> Observation | None:
         """Return the observation; None where the tool gave none, which is not the caller's fault."""
         if runner := self.runners.get(call.name):
-            return await runner.call(call.arguments)
+            text = await runner.call(call.arguments)
+            return None if text is None else Observation(text)
         assert self.search is not None, call.name
         return await self.search.call(call)

@@ -1,4 +1,4 @@
-"""The tools that a recipe names: `search`, `module:function`, `mcp:COMMAND` or `mcp:http://...`."""
+"""The tools that a recipe names: `search`, `module:function`, `mcp:COMMAND`, `mcp:http://...` or `model:ROLE`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from aslfast import plugins
 from aslfast.errors import UserError
 from aslfast.prompts.schemas import Schema
-from aslfast.prompts.tool_calls import SEARCH
+from aslfast.prompts.tool_calls import SEARCH, answers_search
 from aslfast.tools import function
 from aslfast.tools.protocol import Tool
 
@@ -25,9 +25,9 @@ OWN_TOOL = f"{function.WANTED}, or an object with name, schema and call: see asl
 def load_tools(names: Sequence[str]) -> list[Tool]:
     """Return the tools besides the search, each loaded once in a process. Raise UserError."""
     tools: list[Tool] = []
-    taken = {SEARCH: SEARCH} if SEARCH in names else {}
+    taken = {SEARCH: SEARCH} if any(map(answers_search, names)) else {}
     for named in dict.fromkeys(names):
-        for tool in _loaded(named) if named != SEARCH else ():
+        for tool in () if answers_search(named) else _loaded(named):
             if tool.name in taken:
                 raise UserError(f"tools: {taken[tool.name]} and {named} both have a tool {tool.name!r}; rename one")
             taken[tool.name] = named
@@ -42,7 +42,7 @@ def files_of(names: Sequence[str]) -> dict[str, str]:
         if named.startswith(MCP):
             words = shlex.split(named.removeprefix(MCP))[1:]
             files |= {f"tools: {named!r}: {word}": word for word in words if Path(word).is_file()}
-        elif named != SEARCH:
+        elif not answers_search(named):
             files[f"tools: {named}"] = plugins.source_file(named, "tools")
     return files
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from aslfast.config.roles import NO_TOOLS, PREVIOUS, RoleConfig
+from aslfast.config.roles import PREVIOUS
 from aslfast.config.schema import RunConfig
 from aslfast.distributed.process_group import SINGLE_PROCESS, ProcessGroup
 from aslfast.errors import UserError
@@ -23,17 +23,19 @@ from aslfast.models.base_model import load_base, model_folder
 from aslfast.models.base_source import base_source, reason_not_shared
 from aslfast.models.base_weights import BaseWeights
 from aslfast.prompts.chat_template import Chat
+from aslfast.prompts.schemas import Schema
 from aslfast.prompts.templates import system_text
-from aslfast.prompts.tool_calls import SEARCH
+from aslfast.prompts.tool_calls import MODEL, SEARCH, answers_search
 from aslfast.retrieval.client import RemoteIndex, max_request_s
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.environments.own_environment import OwnEnvironment
-from aslfast.rollout.multi_turn import Rollout, Words
+from aslfast.rollout.model_search import ModelSearch
+from aslfast.rollout.multi_turn import Rollout
 from aslfast.rollout.open_trajectory import Limits
 from aslfast.rollout.search_tool import SEARCH_SCHEMA, SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
 from aslfast.rollout.tool_runner import CallLimits, ToolRunner
-from aslfast.rollout.toolbox import Toolbox, ToolCaller
+from aslfast.rollout.toolbox import RoleTools, Toolbox, ToolCaller
 from aslfast.sampler.follower import FollowerSampler
 from aslfast.sampler.local.forward_pass import eos_ids
 from aslfast.sampler.local.sampler import LocalSampler
@@ -148,7 +150,7 @@ def build_search_tool(config: RunConfig, index: AnyIndex | None) -> ToolExecutor
 def build_tools(config: RunConfig, index: AnyIndex | None) -> ToolExecutor | Toolbox:
     """Return the tools that the recipe names. Raise UserError."""
     search, wanted = build_search_tool(config, index), config.tool
-    if config.tools == (SEARCH,):
+    if all(map(answers_search, config.tools)):
         return search
     limits = CallLimits(wanted.timeout_s, wanted.max_concurrent, wanted.max_result_chars, wanted.give_up_after_s)
     threaded = config.sampler.kind != "local"
@@ -158,12 +160,8 @@ def build_tools(config: RunConfig, index: AnyIndex | None) -> ToolExecutor | Too
 
 def check_tools_fit(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UserError where the tools' schemas leave no room in the context for a task and a turn."""
-    if config.tools == (SEARCH,):
+    if not (schemas := _schemas(config.tools)):
         return
-    schemas = [
-        *([SEARCH_SCHEMA] if SEARCH in config.tools else ()),
-        *(tool.schema for tool in load_tools(config.tools)),
-    ]
     chat, system = Chat(tokenizer, config.model.prompt_date, schemas), system_text(config.model.prompts, False)
     told, room = len(chat.prompt_ids("", system)), config.sampler.max_context - config.sampler.max_new_tokens
     if told >= room:
@@ -181,17 +179,37 @@ def build_rollout(
     chat = Chat(tokenizer, config.model.prompt_date, tool.schemas)
     system = system_text(config.model.prompts, only_search=not tool.schemas)
     played = environment if environment and environment.plays else None
-    words = {name: _words_of(config, role, tokenizer, tool) for name, role in config.all_roles.items() if role.tools}
-    return Rollout(sampler, tool, chat, limits, wanted.temperature, system, played, config.all_roles, words)
+    own = {name: _role_tools(config, name, tokenizer) for name in config.all_roles if _has_own_tools(config, name)}
+    return Rollout(sampler, tool, chat, limits, wanted.temperature, system, played, config.all_roles, own)
 
 
-def _words_of(config: RunConfig, role: RoleConfig, tokenizer: PreTrainedTokenizerBase, tool: ToolCaller) -> Words:
-    """Return how a role is told of the tools that it has of its own; without any, it is told of none."""
-    if role.tools == NO_TOOLS:
-        return Words(Chat(tokenizer, config.model.prompt_date), "")
-    own = [schema for schema in tool.schemas if schema["name"] in role.tools]
-    only_search = not own
-    return Words(Chat(tokenizer, config.model.prompt_date, own), system_text(config.model.prompts, only_search))
+def _has_own_tools(config: RunConfig, role: str) -> bool:
+    entries = config.tools_of(role)
+    return entries != config.tools or any(entry.startswith(MODEL) for entry in entries)
+
+
+def _role_tools(config: RunConfig, role: str, tokenizer: PreTrainedTokenizerBase) -> RoleTools:
+    """Return the tools that a role has of its own, and how it is told of them; without any, it is told of none."""
+    entries = config.tools_of(role)
+    schemas, names = _schemas(entries), [tool.name for tool in load_tools(entries)]
+    names = [SEARCH, *names] if any(map(answers_search, entries)) else names
+    system = system_text(config.model.prompts, only_search=not schemas) if entries else ""
+    return RoleTools(names, Chat(tokenizer, config.model.prompt_date, schemas), system, _searcher(config, entries))
+
+
+def _searcher(config: RunConfig, entries: Sequence[str]) -> ModelSearch | None:
+    """Return who answers searches; None where the index does."""
+    name = next((entry.removeprefix(MODEL) for entry in entries if entry.startswith(MODEL)), None)
+    if name is None:
+        return None
+    role = config.roles[name]
+    return ModelSearch(name, role.prompt, role.output, config.tool.max_passage_chars)
+
+
+def _schemas(entries: Sequence[str]) -> list[Schema]:
+    """Return what a prompt tells of these tools; nothing of the search alone, which the prompt's own words tell of."""
+    own = [tool.schema for tool in load_tools(entries)]
+    return [SEARCH_SCHEMA, *own] if own and any(map(answers_search, entries)) else own
 
 
 def weight_sync_check(

@@ -15,6 +15,7 @@ from aslfast.data.topics import read_topics
 from aslfast.environment import Environment
 from aslfast.errors import UserError
 from aslfast.prompts.builder import PromptBuilder
+from aslfast.prompts.tool_calls import SEARCH
 from aslfast.retrieval.retriever import AnyIndex, open_index
 from aslfast.rollout.environments.open_environment import open_environment
 from aslfast.rollout.environments.own_environment import OwnEnvironment, as_questions
@@ -62,11 +63,11 @@ def _open(config: RunConfig, place: str) -> AnyIndex:
 
 
 class FileEnvironment(Environment):
-    """The files that the configuration names, which must be set. Raise UserError."""
+    """The files that the configuration names, which must be set; the index, if a role searches it. Raise UserError."""
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
-        for key in ("index", "topics", "eval_questions"):
+        for key in (*(["index"] if _searches_index(config) else ()), "topics", "eval_questions"):
             if not getattr(config.data, key):
                 raise UserError(f"data.{key} is not set; name a path with --set data.{key}=PATH")
         self._topics = read_topics(config.data.topics)
@@ -83,6 +84,12 @@ class FileEnvironment(Environment):
     def tasks(self) -> Sequence[Question]:
         """Return those of data.labelled, if the recipe uses any."""
         return labelled_questions(self.config)
+
+
+def _searches_index(config: RunConfig) -> bool:
+    """Return whether a role searches an index, or demonstrations are to be made from it."""
+    demos = SFT in config.phases and not config.sft.data
+    return demos or any(SEARCH in config.tools_of(role) for role in config.roles)
 
 
 def file_datasets(config: RunConfig) -> Datasets:

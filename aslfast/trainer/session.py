@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,12 +12,14 @@ from transformers import PreTrainedModel
 
 from aslfast.checkpoint.run_dir import read_run_config
 from aslfast.config import load_recipe
+from aslfast.config.roles import BASE, PREVIOUS, RoleConfig, adapter_of
 from aslfast.config.schema import ModelConfig, RunConfig, SamplerConfig
 from aslfast.core import Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.models import lora
 from aslfast.models.base_model import LAB_BASE, model_folder
 from aslfast.models.context_limit import context_limit
+from aslfast.prompts.tool_calls import MODEL
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.multi_turn import Rollout, stable_seed
 from aslfast.trainer.build import build_rollout, build_sampler, build_tools, load_base_model, prepare_torch
@@ -82,28 +84,42 @@ def _defaults() -> RunConfig:
 
 
 def open_session(target: str, config: RunConfig, index: AnyIndex, role: str) -> Session:
-    """Open the model of `config` and, if `target` is a run, the latest adapter of the role. Raise UserError."""
+    """Open the model of `config` and, if `target` is a run, the latest adapters of the role and of the one that answers
+    its searches. Raise UserError."""
     if role not in config.all_roles:
         raise UserError(f"{target}: its recipe has no role {role}; it has {', '.join(config.all_roles)}")
     prepare_torch(config)
     model, tokenizer = load_base_model(config)
-    model, version = _with_adapter(model, model_folder(target), config, role)
+    model, versions = _with_adapters(model, model_folder(target), config, role)
     limit = context_limit(model.get_decoder().config)
     if limit and limit.tokens < config.sampler.max_context:
         config = replace(config, sampler=replace(config.sampler, max_context=limit.tokens))
     sampler = build_sampler(config, model, tokenizer)
     rollout = build_rollout(config, sampler, tokenizer, build_tools(config, index))
-    return Session(config, rollout, None if version is None else role, version or 0)
+    rollout = replace(rollout, roles=_with_those(versions, rollout.roles))
+    adapter = config.adapter_of(role)
+    return Session(config, rollout, role if adapter in versions else None, versions.get(adapter or "", 0))
 
 
-def _with_adapter(
+def _with_adapters(
     model: PreTrainedModel, folder: Path, config: RunConfig, role: str
-) -> tuple[PreTrainedModel | PeftModel, int | None]:
-    """Return the model with the adapter that plays the role, the latest, and its version; None if there is none."""
-    name = config.adapter_of(role)
-    latest = lora.latest(folder / "adapters" / name) if name else None
-    if name is None or latest is None:
-        return model, None
-    peft_model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, (name,))
-    lora.load_adapter(peft_model, name, latest)
-    return peft_model, int(latest.name[1:])
+) -> tuple[PreTrainedModel | PeftModel, dict[str, int]]:
+    """Return the model with the latest adapters that play the role and answer its searches, and their versions by name;
+    none where there is none."""
+    played = [role, *(entry.removeprefix(MODEL) for entry in config.tools_of(role) if entry.startswith(MODEL))]
+    names = [name for name in dict.fromkeys(map(config.adapter_of, played)) if name]
+    # a round that began now would make NAME@previous of the latest NAME
+    found = {name: lora.latest(folder / "adapters" / name.removesuffix(PREVIOUS)) for name in names}
+    latest = {name: file for name, file in found.items() if file}
+    if not latest:
+        return model, {}
+    peft_model = lora.add_adapters(model, config.lora.rank, config.lora.alpha, config.seed, tuple(latest))
+    for name, file in latest.items():
+        lora.load_adapter(peft_model, name, file)
+    return peft_model, {name: int(file.name[1:]) for name, file in latest.items()}
+
+
+def _with_those(adapters: Collection[str], roles: Mapping[str, RoleConfig]) -> dict[str, RoleConfig]:
+    """Return the roles, those on the base whose adapter is not among these: one without a step is the base itself."""
+    return {name: role if adapter_of(roles, name) in adapters else replace(role, adapter=BASE)
+            for name, role in roles.items()}  # fmt: skip

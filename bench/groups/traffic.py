@@ -72,7 +72,7 @@ class Recordings:
         turns: list[Turn] = []
         for observation in self.tool.answer([Call("search", {"query": query}) for query in queries]):
             turns.append(Turn(tuple(context), min(n_call, most_new)))
-            context += self.chat.observation_ids(observation, turn_closed=False)
+            context += self.chat.observation_ids(observation.text, turn_closed=False)
         return Conversation((*turns, Turn(tuple(context), min(sum(mask) - n_call, most_new))))
 
 

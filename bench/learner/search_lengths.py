@@ -41,7 +41,7 @@ def step_of(tool: SearchTool, questions: list[str], groups: int, group_size: int
         for i in range(group_size):
             queries = [question, *rng.sample(questions, 2)][: rng.choice((1, 2, 3))]
             found = tool.answer([search_call(query) for query in queries])
-            turns = [n for text in found for n in (rng.randint(30, 90), n_tokens(text))]
+            turns = [n for each in found for n in (rng.randint(30, 90), n_tokens(each.text))]
             shapes.append([prompt if i else 0, prompt, *turns, rng.randint(60, 180)])
     return shapes
 

@@ -99,7 +99,7 @@ class LongTailed(Rollout):
     async def _search(self, task: Task, turn: int) -> Sequence[int]:
         found = await self.tool.call(search_call(f"{task.question or task.prompt} {turn}"))
         await self._wait()
-        return self.chat.observation_ids(found or "", turn_closed=False)
+        return self.chat.observation_ids(found.text if found else "", turn_closed=False)
 
     async def _wait(self) -> None:
         if self.barrier:

@@ -20,7 +20,7 @@ from unittest.mock import patch
 from aslfast import rewards
 from aslfast.learner.batch import Batch
 from aslfast.prompts.tool_calls import Call
-from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.search_tool import Observation, SearchTool
 from aslfast.rounds import replicas, round
 from aslfast.rounds.context import RoundContext
 from aslfast.rounds.phase import Phase
@@ -180,7 +180,7 @@ class TimedTool:
     tool: SearchTool
     recorder: _Recorder
 
-    def answer(self, calls: Sequence[Call]) -> list[str]:
+    def answer(self, calls: Sequence[Call]) -> list[Observation]:
         """Return the tool's answers."""
         if threading.current_thread() is threading.main_thread():
             with self.recorder.record.clock.part("tool"):

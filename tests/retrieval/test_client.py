@@ -24,7 +24,7 @@ from aslfast.retrieval.client import RemoteIndex
 from aslfast.retrieval.retriever import open_index, retrieve
 from aslfast.rollout.multi_turn import Rollout
 from aslfast.rollout.open_trajectory import Limits
-from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.search_tool import Observation, SearchTool
 from aslfast.trainer.build import build_search_tool
 from aslfast.trainer.datasets import file_datasets
 from tests.support.index.retrieval_server import Serving
@@ -105,7 +105,7 @@ def test_the_tool_says_the_same(served, lab_index):
     calls = [search_call(*QUERIES[i : i + 3]) for i in range(4)] + [search_call("zzz")]
     near, far = SearchTool(lab_index, 3, 80), SearchTool(open_index(served.url), 3, 80)
     assert near.answer(calls) == far.answer(calls)
-    assert far.answer(calls[-1:]) == ["nothing found"]
+    assert far.answer(calls[-1:]) == [Observation("nothing found")]
 
 
 def test_a_passage_found_twice_is_shown_once(lab_index):
@@ -188,7 +188,7 @@ def test_documents_of_other_servers(shape):
     assert seen[-1] == {"queries": ["x"], "topk": 3, "return_scores": True}
     with playing((200, {}, {"result": [[document, document]]})) as (url, _):
         assert RemoteIndex(url).retrieve(["x"], 3) == [[passage] * 2]
-        assert SearchTool(RemoteIndex(url)).answer([search_call("x")]) == [passage.contents]
+        assert SearchTool(RemoteIndex(url)).answer([search_call("x")]) == [Observation(passage.contents, (passage.id,))]
 
 
 @pytest.mark.parametrize(

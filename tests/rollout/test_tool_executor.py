@@ -17,7 +17,7 @@ from aslfast.prompts.tool_calls import search_call
 from aslfast.retrieval.client import RemoteIndex
 from aslfast.rollout.multi_turn import Rollout
 from aslfast.rollout.open_trajectory import Limits
-from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.search_tool import Observation, SearchTool
 from aslfast.rollout.tool_executor import WORKERS, ToolExecutor
 from tests.support.scripted_sampler import ScriptedSampler
 
@@ -64,6 +64,11 @@ def executor_at(url, timeout_s=0.3, retries=0, deadline_s=5.0, give_up_after_s=6
     return ToolExecutor(SearchTool(RemoteIndex(url, timeout_s, retries)), True, deadline_s, give_up_after_s)
 
 
+def one(text):
+    """The observation of the server's one passage."""
+    return Observation(text, ("x",))
+
+
 async def ask(executor, calls):
     return await asyncio.gather(*(executor.call(call) for call in calls))
 
@@ -78,7 +83,7 @@ def test_every_call_gets_its_own_observation(index, threaded):
 def test_calls_of_one_turn_of_the_loop_are_one_request():
     with retrieval(lambda queries: [f"about {query}" for query in queries]) as (url, seen):
         found = asyncio.run(ask(executor_at(url), CALLS))
-    assert seen == [QUERIES] and found == [f"about {query}" for query in QUERIES]
+    assert seen == [QUERIES] and found == [one(f"about {query}") for query in QUERIES]
 
 
 def test_calls_gather_while_all_workers_are_busy():
@@ -98,7 +103,7 @@ def test_calls_gather_while_all_workers_are_busy():
 
     with retrieval(behave) as (url, seen):
         found = asyncio.run(play(executor_at(url, timeout_s=5)))
-    assert found == [f"q{i}" for i in range(3 * WORKERS)]
+    assert found == [one(f"q{i}") for i in range(3 * WORKERS)]
     assert len(seen) == WORKERS + 1 and max(map(len, seen)) == 2 * WORKERS  # all that came meanwhile, in one request
 
 
@@ -113,7 +118,7 @@ def test_the_loop_goes_on_while_a_call_waits():
 
     with retrieval(lambda queries: [time.sleep(0.4) or query for query in queries]) as (url, _):
         turns, observation = asyncio.run(play(executor_at(url, timeout_s=3)))
-    assert turns > 10 and observation == QUERIES[0]
+    assert turns > 10 and observation == one(QUERIES[0])
 
 
 def test_an_unanswered_call_ends_its_own_trajectory_alone(tokenizer):
@@ -159,7 +164,7 @@ def test_a_stuck_thread_is_abandoned_at_the_deadline():
 
     with retrieval(lambda queries: [time.sleep(0.7 * (q == QUERIES[0])) or q for q in queries]) as (url, _):
         failed, seconds, after = asyncio.run(play(executor_at(url, timeout_s=5, deadline_s=0.3)))
-    assert failed is None and seconds < 0.6 and after == QUERIES[1]
+    assert failed is None and seconds < 0.6 and after == one(QUERIES[1])
 
 
 def test_a_tool_that_stopped_answering_ends_the_run():
@@ -191,7 +196,7 @@ def test_a_success_resets_the_failures():
 
     with retrieval(lambda queries: None if next(failing) else queries) as (url, _):
         found = asyncio.run(play(executor_at(url, give_up_after_s=0.0)))
-    assert found == [None, None, QUERIES[0]] * 4
+    assert found == [None, None, one(QUERIES[0])] * 4
 
 
 def test_a_wrong_answer_ends_the_run():

@@ -145,6 +145,8 @@ def assert_a_rollout(t, tokenizer, corpus_index):
     assert (played.token_ids, played.loss_mask) == (t.token_ids, t.loss_mask)
     assert (played.stop, played.output, played.output_answer) == (t.stop, t.output, t.output_answer)
     assert [(turn.kind, turn.said) for turn in played.turns] == [(turn.kind, turn.said) for turn in t.turns]
+    assert [turn.passages for turn in played.turns] == [turn.passages for turn in t.turns]
+    assert played.turns[2].kind == "tool" and 0 < len(played.turns[2].passages) <= 2
 
 
 def test_a_forged_tag_in_a_passage_stays_data(make, tokenizer):

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from aslfast.core import StopReason, Task, Trajectory, Turn
+from aslfast.core import Span, StopReason, Task, Trajectory, Turn
 from aslfast.data.trajectories import Record, write_trajectories
 from aslfast.errors import UserError
 from aslfast.models import lora
@@ -159,6 +159,15 @@ def test_trajectories_are_read_as_they_were_sampled(tokenizer, tmp_path):
     ]
     with pytest.raises(UserError, match="no rows of the role generator"):
         read_sft_rows(tmp_path / "t.parquet", "generator", Chat(tokenizer))
+
+
+def test_what_a_span_keeps_out_of_the_loss_is_not_learnt(tokenizer, tmp_path):
+    """Read from a run's file, too; a span with a reward alone changes nothing."""
+    made, start = trajectory(tokenizer, "a"), len(tokenizer("prompt")["input_ids"])
+    spans = (Span("told", start, start + 3, learn=False), Span("paid", start + 4, start + 6, 0.5))
+    write_trajectories(tmp_path / "t.parquet", [Record(made), Record(replace(made, spans=spans))])
+    plain, masked = read_sft_rows(tmp_path / "t.parquet", "policy", Chat(tokenizer))
+    assert plain.loss_tokens == made.n_sampled and masked.loss_tokens == made.n_sampled - 3
 
 
 def test_what_is_no_file_of_trajectories_is_named(tokenizer, lab_tokenizer, tmp_path):

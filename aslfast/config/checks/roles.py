@@ -10,6 +10,7 @@ from aslfast.config.roles import BASE, EVALUATED, NO_TOOLS, PREVIOUS, RoleConfig
 from aslfast.config.schema import SFT, RunConfig
 from aslfast.errors import UserError
 from aslfast.plugins import is_import_path, name_in
+from aslfast.prompts.tool_calls import MODEL, SEARCH, answers_search
 
 Place = Callable[[str], str]  # a key -> what an error calls its origin
 
@@ -26,6 +27,8 @@ def check_roles(config: RunConfig, place: Place) -> None:
         _check_tools(config, name, role, place)
         for _, what in conflicts(config.loss_of(name), config.advantage_of(name)):
             raise UserError(f"{place(f'roles.{name}')}: with the settings of roles.{name}, {what}")
+    for name in config.searchers:
+        _check_searcher(config, name, place)
     if config.sft.role not in config.adapters and SFT in config.phases:
         raise _error("sft.role", config.sft.role, f"name a role with an adapter: {_listed(config.adapters)}", place)
     for phase in config.round_phases:
@@ -48,9 +51,28 @@ def _check_adapter(config: RunConfig, name: str, role: RoleConfig, place: Place)
 
 
 def _check_tools(config: RunConfig, name: str, role: RoleConfig, place: Place) -> None:
-    unknown = [tool for tool in role.tools if tool not in config.tools]
+    unknown = [tool for tool in role.tools if tool not in config.tools and not tool.startswith(MODEL)]
     if unknown and role.tools != NO_TOOLS:
-        raise _error(f"roles.{name}.tools", unknown[0], f'use ["none"] or some of {_listed(config.tools)}', place)
+        known = f'use ["none"], model:ROLE or some of {_listed(config.tools)}'
+        raise _error(f"roles.{name}.tools", unknown[0], known, place)
+    key, given = (f"roles.{name}.tools", role.tools) if role.tools else ("tools", config.tools)
+    if len(both := {tool for tool in config.tools_of(name) if answers_search(tool)}) > 1:
+        what = f"{_listed(sorted(both))} are each the tool {SEARCH} of the role {name}"
+        raise _error(key, list(given), f"{what}; name one of them in roles.{name}.tools", place)
+
+
+def _check_searcher(config: RunConfig, name: str, place: Place) -> None:
+    """Raise UserError unless a role that is to answer searches can."""
+    if name not in config.roles:
+        callers = [caller for caller, role in config.roles.items() if MODEL + name in role.tools]
+        key = f"roles.{callers[0]}.tools" if callers else "tools"
+        raise _error(key, MODEL + name, f"name a role of the recipe: {_listed(config.roles)}", place)
+    role = config.roles[name]
+    if "{query}" not in role.prompt:
+        what = "it answers searches; set what it is asked, with the gap {query}"
+        raise _error(f"roles.{name}.prompt", role.prompt, what, place)
+    if role.tools not in ((), NO_TOOLS):
+        raise _error(f"roles.{name}.tools", list(role.tools), "it answers searches, and so has none: remove it", place)
 
 
 def _error(key: str, value: object, remedy: str, place: Place) -> UserError:

@@ -12,7 +12,7 @@ from aslfast.prompts.templates import one_line
 from aslfast.prompts.tool_calls import SEARCH, Call
 from aslfast.retrieval.retriever import AnyIndex, retrieve
 from aslfast.rewards.match import contains_match, normalize
-from aslfast.rollout.search_tool import SearchTool
+from aslfast.rollout.search_tool import Observation, SearchTool
 
 MAX_KEYWORDS = 12  # of a query
 MAX_SENTENCE_CHARS = 400  # of the evidence that a demonstration quotes
@@ -37,7 +37,7 @@ class Lookup:
 
     query: str
     passages: Sequence[Passage]
-    observation: str
+    observation: Observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +63,9 @@ class Library:
 
     def look_up(self, queries: Sequence[str]) -> list[Lookup]:
         """Return what each query finds."""
-        texts = self.tool.answer([Call(SEARCH, {"query": query}) for query in queries])
+        observed = self.tool.answer([Call(SEARCH, {"query": query}) for query in queries])
         found = retrieve(self.index, queries, self.tool.top_k)
-        return [Lookup(*each) for each in zip(queries, found, texts, strict=True)]
+        return [Lookup(*each) for each in zip(queries, found, observed, strict=True)]
 
     def find(self, question: Question, gold: str | None, lookup: Lookup) -> Evidence | None:
         """Return the sentence that shares most words with the question among those that hold an answer.

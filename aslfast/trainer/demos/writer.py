@@ -9,6 +9,7 @@ from aslfast.core import Kind, StopReason, Task, Trajectory, Turn
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.tool_calls import SEARCH
 from aslfast.rollout.multi_turn import Limits, read_turn
+from aslfast.rollout.search_tool import Observation
 
 
 class DemonstrationWriter:
@@ -20,11 +21,12 @@ class DemonstrationWriter:
         self._turns: list[Turn] = []
         self._append("prompt", chat.prompt_ids(task.prompt, system), task.prompt)
 
-    def search(self, thought: str, query: str, observation: str) -> None:
+    def search(self, thought: str, query: str, observation: Observation) -> None:
         """Append a turn that thinks and searches, and what the tool answers."""
         call = json.dumps({"name": SEARCH, "arguments": {"query": self.inert(query)}}, ensure_ascii=False)
         self._say(f"<think>{self.inert(thought)}</think>\n<tool_call>{call}</tool_call>")
-        self._append("tool", self.chat.observation_ids(observation, turn_closed=False), observation)
+        ids = self.chat.observation_ids(observation.text, turn_closed=False)
+        self._append("tool", ids, observation.text, passages=observation.passages)
 
     def close(self, thought: str, **outputs: str) -> None:
         """Append the closing turn: a thought, then each output in the tag of its name."""
@@ -60,6 +62,9 @@ class DemonstrationWriter:
         ids = self.chat.tokenizer(text, add_special_tokens=False)["input_ids"]
         self._append("sampled", ids, self.chat.text(ids), in_thinking)
 
-    def _append(self, kind: Kind, ids: list[int], text: str, in_thinking: bool = False) -> None:
-        self._turns.append(Turn(kind, len(self._ids), len(self._ids) + len(ids), text, in_thinking=in_thinking))
+    def _append(
+        self, kind: Kind, ids: list[int], text: str, in_thinking: bool = False, passages: tuple[str, ...] = ()
+    ) -> None:
+        end = len(self._ids) + len(ids)
+        self._turns.append(Turn(kind, len(self._ids), end, text, in_thinking=in_thinking, passages=passages))
         self._ids += ids

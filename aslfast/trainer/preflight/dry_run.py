@@ -54,6 +54,7 @@ def describe(config: RunConfig) -> str:
         f"temperature {s.temperature:g}, top {config.tool.top_k} passages",
         *([f"tools: {', '.join(config.tools)}"] if config.tools != (SEARCH,) else ()),
         *schedules(config),
+        *(f"tools of the role {name}: {', '.join(role.tools)}" for name, role in config.roles.items() if role.tools),
         *([_sft(config)] if SFT in config.phases else ()),
         f"{config.rounds} rounds, each:",
     ]

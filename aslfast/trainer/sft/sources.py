@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aslfast.data.qa_rows import Row
+from aslfast.data.trajectories import spans_of
 from aslfast.errors import UserError
 from aslfast.prompts.chat_template import Chat
 from aslfast.trainer.sft.chat_rows import read_chat_rows
 from aslfast.trainer.sft.rows import SftRow, make_row
 
 COLUMNS = ("task_id", "role", "question", "conversation", "token_ids", "loss_mask")
+OPTIONAL = ("spans",)  # older files lack it
 
 
 def read_sft_rows(file: Path, role: str, chat: Chat) -> list[SftRow]:
@@ -31,7 +34,8 @@ def read_sft_rows(file: Path, role: str, chat: Chat) -> list[SftRow]:
 
 def _trajectory_rows(file: Path, role: str, chat: Chat) -> list[SftRow]:
     try:
-        table = pq.read_table(file, columns=list(COLUMNS)).to_pylist()
+        written = [name for name in OPTIONAL if name in pq.read_schema(file).names]
+        table = pq.read_table(file, columns=[*COLUMNS, *written]).to_pylist()
         rows = [row for row in table if row["role"] == role]
         made = [_row(row) for row in rows]
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
@@ -44,9 +48,11 @@ def _trajectory_rows(file: Path, role: str, chat: Chat) -> list[SftRow]:
 
 
 def _row(row: Row) -> SftRow:
-    """Return a row of the file; those of one question, or else of one task, are of one prompt."""
+    """Return a row of the file; those of one question, or else of one task, are of one prompt. What a span keeps out
+    of the loss is not learnt here either."""
     prompt = row["question"] or row["task_id"]
-    return make_row(row["task_id"], row["role"], row["token_ids"], row["loss_mask"], prompt)
+    made = make_row(row["task_id"], row["role"], row["token_ids"], row["loss_mask"], prompt)
+    return replace(made, trajectory=replace(made.trajectory, spans=spans_of(row))) if row.get("spans") else made
 
 
 def _same_tokenizer(row: SftRow, conversation: str, chat: Chat) -> bool:
