@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import msgspec
@@ -36,8 +37,9 @@ class Learner:
         self.packed_model = PackedModel(model, config, temperature)
         self.model, self.config, self.loss, self.ranks = model, config, loss, ranks
         self.temperature = temperature
-        self._own: dict[str, tuple[LossConfig, float]] = {}  # by adapter: loss and temperature of its own
-        self._common = loss, temperature
+        self._common_loss, self._common_temperature = loss, temperature
+        self._losses: Mapping[str, LossConfig] = {}  # by adapter, where it has one of its own
+        self._temperatures: Mapping[str, float] = {}  # by role, where it samples at one of its own
         options = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "betas": (0.9, 0.95)}
         self.optimizers = {role: torch.optim.AdamW(lora.parameters_of(model, role), **options) for role in roles}
         self.version = dict.fromkeys(roles, 0)  # optimizer steps so far: the adapter's version
@@ -50,10 +52,11 @@ class Learner:
         return self.packed_model.attention
 
     def settle(self, run: RunConfig) -> None:
-        """Let later steps have the rate, decay and clip of this configuration, and their adapter's own loss and
-        temperature in it. What else a learner reads is that of its start."""
+        """Let later steps have the rate, decay and clip of this configuration, their adapter's own loss in it, and each
+        trajectory its role's own temperature. What else a learner reads is that of its start."""
         self.config = run.learner
-        self._own = {name: (run.loss_of(name), run.temperature_of(name)) for name in run.all_roles}
+        self._losses = {name: run.loss_of(name) for name in run.all_roles}
+        self._temperatures = {name: run.temperature_of(name) for name in run.all_roles}
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group |= {"lr": run.learner.learning_rate, "weight_decay": run.learner.weight_decay}
@@ -69,7 +72,9 @@ class Learner:
 
     def _activate(self, role: str) -> None:
         self.model.set_adapter(role)
-        self.loss, temperature = self._own.get(role, self._common)
+        self.loss = self._losses.get(role, self._common_loss)
+
+    def _set_temperature(self, temperature: float) -> None:
         if temperature != self.temperature:
             self.temperature = temperature
             self.packed_model.set_temperature(temperature)
@@ -136,11 +141,12 @@ class Learner:
 
         normalizer: that of the whole step, so that its parts, in micro-batches or on several ranks, add up to it.
         """
-        sums, config = StepSums(self.model.device), self.config
-        batches = list(micro_batches(trajectories, advantages, config.micro_batch_tokens, config.share_prefix))
+        sums = StepSums(self.model.device)
+        batches = list(self._batches(trajectories, advantages))
         n_idle = self._max_over_ranks(len(batches)) - len(batches)
         with self.packed_model.training_mode():
-            for batch in batches:
+            for temperature, batch in batches:
+                self._set_temperature(temperature)
                 inputs = self._inputs(batch.to(self.model.device), normalizer, with_kl)
                 loss, metrics = loss_of(inputs, self.loss)
                 loss.backward()
@@ -149,6 +155,22 @@ class Learner:
                 inputs = self._inputs(idle_batch().to(self.model.device), normalizer, with_kl)
                 (0.0 * inputs.logp_L.sum()).backward()
         return sums
+
+    def _batches(
+        self, trajectories: Sequence[Trajectory], advantages: Sequence[float | Signal]
+    ) -> Iterator[tuple[float, Batch]]:
+        """Yield micro-batches with the temperature that all of their trajectories were sampled at.
+
+        Roles that share an adapter may differ in it, and the log-probs of a batch are scaled by one.
+        """
+        config, own = self.config, defaultdict(list)
+        for trajectory, advantage in zip(trajectories, advantages, strict=True):
+            temperature = self._temperatures.get(trajectory.task.role, self._common_temperature)
+            own[temperature].append((trajectory, advantage))
+        for temperature, pairs in own.items():
+            parts = [t for t, _ in pairs], [a for _, a in pairs]
+            for batch in micro_batches(*parts, config.micro_batch_tokens, config.share_prefix):
+                yield temperature, batch
 
     def _max_over_ranks(self, count: int) -> int:
         """Return the maximum of a number of passes over all ranks if they split the base, else the number itself.

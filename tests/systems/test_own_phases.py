@@ -146,6 +146,9 @@ def test_roles_of_ones_own_are_the_only_ones_and_survive_a_save():
         ('roles.policy.tools=["calculator"]', "roles.policy.tools is 'calculator'; use"),
         ("roles.policy.loss.clip_lwo=0.1", "unknown key 'roles.policy.loss.clip_lwo'; did you mean"),
         ("roles.policy.advantage.scale=1", "roles.policy.advantage.scale is 1; it takes a value of type str"),
+        (["roles.grm.adapter='policy'", "roles.grm.loss.kl_coef=1"], "roles.grm.loss is .*: set roles.policy.loss, or"),
+        (["roles.grm.adapter='base'", "roles.grm.loss.kl_coef=1"], "roles.grm.loss is .* alone never learns: remove"),
+        (["roles.grm.adapter='base'", "roles.grm.advantage.scale='none'"], "roles.grm.advantage is .* never learns"),
         ('roles.other.output=["answer"]', "the evaluation asks the role policy; add the table roles.policy"),
         ('phases=["generatr"]', "phases is 'generatr'; did you mean 'generator'"),
         ("own_phase.Duel.steps=1", "own_phase is 'Duel'; name it in phases as module:Name"),
@@ -154,7 +157,7 @@ def test_roles_of_ones_own_are_the_only_ones_and_survive_a_save():
 )
 def test_what_does_not_fit_together_is_refused(setting, error):
     with pytest.raises(UserError, match=error):
-        load_recipe("tiny", [setting])
+        load_recipe("tiny", [setting] if isinstance(setting, str) else setting)
 
 
 def test_a_role_has_settings_of_its_own():

@@ -24,8 +24,9 @@ def check_roles(config: RunConfig, place: Place) -> None:
         raise UserError(f"{place('roles')}: {what}, with the adapter of another role if it needs none{meant}")
     for name, role in config.roles.items():
         _check_adapter(config, name, role, place)
+        _check_learning(name, role, place)
         _check_tools(config, name, role, place)
-        for _, what in conflicts(config.loss_of(name), config.advantage_of(name)):
+        for _, what in conflicts(config.loss_of(config.adapter_of(name) or name), config.advantage_of(name)):
             raise UserError(f"{place(f'roles.{name}')}: with the settings of roles.{name}, {what}")
     for name in config.searchers:
         _check_searcher(config, name, place)
@@ -48,6 +49,17 @@ def _check_adapter(config: RunConfig, name: str, role: RoleConfig, place: Place)
         raise _error(f"roles.{name}.init_adapter", role.init_adapter, "set it where the adapter is a role's own", place)
     if role.adapter and role.frozen:
         raise _error(f"roles.{name}.frozen", True, "set it where the adapter is a role's own", place)
+
+
+def _check_learning(name: str, role: RoleConfig, place: Place) -> None:
+    """Raise UserError for settings of how to learn that nothing would read."""
+    if role.loss and role.adapter and role.adapter != BASE:
+        what = f"roles that share an adapter learn in one step, by one loss: set roles.{role.adapter}.loss"
+        raise _error(f"roles.{name}.loss", role.loss, f"{what}, or leave roles.{name}.adapter empty", place)
+    for key in ("loss", "advantage"):
+        if role.adapter == BASE and (table := getattr(role, key)):
+            what = f"the base alone never learns: remove it, or leave roles.{name}.adapter empty"
+            raise _error(f"roles.{name}.{key}", table, what, place)
 
 
 def _check_tools(config: RunConfig, name: str, role: RoleConfig, place: Place) -> None:
