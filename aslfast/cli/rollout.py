@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
@@ -13,19 +14,20 @@ from typing import Any
 from aslfast.cli.progress import Meter, printable, quiet_libraries
 from aslfast.config import RunConfig
 from aslfast.config.bounds import check_option
-from aslfast.config.roles import ROLES
+from aslfast.config.roles import EVALUATED, ROLES
 from aslfast.core import Question, Task, Trajectory
 from aslfast.data.qa_dataset import read_questions
 from aslfast.data.trajectories import Record, conversation, write_trajectories
 from aslfast.errors import UserError
-from aslfast.prompts.builder import PromptBuilder
-from aslfast.prompts.templates import check_prompt_set
+from aslfast.prompts.builder import SECOND_JUDGE, PromptBuilder
+from aslfast.prompts.templates import check_prompt_set, fill, one_line
 from aslfast.retrieval.retriever import open_index
 from aslfast.trainer.datasets import policy_evals
 from aslfast.trainer.session import Session, open_session, settings_of
 from aslfast.trainer.sft.rejection import KEEP, kept_records
 
-SAMPLER_KEYS = ("temperature", "max_turns", "max_new_tokens", "max_context")
+ROLE_KEYS = ("temperature", "max_turns", "max_new_tokens")  # of the sampler; a role may have its own
+SAMPLER_KEYS = (*ROLE_KEYS, "max_context")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Overrides:
     top_k: int | None = None
 
 
-def known_role(role: str, roles: Collection[str] = ROLES) -> str:
+def known_role(role: str, roles: Collection[str]) -> str:
     """Return the name of a role, if it is one of these. Raise UserError."""
     if role not in roles:
         raise UserError(f"--role {role}: no such role; use one of {', '.join(roles)}")
@@ -62,6 +64,7 @@ def open_all(target: str, role: str, source: QuestionSource, overrides: Override
     """Return the target with its search tool, and the questions; cheap checks come first. Raise UserError."""
     quiet_libraries()
     config = overridden(target, overrides)
+    known_role(role, config.all_roles)
     questions = read_questions(source.data, source.limit)
     index = open_index(source.index, config.tool.timeout_s, config.tool.retries)
     return open_session(target, config, index, role), questions
@@ -83,7 +86,9 @@ def overridden(target: str, overrides: Overrides) -> RunConfig:
 
     sampler = replace(config.sampler, **given(config.sampler, SAMPLER_KEYS))
     tool = replace(config.tool, **given(config.tool, ["top_k"]))
-    return replace(config, sampler=sampler, tool=tool, **given(config, ["seed", "threads"]))
+    settled = {key: 0 for key in ROLE_KEYS if getattr(overrides, key) is not None}  # a role's own give way too
+    roles = {name: replace(role, **settled) for name, role in config.roles.items()}
+    return replace(config, sampler=sampler, tool=tool, roles=roles, **given(config, ["seed", "threads"]))
 
 
 def play(session: Session, tasks: Sequence[Task], title: str, quiet: bool) -> tuple[list[Trajectory], dict[str, float]]:
@@ -104,14 +109,31 @@ def stop_counts(stops: Mapping[str, int]) -> str:
 # --- rollout ---------------------------------------------------------------------------------------------------
 
 
-def tasks_of(role: str, questions: Sequence[Question], prompts: str) -> list[Task]:
-    """Return a task of the role for each question: to answer it, judge its first answer, or take it as a topic."""
-    if role == "policy":
+def tasks_of(role: str, questions: Sequence[Question], config: RunConfig) -> list[Task]:
+    """Return a task of the role for each question: to answer it, judge its first answer, take it as a topic, or, for a
+    role of one's own, what roles.NAME.prompt makes of it. Raise UserError.
+    """
+    prompts = config.model.prompts
+    if role == EVALUATED:
         return policy_evals(questions, prompts)
+    if config.all_roles[role].prompt or role not in (*ROLES, SECOND_JUDGE):
+        return [_own_task(role, question, config.all_roles[role].prompt) for question in questions]
     builder = PromptBuilder(prompts)
-    if role == "grm":
-        return [builder.judge(f"grm-{q.id}", q, q.reference) for q in questions]
+    if role != "generator":
+        fold = 2 if role == SECOND_JUDGE else 0
+        return [builder.judge(f"{role}-{q.id}", q, q.reference, fold=fold) for q in questions]
     return [builder.generator(f"generator-{q.id}", q.text, max(q.hops, 1)) for q in questions]
+
+
+def _own_task(role: str, question: Question, prompt: str) -> Task:
+    """Return the task of a role of one's own: a question fills the gap of its prompt, and its answer {answer}."""
+    gaps = dict.fromkeys(re.findall(r"\{(\w+)\}", prompt))
+    asked = [gap for gap in gaps if gap != "answer"]
+    if len(asked) > 1 or not gaps:
+        what = f"a question fills one gap, and {{answer}}; roles.{role}.prompt has {', '.join(asked) or 'none'}"
+        raise UserError(f"--role {role}: {what}; its phase alone knows what to ask")
+    filled = fill(prompt, **dict.fromkeys(asked, one_line(question.text)), answer=one_line(question.reference))
+    return Task(f"{role}-{question.id}", role, filled, question.text, question.references, question.hops)
 
 
 def check_new_file(out: Path) -> None:
@@ -158,7 +180,7 @@ def roll_out(
     session: Session, role: str, questions: Sequence[Question], out: Path, choice: SampleChoice, quiet: bool
 ) -> tuple[list[Trajectory], dict[str, Any]]:
     """Play the role, write its trajectories to `out`; return all of them and a summary. Raise UserError."""
-    tasks = samples_of(tasks_of(role, questions, session.config.model.prompts), choice.samples)
+    tasks = samples_of(tasks_of(role, questions, session.config), choice.samples)
     trajectories, speed = play(session, tasks, "rollout", quiet)
     records, kept = [Record(trajectory) for trajectory in trajectories], {}
     if choice.keep:

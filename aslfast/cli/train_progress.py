@@ -38,8 +38,9 @@ class TrainProgress(Observer):
     def step(self, record: StepRecord) -> None:
         phase = self.phases[record.phase]
         place = f"round {record.round}/{self.rounds} {record.phase} step {record.step}/{phase.steps}"
-        tokens, reward = record.counters.sampled_tokens, record.summary.reward
-        self.meter.advance(phase.per_step, tokens, f"{place} reward {reward:.2f}")
+        rewards = {name: seen["reward"] for name, seen in record.by_role.items()} or {"": record.summary.reward}
+        told = ", ".join(f"{name} {reward:.2f}".strip() for name, reward in rewards.items())
+        self.meter.advance(phase.per_step, record.counters.sampled_tokens, f"{place} reward {told}")
 
     def tuned(self, step: int, total: int, loss: float) -> None:
         self.meter.advance(0, note=f"round 1/{self.rounds} sft step {step}/{total} loss {loss:.3f}")

@@ -16,7 +16,7 @@ from aslfast.config.algorithms import algorithm_names
 from aslfast.config.checks.roles import check_roles
 from aslfast.config.learning import AdvantageConfig, LossConfig, conflicts
 from aslfast.config.renamed import RENAMED
-from aslfast.config.roles import default_tables
+from aslfast.config.roles import ROLES, default_tables
 from aslfast.config.schedules.table import by_key
 from aslfast.config.schema import SFT, RunConfig
 from aslfast.errors import UserError
@@ -216,6 +216,9 @@ def _check_sft(config: RunConfig, origin: Origin) -> None:
     if config.sft.role == "grm" and config.grm.folds > 1:
         place = origin.of("sft.role", "grm.folds", "phases")
         raise UserError(f"{place}: sft.role is grm, and grm.folds makes two judges; fine-tune them with `aslfast sft`")
+    if not config.sft.data and config.sft.role not in ROLES:
+        what = f"sft.role is {config.sft.role}, and demonstrations can be made for {', '.join(ROLES)} alone"
+        raise UserError(f"{origin.of('sft.role', 'phases')}: {what}; set sft.data to a file (docs/sft.md)")
     if not config.sft.data and (config.environment or config.tools != ("search",)):
         what = "sft.data is not set, and demonstrations can be made for the search tool alone, without an environment"
         raise UserError(f"{origin.of('phases', 'environment', 'tools')}: {what}; set it to a file (docs/sft.md)")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from aslfast import rewards
 from aslfast.core import Group, Reward, Trajectory
-from aslfast.metrics.run_log import Line
+from aslfast.metrics.run_log import Line, by_role_of
 from aslfast.prompts.parsing import without_thinking
 from aslfast.prompts.tool_calls import NO_LIMIT, parse_calls
 
@@ -111,9 +111,10 @@ def round_health(steps: Sequence[Line], pool_size: int, pool_size_before: int) -
     fail the acceptance filter are not new.
     """
     asked = sum(step["trajectories"] for step in steps if step["phase"] == "generator")
+    lines = [by_role_of(step) for step in steps]
     by_role = {
-        role: {key: _mean([step for step in steps if step["phase"] == role], key) for key in ROLE_METRICS}
-        for role in dict.fromkeys(step["phase"] for step in steps)
+        role: {key: _mean([line[role] for line in lines if role in line], key) for key in ROLE_METRICS}
+        for role in dict.fromkeys(role for line in lines for role in line)
     }
     return {
         "by_role": by_role,

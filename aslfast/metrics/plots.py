@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -13,7 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from aslfast.errors import UserError
 from aslfast.files.atomic import atomic_file
-from aslfast.metrics.run_log import RunLog
+from aslfast.metrics.run_log import RunLog, by_role_of
 from aslfast.metrics.tables import TRUTHS, interval_of
 from aslfast.prompts.builder import SECOND_JUDGE
 
@@ -22,7 +24,7 @@ NAMES = {"policy": "policy: right answers", "grm": "GRM: right verdicts", "solva
 COLOURS = {
     "policy": "#0072B2", "grm": "#D55E00", SECOND_JUDGE: "#D55E00", "solvable": "#009E73", "generator": "#009E73",
 }  # fmt: skip
-OTHER = "#7F3C8D"  # a phase of one's own
+OTHERS = ("#7F3C8D", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#444444")  # roles of one's own
 ALARM = "#B00020"
 HOP_COLOURS = ("#0072B2", "#56B4E9", "#CC79A7", "#E69F00")
 MARKERS = "os^Dv"
@@ -88,24 +90,32 @@ def _percent_by_round(axes: Axes, title: str) -> None:
 
 def _plot_rewards(axes: Axes, log: RunLog) -> None:
     """Plot each role's reward by optimizer step of the run: thin as it is, thick its running mean within a phase."""
-    phases: dict[tuple[int, str], list[tuple[int, float]]] = defaultdict(list)
+    phases: dict[tuple[int, str, str], list[tuple[int, float]]] = defaultdict(list)
     for number, step in enumerate(log.steps, 1):
-        phases[step["round"], step["phase"]].append((number, step["reward"]))
-    named: set[str] = set()
-    for (_, name), points in phases.items():
+        for role, seen in by_role_of(step).items():
+            phases[step["round"], step["phase"], role].append((number, seen["reward"]))
+    colours, named = _colours([role for _, _, role in phases]), set()
+    for (_, _, name), points in phases.items():
         x, y = zip(*points, strict=True)
         label = None if name in named else {"grm": "GRM", SECOND_JUDGE: "second GRM"}.get(name, name)
         named.add(name)
-        colour, dashes = COLOURS.get(name, OTHER), "--" if name == SECOND_JUDGE else "-"
-        axes.plot(x, y, color=colour, lw=0.8, alpha=0.4)
-        axes.plot(x, _running_mean(y), color=colour, lw=2, ls=dashes, label=label)
+        dashes = "--" if name == SECOND_JUDGE else "-"
+        axes.plot(x, y, color=colours[name], lw=0.8, alpha=0.4)
+        axes.plot(x, _running_mean(y), color=colours[name], lw=2, ls=dashes, label=label)
     axes.set_title("Reward that the roles saw, by optimizer step", loc="left", fontsize=11)
     axes.set_xlabel("optimizer step of the run")
     axes.set_ylabel("mean reward")
-    axes.set_ylim(bottom=min([0.0, *(step["reward"] for step in log.steps)]))
+    axes.set_ylim(bottom=1.05 * min([0.0, *(reward for points in phases.values() for _, reward in points)]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _frame(axes)
     _legend_below(axes)
+
+
+def _colours(roles: Sequence[str]) -> dict[str, str]:
+    """Return a colour for each role: those of one's own take what the shipped ones among them leave, in turn."""
+    given = {role: COLOURS[role] for role in roles if role in COLOURS}
+    left = itertools.cycle([colour for colour in OTHERS if colour not in given.values()])
+    return {role: given.get(role) or next(left) for role in dict.fromkeys(roles)}
 
 
 def _running_mean(values: tuple[float, ...]) -> list[float]:

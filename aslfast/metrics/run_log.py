@@ -15,6 +15,11 @@ Line = Mapping[str, Any]  # of rounds.jsonl or metrics.jsonl, by key: the JSON e
 Prefixes = dict[str, dict[str, int]]  # adapter -> counts of prompt tokens: sampler/prefix_cache_stats.py
 
 
+def by_role_of(step: Line) -> Mapping[str, Line]:
+    """Return what a line of metrics.jsonl says of each role: the whole line where its phase is one role's."""
+    return step.get("roles") or {step["phase"]: step}
+
+
 @dataclass(frozen=True)
 class RunLog:
     """The lines of a run: one a round, one an optimizer step."""
@@ -31,9 +36,25 @@ class RunLog:
             raise UserError(f"{folder}/rounds.jsonl: no round is finished in it; train the run first")
         return cls(rounds, _lines(folder / "metrics.jsonl") if (folder / "metrics.jsonl").exists() else [])
 
+    @property
+    def roles(self) -> Sequence[str]:
+        """The roles that have played, in order; where all of them are of the shipped recipes, all of these."""
+        played = tuple(dict.fromkeys(role for step in self.steps for role in by_role_of(step)))
+        return ROLES if set(played) <= set(ROLES) else played
+
+    @property
+    def has_own_roles(self) -> bool:
+        """Whether roles have played that the shipped recipes lack."""
+        return self.roles != ROLES
+
     def reward(self, round_number: int, role: str) -> float | None:
         """Return the mean reward over the role's steps in a round; None without any."""
-        seen = [s["reward"] for s in self.steps if s["round"] == round_number and s["phase"] == role]
+        return self.mean(round_number, role, "reward")
+
+    def mean(self, round_number: int, role: str, key: str) -> float | None:
+        """Return the mean of a metric over the role's steps in a round; None without any."""
+        lines = [by_role_of(step).get(role, {}) for step in self.steps if step["round"] == round_number]
+        seen = [line[key] for line in lines if key in line]
         return sum(seen) / len(seen) if seen else None
 
     def hops(self) -> list[str]:
@@ -68,7 +89,7 @@ class RunLog:
 
     def as_json(self) -> dict[str, object]:
         """Return what `aslfast report --json` prints of the run."""
-        rewards = [{role: self.reward(line["round"], role) for role in ROLES} for line in self.rounds]
+        rewards = [{role: self.reward(line["round"], role) for role in self.roles} for line in self.rounds]
         return {
             "rounds": [{**line, "rewards": seen} for line, seen in zip(self.rounds, rewards, strict=True)],
             "policy_gain_points": self.gain(),

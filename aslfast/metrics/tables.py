@@ -7,7 +7,6 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from aslfast.config.roles import ROLES
 from aslfast.metrics.run_log import Line, RunLog
 
 TRUTHS = {"policy": "policy_accuracy", "grm": "grm_accuracy", "solvable": "solvable_share"}
@@ -23,17 +22,26 @@ def interval_of(line: Line, truth: str) -> tuple[float, float] | None:
 def header(log: RunLog) -> list[str]:
     """Return the names of the columns."""
     hops = [f"{'/'.join(log.hops())} hops"] if log.hops() else []
-    return ["round", "policy", *hops, "GRM", "solvable", "reward: generator", "GRM", "policy", "time"]
+    titles = {"policy": "policy", "grm": "GRM", "solvable": "solvable"}
+    policy, *others = [titles[truth] for truth in _truths(log)]
+    first, *more = ["GRM" if role == "grm" else role for role in log.roles]
+    return ["round", policy, *hops, *others, f"reward: {first}", *more, "time"]
 
 
 def cells(log: RunLog, line: Line) -> list[str]:
     """Return one row: fractions in percent with their intervals, then the mean rewards of the round's phases."""
-    policy, grm, solvable = (_percent(line, truth) for truth in TRUTHS)
+    policy, *others = (_percent(line, truth) for truth in _truths(log))
     by_hops, hops = line.get("by_hops", {}), log.hops()
     accuracies = ["/".join(f"{100 * by_hops[h]['accuracy']:.0f}" if h in by_hops else "-" for h in hops)]
-    rewards = [_number(log.reward(line["round"], role)) for role in ROLES]
-    columns = [str(line["round"]), policy, *(accuracies if hops else ()), grm, solvable]
+    rewards = [_number(log.reward(line["round"], role)) for role in log.roles]
+    columns = [str(line["round"]), policy, *(accuracies if hops else ()), *others]
     return [*columns, *rewards, f"{line['seconds']:.0f} s"]
+
+
+def _truths(log: RunLog) -> list[str]:
+    """Return what is compared with the ground truth; of roles of one's own where anything is."""
+    seen = {truth for truth, key in TRUTHS.items() if any(line.get(key) is not None for line in log.rounds)}
+    return [truth for truth in TRUTHS if truth == "policy" or truth in seen or not log.has_own_roles]
 
 
 def _percent(line: Line, truth: str) -> str:
@@ -52,22 +60,26 @@ def table(log: RunLog, width: int) -> Table:
     """Return the table of a run for a terminal of `width` columns: in a narrow one intervals go to a second line."""
     narrow = width < 110
     made = Table(box=SIMPLE_HEAD, padding=(0, 0 if narrow else 1), pad_edge=False, title=TITLE, title_justify="left")
-    for name in header(log):
-        made.add_column(name.replace(": ", ":\n"), justify="right", no_wrap=True)
+    names = header(log)
+    for place, name in enumerate(names, 1 - len(names)):  # a role's name may be long: it folds, numbers are not cut
+        role = -len(log.roles) <= place < 0
+        made.add_column(
+            name.replace(": ", ":\n"), justify="right", no_wrap=not role, min_width=5 * role, overflow="fold"
+        )
     for line in log.rounds:
         made.add_row(*(cell.replace(" (", "\n(") if narrow else cell for cell in cells(log, line)))
     return made
 
 
 def prefix_cache_table(log: RunLog) -> Table:
-    """Return the table of prompt tokens by role: all, reused, and those that could have been."""
-    title = "Prompt tokens by role: not computed (reused), and computed before by a finished request (reusable)"
+    """Return the table of prompt tokens by adapter: all, reused, and those that could have been."""
+    title = "Prompt tokens by adapter: not computed (reused), and computed before by a finished request (reusable)"
     made = Table(box=SIMPLE_HEAD, pad_edge=False, title=title, title_justify="left")
-    for name in ("role", "requests", "tokens", "reused", "reusable", "of which reused"):
-        made.add_column(name, justify="left" if name == "role" else "right", no_wrap=True)
-    for role, n in log.prefix_cache().items():
+    for name in ("adapter", "requests", "tokens", "reused", "reusable", "of which reused"):
+        made.add_column(name, justify="left" if name == "adapter" else "right", no_wrap=True)
+    for adapter, n in log.prefix_cache().items():
         fraction = f"{100 * (1 - n['missed'] / n['reusable']):.1f}%" if n["reusable"] else "-"
-        made.add_row(role, *(f"{n[key]:,}" for key in ("requests", "context", "reused", "reusable")), fraction)
+        made.add_row(adapter, *(f"{n[key]:,}" for key in ("requests", "context", "reused", "reusable")), fraction)
     return made
 
 

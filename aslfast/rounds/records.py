@@ -8,6 +8,7 @@ from typing import Any
 
 from aslfast.core import Group
 from aslfast.learner.step_metrics import UpdateStats
+from aslfast.metrics.health import step_health
 from aslfast.rollout.counters import StepCounters
 from aslfast.sampler.prefix_cache_stats import PrefixCacheCounts
 
@@ -52,6 +53,16 @@ def _mean_parts(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(values) / len(values) for name, values in given.items()}
 
 
+def by_role(phase: str, groups: Sequence[Group]) -> dict[str, Metrics]:
+    """Return summary and health of each role of a step; none where one alone has played, after which its phase is
+    named: then those of the whole step are its own."""
+    played = [group for group in groups if group.trajectories]
+    roles = {role: [g for g in groups if g.role == role] for role in dict.fromkeys(g.role for g in played)}
+    if [*roles] == [phase]:
+        return {}
+    return {role: {**asdict(GroupSummary.of(own)), **step_health(own)} for role, own in roles.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class NoUpdate:
     """What a step without an optimizer step reports in place of UpdateStats."""
@@ -75,7 +86,7 @@ class StepRecord:
     counters: StepCounters
     prefix_cache: Mapping[str, PrefixCacheCounts]  # by adapter
     seconds: float
-    by_role: Mapping[str, GroupSummary] = field(default_factory=dict)  # where several roles play
+    by_role: Mapping[str, Metrics] = field(default_factory=dict)  # what the function `by_role` returns
     settings: Metrics = field(default_factory=dict)  # that schedules, or the run itself, have set
 
     @property
@@ -86,10 +97,9 @@ class StepRecord:
     def as_json(self) -> dict[str, object]:
         """Return the record as one flat JSON object; what only some steps have comes last."""
         counters = self.counters
-        roles = {name: asdict(summary) for name, summary in self.by_role.items()}
         others = {name: asdict(stats) for name, stats in [*self.updates.items()][1:]}
         tables = {
-            "failed_checks": counters.failed_checks, "roles": roles, "other_updates": others,
+            "failed_checks": counters.failed_checks, "roles": self.by_role, "other_updates": others,
             "settings": dict(self.settings),
         }  # fmt: skip
         return {

@@ -19,7 +19,7 @@ from aslfast.rounds.context import RoundContext
 from aslfast.rounds.control import Control
 from aslfast.rounds.group_result import extended_pool
 from aslfast.rounds.phase import Phase
-from aslfast.rounds.records import GroupSummary, StepRecord
+from aslfast.rounds.records import GroupSummary, StepRecord, by_role
 from aslfast.rounds.revision import revised_groups, revision_counts
 
 
@@ -98,7 +98,7 @@ async def _run_step(context: RoundContext, phase: Phase, tasks: Sequence[Task]) 
     record = StepRecord(
         state.round, phase.name, state.phase_step, GroupSummary.of(groups),
         {**step_health(groups), **phase.health(groups, context.data.oracle), **revision}, updates, weight_sync,
-        played.counters, played.prefix_cache, time.perf_counter() - started, _by_role(groups),
+        played.counters, played.prefix_cache, time.perf_counter() - started, by_role(phase.name, groups),
         context.settings,
     )  # fmt: skip
     state.step_rewards += (record.summary.reward,)
@@ -116,13 +116,6 @@ def _nothing_to_learn(context: RoundContext, phase: Phase, groups: Sequence[Grou
         raise UserError(f"{where}; see that data.index answers")
     context.observer.warning(f"round {number}: a {phase.name} step is skipped, none of its plays has a reward")
     context.state.phase_step += 1
-
-
-def _by_role(groups: Sequence[Group]) -> dict[str, GroupSummary]:
-    """Return a summary of each role's groups, where several have played."""
-    roles = {role: [g for g in groups if g.role == role] for role in dict.fromkeys(g.role for g in groups)}
-    several = {role: own for role, own in roles.items() if any(g.trajectories for g in own)}
-    return {role: GroupSummary.of(own) for role, own in several.items()} if len(several) > 1 else {}
 
 
 def _learn(

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 import pytest
 
-from aslfast.config import to_toml
+from aslfast.config import from_tree, load_recipe, to_toml, toml
 from aslfast.config.schema import DistributedConfig
 from aslfast.distributed.watchdog import GRACE_S
 from aslfast.models.base_model import LAB_BASE
@@ -22,6 +22,31 @@ from tests.support.rank_processes import command, exit_codes, ranks_of, same_run
 PATIENCE_S = 300
 DIES_S = GRACE_S + 10  # until all have ended after a rank died: at once, here on a machine that is busy
 SILENT_S = 4.0
+DUEL = """
+phases = ["tests.support.own.phases:Four"]
+
+[roles.first]
+output = ["question", "answer"]
+prompt = "ask 1: {asked}"
+
+[roles.second]
+prompt = "answer: {said}"
+depth = 1
+
+[roles.policy]
+adapter = "second"
+prompt = "answer: {said}"
+temperature = 1.3
+
+[roles.watcher]
+adapter = "base"
+prompt = "answer: {said}"
+
+[own_phase.Four]
+steps = 2
+tasks_per_step = 3
+group_size = 3
+"""
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +89,28 @@ def test_two_ranks_learn_as_one(recipe, alone, tmp_path):
     assert texts_of(tmp_path / "run") == texts_of(alone)
     assert sum(line["grad_norm"] > 0 for line in untimed(alone / "metrics.jsonl")) >= 2
     assert "policy accuracy" in stderr_of(tmp_path, 0) and stderr_of(tmp_path, 1) == ""
+
+
+def of_a_duel(config, folder):
+    """Return a recipe with two roles that learn, one on the base, and one on another's adapter, at a temperature of
+    its own."""
+    config = from_tree({**toml.parse(to_toml(config)), **toml.parse(DUEL)}, "duel")
+    (folder / "duel.toml").write_text(to_toml(config))
+    return folder / "duel.toml"
+
+
+def test_two_ranks_learn_as_one_from_a_phase_of_ones_own(recipe, tmp_path):
+    duel = of_a_duel(load_recipe(str(recipe)), tmp_path)
+    for size in (1, 2):
+        (tmp_path / str(size)).mkdir()
+        processes = go(size, tmp_path / str(size), "--recipe", duel, "--out", tmp_path / str(size) / "run")
+        assert exit_codes(processes, PATIENCE_S) == [0] * size, stderr_of(tmp_path / str(size), 0)
+    one, two = tmp_path / "1" / "run", tmp_path / "2" / "run"
+    same_run(two, one)
+    assert texts_of(two) == texts_of(one)
+    for line in untimed(one / "metrics.jsonl"):
+        assert set(line["roles"]) == {"first", "second", "policy", "watcher"} and line["mismatch_max"] < 1e-3
+        assert line["grad_norm"] > 0 and line["other_updates"]["second"]["grad_norm"] > 0
 
 
 def once_written(run, n_lines, processes):

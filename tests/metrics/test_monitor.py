@@ -171,6 +171,10 @@ def test_a_rounds_health_is_means_over_its_trajectories():
     assert found["by_role"]["policy"] == {"tokens": 17.5, "entropy": 0.1, "finished": 1.0, "repeated_queries": None}
     assert list(found["by_role"]) == ["policy", "generator"] and found["true_gap"] == 0.4
     assert (found["new_questions"], found["new_question_rate"], found["question_diversity"]) == (2, 0.25, None)
+    several = {**step("Duel", 6, 99.0), "roles": {"asker": step("-", 3, 4.0), "policy": step("-", 2, 30.0)}}
+    roles = health.round_health([*steps, several], 0, 0)["by_role"]
+    assert list(roles) == ["policy", "generator", "asker"] and roles["asker"]["tokens"] == 4.0
+    assert roles["policy"]["tokens"] == pytest.approx((10 + 3 * 20 + 2 * 30) / 6)  # of both of its phases
     none = health.round_health([], 10, 10)
     assert none["by_role"] == {} and none["new_question_rate"] is None is none["true_reward"]
 
@@ -427,7 +431,7 @@ def test_a_report_shows_metrics_and_alarms(tmp_path):
     assert rows == [
         ["0"] + ["-"] * 9,
         ["1", "0.60", "0.60", "+0.00", "-0.10", "0.75", "+0.00", "0.85", "52", "1"],
-        ["1", "-/-/50", "-/-/0.030", "-/-/0.97", "-/-/0.01"],
+        ["1", "policy", "-", "50", "0.030", "0.97", "0.01"],
     ]
     (said,) = alarm_lines(log)
     assert said == "round 1: alarm: true_gap 0.3 (wanted: at most 0.15): [bold]the policy pleases the judge"

@@ -5,10 +5,12 @@ import json
 import struct
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from aslfast.errors import UserError
-from aslfast.metrics.plots import draw
+from aslfast.metrics.alarm_tables import monitor_tables
+from aslfast.metrics.plots import _plot_rewards, draw
 from aslfast.metrics.run_log import RunLog
 from aslfast.metrics.tables import markdown_table, prefix_cache_table, table
 from tests.support.run_files import round_line, write_run
@@ -70,6 +72,37 @@ def test_plot_of_two_judges_and_of_a_reward_below_zero(run):
         changed = draw(run).read_bytes()
         assert changed != plain
         plain = changed
+
+
+@pytest.mark.parametrize("names", [("asker", "policy"), ("a_questioner_with_a_very_long_name_indeed", *"bcdefg")])
+def test_roles_of_ones_own_have_their_rewards_and_figures(tmp_path, names):
+    """Whatever their number and their names, in a terminal of 80 columns; what says nothing of them is left out."""
+    own = {"tokens": 20.0, "entropy": 0.05, "finished": 1.0, "repeated_queries": 0.0}
+    seen = {name: {"reward": 0.25 - i, "zero_variance_groups": 0.5} for i, name in enumerate(names)}
+    rounds = [round_line(0, 0.1, None, ()), {**round_line(1, 0.2, None, ()), "by_role": dict.fromkeys(names, own)}]
+    rounds = [{**line, "alarms": [], "new_questions": 0} for line in rounds]
+    steps = [{"round": 1, "phase": "Duel", "step": i, "reward": 9.0, "roles": seen} for i in (1, 2)]
+    log = RunLog.read(write_run(tmp_path / "run", rounds, steps))
+    assert [line["rewards"].get(names[-1]) for line in log.as_json()["rounds"]] == [None, 1.25 - len(names)]
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(table(log, 80), *monitor_tables(log))
+    rows = [line.split() for line in console.export_text().splitlines() if line.strip().startswith("1 ")]
+    assert rows[0] == ["1", "20.0%", *(f"{0.25 - i:.2f}" for i in range(len(names))), "81", "s"]
+    assert [row[-5:] for row in rows[1:]] == [["0.50", "20", "0.050", "1.00", "0.00"]] * len(names)
+    assert names[1] in rows[2] and not {"GRM", "solvable", "generator", "passed"} & set(console.export_text().split())
+
+
+def test_plot_has_a_curve_of_each_role_that_plays_in_a_phase(tmp_path):
+    drawn = []
+    for low in (0.5, -3.0):
+        seen = {"asker": {"reward": 0.5}, "policy": {"reward": low}}
+        steps = [{"round": 1, "phase": "Duel", "step": i, "reward": 0.0, "roles": seen} for i in (1, 2)]
+        log = RunLog.read(write_run(tmp_path / f"run{low}", [round_line(1, 0.1, None, ())], steps))
+        axes = Figure().add_subplot()
+        _plot_rewards(axes, log)
+        drawn.append({line.get_label(): list(line.get_ydata()) for line in axes.get_lines()[1::2]})
+        assert axes.get_ylim()[0] == min(0.0, 1.05 * low) and len({line.get_color() for line in axes.get_lines()}) == 2
+    assert drawn == [{"asker": [0.5] * 2, "policy": [0.5] * 2}, {"asker": [0.5] * 2, "policy": [-3.0] * 2}]
 
 
 def test_a_run_without_an_oracle_or_any_step(tmp_path):

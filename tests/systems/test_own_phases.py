@@ -61,6 +61,7 @@ def test_two_players_learn_from_what_each_of_them_earns(make_context, monkeypatc
     assert roles == ("first", "second")
     for line in lines:
         assert line["roles"]["first"]["reward"] == -line["roles"]["second"]["reward"]
+        assert sum(own["tokens"] for own in line["roles"].values()) == 2 * line["tokens"]
         assert set(line["reward_parts"]) == {"reward", "against"} and "second" in line["other_updates"]
     assert context.learner.version == {"first": 2, "second": 2}
     assert {path.name for path in (context.checkpointer.run.path / "adapters").iterdir()} == {"first", "second"}
@@ -78,7 +79,7 @@ def test_a_second_attempt_holds_both_parts_in_one_stream(make_context, monkeypat
     steps = recorded(monkeypatch, context)
     context.config.advantage_of("policy")
     sampler = context.rollout.sampler
-    played(context)
+    assert {tuple(line["roles"]) for line in played(context)} == {("policy",)}  # not named after its phase
     again = [r for r in sampler.requests if "Check it." in context.rollout.chat.text(r.token_ids)]
     first = next(r for r in sampler.requests if r.token_ids == again[0].token_ids[: len(r.token_ids)])
     assert again and first
@@ -148,8 +149,13 @@ def test_roles_of_ones_own_are_the_only_ones_and_survive_a_save():
         ("roles.policy.advantage.scale=1", "roles.policy.advantage.scale is 1; it takes a value of type str"),
         (["roles.grm.adapter='policy'", "roles.grm.loss.kl_coef=1"], "roles.grm.loss is .*: set roles.policy.loss, or"),
         (["roles.grm.adapter='base'", "roles.grm.loss.kl_coef=1"], "roles.grm.loss is .* alone never learns: remove"),
+        (["roles.grm.adapter='policy@previous'", "roles.grm.loss.kl_coef=1"], "an earlier version never learns: remove"),
         (["roles.grm.adapter='base'", "roles.grm.advantage.scale='none'"], "roles.grm.advantage is .* never learns"),
         ('roles.other.output=["answer"]', "the evaluation asks the role policy; add the table roles.policy"),
+        ('phases=["policy", "my_game:policy"]', "phases has policy twice, and a round plays a phase of one name once"),
+        (["roles.base.depth=1", "roles.policy.depth=1"], "roles.base.*: base names the base alone"),
+        (["roles.policy.adapter='base'", "roles.x.adapter='base'"], "no role has an adapter of its own, and nothing"),
+        (["roles.policy.depth=0", "roles.x.depth=0", "phases=['sft']", "sft.role='x'"], "set sft.data to a file"),
         ('phases=["generatr"]', "phases is 'generatr'; did you mean 'generator'"),
         ("own_phase.Duel.steps=1", "own_phase is 'Duel'; name it in phases as module:Name"),
         ("roles.policy=1", "roles.policy is a table"),

@@ -216,7 +216,7 @@ def test_the_rate_warms_up_and_falls():
         ({"lr": float("nan")}, r"--lr is nan; it must be above 0 and at most 10"),
         ({"epochs": 0}, "--epochs is 0; it must be between 1 and 10,000"),
         ({"dev_fraction": 2.0}, "--dev-fraction is 2.0"),
-        ({"role": "judge"}, "--role is 'judge'; use one of generator, grm, policy"),
+        ({"role": "my judge"}, "--role is 'my judge'; use letters, digits, - and _, at most 40"),
         ({"dtype": "int8"}, "--dtype is 'int8'"),
     ],
 )

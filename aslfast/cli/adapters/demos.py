@@ -23,9 +23,10 @@ def make_demos(
 ) -> dict[str, Any]:
     """Write the demonstrations of a role, or of "all", for a model to `out`; return a summary. Raise UserError."""
     check_new_file(out)
-    roles = ROLES if role == "all" else (known_role(role),)
     quiet_libraries()
     config = overridden(model, overrides)
+    known = [name for name in ROLES if name in config.roles]
+    roles = known if role == "all" else (known_role(role, known),)
     labelled, started = read_labelled(source.data, source.limit), time.perf_counter()
     index = open_index(source.index, config.tool.timeout_s, config.tool.retries)
     maker = DemonstrationMaker.open(config, index, roles)

@@ -45,7 +45,8 @@ def rollout(
         str,
         typer.Option(
             "--role",
-            help="policy answers the questions, grm judges their first answers, generator uses them as topics.",
+            help="policy answers the questions, grm judges their first answers, generator uses them as topics; a role "
+            "of a run's own gets them in its prompt.",
         ),
     ] = "policy",
     samples: Annotated[int, typer.Option("--samples", min=1, max=10_000, help="Trajectories per question.")] = 1,
@@ -79,12 +80,12 @@ def rollout(
 
     rollout.check_new_file(out)
     choice = rollout.SampleChoice(samples, keep)
-    choice.check(rollout.known_role(role))
+    choice.check(role)
     source = rollout.QuestionSource(data, index, limit)
     overrides = rollout.Overrides(
         prompts=prompts, seed=seed, threads=threads, temperature=temperature, max_turns=max_turns,
         max_new_tokens=max_new_tokens, max_context=max_context, top_k=top_k,
     )  # fmt: skip
-    session, questions = rollout.open_all(model, rollout.known_role(role), source, overrides)
+    session, questions = rollout.open_all(model, role, source, overrides)
     trajectories, summary = rollout.roll_out(session, role, questions, out, choice, quiet)
     print_json(summary) if as_json else rollout.print_rollout(trajectories, summary)

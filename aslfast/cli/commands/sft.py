@@ -65,7 +65,7 @@ def sft(
     ] = None,
     role: Annotated[
         str | None,
-        typer.Option("--role", help="Role to train: policy, generator or grm.", show_default="policy"),
+        typer.Option("--role", help="Role to train: policy, generator, grm or one of your own.", show_default="policy"),
     ] = None,
     init_adapter: Annotated[
         Path | None,

@@ -22,11 +22,17 @@ def check_roles(config: RunConfig, place: Place) -> None:
         meant = f"; did you mean 'roles.{EVALUATED}' with 'roles.{close[0]}'?" if close else ""
         what = f"the evaluation asks the role {EVALUATED}; add the table roles.{EVALUATED}"
         raise UserError(f"{place('roles')}: {what}, with the adapter of another role if it needs none{meant}")
+    if BASE in config.roles:
+        raise UserError(f"{place(f'roles.{BASE}')}: {BASE} names the base alone; rename the role")
+    if not config.adapters:
+        what = "no role has an adapter of its own, and nothing could learn"
+        raise UserError(f"{place('roles')}: {what}; leave roles.{EVALUATED}.adapter empty, or another's")
     for name, role in config.roles.items():
         _check_adapter(config, name, role, place)
         _check_learning(name, role, place)
         _check_tools(config, name, role, place)
-        for _, what in conflicts(config.loss_of(config.adapter_of(name) or name), config.advantage_of(name)):
+        learns = role.adapter if role.adapter in config.all_roles else name  # whose loss it learns by
+        for _, what in conflicts(config.loss_of(learns), config.advantage_of(name)):
             raise UserError(f"{place(f'roles.{name}')}: with the settings of roles.{name}, {what}")
     for name in config.searchers:
         _check_searcher(config, name, place)
@@ -35,6 +41,9 @@ def check_roles(config: RunConfig, place: Place) -> None:
     for phase in config.round_phases:
         if not is_import_path(phase) and phase not in config.roles:
             raise _error("phases", phase, f"add the table roles.{phase}", place)
+    names = [name_in(phase) or phase for phase in config.round_phases]
+    if twice := next((name for name in names if names.count(name) > 1), ""):
+        raise UserError(f"{place('phases')}: phases has {twice} twice, and a round plays a phase of one name once")
     unused = set(config.own_phase) - {name_in(phase) for phase in config.phases}
     if unused:
         raise _error("own_phase", min(unused), "name it in phases as module:Name, or remove the table", place)
@@ -53,12 +62,13 @@ def _check_adapter(config: RunConfig, name: str, role: RoleConfig, place: Place)
 
 def _check_learning(name: str, role: RoleConfig, place: Place) -> None:
     """Raise UserError for settings of how to learn that nothing would read."""
-    if role.loss and role.adapter and role.adapter != BASE:
+    never = {BASE: "the base alone"}.get(role.adapter, "an earlier version" * role.adapter.endswith(PREVIOUS))
+    if role.loss and role.adapter and not never:
         what = f"roles that share an adapter learn in one step, by one loss: set roles.{role.adapter}.loss"
         raise _error(f"roles.{name}.loss", role.loss, f"{what}, or leave roles.{name}.adapter empty", place)
     for key in ("loss", "advantage"):
-        if role.adapter == BASE and (table := getattr(role, key)):
-            what = f"the base alone never learns: remove it, or leave roles.{name}.adapter empty"
+        if never and (table := getattr(role, key)):
+            what = f"{never} never learns: remove it, or leave roles.{name}.adapter empty"
             raise _error(f"roles.{name}.{key}", table, what, place)
 
 

@@ -14,7 +14,7 @@ def settings_of(config: RunConfig, path: str) -> OwnPhaseConfig:
 
 
 def own_plan(config: RunConfig, path: str) -> list[PhasePlan]:
-    """Return what the phase comes to. How many trajectories a play has is its own affair: one is counted."""
+    """Return what the phase comes to. How many trajectories a play has is its own affair: one at least."""
     own, name = settings_of(config, path), name_in(path)
     what = f"{own.tasks_per_step} tasks x {own.group_size} plays by {path}"
-    return [PhasePlan(name, own.steps, own.tasks_per_step * own.group_size, what, own.learn)]
+    return [PhasePlan(name, own.steps, own.tasks_per_step * own.group_size, what, own.learn, at_least=True)]

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aslfast.config import RunConfig
+from aslfast.config.roles import ROLES
 from aslfast.config.schema import SFT
 from aslfast.prompts.tool_calls import SEARCH
+from aslfast.systems.phase_plan import PhasePlan
 from aslfast.systems.registry import plan_of
 from aslfast.trainer.lab_datasets import eval_counts
 
 
 def evaluation_trajectories(config: RunConfig) -> int:
     """Return the most trajectories of one evaluation, the judge probe included."""
-    probe = min(config.monitor.judge_probe, config.data.eval_count) if config.policy.verdicts_per_answer else 0
-    others = sum(eval_counts(config)) if config.data.lab and not config.environment else 0
-    return config.data.eval_count + probe + others
+    judged = config.policy.verdicts_per_answer and "grm" in config.roles
+    probe = min(config.monitor.judge_probe, config.data.eval_count) if judged else 0
+    others = zip(("grm", "generator"), eval_counts(config), strict=True) if _in_lab(config) else ()
+    return config.data.eval_count + probe + sum(count for role, count in others if role in config.roles)
+
+
+def _in_lab(config: RunConfig) -> bool:
+    return config.data.lab and not config.environment
 
 
 def round_trajectories(config: RunConfig) -> int:
-    """Return the most trajectories of the phases of one round."""
+    """Return the most trajectories of the phases of one round; of those of one's own the least."""
     return sum(phase.steps * phase.per_step for phase in plan_of(config))
 
 
 def total_trajectories(config: RunConfig) -> int:
-    """Return the most trajectories of the whole run; round 0 only evaluates."""
+    """Return the most trajectories of the whole run, of phases of one's own the least; round 0 only evaluates."""
     return config.rounds * round_trajectories(config) + (config.rounds + 1) * evaluation_trajectories(config)
 
 
@@ -42,6 +51,19 @@ def schedules(config: RunConfig) -> list[str]:
     return [f"schedule of {key}: {schedule}" for key, schedule in config.schedule.items()]
 
 
+def _own_roles(config: RunConfig) -> list[str]:
+    """Return the line about the roles of a recipe that has some of its own: who plays with which adapter."""
+    if config.roles.keys() <= set(ROLES):
+        return []
+    adapters = {name: config.adapter_of(name) for name in config.roles}
+    others = {name: f" (the adapter of {adapter})" if adapter else " (the base)" for name, adapter in adapters.items()}
+    return ["roles: " + ", ".join(name if adapters[name] == name else name + others[name] for name in config.roles)]
+
+
+def _bound(phases: Sequence[PhasePlan]) -> str:
+    return "at least" if any(phase.at_least for phase in phases) else "at most"
+
+
 def describe(config: RunConfig) -> str:
     """Return the plan as a person reads it."""
     s, m, n_eval = config.sampler, config.model, evaluation_trajectories(config)
@@ -50,6 +72,7 @@ def describe(config: RunConfig) -> str:
         f"model {m.path or '(model.path is not set)'} in {m.dtype}, prompts {m.prompts}, from {source}",
         f"{len(config.adapters)} LoRA adapters of rank {config.lora.rank}, AdamW at {config.learner.learning_rate:g}, "
         f"seed {config.seed}",
+        *_own_roles(config),
         f"a trajectory: at most {s.max_turns} turns of {s.max_new_tokens} tokens, {s.max_context} in all, "
         f"temperature {s.temperature:g}, top {config.tool.top_k} passages",
         *([f"tools: {', '.join(config.tools)}"] if config.tools != (SEARCH,) else ()),
@@ -58,10 +81,13 @@ def describe(config: RunConfig) -> str:
         *([_sft(config)] if SFT in config.phases else ()),
         f"{config.rounds} rounds, each:",
     ]
-    for phase in plan_of(config):
+    phases = plan_of(config)
+    for phase in phases:
         learning = f"{phase.steps} optimizer steps" if phase.learn else f"{phase.steps} steps, without learning"
-        lines.append(f"  {phase.name}: {learning} of {phase.what} (at most {phase.per_step:,} trajectories a step)")
-    lines.append(f"  at most {round_trajectories(config):,} trajectories a round to learn from")
+        most = f"{_bound([phase])} {phase.per_step:,} trajectories a step"
+        lines.append(f"  {phase.name}: {learning} of {phase.what} ({most})")
+    bound = _bound(phases)
+    lines.append(f"  {bound} {round_trajectories(config):,} trajectories a round to learn from")
     lines.append(f"evaluated {config.rounds + 1} times, the base first, with {n_eval:,} held-out trajectories each")
-    lines.append(f"at most {total_trajectories(config):,} trajectories in the whole run")
+    lines.append(f"{bound} {total_trajectories(config):,} trajectories in the whole run")
     return "\n".join(lines)

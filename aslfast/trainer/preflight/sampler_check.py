@@ -1,4 +1,4 @@
-"""The doctor's checks of a sampler, on a model with three adapters of random weights.
+"""The doctor's checks of a sampler, on a model with the adapters of a recipe, of random weights.
 
 Log-probs of sampled tokens against the trainer's own forward pass, one copy of the base, and reused keys and values.
 """
@@ -16,7 +16,6 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from aslfast.config import RunConfig
-from aslfast.config.roles import ROLES
 from aslfast.errors import UserError
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
@@ -41,7 +40,7 @@ from aslfast.trainer.session import settings_of
 
 Kind = Literal["local", "sglang"]
 AnySampler = LocalSampler | SGLangSampler | FollowerSampler
-Prompts = Mapping[str, tuple[int, ...]]  # by role, as token ids
+Prompts = Mapping[str, tuple[int, ...]]  # by adapter, as token ids
 NEW_TOKENS = 16
 LEAST_REUSE = 0.95  # of a second turn's known tokens: the fraction that should come from the cache
 LEAST_EFFECT = 10  # times the tolerance: how far the random adapters must at least be from the base
@@ -58,7 +57,7 @@ class PrefixReuse:
 
 @dataclass(frozen=True, slots=True)
 class SamplerReport:
-    """logprob_difference: the largest between sampler and trainer, by role. learner_difference: the largest between
+    """logprob_difference: the largest between sampler and trainer, by adapter. learner_difference: the largest between
     the learner and the model's own forward pass; None where the learner does not support the model.
     """
 
@@ -89,7 +88,7 @@ def _open_and_check(kind: Kind, target: str) -> tuple[list[CheckResult], Sampler
     model = with_random_adapters(model, config)
     warnings: list[str] = []
     with closing(build_sampler(config, model, tokenizer, notify=warnings.append)) as sampler:
-        prompts = check_prompts(Chat(tokenizer), config.model.prompts, ROLES)
+        prompts = check_prompts(Chat(tokenizer), config.model.prompts, config.adapters)
         results, report = check_opened(sampler, model, prompts, warnings)
         result, difference = check_learner_path(config, model, probe_ids(model, tokenizer, config.model.prompts))
     adapted = CheckResult("adapters", "ok", f"on {lora.describe_targets(model)}")
@@ -99,9 +98,9 @@ def _open_and_check(kind: Kind, target: str) -> tuple[list[CheckResult], Sampler
 def check_learner_path(config: RunConfig, model: PeftModel, ids: Ids) -> tuple[CheckResult, float | None]:
     """Compare what the learner computes with the model's own forward pass, under every adapter."""
     try:
-        learner = Learner(model, config.learner, config.loss, config.sampler.temperature or 1.0, ROLES)
+        learner = Learner(model, config.learner, config.loss, config.sampler.temperature or 1.0, config.adapters)
         differences = []
-        for role in ROLES:
+        for role in config.adapters:
             model.set_adapter(role)
             differences.append(check_learner(learner, ids))
     except UserError as error:
@@ -121,7 +120,7 @@ def _config(kind: Kind, target: str) -> RunConfig:
 
 def with_random_adapters(model: PreTrainedModel, config: RunConfig) -> PeftModel:
     """Return the model with adapters whose B has random weights, from a fixed seed: fresh ones are the base itself."""
-    adapted = lora.add_adapters(model, config.lora.rank, config.lora.alpha, seed=0)
+    adapted = lora.add_adapters(model, config.lora.rank, config.lora.alpha, 0, config.adapters)
     generator = torch.Generator().manual_seed(1)
     for name, weight in adapted.named_parameters():
         if ".lora_B." in name:
@@ -134,15 +133,16 @@ def check_opened(
 ) -> tuple[list[CheckResult], SamplerReport]:
     """Check an opened sampler against the trainer's model. warnings: what opening it warned about."""
     samples, second = asyncio.run(_sample_two_turns(sampler, prompts))
+    last = [*prompts][-1]
     tolerance = TOLERANCE[model.get_input_embeddings().weight.dtype]
     results, differences = [], {}
     for role, sample in samples.items():
         result, differences[role] = _check_logprobs(model, role, prompts[role], sample, tolerance)
         results.append(result)
     n_bytes = base_bytes(model)
-    shared = isinstance(sampler, LocalSampler) or follows_edit(sampler, model, prompts["policy"])
+    shared = isinstance(sampler, LocalSampler) or follows_edit(sampler, model, prompts[last])
     results.append(_base_result(sampler, shared, n_bytes, warnings))
-    known = len(prompts["policy"]) + len(samples["policy"].token_ids) - 1  # the last sampled token has not run yet
+    known = len(prompts[last]) + len(samples[last].token_ids) - 1  # the last sampled token has not run yet
     reuse = PrefixReuse(known, second.cached_tokens, second.cached_tokens / known)
     results.append(_reuse_result(reuse))
     kind = "local" if isinstance(sampler, LocalSampler) else "sglang"
@@ -150,17 +150,17 @@ def check_opened(
 
 
 async def _sample_two_turns(sampler: AnySampler, prompts: Prompts) -> tuple[dict[str, Sample], Sample]:
-    """Return one turn of every role, all in one batch; then a second turn of the policy's."""
+    """Return one turn of every adapter, all in one batch; then a second turn of the last one's."""
 
     def request(role: str, context: tuple[int, ...]) -> SampleRequest:
         # greedy: at improbable tokens float32 itself may be off by the tolerance
         return SampleRequest(context, role, role, NEW_TOKENS, temperature=0.0)
 
-    first = await asyncio.gather(*(sampler.generate(request(role, prompts[role])) for role in ROLES))
-    samples = dict(zip(ROLES, first, strict=True))
-    context = prompts["policy"] + samples["policy"].token_ids
-    second = await sampler.generate(request("policy", context + prompts["policy"][-8:]))
-    for role in ROLES:
+    first = await asyncio.gather(*(sampler.generate(request(role, prompts[role])) for role in prompts))
+    samples, last = dict(zip(prompts, first, strict=True)), [*prompts][-1]
+    context = prompts[last] + samples[last].token_ids
+    second = await sampler.generate(request(last, context + prompts[last][-8:]))
+    for role in prompts:
         sampler.release(role)
     return samples, second
 

@@ -6,12 +6,11 @@ import dataclasses
 from dataclasses import dataclass
 
 from aslfast.config.bounds import Bounds, fraction, number, positive
-from aslfast.config.roles import ROLES
 from aslfast.config.schema import DTYPES, MOST_TOKENS, Dtype, LearnerConfig, LoraConfig, ModelConfig, RunConfig
+from aslfast.config.validate import NAME
 from aslfast.errors import UserError
 
 CHOICES = {
-    "role": ROLES,
     "schedule": ("linear", "constant"),
     "dtype": DTYPES,
 }
@@ -46,6 +45,8 @@ class SftConfig:
                 raise UserError(f"{option} is {value}; it must be {bounds}")
             if item.name in CHOICES and value not in CHOICES[item.name]:
                 raise UserError(f"{option} is {value!r}; use one of {', '.join(CHOICES[item.name])}")
+        if not NAME.fullmatch(self.role):
+            raise UserError(f"--role is {self.role!r:.80}; use letters, digits, - and _, at most 40")
 
     def run_config(self) -> RunConfig:
         """Return the part of a run's configuration that opening the model and the learner takes."""

@@ -18,6 +18,18 @@ class Duel(OwnPhase):
         return [(score, {"against": -score}) for score in scores]
 
 
+class Four(Duel):
+    roles = ("first", "second", "policy", "watcher")
+
+    async def play(self, play, task):
+        first = await play.act("first", asked=task.question)
+        others = [await play.act(role, said=first.output or "nothing") for role in self.roles[1:]]
+        return first, *others
+
+    def rewards(self, task, plays):
+        return [tuple(float(len(act.token_ids) % 7) for act in acts) for acts in plays]
+
+
 class Again(OwnPhase):
     roles = ("policy",)
 
