@@ -149,7 +149,7 @@ def test_roles_of_ones_own_are_the_only_ones_and_survive_a_save():
         ("roles.policy.advantage.scale=1", "roles.policy.advantage.scale is 1; it takes a value of type str"),
         (["roles.grm.adapter='policy'", "roles.grm.loss.kl_coef=1"], "roles.grm.loss is .*: set roles.policy.loss, or"),
         (["roles.grm.adapter='base'", "roles.grm.loss.kl_coef=1"], "roles.grm.loss is .* alone never learns: remove"),
-        (["roles.grm.adapter='policy@previous'", "roles.grm.loss.kl_coef=1"], "an earlier version never learns: remove"),
+        (["roles.grm.adapter='policy@previous'", "roles.grm.loss.kl_coef=1"], "an earlier version never learns"),
         (["roles.grm.adapter='base'", "roles.grm.advantage.scale='none'"], "roles.grm.advantage is .* never learns"),
         ('roles.other.output=["answer"]', "the evaluation asks the role policy; add the table roles.policy"),
         ('phases=["policy", "my_game:policy"]', "phases has policy twice, and a round plays a phase of one name once"),
