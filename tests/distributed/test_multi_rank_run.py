@@ -46,6 +46,9 @@ prompt = "answer: {said}"
 steps = 2
 tasks_per_step = 3
 group_size = 3
+
+[distributed]  # this test waits for nobody's silence
+timeout_s = 60.0
 """
 
 
