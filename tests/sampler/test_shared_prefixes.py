@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,11 +52,58 @@ def forward_tokens(monkeypatch):
 
 def test_a_common_prefix_is_computed_once(model, tokenizer, forward_tokens):
     samples = run(gather(LocalSampler(model, tokenizer), GROUPS))
-    n_sampled = sum(len(sample.token_ids) for sample in samples)
     apart = len(TRUNK) + sum(len(question) - len(TRUNK) for question in QUESTIONS)
-    others = len(GROUPS) - len(QUESTIONS)  # each runs its last token again, for the logits
-    assert sum(forward_tokens) == apart + others + n_sampled - len(GROUPS)
+    assert sum(forward_tokens) == apart + len(continued(GROUPS, samples))
     assert sorted(s.cached_tokens for s in samples) == [0, *[150] * 3, *[189] * 20]
+
+
+def continued(requests, samples):
+    """What had to be computed of the sampled tokens: of samples that begin alike, the common part once."""
+    pairs = zip(requests, samples, strict=True)
+    return {(r.token_ids, s.token_ids[:n]) for r, s in pairs for n in range(1, len(s.token_ids))}
+
+
+def test_equal_samples_are_one_row_until_they_part(model, tokenizer, forward_tokens):
+    """Greedy samples never part; others do, and each is what it is alone."""
+    greedy = [SampleRequest(QUESTIONS[0], f"s{i}", "policy", 9, temperature=0.0, seed=i) for i in range(5)]
+    samples = run(gather(LocalSampler(model, tokenizer), greedy))
+    assert sum(forward_tokens) == len(QUESTIONS[0]) + 8 and len({sample.token_ids for sample in samples}) == 1
+    mixed = [replace(request, temperature=0.3 * (i > 2)) for i, request in enumerate(greedy)]
+    for request, sample in zip(mixed, run(gather(LocalSampler(model, tokenizer), mixed)), strict=True):
+        alone = run(LocalSampler(model, tokenizer).generate(request))
+        assert alone.token_ids == sample.token_ids
+        assert alone.logprobs == pytest.approx(sample.logprobs, abs=2e-5)
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3])
+def test_samples_that_part_wait_for_a_slot(model, tokenizer, slots):
+    requests = [SampleRequest(QUESTIONS[0], f"s{i}", "policy", 9, temperature=1.5, seed=i) for i in range(6)]
+    sampler = LocalSampler(model, tokenizer, max_running_requests=slots)
+    for request, sample in zip(requests, run(gather(sampler, requests)), strict=True):
+        alone = run(LocalSampler(model, tokenizer).generate(request))
+        assert alone.token_ids == sample.token_ids
+        assert alone.logprobs == pytest.approx(sample.logprobs, abs=2e-5)
+    assert len(sampler._slots._slots) <= slots
+
+
+def test_one_of_several_equal_samples_may_be_aborted(model, tokenizer):
+    requests = [SampleRequest(QUESTIONS[0], f"s{i}", "policy", 40, temperature=0.0) for i in range(3)]
+    sampler = LocalSampler(model, tokenizer)
+
+    async def aborted(name):
+        tasks = [asyncio.create_task(sampler.generate(request)) for request in requests]
+        while not (sampler._running and len(sampler._running[0].members[0].sampled) > 2):
+            await asyncio.sleep(0)
+        sampler.abort(name)
+        return await asyncio.gather(*tasks)
+
+    whole = run(LocalSampler(model, tokenizer).generate(requests[0])).token_ids
+    for i in range(3):
+        samples = run(aborted(f"s{i}"))
+        assert [sample.finish == "abort" for sample in samples] == [k == i for k in range(3)]
+        assert all(sample.token_ids == whole[: len(sample.token_ids)] for sample in samples)
+        for request in requests:
+            sampler.release(request.session)
 
 
 def test_tokens_and_logprobs_are_those_without_sharing(model, tokenizer):
@@ -101,7 +149,7 @@ def test_no_more_slots_than_requests_at_once(model, tokenizer):
 
     async def waves():
         for wave in range(4):
-            requests = [SampleRequest(context(30, wave), f"{wave}-{i}", "grm", 3) for i in range(8)]
+            requests = [SampleRequest(context(30, 8 * wave + i), f"{wave}-{i}", "grm", 3) for i in range(8)]
             await asyncio.gather(*map(sampler.generate, requests))
             for i in range(8):
                 sampler.release(f"{wave}-{i}")

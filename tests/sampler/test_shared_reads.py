@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from aslfast.sampler.local import forward_pass
-from aslfast.sampler.local.running_request import RunningRequest
+from aslfast.sampler.local.running_request import Row, RunningRequest
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.local.shared_reads import SharedGroup, SharedReads, groups_of, saves_enough
 from aslfast.sampler.protocol import SampleRequest
@@ -53,7 +53,8 @@ def steps(monkeypatch):
 def running(ids, adapter=None, n_kv=None):
     request = SampleRequest(tuple(ids), str(random.random()), adapter, 1)
     stops = StopFinder((), TokenPieces(bpe_tokenizer()))
-    return RunningRequest(request, None, stops, list(ids), random.Random(0), len(ids) - 1 if n_kv is None else n_kv)  # type: ignore[arg-type]
+    one = RunningRequest(request, None, stops, list(ids), random.Random(0))  # type: ignore[arg-type]
+    return Row([one], len(ids) - 1 if n_kv is None else n_kv)
 
 
 def test_groups_share_at_least_half():

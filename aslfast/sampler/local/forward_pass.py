@@ -14,7 +14,7 @@ from aslfast.models.context_limit import context_limit
 from aslfast.sampler.local.kv_cache import ATTENTION, KVCache, causal_mask
 from aslfast.sampler.local.multi_lora import MultiLora
 from aslfast.sampler.local.output_head import by_parts
-from aslfast.sampler.local.running_request import RunningRequest
+from aslfast.sampler.local.running_request import Row
 from aslfast.sampler.local.shared_reads import MIN_QUERY_WIDTH, SharedReads, groups_of, reading, saves_enough
 
 PREFILL_TOKENS = 8192  # most tokens of one prefill pass, padding included
@@ -49,7 +49,7 @@ class ForwardPass:
         self.lora.refresh()
         self._modules = list(self.model.modules())
 
-    def logits(self, first_slot: int, requests: Sequence[RunningRequest]) -> torch.Tensor:
+    def logits(self, first_slot: int, requests: Sequence[Row]) -> torch.Tensor:
         """Run the tokens that are not in the cache yet; return the logits [B, V] after the last token of each request.
 
         requests[i] is in slot first_slot + i. Padding is on the left, so that the last token comes last.
@@ -66,7 +66,7 @@ class ForwardPass:
             position_BT = position_BT.clamp_(min=0)  # padding must see something: a row of -inf alone gives NaN
         self.cache.set_write_positions(first_slot, position_BT, n_positions, padded_BT)
         input_BT = torch.tensor(tokens, device=self._device)
-        with self.lora.serving([run.request.adapter for run in requests]):
+        with self.lora.serving([run.adapter for run in requests]):
             if reads := self._shared_reads(requests) if n_tokens == 1 and first_slot == 0 else None:
                 with reading(reads):
                     return self._last_logits(input_BT, position_BT, reads.prepare(self.cache.kv_L2RSHD))
@@ -85,7 +85,7 @@ class ForwardPass:
                 logits_to_keep=1,
             ).logits[:, -1]
 
-    def _shared_reads(self, requests: Sequence[RunningRequest]) -> SharedReads | None:
+    def _shared_reads(self, requests: Sequence[Row]) -> SharedReads | None:
         """Return how the running requests read their contexts in this step; None: each its own."""
         known = self.cache.shared
         if known is None or not known.keep(requests):

@@ -83,6 +83,25 @@ class SlotTable:
         self.n_running += 1
         return n_held
 
+    def fork(self, i: int, session: str, n_tokens: int, spare: Collection[str]) -> None:
+        """Make slot n_running the session's, with the first n_tokens of the running slot i.
+
+        Of idle slots that must be evicted, those of the sessions in `spare` go last.
+        """
+        found = self._find(session)
+        target = self._evict((), spare) if found is None else found
+        self.cache.reserve(len(self._slots), n_tokens + 1, self.max_slots, self.max_positions)
+        self._swap(target, self.n_running, max(self._slots[j].n_tokens for j in (target, self.n_running)))
+        self.cache.copy(i, self.n_running, 0, n_tokens)
+        slot = self._slots[self.n_running]
+        self._contents[slot.adapter].remove(slot.key)
+        slot.session, slot.adapter, slot.n_tokens = session, self._slots[i].adapter, n_tokens
+        self.n_running += 1
+
+    def hand_over(self, i: int, session: str) -> None:
+        """Keep the running slot i for another session."""
+        self._slots[i].session = session
+
     def hold(self, i: int, ids: Sequence[int]) -> None:
         """Note that slot i holds ids by now: others may begin with them."""
         slot = self._slots[i]

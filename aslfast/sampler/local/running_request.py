@@ -1,10 +1,10 @@
-"""A request from its arrival to its answer."""
+"""A request from its arrival to its answer, and the row of a batch that serves it, alone or with its twins."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from aslfast.sampler.protocol import FinishReason, Sample, SampleRequest
@@ -13,26 +13,19 @@ from aslfast.sampler.stop_strings import StopFinder
 
 @dataclass(eq=False)
 class RunningRequest:
-    """A request that waits or runs. ids = context + sampled tokens; the first n_kv of them are in the cache."""
+    """A request that waits or runs. ids = context + sampled tokens."""
 
     request: SampleRequest
     done: asyncio.Future[Sample]
     stops: StopFinder
     ids: list[int]
     rng: random.Random
-    n_kv: int = 0
-    n_cached: int | None = None  # n_kv when it first started
+    n_cached: int | None = None  # of its context's tokens, those that no forward pass was needed for, when it started
     sampled: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
 
-    @property
-    def slot_key(self) -> tuple[str, str | None, list[int]]:
-        """Return what its slot holds: (session, adapter, token ids)."""
-        return self.request.session, self.request.adapter, self.ids
-
     def append(self, token_id: int, logprob: float) -> None:
-        """Add a sampled token; all tokens before it are in the cache by now."""
-        self.n_kv = len(self.ids)
+        """Add a sampled token."""
         self.ids.append(token_id)
         self.sampled.append(token_id)
         self.logprobs.append(logprob)
@@ -56,3 +49,48 @@ class RunningRequest:
         """Raise the error in the coroutine that waits."""
         if not self.done.done():
             _ = self.done.set_exception(error) if isinstance(error, Exception) else self.done.cancel()
+
+
+@dataclass(eq=False)
+class Row:
+    """A row of the batch, and a slot of the cache: requests of one adapter with equal tokens so far, one or more.
+
+    They are computed once for all, and part when they draw different tokens. The first n_kv tokens are in the cache.
+    """
+
+    members: Sequence[RunningRequest]
+    n_kv: int = 0
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens of each member."""
+        return self.members[0].ids
+
+    @property
+    def session(self) -> str:
+        """The session that the slot is kept for."""
+        return self.members[0].request.session
+
+    @property
+    def adapter(self) -> str | None:
+        """The adapter of each member."""
+        return self.members[0].request.adapter
+
+    @property
+    def slot_key(self) -> tuple[str, str | None, list[int]]:
+        """Return what its slot holds: (session, adapter, token ids)."""
+        return self.session, self.adapter, self.ids
+
+    def started(self, n_kv: int) -> None:
+        """Note how many tokens are in the cache: for all members but the first, all but the last."""
+        self.n_kv = n_kv
+        for number, run in enumerate(self.members):
+            if run.n_cached is None:
+                run.n_cached = len(run.ids) - 1 if number else n_kv
+
+    def parted(self) -> list[list[RunningRequest]]:
+        """Return the members by the token that each drew last, those of the first one first."""
+        by_token: dict[int, list[RunningRequest]] = {}
+        for run in self.members:
+            by_token.setdefault(run.ids[-1], []).append(run)
+        return list(by_token.values())

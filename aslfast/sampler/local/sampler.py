@@ -1,8 +1,10 @@
 """The local sampler: continuous batching over any Hugging Face causal LM in plain torch, without a server.
 
 One forward pass (`forward_pass.py`) serves every adapter (`multi_lora.py`) and every running request (`kv_slots.py`,
-`kv_cache.py`); idle sessions keep their keys and values for the next turn. No thread: one asyncio task steps while
-there is work and yields between steps, so the order of everything, and with it every token, is reproducible.
+`kv_cache.py`); idle sessions keep their keys and values for the next turn. Requests with equal tokens so far are one row
+of it (`running_request.py`): they part when they draw different tokens, each by its own random numbers. No thread: one
+asyncio task steps while there is work and yields between steps, so the order of everything, and with it every token, is
+reproducible.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import asyncio
 import math
 import random
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,7 +22,7 @@ from aslfast.errors import UserError
 from aslfast.models.output_head import logits_not_finite
 from aslfast.sampler.local.forward_pass import ForwardPass, buckets, eos_ids
 from aslfast.sampler.local.kv_slots import SlotTable
-from aslfast.sampler.local.running_request import RunningRequest
+from aslfast.sampler.local.running_request import Row, RunningRequest
 from aslfast.sampler.local.sampling import draw_tokens
 from aslfast.sampler.prefix_index import common_prefix
 from aslfast.sampler.protocol import FinishReason, Sample, SampleRequest
@@ -54,7 +56,8 @@ class LocalSampler:
         self._slots = SlotTable(self._forward.cache, max_running_requests, self.max_context, radix_cache)
         self._pieces = TokenPieces(tokenizer)
         self._eos = eos_ids(self._forward.model, tokenizer)
-        self._running: list[RunningRequest] = []  # by slot
+        self._running: list[Row] = []  # by slot
+        self._n_promised = 0  # slots, to rows that are being admitted
         self._waiting: deque[RunningRequest] = deque()
         self._of_session: dict[str, RunningRequest] = {}  # running and waiting
         self._driver: asyncio.Task[None] | None = None
@@ -92,7 +95,8 @@ class LocalSampler:
             self._waiting.remove(run)
             self._answer(run, "abort")
         else:
-            self._finish(self._running.index(run), "abort")
+            slot = next(i for i, row in enumerate(self._running) if run in row.members)
+            self._end(slot, {run: "abort"})
 
     def release(self, session: str) -> None:
         """Forget a session: abort its request, free its slot. Unknown sessions are ignored."""
@@ -104,7 +108,7 @@ class LocalSampler:
 
         Running requests go on from the tokens they have, under the new weights.
         """
-        self._waiting.extendleft(reversed(self._running))
+        self._waiting.extendleft(run for row in reversed(self._running) for run in reversed(row.members))
         self._running.clear()
         self._slots.drop()
         self._forward.refresh()
@@ -144,7 +148,7 @@ class LocalSampler:
 
     def _fail(self, error: BaseException) -> None:
         """Raise an error of the loop in every waiting coroutine; keep nothing that may be half written."""
-        runs = [*self._running, *self._waiting]
+        runs = [*(run for row in self._running for run in row.members), *self._waiting]
         for owned in (self._running, self._waiting, self._of_session):
             owned.clear()
         self._slots.drop()
@@ -160,73 +164,116 @@ class LocalSampler:
 
     def _admit(self) -> None:
         """Start waiting requests while there are slots, first come first served, and run their contexts."""
-        n_free = self._slots.max_slots - len(self._running)
-        batch = [self._waiting.popleft() for _ in range(min(n_free, len(self._waiting)))]
-        keep = {run.request.session for run in batch}
-        while batch:
-            for run in batch:
-                run.n_kv = self._slots.n_held(*run.slot_key)
-            wave, batch = self._split(batch) if self._slots.reuse else (batch, [])
+        rows = self._rows_to_start(self._slots.max_slots - len(self._running))
+        keep = {run.request.session for row in rows for run in row.members}
+        while rows:
+            for row in rows:
+                row.n_kv = self._slots.n_held(*row.slot_key)
+            wave, rows = self._split(rows) if self._slots.reuse else (rows, [])
+            self._n_promised = len(rows)
             self._start(wave, keep)
 
-    def _split(self, batch: list[RunningRequest]) -> tuple[list[RunningRequest], list[RunningRequest]]:
+    def _rows_to_start(self, n_free: int) -> list[Row]:
+        """Take requests from the queue, those of equal tokens as one row, until `n_free` rows are full."""
+        rows: dict[object, list[RunningRequest]] = {}
+        while self._waiting:
+            run = self._waiting[0]
+            key = (run.request.adapter, tuple(run.ids)) if self._slots.reuse else run.request.session
+            if key not in rows and len(rows) == n_free:
+                break
+            rows.setdefault(key, []).append(self._waiting.popleft())
+        return [Row(runs) for runs in rows.values()]
+
+    def _split(self, batch: list[Row]) -> tuple[list[Row], list[Row]]:
         """Return the requests to start now, and those that wait for one of them to compute what they begin with too.
 
         In order of their tokens, a request shares its longest prefix with one beside it.
         """
-        first: list[RunningRequest] = []
-        later: list[RunningRequest] = []
+        first: list[Row] = []
+        later: list[Row] = []
         n_saved = 0
         before = None
-        for run in sorted(batch, key=lambda run: (run.request.adapter or "", run.ids)):
-            same = before is not None and before.request.adapter == run.request.adapter
-            n_shared = common_prefix(before.ids, run.ids) if before and same else 0
-            n_new = min(n_shared, len(run.ids) - 1) - run.n_kv
-            (later if n_new >= SHARED_TOKENS else first).append(run)
+        for row in sorted(batch, key=lambda row: (row.adapter or "", row.ids)):
+            same = before is not None and before.adapter == row.adapter
+            n_shared = common_prefix(before.ids, row.ids) if before and same else 0
+            n_new = min(n_shared, len(row.ids) - 1) - row.n_kv
+            (later if n_new >= SHARED_TOKENS else first).append(row)
             n_saved += n_new if n_new >= SHARED_TOKENS else 0
-            before = run
+            before = row
         return (first, later) if n_saved >= PASS_TOKENS else (batch, [])
 
-    def _start(self, batch: list[RunningRequest], keep: Collection[str]) -> None:
-        """Give the requests slots and run their contexts. keep: sessions whose slots are evicted last."""
+    def _start(self, batch: list[Row], keep: Collection[str]) -> None:
+        """Give the rows slots and run their contexts. keep: sessions whose slots are evicted last."""
         first = len(self._running)
         # By tokens to run: neighbours can then share a pass with little padding.
-        for run in sorted(batch, key=lambda run: (len(run.ids) - run.n_kv, len(run.ids))):
-            run.n_kv = self._slots.start(*run.slot_key, keep, self._of_session)
-            run.n_cached = run.n_kv if run.n_cached is None else run.n_cached
-            self._running.append(run)
-        # Last bucket first: a request that ends right here gives its slot to the last one, which has been run by then.
-        for low, high in reversed(buckets([len(run.ids) - run.n_kv for run in self._running[first:]])):
+        for row in sorted(batch, key=lambda row: (len(row.ids) - row.n_kv, len(row.ids))):
+            row.started(self._slots.start(*row.slot_key, keep, self._of_session))
+            for run in row.members[1:]:
+                self._slots.forget(run.request.session)  # the row's slot holds what theirs did
+            self._running.append(row)
+        # Last bucket first: a row that ends right here gives its slot to the last one, which has been run by then.
+        for low, high in reversed(buckets([len(row.ids) - row.n_kv for row in self._running[first:]])):
             self._sample_tokens(first + low, first + high)
 
     def _sample_tokens(self, low: int, high: int) -> None:
-        """Run what is not in the cache of slots [low, high), draw a token for each, and end those that are done."""
-        runs = self._running[low:high]
-        logits_BV = self._forward.logits(low, runs)
+        """Run what is not in the cache of slots [low, high), draw a token for each request, and end those that are
+        done."""
+        rows = self._running[low:high]
+        runs = [run for row in rows for run in row.members]
+        logits_RV = self._forward.logits(low, rows)
+        if len(runs) > len(rows):
+            row_of = [number for number, row in enumerate(rows) for _ in row.members]
+            logits_RV = logits_RV[row_of]
         temperatures = [run.request.temperature for run in runs]
-        token_B, logprob_B = draw_tokens(logits_BV, temperatures, [run.rng.random() for run in runs])
-        ends: list[tuple[int, FinishReason]] = []
-        logprobs = logprob_B.tolist()
+        token_R, logprob_R = draw_tokens(logits_RV, temperatures, [run.rng.random() for run in runs])
+        logprobs = logprob_R.tolist()
         if not all(map(math.isfinite, logprobs)):  # one NaN among the logits makes all log-probs NaN
             raise logits_not_finite(self._forward.model)
-        for slot, (run, token, logprob) in enumerate(zip(runs, token_B.tolist(), logprobs, strict=True), low):
-            if len(run.ids) - run.n_kv > 1:  # a context; sampled tokens are noted at the end
-                self._slots.hold(slot, run.ids)
+        for slot, row in enumerate(rows, low):
+            if len(row.ids) - row.n_kv > 1:  # a context; sampled tokens are noted at the end
+                self._slots.hold(slot, row.ids)
+            row.n_kv = len(row.ids)
+        for run, token, logprob in zip(runs, token_R.tolist(), logprobs, strict=True):
             run.append(token, logprob)
-            if finish := run.finish_reason(self._eos, self.max_context):
-                ends.append((slot, finish))
-        for slot, finish in reversed(ends):  # from the last slot: the one that fills the gap then goes on running
-            self._finish(slot, finish)
+        for slot in reversed(range(low, high)):  # from the last slot: the one that fills a gap then goes on running
+            members = self._running[slot].members
+            ends: dict[RunningRequest, FinishReason] = {
+                run: why for run in members if (why := run.finish_reason(self._eos, self.max_context))
+            }
+            self._end(slot, ends)
 
-    def _finish(self, slot: int, finish: FinishReason) -> None:
-        """Answer a slot's request; the last running one takes its place, the slot itself is kept for the next turn."""
-        run, last = self._running[slot], self._running[-1]
-        self._running[slot] = last
-        self._running.pop()
-        self._slots.finish(slot, run.ids[: run.n_kv], last.n_kv)
-        if not self._running:
-            self._forward.cache.shared = None  # an idle sampler keeps no second copy of tails
-        self._answer(run, finish)
+    def _end(self, slot: int, ends: Mapping[RunningRequest, FinishReason]) -> None:
+        """Answer those requests of a slot that have ended; the others go on, in a slot for each token that they drew.
+
+        Without others the last running row takes its place; the slot itself is kept for the next turn.
+        """
+        row = self._running[slot]
+        left = [run for run in row.members if run not in ends]
+        if left:
+            row.members = left
+            self._part(slot)
+        else:
+            last = self._running[-1]
+            self._running[slot] = last
+            self._running.pop()
+            self._slots.finish(slot, row.ids[: row.n_kv], last.n_kv)
+            if not self._running:
+                self._forward.cache.shared = None  # an idle sampler keeps no second copy of tails
+        for run, finish in ends.items():
+            self._answer(run, finish)
+
+    def _part(self, slot: int) -> None:
+        """Give the requests of a slot that drew another token than the first one a slot of their own, or let them wait
+        for one."""
+        row = self._running[slot]
+        row.members, *others = row.parted()
+        self._slots.hand_over(slot, row.session)
+        for runs in others:
+            if len(self._running) + self._n_promised == self._slots.max_slots:
+                self._waiting.extendleft(reversed(runs))
+                continue
+            self._slots.fork(slot, runs[0].request.session, row.n_kv, self._of_session)
+            self._running.append(Row(runs, row.n_kv))
 
     def _answer(self, run: RunningRequest, finish: FinishReason) -> None:
         del self._of_session[run.request.session]

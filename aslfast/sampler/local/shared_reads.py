@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
-from aslfast.sampler.local.running_request import RunningRequest
+from aslfast.sampler.local.running_request import Row
 from aslfast.sampler.prefix_index import common_prefix
 
 MIN_SAVED = 0.25  # of all positions: below, one plain call reads them faster
@@ -38,13 +38,13 @@ class SharedGroup:
     rows: tuple[int, ...]
 
 
-def groups_of(runs: Sequence[RunningRequest]) -> list[SharedGroup]:
+def groups_of(runs: Sequence[Row]) -> list[SharedGroup]:
     """Return the groups, of one sequence or more, that share at least half of the longer of two neighbours.
 
     In order of their tokens, a sequence shares its longest prefix with a neighbour. All but the last token, whose keys
     and values are still to be computed, can be shared.
     """
-    order = sorted(range(len(runs)), key=lambda i: (runs[i].request.adapter or "", runs[i].ids))
+    order = sorted(range(len(runs)), key=lambda i: (runs[i].adapter or "", runs[i].ids))
     groups: list[SharedGroup] = []
     rows: list[int] = []
     n_group = 0
@@ -58,13 +58,13 @@ def groups_of(runs: Sequence[RunningRequest]) -> list[SharedGroup]:
     return [*groups, SharedGroup(n_group, tuple(rows))]
 
 
-def _shared(first: RunningRequest, second: RunningRequest) -> int:
-    if first.request.adapter != second.request.adapter:
+def _shared(first: Row, second: Row) -> int:
+    if first.adapter != second.adapter:
         return 0
     return min(common_prefix(first.ids, second.ids), first.n_kv, second.n_kv)
 
 
-def saves_enough(groups: Sequence[SharedGroup], runs: Sequence[RunningRequest]) -> bool:
+def saves_enough(groups: Sequence[SharedGroup], runs: Sequence[Row]) -> bool:
     """Return whether reading prefixes once spares MIN_SAVED of the positions."""
     saved = sum((len(group.rows) - 1) * group.n_shared for group in groups)
     return saved >= MIN_SAVED * sum(run.n_kv for run in runs)
@@ -76,7 +76,7 @@ class SharedReads:
     The batch may lose sequences from step to step (`keep`); a new one needs new SharedReads.
     """
 
-    def __init__(self, kv_L2RSHD: torch.Tensor, runs: Sequence[RunningRequest], groups: Sequence[SharedGroup]) -> None:
+    def __init__(self, kv_L2RSHD: torch.Tensor, runs: Sequence[Row], groups: Sequence[SharedGroup]) -> None:
         self.runs = list(runs)
         self._group_of = {run: number for number, group in enumerate(groups) for run in (runs[i] for i in group.rows)}
         self._n_shared = [group.n_shared for group in groups]
@@ -89,7 +89,7 @@ class SharedReads:
             self._tail_L2RHSD[:, :, row, :, : run.n_kv - first] = tail
         self._prepared: tuple[int, int] | None = None
 
-    def _first(self, run: RunningRequest) -> int:
+    def _first(self, run: Row) -> int:
         """Return the position of the first token of a sequence's tail."""
         return self._n_shared[self._group_of[run]]
 
@@ -101,7 +101,7 @@ class SharedReads:
             self._tail_L2RHSD = old.new_zeros(shape)
             self._tail_L2RHSD[:, :, :, :, :n_old] = old
 
-    def keep(self, runs: Sequence[RunningRequest]) -> bool:
+    def keep(self, runs: Sequence[Row]) -> bool:
         """Follow the slots after sequences have ended: the last fill the gaps. Return False if there are new ones."""
         if self.runs == runs:
             return True
