@@ -1,10 +1,10 @@
 """The local sampler: continuous batching over any Hugging Face causal LM in plain torch, without a server.
 
 One forward pass (`forward_pass.py`) serves every adapter (`multi_lora.py`) and every running request (`kv_slots.py`,
-`kv_cache.py`); idle sessions keep their keys and values for the next turn. Requests with equal tokens so far are one row
-of it (`running_request.py`): they part when they draw different tokens, each by its own random numbers. No thread: one
-asyncio task steps while there is work and yields between steps, so the order of everything, and with it every token, is
-reproducible.
+`kv_cache.py`); idle sessions keep their keys and values for the next turn. Requests with equal tokens so far are one
+row of it (`running_request.py`): they part when they draw different tokens, each by its own random numbers. No thread:
+one asyncio task steps while there is work and yields between steps, so the order of everything, and with it every
+token, is reproducible.
 """
 
 from __future__ import annotations
