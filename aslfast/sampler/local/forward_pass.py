@@ -18,6 +18,9 @@ from aslfast.sampler.local.running_request import Row
 from aslfast.sampler.local.shared_reads import MIN_QUERY_WIDTH, SharedReads, groups_of, reading, saves_enough
 
 PREFILL_TOKENS = 8192  # most tokens of one prefill pass, padding included
+# heads * head dim of a model whose equal samples are one row; the figures on record of the lab's narrower base, and the
+# bytes of its adapters, stay what they are
+MIN_MERGED_WIDTH = 256
 PREFILL_SLACK = 16  # sequences that differ by at most this many tokens, or a quarter, are padded to one length
 
 
@@ -28,6 +31,7 @@ class ForwardPass:
         """Lower max_context to the model's limit. Raise UserError for a model that is not served.
 
         share: read what several sequences begin with once, where that is worth it: on a CPU, in float32 or float64.
+        merges: whether samples with equal tokens so far may be one row.
         """
         self.lora = MultiLora(model)
         # PEFT replaces layers in place: underneath is the same model without the wrapper's overhead.
@@ -40,6 +44,7 @@ class ForwardPass:
         self.n_vocab, self._device, self._dtype = weight.shape[0], weight.device, weight.dtype
         exact = self._dtype in (torch.float32, torch.float64)  # our softmax has no wider accumulator
         self._share = share and self._device.type == "cpu" and exact and n_heads * head_dim >= MIN_QUERY_WIDTH
+        self.merges = share and n_heads * head_dim >= MIN_MERGED_WIDTH
         limit = context_limit(self._config)
         self.max_context = min(max_context, limit.tokens if limit else max_context)
         self.cache = KVCache(self._config.num_hidden_layers, n_kv_heads, head_dim, weight.detach())

@@ -178,7 +178,7 @@ class LocalSampler:
         rows: dict[object, list[RunningRequest]] = {}
         while self._waiting:
             run = self._waiting[0]
-            key = (run.request.adapter, tuple(run.ids)) if self._slots.reuse else run.request.session
+            key = (run.request.adapter, tuple(run.ids)) if self._forward.merges else run.request.session
             if key not in rows and len(rows) == n_free:
                 break
             rows.setdefault(key, []).append(self._waiting.popleft())
