@@ -82,7 +82,7 @@ def test_every_call_gets_its_own_observation(index, threaded):
 
 def test_calls_of_one_turn_of_the_loop_are_one_request():
     with retrieval(lambda queries: [f"about {query}" for query in queries]) as (url, seen):
-        found = asyncio.run(ask(executor_at(url), CALLS))
+        found = asyncio.run(ask(executor_at(url, timeout_s=5), CALLS))
     assert seen == [QUERIES] and found == [one(f"about {query}") for query in QUERIES]
 
 
