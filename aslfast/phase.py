@@ -14,7 +14,6 @@ from typing import Any, TypeAlias
 from aslfast.config import RunConfig
 from aslfast.core import Group, Question, Reward, Span, Task, Trajectory
 from aslfast.errors import UserError
-from aslfast.prompts.templates import fill, one_line
 from aslfast.prompts.tool_calls import SEARCH, Call
 from aslfast.rollout.context import RolloutContext
 from aslfast.rollout.multi_turn import stable_seed
@@ -55,11 +54,7 @@ class Play:
 
         The gaps' texts are data: each is one line of the prompt.
         """
-        template = prompt or self.context.rollout.roles[role].prompt
-        if not template:
-            raise UserError(f"roles.{role}.prompt is not set, and its act has no prompt; set one of them")
-        filled = fill(template, **{name: one_line(text) for name, text in gaps.items()})
-        return await self.context.sample(self._next(role, filled), self.number)
+        return await self.context.sample(self._next(role, self.context.asked(role, prompt, **gaps)), self.number)
 
     async def talk(self, role: str, messages: Sequence[str]) -> Trajectory:
         """Let a role act after a conversation: messages of the user's and its own in turn, the last one the user's."""

@@ -10,7 +10,7 @@ from importlib.resources import files
 from aslfast.config.bounds import number
 from aslfast.config.toml import parse
 from aslfast.limits import MOST_TEMPERATURE, MOST_TOKENS, MOST_TURNS
-from aslfast.prompts.tool_calls import MODEL
+from aslfast.prompts.tool_calls import searchers_in
 
 BASE = "base"  # as `adapter`: the base alone
 PREVIOUS = "@previous"  # ends the name of an adapter that is a copy of another one, made anew when a round begins
@@ -58,7 +58,7 @@ def tools_of(roles: Mapping[str, RoleConfig], name: str, of_run: Sequence[str]) 
 def searchers(roles: Mapping[str, RoleConfig], of_run: Sequence[str]) -> tuple[str, ...]:
     """Return the names of the roles that answer searches, as the entries `model:ROLE` say, each once."""
     entries = [*of_run, *(entry for role in roles.values() for entry in role.tools)]
-    return tuple(dict.fromkeys(entry.removeprefix(MODEL) for entry in entries if entry.startswith(MODEL)))
+    return tuple(searchers_in(entries))
 
 
 @cache

@@ -20,6 +20,7 @@ from aslfast.limits import (
     MOST_TOP_K,
     MOST_TURNS,
 )
+from aslfast.plugins import name_in
 from aslfast.prompts.builder import SECOND_JUDGE
 from aslfast.rewards import GENERATOR_REWARDS, LABELS, POLICY_REWARDS, REFERENCES
 
@@ -239,6 +240,10 @@ class RunConfig:
     def round_phases(self) -> tuple[str, ...]:
         """The phases of every round: all but "sft"."""
         return tuple(phase for phase in self.phases if phase != SFT)
+
+    def own_phase_of(self, path: str) -> OwnPhaseConfig:
+        """Return the table [own_phase.NAME] of the phase module:NAME."""
+        return self.own_phase.get(name_in(path), OwnPhaseConfig())
 
     @property
     def all_roles(self) -> dict[str, RoleConfig]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from aslfast.prompts.parsing import MARKS
@@ -48,6 +48,11 @@ class Call:
 def answers_search(entry: str) -> bool:
     """Return whether an entry of `tools` is, to the model, the tool `search`."""
     return entry == SEARCH or entry.startswith(MODEL)
+
+
+def searchers_in(entries: Iterable[str]) -> list[str]:
+    """Return the names of the roles that answer searches, as the entries `model:ROLE` of `tools` say, each once."""
+    return list(dict.fromkeys(entry.removeprefix(MODEL) for entry in entries if entry.startswith(MODEL)))
 
 
 def search_call(*queries: str) -> Call:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from aslfast.config import RunConfig
 from aslfast.config.roles import adapter_of
 from aslfast.core import StopReason, Task, Trajectory
+from aslfast.errors import UserError
+from aslfast.prompts.templates import fill, one_line
 from aslfast.rollout.counters import StepCounters
 from aslfast.rollout.multi_turn import Rollout, Start
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
@@ -30,6 +32,16 @@ class RolloutContext:
     def for_group(self) -> RolloutContext:
         """Return this context with counters of its own."""
         return replace(self, counters=StepCounters())
+
+    def asked(self, role: str, prompt: str, **gaps: str) -> str:
+        """Return what a role is asked: `prompt`, or where that is empty its own, with the gaps filled.
+
+        Their texts are data: each is one line. Raise UserError where neither is set.
+        """
+        template = prompt or self.rollout.roles[role].prompt
+        if not template:
+            raise UserError(f"roles.{role}.prompt is not set, and its act has no prompt; set one of them")
+        return fill(template, **{name: one_line(text) for name, text in gaps.items()})
 
     async def sample(self, task: Task, number: int, start: Start | None = None) -> Trajectory:
         """Return the `number`-th trajectory of a task, once the concurrency limit lets it run.

@@ -66,12 +66,17 @@ class RoundContext:
         check_settings(self.config, given, key)
         self.state.settings = given
 
+    def serve(self) -> Mapping[str, float]:
+        """Let the sampler serve the weights as they are now; return what the check of it measured."""
+        self.rollout.sampler.flush()
+        return self.check_weight_sync()
+
     def control(self, name: str, rollouts: RolloutContext | None = None) -> Control:
         """Return what acts on learner and sampler between playing and learning. rollouts: of the step, if there is one;
         else the next number is taken, as for a step."""
         return Control(
             self.now, self.state, self.learner, self.rollout.sampler, rollouts or self.start_step(),
-            self.check_weight_sync, self.observer, self.set, name,
+            self.serve, self.observer, self.set, name,
         )  # fmt: skip
 
     def start_step(self) -> RolloutContext:

@@ -22,7 +22,6 @@ from aslfast.learner.advantage import lesson
 from aslfast.learner.advantages.signal import Signal
 from aslfast.learner.learner import Learner
 from aslfast.learner.step_metrics import UpdateStats
-from aslfast.prompts.templates import fill, one_line
 from aslfast.rewards import exact_match
 from aslfast.rollout.context import RolloutContext
 from aslfast.rollout.counters import StepCounters
@@ -48,7 +47,7 @@ class Control:
     learner: Learner
     sampler: Sampler
     rollout: RolloutContext
-    check_weight_sync: Callable[[], Mapping[str, float]]
+    serve: Callable[[], Mapping[str, float]]  # lets the sampler serve the weights as they are now: RoundContext.serve
     observer: Observer
     set: Callable[[str, Setting], None]  # a key of the configuration, from the next step on: RoundContext.set
     name: str = ""
@@ -61,10 +60,9 @@ class Control:
         prompt: with the gap {question}; empty: the role's own. Other seeds at each call, the same on every rank.
         """
         self._calls += 1
-        template = prompt or self.rollout.rollout.roles[role].prompt
         tasks = [
-            Task(f"{self.name}.{self._calls}-{i}-{q.id}", role, fill(template, question=one_line(q.text)), q.text,
-                 q.references, q.hops)
+            Task(f"{self.name}.{self._calls}-{i}-{q.id}", role, self.rollout.asked(role, prompt, question=q.text),
+                 q.text, q.references, q.hops)
             for i, q in enumerate(questions)
         ]  # fmt: skip
         context = replace(self.rollout.for_group(), seed=stable_seed(self.rollout.seed, self.name, self._calls))
@@ -111,11 +109,6 @@ class Control:
         if stats:
             self.serve()
         return stats
-
-    def serve(self) -> Mapping[str, float]:
-        """Let the sampler serve the weights as they are now; return what the check of it measured."""
-        self.sampler.flush()
-        return self.check_weight_sync()
 
     def update(self, adapter: str, groups: Sequence[Group]) -> UpdateStats | None:
         """Take one optimizer step of an adapter; the sampler does not serve it yet. None: the groups teach nothing."""

@@ -39,8 +39,7 @@ def _copy_previous(context: RoundContext) -> None:
     for name in copies:
         context.learner.copy(name.removesuffix(PREVIOUS), name)
     if copies:
-        context.rollout.sampler.flush()
-        context.check_weight_sync()
+        context.serve()
 
 
 async def run_phase(context: RoundContext, phase: Phase) -> None:

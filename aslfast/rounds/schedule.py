@@ -1,20 +1,13 @@
-"""Which tasks at which step, which setting in which round, and when a phase has plateaued."""
+"""Which tasks at which step, and when a phase has plateaued."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from aslfast.core import Task
 
-T = TypeVar("T")
 LEAST_GAIN = 0.005
-
-
-def by_round(values: Sequence[T], number: int) -> T:
-    """Return the setting of a round, the first being 1; the last setting holds for all later rounds."""
-    return values[min(number, len(values)) - 1]
 
 
 def chunks(tasks: Sequence[Task], size: int) -> list[list[Task]]:

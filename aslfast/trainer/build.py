@@ -25,7 +25,7 @@ from aslfast.models.base_weights import BaseWeights
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.schemas import Schema
 from aslfast.prompts.templates import system_text
-from aslfast.prompts.tool_calls import MODEL, SEARCH, answers_search
+from aslfast.prompts.tool_calls import SEARCH, answers_search, searchers_in
 from aslfast.retrieval.client import RemoteIndex, max_request_s
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.environments.own_environment import OwnEnvironment
@@ -185,7 +185,7 @@ def build_rollout(
 
 def _has_own_tools(config: RunConfig, role: str) -> bool:
     entries = config.tools_of(role)
-    return entries != config.tools or any(entry.startswith(MODEL) for entry in entries)
+    return entries != config.tools or bool(searchers_in(entries))
 
 
 def _role_tools(config: RunConfig, role: str, tokenizer: PreTrainedTokenizerBase) -> RoleTools:
@@ -199,11 +199,10 @@ def _role_tools(config: RunConfig, role: str, tokenizer: PreTrainedTokenizerBase
 
 def _searcher(config: RunConfig, entries: Sequence[str]) -> ModelSearch | None:
     """Return who answers searches; None where the index does."""
-    name = next((entry.removeprefix(MODEL) for entry in entries if entry.startswith(MODEL)), None)
-    if name is None:
-        return None
-    role = config.roles[name]
-    return ModelSearch(name, role.prompt, role.output, config.tool.max_passage_chars)
+    for name in searchers_in(entries):
+        role = config.roles[name]
+        return ModelSearch(name, role.prompt, role.output, config.tool.max_passage_chars)
+    return None
 
 
 def _schemas(entries: Sequence[str]) -> list[Schema]:

@@ -19,7 +19,7 @@ from aslfast.errors import UserError
 from aslfast.models import lora
 from aslfast.models.base_model import LAB_BASE, model_folder
 from aslfast.models.context_limit import context_limit
-from aslfast.prompts.tool_calls import MODEL
+from aslfast.prompts.tool_calls import searchers_in
 from aslfast.retrieval.retriever import AnyIndex
 from aslfast.rollout.multi_turn import Rollout, stable_seed
 from aslfast.trainer.build import build_rollout, build_sampler, build_tools, load_base_model, prepare_torch
@@ -106,7 +106,7 @@ def _with_adapters(
 ) -> tuple[PreTrainedModel | PeftModel, dict[str, int]]:
     """Return the model with the latest adapters that play the role and answer its searches, and their versions by name;
     none where there is none."""
-    played = [role, *(entry.removeprefix(MODEL) for entry in config.tools_of(role) if entry.startswith(MODEL))]
+    played = [role, *searchers_in(config.tools_of(role))]
     names = [name for name in dict.fromkeys(map(config.adapter_of, played)) if name]
     # a round that began now would make NAME@previous of the latest NAME
     found = {name: lora.latest(folder / "adapters" / name.removesuffix(PREVIOUS)) for name in names}

@@ -179,8 +179,7 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
         replicas.sync_initial_state(learner, state, provenance_of(config).inputs)
         if environment:
             environment.restore_saved(state.environment)
-        sampler.flush()
-        context.check_weight_sync()
+        context.serve()
         play_rounds(context, datasets, SftPhase(context, rows) if rows else None)
     run.finish()
 

@@ -8,7 +8,7 @@ import pytest
 
 from aslfast.config import from_tree, load_recipe, to_toml, toml
 from aslfast.config.changes import settings
-from aslfast.config.schedules.effective import MAY_VARY, check_settings, scheduled
+from aslfast.config.schedules.effective import MAY_VARY, check_settings, settings_at, with_settings
 from aslfast.config.schedules.table import At, ScheduleConfig, value_at
 from aslfast.config.toml import tree_of
 from aslfast.errors import UserError
@@ -16,6 +16,11 @@ from aslfast.trainer.preflight import dry_run
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes" / "schedules.md").read_text(encoding="utf-8")
 RATE = "schedule.learner.learning_rate"
+
+
+def step_of(config, at, given=None):
+    """The configuration of a step."""
+    return with_settings(config, settings_at(config, at, given or {}))
 
 
 def curve(steps, rounds=1, **table):
@@ -60,7 +65,7 @@ def test_the_configuration_of_a_step_has_all_of_them():
         f"{RATE}.values=[1e-3, 1e-4]", f"{RATE}.shape=linear", "schedule.policy.group_size.values=[4, 9]",
         "schedule.roles.policy.loss.clip_low.by_round=[0.1, 0.2]", "schedule.roles.policy.temperature.by_round=[0.5]",
     ])  # fmt: skip
-    now = scheduled(config, At(2, 3, 8))  # step 11 of 0 to 23
+    now = step_of(config, At(2, 3, 8))  # step 11 of 0 to 23
     assert now.learner.learning_rate == pytest.approx(1e-3 - 9e-4 * 11 / 23, rel=1e-12)
     assert now.policy.group_size == round(9 - 5 * (1 + math.cos(math.pi * 11 / 23)) / 2) == 6
     assert now.loss_of("policy").clip_low == 0.2 and now.loss_of("grm").clip_low == config.loss.clip_low
@@ -74,13 +79,13 @@ def test_the_configuration_of_a_step_has_all_of_them():
 def test_settings_stand_over_schedules():
     config = load_recipe("tiny", [f"{RATE}.values=[1e-3, 1e-4]"])
     given = {"learner.learning_rate": 0.5, "loss.kind": "cispo", "advantage.drop_zero_variance": False}
-    now = scheduled(config, At(1, 0, 8), given)
+    now = step_of(config, At(1, 0, 8), given)
     assert now.learner.learning_rate == 0.5 and now.loss.kind == "cispo" and not now.advantage.drop_zero_variance
 
 
 def test_without_schedules_and_settings_it_is_the_recipe_itself():
     config = load_recipe("tiny")
-    assert scheduled(config, At(1, 0, 8)) is config and "schedule" not in to_toml(config)
+    assert step_of(config, At(1, 0, 8)) is config and "schedule" not in to_toml(config)
 
 
 def test_the_key_may_be_quoted(tmp_path):

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from aslfast import rewards
 from aslfast.config import load_recipe, recipe_names
+from aslfast.config.schedules.table import by_round
 from aslfast.core import StopReason, Task, Trajectory, Turn
 from aslfast.data.qa_dataset import Question
 from aslfast.errors import UserError
 from aslfast.prompts.builder import SECOND_JUDGE, PromptBuilder
 from aslfast.rewards.distractors import answer_form, plausible_wrong
 from aslfast.rewards.labels import voted_reference
-from aslfast.rounds.schedule import by_round
 from aslfast.systems.asl.generator_phase import generate_question, generator_tasks, question_group
 from aslfast.systems.asl.judge import judge_of, other_fold, source_fold
 from aslfast.systems.asl.judge_phase import gold_tasks, verification_tasks

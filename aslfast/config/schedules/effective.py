@@ -13,11 +13,11 @@ from typing import TypeAlias
 
 from aslfast.config.changes import settings
 from aslfast.config.schedules.table import At, ScheduleConfig, value_at
-from aslfast.config.schema import OwnPhaseConfig, RunConfig
+from aslfast.config.schema import RunConfig
 from aslfast.config.toml import Tree, tree_of
 from aslfast.config.validate import Origin, nearest, read_tree
 from aslfast.errors import UserError
-from aslfast.plugins import is_import_path, name_in
+from aslfast.plugins import is_import_path
 
 Setting: TypeAlias = float | int | bool | str  # a value that JSON can hold
 Settings: TypeAlias = Mapping[str, Setting]  # by key
@@ -76,11 +76,6 @@ def _put(tree: Tree, key: str, value: Setting, name: str) -> None:
     tree[last] = value
 
 
-def scheduled(config: RunConfig, at: At, given: Settings | None = None) -> RunConfig:
-    """Return the configuration of a step; without schedules and given settings the recipe's itself."""
-    return with_settings(config, settings_at(config, at, given or {}))
-
-
 def check_schedules(config: RunConfig, origin: Origin) -> None:
     """Raise UserError for a schedule of a key that may not vary, or whose values the key cannot have."""
     names = {key: f"{origin.of(f'schedule.{key}')}: schedule.{key}" for key in config.schedule}
@@ -132,9 +127,8 @@ def _check_shape(config: RunConfig, schedule: ScheduleConfig, name: str) -> None
 
 
 def _phase_steps(config: RunConfig) -> list[int]:
-    own = config.own_phase
     return [
-        own.get(name_in(phase), OwnPhaseConfig()).steps if is_import_path(phase) else getattr(config, phase).steps
+        (config.own_phase_of(phase) if is_import_path(phase) else getattr(config, phase)).steps
         for phase in config.round_phases
     ]
 

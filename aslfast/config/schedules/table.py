@@ -6,12 +6,14 @@ docs/recipes/schedules.md has their formulas.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 from aslfast.config.bounds import number
 from aslfast.limits import MOST, MOST_STEPS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,11 @@ class At:
     steps: int
 
 
+def by_round(values: Sequence[T], number: int) -> T:
+    """Return the setting of a round, the first being 1; the last setting holds for all later rounds."""
+    return values[min(number, len(values)) - 1]
+
+
 def value_at(schedule: ScheduleConfig, at: At, rounds: int) -> float:
     """Return a key's value at a step of a run of so many rounds.
 
@@ -50,7 +57,7 @@ def value_at(schedule: ScheduleConfig, at: At, rounds: int) -> float:
     after the last.
     """
     if schedule.by_round:
-        return schedule.by_round[min(at.round, len(schedule.by_round)) - 1]
+        return by_round(schedule.by_round, at.round)
     done, total = at.step, at.steps
     if schedule.over == "run":
         done, total = done + (at.round - 1) * at.steps, rounds * at.steps

@@ -9,11 +9,12 @@ from typing import Literal, TypeVar
 
 from aslfast import rewards
 from aslfast.checkpoint.state import TrainState
+from aslfast.config.schedules.table import by_round
 from aslfast.core import Attempt, Group, Question, Reward, StopReason, Task, Trajectory
 from aslfast.rewards import AnswerEvidence, QuestionEvidence
 from aslfast.rollout.context import RolloutContext
 from aslfast.rounds.group_result import GroupResult
-from aslfast.rounds.schedule import by_round, chunks
+from aslfast.rounds.schedule import chunks
 from aslfast.rounds.task_context import TaskContext
 from aslfast.systems.asl.judge import judge_of, other_fold, prompts_of, source_fold
 from aslfast.systems.asl.policy_phase import Verdicts, play_attempt

@@ -21,14 +21,13 @@ from aslfast.rounds.group_result import GroupResult
 from aslfast.rounds.phase import Phase
 from aslfast.rounds.schedule import cycled
 from aslfast.rounds.task_context import TaskContext
-from aslfast.systems.own.plan import settings_of
 
 SETUP_S = 60.0  # of making the phase
 
 
 def own_phases(config: RunConfig, path: str) -> list[Phase]:
     """Return the phase that an import path names. Raise UserError."""
-    settings = settings_of(config, path)
+    settings = config.own_phase_of(path)
     made = plugins.make_instance(path, "phases", OwnPhase, [config, settings.options], SETUP_S)
     own = _Guarded(path, made, settings, config)
     adapters = config.adapters_of(own.roles(config))
@@ -121,7 +120,7 @@ class _Guarded:
     def _settle(self, now: RunConfig) -> None:
         """Let the phase have the configuration and the options of the step, where they are not the recipe's."""
         if now is not self.recipe:
-            self.own.config, self.own.options = now, settings_of(now, self.path).options
+            self.own.config, self.own.options = now, now.own_phase_of(self.path).options
 
     def after_step(self, state: TrainState, groups: Sequence[Group]) -> None:
         """Let the phase see what its step came to, and keep what it keeps."""
