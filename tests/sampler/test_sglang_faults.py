@@ -95,11 +95,13 @@ def test_all_requests_survive_the_loss_of_the_engine(sampler, notices, undisturb
     assert not any(is_alive(pid) for pid in pids)
 
 
-def test_after_the_last_restart_the_run_ends_with_what_the_engine_said(sampler):
+def test_after_the_last_restart_the_run_ends_with_what_the_engine_said(sampler, undisturbed):
     assert sampler.restarts == 3
-    failed, struck, ended = asyncio.run(play_with_fault(sampler, HOST, signal.SIGSTOP))
-    errors = [error for error in failed if isinstance(error, Exception)]
-    assert len(errors) == 32 - ended and all(isinstance(error, UserError) for error in errors)
+    results, struck, ended = asyncio.run(play_with_fault(sampler, HOST, signal.SIGSTOP))
+    errors = [error for error in results if isinstance(error, Exception)]
+    assert 0 < len(errors) <= 32 - ended  # what was on its way when the signal struck may still arrive, and is right
+    assert all(isinstance(error, UserError) for error in errors)
+    assert all(r in errors or r.token_ids == whole.token_ids for r, whole in zip(results, undisturbed, strict=True))
     assert time.monotonic() - struck < TIMEOUT_S + AT_ONCE_S + 5
     assert len({str(error) for error in errors}) == 1
     assert "no progress" in str(errors[0]) and "after 3 restarts" in str(errors[0])
