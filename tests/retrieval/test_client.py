@@ -215,11 +215,11 @@ def test_what_passes_is_tried_again_after_as_long_as_the_server_asks():
     with playing((503, {"Retry-After": "1"}, busy), (500, {}, b"oops"), (200, {}, good)) as (url, seen):
         started = time.monotonic()
         assert RemoteIndex(url).retrieve(["x"], 3) == [[Passage("a", "c")]]
-        assert 1.2 < time.monotonic() - started < 3 and len(seen) == 3
+        assert 1.2 < time.monotonic() - started < 10 and len(seen) == 3
     with playing((503, {}, busy)) as (url, seen):
         message, seconds = error_of(url, retries=2)
         assert "no answer in 3 attempts" in message and "status 503: busy" in message
-        assert len(seen) == 3 and 0.5 < seconds < 2
+        assert len(seen) == 3 and 0.5 < seconds < 10
 
 
 def test_an_answer_that_is_cut_or_trickles_ends_in_time():
@@ -238,10 +238,10 @@ def test_an_answer_that_is_cut_or_trickles_ends_in_time():
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     message, seconds = error_of(f"http://127.0.0.1:{server.server_port}", timeout_s=0.5, retries=0)
     server.shutdown()
-    assert "longer than 0.5 s" in message and seconds < 1.5
+    assert "longer than 0.5 s" in message and seconds < 4
     with playing((200, {"Content-Length": "500"}, b'{"result"')) as (url, _):
         message, seconds = error_of(url, timeout_s=0.3, retries=0)
-        assert "no answer in 1 attempts" in message and seconds < 1.5
+        assert "no answer in 1 attempts" in message and seconds < 4
 
 
 @pytest.mark.parametrize("url", ["http://", "http://h:port", "http://h/?a=b", "http://[::1"])
@@ -275,7 +275,7 @@ def test_kill_in_the_middle_is_a_clear_error_in_time(lab_index):
         killed = time.monotonic()
         for thread in threads:
             thread.join()
-        assert time.monotonic() - killed < 5
+        assert time.monotonic() - killed < 8
         assert len(errors) == 4 and all(f"{server.url}/retrieve: no answer in 3 attempts" in e for e in errors)
 
 

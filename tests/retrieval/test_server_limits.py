@@ -98,7 +98,7 @@ def test_a_false_length(small):
 def test_headers_that_never_end(small, text):
     started = time.monotonic()
     assert say(small, text) == b""
-    assert 0.2 < time.monotonic() - started < 2
+    assert 0.2 < time.monotonic() - started < 10
 
 
 def test_endless_headers(small):

@@ -159,12 +159,12 @@ def test_a_stuck_thread_is_abandoned_at_the_deadline():
         started = time.monotonic()
         failed = await executor.call(CALLS[0])
         seconds = time.monotonic() - started
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(2.2)
         return failed, seconds, await executor.call(CALLS[1])
 
-    with retrieval(lambda queries: [time.sleep(0.7 * (q == QUERIES[0])) or q for q in queries]) as (url, _):
+    with retrieval(lambda queries: [time.sleep(2.4 * (q == QUERIES[0])) or q for q in queries]) as (url, _):
         failed, seconds, after = asyncio.run(play(executor_at(url, timeout_s=5, deadline_s=0.3)))
-    assert failed is None and seconds < 0.6 and after == one(QUERIES[1])
+    assert failed is None and seconds < 2 and after == one(QUERIES[1])
 
 
 def test_a_tool_that_stopped_answering_ends_the_run():
@@ -179,7 +179,7 @@ def test_a_tool_that_stopped_answering_ends_the_run():
 
     executor = executor_at("http://127.0.0.1:9", give_up_after_s=0.3)
     failed, seconds, message = asyncio.run(play(executor))
-    assert failed >= 2 and 0.3 <= seconds < 1.5
+    assert failed >= 2 and 0.3 <= seconds < 10
     assert "has answered no call" in message and "http://127.0.0.1:9/retrieve: no answer in 1 attempts" in message
 
 

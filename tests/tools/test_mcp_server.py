@@ -110,7 +110,7 @@ def test_a_call_that_hangs_gives_no_answer_and_the_session_goes_on(odd):
     before = ask(odd["counts"])
     started = time.monotonic()
     assert ask(odd["hangs"], limits=CallLimits(timeout_s=0.3)) is None
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
     assert ask(odd["counts"]) == before
 
 
