@@ -164,9 +164,9 @@ def test_every_method_of_a_trajectory_may_fail(method, tokenizer):
 
 
 def test_a_step_that_hangs(tokenizer):
-    environment = answering(opened("Game", ["tool.timeout_s=0.2"]), own_environments.Hangs(None).reset(None, 0).step)
+    environment = answering(opened("Game", ["tool.timeout_s=0.8"]), own_environments.Hangs(None).reset(None, 0).step)
     assert played(tokenizer, environment, ["a<|im_end|>"]).stop is StopReason.TOOL_FAILED
-    assert "Game.step raised TimeoutError: no result within 0.2 s" in environment.failure
+    assert "Game.step raised TimeoutError: no result within 0.8 s" in environment.failure
 
 
 def test_an_environment_that_only_fails_ends_the_run(tokenizer):
@@ -203,7 +203,7 @@ def test_an_environment_that_only_fails_ends_the_run(tokenizer):
         ("NaN", "step returned nan"),
         ("NumberObservation", "step returned 5, which is neither a text nor None"),
         ("Raises", "step raised KeyError: 'hello'"),
-        ("Hangs", "step raised TimeoutError: no result within 0.2 s"),
+        ("Hangs", "step raised TimeoutError: no result within 0.8 s"),
         ("NoRewardNumber", "reward returned 'good'"),
         ("StateIsNoJson", "state returned Object of type set is not JSON serializable"),
         ("HugeState", "at most 1,000,000 are committed"),
@@ -214,7 +214,7 @@ def test_an_environment_that_only_fails_ends_the_run(tokenizer):
 )
 def test_a_wrong_environment_is_one_line_before_the_run(name, said):
     with pytest.raises(UserError, match=f"^environment: .*{re.escape(said)}") as error:
-        opened(name, ["tool.timeout_s=0.2"])
+        opened(name, ["tool.timeout_s=0.8"])
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
 
 

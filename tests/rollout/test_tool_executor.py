@@ -60,7 +60,7 @@ def retrieval(behave):
         server.server_close()
 
 
-def executor_at(url, timeout_s=0.3, retries=0, deadline_s=5.0, give_up_after_s=60.0):
+def executor_at(url, timeout_s=1.0, retries=0, deadline_s=5.0, give_up_after_s=60.0):
     return ToolExecutor(SearchTool(RemoteIndex(url, timeout_s, retries)), True, deadline_s, give_up_after_s)
 
 

@@ -23,7 +23,7 @@ from aslfast.trainer.build import build_rollout, build_tools
 from tests.support.scripted_sampler import ScriptedSampler
 
 OWN = "tests.support.own.tools"
-QUICK = CallLimits(timeout_s=0.2, max_result_chars=1000, give_up_after_s=60.0)
+QUICK = CallLimits(timeout_s=1.5, max_result_chars=1000, give_up_after_s=60.0)  # a busy machine answers in it too
 BOTH = pytest.mark.parametrize("threaded", [False, True])
 TASK = PromptBuilder("compact").policy("t", Question("q", "How much is it?", ("3",)))
 ANSWER = "<think>so</think><answer>3</answer>"
@@ -42,7 +42,7 @@ def call(name, **arguments):
 
 
 def play(tokenizer, index, script, names, threaded=False, max_calls=1):
-    config = load_recipe("tiny", [f"tools={json.dumps(names)}", "tool.timeout_s=0.2", "tool.max_result_chars=1000",
+    config = load_recipe("tiny", [f"tools={json.dumps(names)}", "tool.timeout_s=1.5", "tool.max_result_chars=1000",
                                   f"tool.max_calls={max_calls}", "sampler.max_context=4000"])  # fmt: skip
     tools = build_tools(config, index)
     for tool in tools.runners.values():
@@ -91,7 +91,7 @@ def test_a_tool_that_hangs_gives_no_answer(name, threaded):
         pass  # its coroutine runs in the loop all the same, and is interrupted there
     started = time.monotonic()
     assert called(name, threaded) is None
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
 
 
 @BOTH
