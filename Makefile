@@ -1,10 +1,10 @@
-# make setup | setup-sglang | demo | real | test | check | fuzz | lint | clean. PYTHON names the interpreter for the virtual environment (3.10 to 3.12).
+# make setup | setup-sglang | setup-browser | demo | real | test | check | fuzz | lint | clean. PYTHON names the interpreter for the virtual environment (3.10 to 3.12).
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/*/*/*)
 
-.PHONY: setup setup-sglang demo real test test-fast check fuzz lint clean
+.PHONY: setup setup-sglang setup-browser demo real test test-fast check fuzz lint clean
 
 setup: .venv/.built
 
@@ -24,6 +24,15 @@ setup-sglang: .venv/.sglang
 
 .venv/.sglang: requirements-sglang.txt .venv/.installed
 	$(PIP) install --no-deps -r requirements-sglang.txt
+	touch $@
+
+# what the tests of the page need: Playwright, and a Chromium, which Debian brings to root. Without it they are left out
+setup-browser: .venv/.browser
+
+.venv/.browser: .venv/.installed
+	$(PIP) install playwright==1.65.2 axe-playwright-python==0.1.8
+	command -v chromium || { apt-get -qq update && apt-get -qq --yes install chromium; } > /dev/null \
+		|| echo "no Chromium: the tests in a browser are left out"
 	touch $@
 
 # every demo keeps its own folder: runs/demo, runs/demo-2, ...
@@ -46,7 +55,7 @@ real: .venv/.real
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: setup setup-sglang
+test: setup setup-sglang setup-browser
 	$(PYTEST)
 
 # before a commit, in two minutes: lint, types and the tests that start no engine and train nothing, side by side

@@ -1,7 +1,7 @@
 """What the roles learn in and are evaluated on: the interface that the lab, files and your own environment share.
 
 The recipe's `environment = "my_env:Env"` names a subclass of `Environment`. `tasks` and `eval_tasks` are all that it
-must have. docs/environments.md shows one.
+must have. docs/recipes/environments.md shows one.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ SLOW = (
     "models/test_fsdp.py", "project/test_extend.py", "sampler/test_sglang_faults.py", "checkpoint/test_resume.py",
     "lab/test_tiny_base.py", "bench/test_bench_rollout.py", "rollout/test_faults.py", "cli/test_commands.py",
     "kernels/test_triton_kernels.py", "distributed/test_multi_rank_run.py", "models/test_init_adapter.py",
-    "cli/test_stopping.py", "kernels/test_compile_report.py", "models/test_architectures.py",
+    "cli/test_stopping.py", "cli/page/test_browser.py", "kernels/test_compile_report.py",
+    "models/test_architectures.py",
     "trainer/preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py",
     "sampler/test_shared_weights.py", "cli/test_bad_input.py", "cli/test_bad_models.py",
     "bench/real/test_run.py", "bench/test_bench_kernels.py", "bench/test_bench_learner.py", "bench/test_bench_soak.py",
@@ -33,7 +34,7 @@ SLOW = (
     "sampler/test_local_sampler.py", "retrieval/test_client.py", "index/test_search.py", "index/test_update.py",
     "retrieval/test_server.py", "retrieval/test_server_limits.py", "trainer/test_sft_gradients.py",
     "learner/test_learner.py", "kernels/test_package.py", "trainer/test_forward_check.py", "cli/test_encodings.py",
-    "distributed/test_watchdog.py", "project/test_phases_page.py",
+    "distributed/test_watchdog.py", "project/test_phases_page.py", "cli/page/test_watch.py",
     "checkpoint/test_own_phase_resume.py",
 )  # fmt: skip
 # these share `engine_lab`

@@ -23,7 +23,7 @@ from aslfast.cli.commands.index import index_app
 from aslfast.cli.commands.lab import lab_app
 from aslfast.cli.commands.plan import plan
 from aslfast.cli.commands.recipes import recipes
-from aslfast.cli.commands.report import report
+from aslfast.cli.commands.report import report, trajectories, watch
 from aslfast.cli.commands.rollout import rollout
 from aslfast.cli.commands.sft import demos, sft
 from aslfast.cli.commands.train import train
@@ -113,7 +113,9 @@ for _name, _command, _example in (
     ("train", train, "aslfast train --recipe tiny --out runs/first --set policy.steps=8"),
     ("recipes", recipes, "aslfast recipes tiny"),
     ("plan", plan, "aslfast plan --recipe asl-qwen2.5-7b --gpu 80GB --set sampler.kind=sglang"),
-    ("report", report, "aslfast report runs/first"),
+    ("report", report, "aslfast report runs/first --html"),
+    ("watch", watch, "aslfast watch runs/first"),
+    ("trajectories", trajectories, 'aslfast trajectories runs/first --role policy --round 3 --where "reward<0.5"'),
     (
         "eval", evaluate,
         "aslfast eval runs/first --data runs/first/lab/heldout.parquet --index runs/first/lab/heldout.idx",

@@ -1,4 +1,4 @@
-"""docs/environments.md and its example work as they are written."""
+"""docs/recipes/environments.md and its example work as they are written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "environments.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs" / "recipes" / "environments.md").read_text(encoding="utf-8")
 EXAMPLE = ROOT / "examples" / "own_environment"
 SMALL = (
     "rounds=1 threads=1 data.eval_count=3 policy.steps=2 policy.prompts_per_step=2 policy.group_size=4 "

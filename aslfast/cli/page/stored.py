@@ -1,0 +1,109 @@
+"""The trajectories of a run's folder as they are stored: which files there are, and their rows in order.
+
+A phase that is under way has a file for each step (steps/); when it ends, one file has all of them (trajectories/).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aslfast.errors import UserError
+from aslfast.files.jsonl import read_lines
+
+_NAME = re.compile(r"(round-(\d+)-(.+?))(?:-(\d{5}))?\.parquet")
+_HEADING = re.compile(r"^=== (prompt|model|tool) ===\n?", re.MULTILINE)
+_KINDS = {"prompt": "prompt", "model": "sampled", "tool": "tool"}
+BATCH = 256  # rows in memory at once
+
+Row = dict[str, Any]  # of a Parquet file, by column
+TurnText = tuple[str, str]  # kind and text
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryFile:
+    """A Parquet file of trajectories. name: what a row's link starts with, the same before and after its phase ends."""
+
+    path: Path
+    name: str  # round-NNN-PHASE
+    round: int
+    phase: str
+    step: int = 0  # of the phase, where the file has one step alone
+    rows: int = 0
+    size: int = 0  # bytes
+
+
+def trajectory_files(run: Path) -> list[TrajectoryFile]:
+    """Return the files of a run in the order of its phases; those of a step only while their phase has none of its own.
+
+    Raise UserError for a file that is no Parquet file. One that is removed meanwhile is left out.
+    """
+    whole = [found for path in sorted((run / "trajectories").glob("*.parquet")) if (found := _described(path))]
+    ended = {file.name for file in whole}
+    parts = [found for path in sorted((run / "steps").glob("*.parquet")) if (found := _described(path))]
+    files = [*whole, *(part for part in parts if part.name not in ended)]
+    order = _order_of_phases(run)
+    return sorted(files, key=lambda file: (file.round, order.get((file.round, file.phase), len(order)), file.path.name))
+
+
+def _order_of_phases(run: Path) -> dict[tuple[int, str], int]:
+    """Return the place of each round's phases, as metrics.jsonl names them; empty where it cannot be read."""
+    try:
+        lines = read_lines(run / "metrics.jsonl")
+        seen = dict.fromkeys((line["round"], line["phase"]) for line in lines)
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return {}
+    return {phase: place for place, phase in enumerate(seen)}
+
+
+def _described(path: Path) -> TrajectoryFile | None:
+    match = _NAME.fullmatch(path.name)
+    if not match:
+        return None
+    name, number, phase, step = match.groups()
+    try:
+        rows = pq.read_metadata(path).num_rows
+        return TrajectoryFile(path, name, int(number), phase, int(step or 0), rows, path.stat().st_size)
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def rows_of(file: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
+    """Yield the rows of a file in order. Raise UserError."""
+    try:
+        with pq.ParquetFile(file) as parquet:
+            known = None if columns is None else [name for name in columns if name in parquet.schema_arrow.names]
+            for batch in parquet.iter_batches(BATCH, columns=known):
+                yield from batch.to_pylist()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise _unreadable(file, error) from error
+
+
+def turns_of(row: Row) -> list[TurnText]:
+    """Return the turns of a row's conversation, whose headings are text and may be forged by a passage.
+
+    A conversation whose headings are not as many as the turns that were counted apart is one turn of the kind "text".
+    """
+    text = row["conversation"] or ""
+    places = list(_HEADING.finditer(text))
+    kinds = [_KINDS[place[1]] for place in places]
+    counted = len(row.get("cached_tokens") or ()), len(row["passages"]) if row.get("passages") is not None else None
+    if not places or places[0].start() or kinds.count("sampled") != counted[0]:
+        return [("text", text)]
+    if counted[1] is not None and kinds.count("tool") != counted[1]:
+        return [("text", text)]
+    ends = [place.start() - 1 for place in places[1:]] + [len(text)]
+    return [(kind, text[place.end() : end]) for kind, place, end in zip(kinds, places, ends, strict=True)]
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{path}: not a Parquet file of trajectories ({reason}); the run is damaged")
