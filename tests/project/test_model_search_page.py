@@ -19,7 +19,7 @@ from aslfast.trainer.session import open_session, settings_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
-SECTION = PAGE.partition("## The model as its own search engine")[2]
+SECTION = PAGE.partition("## The model as its own search engine")[2].partition("\n## ")[0]
 SMALL = (
     "rounds=1 threads=1 data.eval_count=4 policy.steps=1 policy.prompts_per_step=4 policy.group_size=4 "
     "data.labelled_count=20 monitor.judge_probe=0"
@@ -59,6 +59,8 @@ def test_what_it_reads_is_what_the_role_said(folder):
 def test_the_plan_says_so(folder):
     shown = aslfast(folder, "train", "--recipe", "own_search.toml", "--dry-run")
     assert "tools of the role policy: model:searcher" in shown
+    # (5 - 1) calls of 3 queries
+    assert "searches of the role policy: at most 12 turns of searcher a trajectory" in shown
     aslfast(folder, "plan", "--recipe", "own_search.toml", "--gpu", "80GB")
 
 

@@ -1,4 +1,4 @@
-"""docs/recipes/phases.md works as it is written: its phases train, resume and are evaluated."""
+"""The phases of docs/extend.md and docs/recipes/phases.md work as they are written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGE = (ROOT / "docs" / "recipes" / "phases.md").read_text(encoding="utf-8")
+EXTEND = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8").partition("## A phase of your own")[2]
+PAGE = EXTEND + (ROOT / "docs" / "recipes" / "phases.md").read_text(encoding="utf-8")
 CODE, RECIPES = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL), re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 SMALL = (
     "rounds=1 threads=1 data.eval_count=4 monitor.judge_probe=0 data.labelled_count=20 sampler.max_turns=3 "

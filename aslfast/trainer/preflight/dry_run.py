@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aslfast.config import RunConfig
-from aslfast.config.roles import ROLES
+from aslfast.config.roles import ROLES, tools_of
 from aslfast.config.schema import SFT
-from aslfast.prompts.tool_calls import SEARCH
+from aslfast.prompts.tool_calls import SEARCH, searchers_in
+from aslfast.rollout.search_tool import MAX_QUERIES
 from aslfast.systems.phase_plan import PhasePlan
 from aslfast.systems.registry import plan_of
 from aslfast.trainer.lab_datasets import eval_counts
@@ -60,6 +61,17 @@ def _own_roles(config: RunConfig) -> list[str]:
     return ["roles: " + ", ".join(name if adapters[name] == name else name + others[name] for name in config.roles)]
 
 
+def _searched_by_model(config: RunConfig) -> list[str]:
+    """Return a line for each role whose searches another role answers: how many turns of that one, at most."""
+    lines = []
+    for name, role in config.roles.items():
+        for searcher in searchers_in(tools_of(config.roles, name, config.tools)):
+            answered = (role.max_turns or config.sampler.max_turns) - 1  # nothing reads what the last turn asks for
+            most = answered * config.tool.max_calls * MAX_QUERIES
+            lines.append(f"searches of the role {name}: at most {most} turns of {searcher} a trajectory, not counted")
+    return lines
+
+
 def _bound(phases: Sequence[PhasePlan]) -> str:
     return "at least" if any(phase.at_least for phase in phases) else "at most"
 
@@ -78,6 +90,7 @@ def describe(config: RunConfig) -> str:
         *([f"tools: {', '.join(config.tools)}"] if config.tools != (SEARCH,) else ()),
         *schedules(config),
         *(f"tools of the role {name}: {', '.join(role.tools)}" for name, role in config.roles.items() if role.tools),
+        *_searched_by_model(config),
         *([_sft(config)] if SFT in config.phases else ()),
         f"{config.rounds} rounds, each:",
     ]
