@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TypeVar
@@ -16,7 +17,8 @@ R = TypeVar("R", bound="BaseRunDir")
 class BaseRunDir(ABC):
     """A run's folder: `RunDir` on rank 0, `NullRunDir` on every other rank. A context manager that closes it.
 
-    files, provenance: as committed. history: the lines committed so far, by file. evaluated: whether the evaluation of
+    files, provenance: as committed. history: the lines committed so far, by file. followers: are
+    called with the file and the line of each that is committed. evaluated: whether the evaluation of
     round 0 is committed. warnings: for the user, about a resumed run. new_provenance: for the next commit, if any.
     """
 
@@ -24,6 +26,7 @@ class BaseRunDir(ABC):
         self.path = path
         self.warnings: list[str] = []
         self.new_provenance: Provenance | None = None
+        self.followers: list[Callable[[str, dict[str, object]], None]] = []
         self._set_committed(CommittedState(), evaluated=False)
 
     def _set_committed(self, committed: CommittedState, evaluated: bool) -> None:

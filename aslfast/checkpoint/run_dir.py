@@ -112,6 +112,9 @@ class RunDir(BaseRunDir):
             self.evaluated |= ROUNDS in commit.lines
             self._remove()
             self._removable = commit.dropped
+        for name, line in commit.lines.items():
+            for follow in self.followers:
+                follow(name, line)
 
     def finish(self) -> None:
         """Remove what the last commit of the run dropped: no later commit does."""

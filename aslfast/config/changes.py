@@ -10,7 +10,7 @@ from aslfast.config.toml import is_table, items_of
 
 # Numbers do not depend on these, or on the contents of the files alone, which have checksums of their own.
 MAY_CHANGE = (
-    "recipe", "rounds", "monitor.*", "tool.timeout_s", "tool.retries", "tool.give_up_after_s",
+    "recipe", "rounds", "tracker", "monitor.*", "tool.timeout_s", "tool.retries", "tool.give_up_after_s",
     "tool.max_concurrent",
     "sampler.engine_timeout_s", "sampler.engine_restarts", "sampler.gpu_memory_fraction",
     "sampler.share_base", "learner.kl_every", "learner.max_skipped_steps",

@@ -218,6 +218,8 @@ class RunConfig:
     environment: str = named("", ("",))
     # or module:function of one's own, mcp:COMMAND, mcp:URL, model:ROLE, which answers searches: docs/extend.md
     tools: tuple[str, ...] = ("search",)
+    # who follows the run besides its own files, each by its own package: docs/see.md
+    tracker: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     tool: ToolConfig = field(default_factory=ToolConfig)

@@ -46,6 +46,8 @@ from aslfast.trainer.lab_datasets import lab_datasets
 from aslfast.trainer.provenance import check_config, compare, provenance_of, updated
 from aslfast.trainer.round_loop import play_rounds
 from aslfast.trainer.sft.phase import SftPhase, sft_rows
+from aslfast.trainer.tracking.backends import check_installed
+from aslfast.trainer.tracking.follow import tracked
 
 
 def train(config: RunConfig, out: str | Path, observer: Observer | None = None) -> Path:
@@ -126,6 +128,7 @@ class _Parts:
 
 def _open_parts(config: RunConfig, observer: Observer, ranks: ProcessGroup) -> _Parts:
     check_own_parts(config)
+    check_installed(config.tracker)
     phases = phases_of(config)
     prepare_torch(config)
     observer.setup("data")
@@ -180,7 +183,8 @@ def _continue(config: RunConfig, parts: _Parts, run: BaseRunDir, observer: Obser
         if environment:
             environment.restore_saved(state.environment)
         context.serve()
-        play_rounds(context, datasets, SftPhase(context, rows) if rows else None)
+        with tracked(config, run, observer.warning):
+            play_rounds(context, datasets, SftPhase(context, rows) if rows else None)
     run.finish()
 
 
