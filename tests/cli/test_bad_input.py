@@ -65,6 +65,8 @@ def commands(place: Path) -> dict[str, list[str]]:
         "index add": [index, str(place / "more.jsonl"), "-q"],
         "index merge": [index],
         "index serve": [str(place / "folder")],
+        "watch": [str(place / "folder")],
+        "trajectories": [str(place / "run")],
         "lab train-base": ["--out", str(place / "full"), "-q"],
         "lab measure": [str(place / "folder"), "-q"],
     }

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -180,6 +181,18 @@ def wait_until_refused(server):
     raise AssertionError("the server still takes connections")
 
 
+def wait_until_read(server, count):
+    """Until the server has accepted so many connections and read all that came over them: Linux's own table says so."""
+    port = f":{server.address[1]:04X}"
+    for _ in range(1000):
+        rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+        queues = [row[4].partition(":")[2] for row in rows if row[1].endswith(port) and row[3] in ("01", "0A")]
+        if len(queues) == count + 1 and all(int(waiting, 16) == 0 for waiting in queues):  # and the listening one
+            return
+        time.sleep(0.005)
+    raise AssertionError("the server does not read")
+
+
 def test_sigterm_loses_no_request_under_way_and_refuses_new_ones(lab_index):
     body = json.dumps({"queries": QUERIES * 400, "topk": 10}).encode()
     expected = [[d for d, _ in row] for row in documents(lab_index, QUERIES, 10)] * 400
@@ -187,7 +200,7 @@ def test_sigterm_loses_no_request_under_way_and_refuses_new_ones(lab_index):
         connections = [socket.create_connection(server.address, timeout=20) for _ in range(16)]
         for connection in connections:
             connection.sendall(post(body))
-        time.sleep(0.1)
+        wait_until_read(server, len(connections))
         server.process.send_signal(signal.SIGTERM)
         answers = pool.map(read_all, connections)
         wait_until_refused(server)

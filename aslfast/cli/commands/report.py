@@ -9,6 +9,7 @@ import typer
 
 from aslfast.cli.options import Json
 from aslfast.errors import UserError
+from aslfast.limits import MOST_STEPS
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
 
@@ -49,12 +50,16 @@ def watch(
 def trajectories(
     run: RunFolder,
     role: Annotated[str | None, typer.Option("--role", help="Of this role.", show_default="all")] = None,
-    number: Annotated[int | None, typer.Option("--round", help="Of this round.", show_default="all")] = None,
-    step: Annotated[int | None, typer.Option("--step", help="Of this step of the phase.", show_default="all")] = None,
+    number: Annotated[
+        int | None, typer.Option("--round", min=0, max=MOST_STEPS, help="Of this round.", show_default="all")
+    ] = None,
+    step: Annotated[
+        int | None, typer.Option("--step", min=1, max=MOST_STEPS, help="Of this step of a phase.", show_default="all")
+    ] = None,
     where: Annotated[
         str, typer.Option("--where", metavar="TEXT", help='Conditions, as "reward<0.5 and stop=finished".')
     ] = "",
-    limit: Annotated[int, typer.Option("--limit", min=1, help="The first so many.")] = 5,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="The first so many.")] = 5,
     as_json: Json = False,
 ) -> None:
     """Print trajectories of a run to read, or one JSON object a line."""

@@ -19,6 +19,7 @@ SCRIPTS = (
     "vendor/uPlot.iife.min.js", "data.js", "dom.js", "charts.js", "overview.js", "rounds.js", "list.js", "viewer.js",
     "compare.js", "about.js", "main.js",
 )  # fmt: skip
+DOCTYPE = b"<!doctype html>"
 STYLES = ("vendor/uPlot.min.css", "page.css")
 
 
@@ -31,12 +32,21 @@ def write_page(runs: Sequence[Path], out: Path) -> tuple[int, int]:
     for each in data:
         each.read()
     metas = [each.meta() for each in data]  # also checks that there is something to show
+    _check_out(out)
     try:
         with atomic_file(out) as partial, open(partial, "w", encoding="utf-8") as file:
             file.writelines(page([[meta, *each.all_chunks()] for meta, each in zip(metas, data, strict=True)]))
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
     return sum(each.total for each in data), sum(each.kept for each in data)
+
+
+def _check_out(out: Path) -> None:
+    """Raise UserError where the page would take the place of something else."""
+    if not out.name:
+        raise UserError("--out is empty; name a file")
+    if out.is_file() and not out.read_bytes()[: len(DOCTYPE)] == DOCTYPE:
+        raise UserError(f"{out}: exists and is no page; choose another --out or remove it")
 
 
 def print_page(runs: Sequence[Path], out: Path, as_json: bool) -> None:

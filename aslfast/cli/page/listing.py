@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 from rich.console import Console
 from rich.text import Text
 
@@ -24,6 +24,9 @@ _THINKING = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
 SHOWN = ("round", "role", "step", "task_id", "question", "references", "output", "output_answer", "stop", "reward")
 
 
+JUDGE = "grm"  # the role that a person calls the judge
+
+
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """Which trajectories to show; None: any. limit: the first so many that pass."""
@@ -36,7 +39,7 @@ class Wanted:
 
     def holds(self, row: Row) -> bool:
         """Return whether a row passes all of it."""
-        plain = ((self.role, "role"), (self.round, "round"), (self.step, "step"))
+        plain = ((JUDGE if self.role == "judge" else self.role, "role"), (self.round, "round"), (self.step, "step"))
         return all(want is None or want == row[key] for want, key in plain) and all(c.holds(row) for c in self.where)
 
 
@@ -48,7 +51,7 @@ def print_trajectories(run: Path, wanted: Wanted, as_json: bool) -> None:
     console, shown = stdout(), 0
     for row in islice(_rows(run, wanted), wanted.limit):
         shown += 1
-        print(json.dumps(_as_json(row), ensure_ascii=False)) if as_json else _print(console, row)
+        print(msgspec.json.encode(_as_json(row)).decode()) if as_json else _print(console, row)
     if not shown:
         roles = ", ".join(sorted({file.phase for file in files}))
         stderr().print(f"aslfast: no trajectory passes; phases with trajectories: {roles}", markup=False)
@@ -71,9 +74,9 @@ def _counted(row: Row) -> Row:
 
 
 def _as_json(row: Row) -> dict[str, object]:
-    parts = json.loads(row["reward_parts"] or "{}")
     shown = {key: row[key] for key in (*SHOWN, "sampled", "searches", "match")}
-    return {**shown, "reward_parts": parts, "turns": [{"kind": kind, "text": text} for kind, text in turns_of(row)]}
+    turns = [{"kind": kind, "text": text} for kind, text in turns_of(row)]
+    return {**shown, "reward_parts": row["parts"], "turns": turns}
 
 
 def _print(console: Console, row: Row) -> None:
@@ -82,7 +85,7 @@ def _print(console: Console, row: Row) -> None:
     console.print(Text(printable(f"── {head} ── {row['task_id']}"), "bold cyan"), soft_wrap=True)
     for kind, text in turns_of(row):
         console.print(Text(f"{_TITLES[kind]}:", "dim"), _turn(kind, printable(text.strip())), soft_wrap=True)
-    parts = " ".join(f"{name} {value:.2f}" for name, value in json.loads(row["reward_parts"] or "{}").items())
+    parts = " ".join(f"{name} {value:.2f}" for name, value in row["parts"].items())
     references = " / ".join(row["references"] or ()) or "-"
     ending = f"output: {row['output'] or '-'}   reference: {references}   {parts}\n"
     console.print(Text(printable(ending), "yellow"), soft_wrap=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from aslfast.checkpoint.commits import Provenance
 from aslfast.checkpoint.run_dir import LEDGER
 from aslfast.checkpoint.state import apply_changes
+from aslfast.core import Question
 
 _COMMITS = "SELECT number, body ->> '$.state', body ->> '$.provenance' FROM commits WHERE number > ? ORDER BY number"
 
@@ -23,6 +24,7 @@ class LedgerView:
         self._seen = 0
         self._state: dict[str, object] = {}
         self.provenance = Provenance()
+        self.problem = ""  # why there may be no questions
 
     def read(self) -> None:
         """Read what is new. A ledger that is locked or damaged leaves the view as it was: a resume names the damage."""
@@ -39,16 +41,24 @@ class LedgerView:
                     self._seen = number
             finally:
                 connection.close()
-        except (sqlite3.Error, ValueError, TypeError):
-            return
+        except (sqlite3.Error, ValueError, TypeError, KeyError) as error:
+            self.problem = f"{LEDGER} cannot be read ({error}): its questions and provenance are not shown"
+        else:
+            self.problem = ""
 
     def questions(self) -> list[dict[str, object]]:
         """Return the questions that were accepted so far, with the attempts at them and the verdicts on those."""
         pool = self._state.get("pool")
-        return [_question(each) for each in pool.values()] if isinstance(pool, Mapping) else []
+        try:
+            return [_shown(msgspec.convert(each, Question)) for each in pool.values()] if isinstance(pool, dict) else []
+        except msgspec.ValidationError as error:
+            self.problem = f"{LEDGER}: its question pool is damaged ({error})"
+            return []
 
 
-def _question(stored: Mapping[str, Any]) -> dict[str, object]:
-    attempts = [[attempt["answer"], attempt["verdicts"]] for attempt in stored.get("attempts", ())]
-    keys = ("id", "text", "references", "hops", "round")
-    return {**{key: stored.get(key) for key in keys}, "attempts": attempts}
+def _shown(question: Question) -> dict[str, object]:
+    attempts = [(attempt.answer, attempt.verdicts) for attempt in question.attempts]
+    return {
+        "id": question.id, "text": question.text, "references": question.references, "hops": question.hops,
+        "round": question.round, "attempts": attempts,
+    }  # fmt: skip

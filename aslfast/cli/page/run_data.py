@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from math import isfinite
 from pathlib import Path
 
 import msgspec
@@ -19,13 +20,15 @@ from aslfast import __version__
 from aslfast.cli.page.pieces import TokenText, sampled_runs
 from aslfast.cli.page.questions import LedgerView
 from aslfast.cli.page.stored import Row, TrajectoryFile, rows_of, trajectory_files, turns_of
+from aslfast.errors import UserError
 from aslfast.metrics.monitor import alarm_texts
 from aslfast.metrics.run_log import RunLog
 from aslfast.rewards.match import exact_match
 
 MOST_TRAJECTORIES = 100_000  # in a page; above that whole groups are left out
 CHUNK = 256  # trajectories that are packed together
-NATS = 20  # steps of a log-prob in a chunk: 1/20 nat, 255 is 12.75 nats or more
+NATS = 20  # steps of a log-prob in a chunk: 1/20 nat
+MOST_NATS = 255 / NATS  # below that, and no number: 255 steps
 TEXTS = ("question", "output", "output_answer", "task_id", "role", "stop")  # columns of texts, each by its number
 
 
@@ -91,6 +94,12 @@ class RunData:
 
         A phase's end replaces its steps' files by one with the same rows.
         """
+        try:
+            self._read()
+        except FileNotFoundError:  # a phase has just ended: its steps' files are one by now
+            self._read()
+
+    def _read(self) -> None:
         files = trajectory_files(self.run)
         share = min(1.0, self.most / max(1, sum(file.rows for file in files)))
         self._drop_from(0 if share != self._share else _same(self._files, files))
@@ -103,15 +112,22 @@ class RunData:
         log = RunLog.read(self.run)
         self._ledger = self._ledger or LedgerView(self.run)
         self._ledger.read()
+        questions = self._ledger.questions()
+        try:
+            of_log = {
+                "sentence": log.sentence(), "roles": log.roles, "rounds": log.rounds, "steps": log.steps,
+                "alarms": [text for line in log.rounds for text in alarm_texts(line)],
+            }  # fmt: skip
+        except (KeyError, TypeError, AttributeError) as error:
+            what = f"metrics.jsonl or rounds.jsonl has a line that no run writes ({error!r})"
+            raise UserError(f"{self.run}: {what}; the run is damaged") from error
         data = {
-            "name": self.run.resolve().name, "version": __version__, "sentence": log.sentence(),
-            "roles": log.roles, "rounds": log.rounds, "steps": log.steps,
-            "alarms": [text for line in log.rounds for text in alarm_texts(line)],
+            "name": self.run.resolve().name, "software": __version__, **of_log,
             "config": _text(self.run / "config.toml"), "provenance": self._ledger.provenance,
-            "questions": self._ledger.questions(), "total": self.total, "kept": self.kept,
+            "questions": questions, "problem": self._ledger.problem, "total": self.total, "kept": self.kept,
             "starts": [chunk.start for chunk in self._chunks], "nats": NATS,
             "files": [file.name for file in self._files],
-            "table": self._table.columns, "texts": list(self._table.texts), "text_columns": TEXTS,
+            "table": self._table.columns, "texts": list(self._table.texts), "text_columns": [*TEXTS, "label"],
         }  # fmt: skip
         return pack(data)
 
@@ -152,7 +168,8 @@ def _place(file: TrajectoryFile, row: Row) -> float:
 
 
 def _add_line(table: Table, file: int, row: Row) -> None:
-    references, parts = row["references"] or (), json.loads(row["reward_parts"] or "{}")
+    references, parts = row["references"] or (), row["parts"]
+    table.add_text("label", references[0] if references else None)
     for name in TEXTS:
         table.add_text(name, row[name])
     for name in ("round", "step", "adapter_version", "reward"):
@@ -175,14 +192,16 @@ def _body(row: Row, text: TokenText | None) -> dict[str, object]:
         tokens = [_tokens(each, row["logprobs"][start:end]) for each, (start, end) in zip(pieces, spans, strict=True)]
     return {
         "turns": turns, "tokens": tokens, "references": row["references"], "passages": row.get("passages"),
-        "parts": json.loads(row["reward_parts"] or "{}"), "cached": row.get("cached_tokens"),
+        "parts": row["parts"], "cached": row.get("cached_tokens"),
         "spans": json.loads(row["spans"]) if row.get("spans") else None,
     }  # fmt: skip
 
 
-def _tokens(pieces: Sequence[str], logprobs: Sequence[float]) -> list[list[int]]:
-    """Return a turn's tokens: their lengths in the text, and their log-probs in steps of 1 / NATS below 0."""
-    return [_lengths(pieces), [min(255, max(0, round(-NATS * logprob))) for logprob in logprobs]]
+def _tokens(pieces: Sequence[str], logprobs: Sequence[float]) -> tuple[list[int], list[int], float | None]:
+    """Return a turn's tokens: lengths in the text, log-probs in steps of 1 / NATS below 0, and their true mean."""
+    steps = [round(-NATS * max(-MOST_NATS, min(0.0, p))) if isfinite(p) else 255 for p in logprobs]
+    mean = sum(logprobs) / max(1, len(logprobs))
+    return _lengths(pieces), steps, round(mean, 5) if isfinite(mean) else None
 
 
 def _lengths(pieces: Sequence[str]) -> list[int]:
@@ -190,4 +209,4 @@ def _lengths(pieces: Sequence[str]) -> list[int]:
 
 
 def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""

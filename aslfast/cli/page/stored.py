@@ -5,8 +5,9 @@ A phase that is under way has a file for each step (steps/); when it ends, one f
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aslfast.data.trajectories import SCHEMA
 from aslfast.errors import UserError
 from aslfast.files.jsonl import read_lines
 
@@ -21,6 +23,8 @@ _NAME = re.compile(r"(round-(\d+)-(.+?))(?:-(\d{5}))?\.parquet")
 _HEADING = re.compile(r"^=== (prompt|model|tool) ===\n?", re.MULTILINE)
 _KINDS = {"prompt": "prompt", "model": "sampled", "tool": "tool"}
 BATCH = 256  # rows in memory at once
+NEWER = {"passages", "spans", "cached_tokens"}  # columns that older runs do not have
+STREAMS = ("token_ids", "loss_mask", "logprobs")
 
 Row = dict[str, Any]  # of a Parquet file, by column
 TurnText = tuple[str, str]  # kind and text
@@ -76,15 +80,28 @@ def _described(path: Path) -> TrajectoryFile | None:
         raise _unreadable(path, error) from error
 
 
-def rows_of(file: Path, columns: Sequence[str] | None = None) -> Iterator[Row]:
-    """Yield the rows of a file in order. Raise UserError."""
+def rows_of(file: Path) -> Iterator[Row]:
+    """Yield the rows of a file in order, each with its reward's `parts`. Raise UserError, FileNotFoundError."""
     try:
         with pq.ParquetFile(file) as parquet:
-            known = None if columns is None else [name for name in columns if name in parquet.schema_arrow.names]
-            for batch in parquet.iter_batches(BATCH, columns=known):
-                yield from batch.to_pylist()
-    except (pa.ArrowException, OSError, ValueError) as error:
+            if missing := set(SCHEMA.names) - set(parquet.schema_arrow.names) - NEWER:
+                raise ValueError(f"no column {', '.join(sorted(missing))}")
+            for batch in parquet.iter_batches(BATCH):
+                yield from map(_checked, batch.to_pylist())
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, TypeError) as error:
         raise _unreadable(file, error) from error
+
+
+def _checked(row: Row) -> Row:
+    """Return a row with its reward's parts by name. Raise ValueError for what no run writes."""
+    parts, streams = json.loads(row["reward_parts"] or "{}"), [row[name] for name in STREAMS]
+    if not isinstance(parts, dict) or not all(isinstance(value, int | float) for value in parts.values()):
+        raise ValueError(f"reward_parts of {row['task_id']!r} is {row['reward_parts']!r}")
+    if any(stream is None or len(stream) != len(streams[0]) for stream in streams) or min(streams[0], default=0) < 0:
+        raise ValueError(f"the token stream of {row['task_id']!r} is damaged")
+    return {**row, "parts": parts}
 
 
 def turns_of(row: Row) -> list[TurnText]:
@@ -96,7 +113,9 @@ def turns_of(row: Row) -> list[TurnText]:
     places = list(_HEADING.finditer(text))
     kinds = [_KINDS[place[1]] for place in places]
     counted = len(row.get("cached_tokens") or ()), len(row["passages"]) if row.get("passages") is not None else None
-    if not places or places[0].start() or kinds.count("sampled") != counted[0]:
+    if not places or places[0].start() or [place for place, kind in enumerate(kinds) if kind == "prompt"] != [0]:
+        return [("text", text)]
+    if kinds.count("sampled") != counted[0]:
         return [("text", text)]
     if counted[1] is not None and kinds.count("tool") != counted[1]:
         return [("text", text)]

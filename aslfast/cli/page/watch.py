@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -38,15 +39,21 @@ class FollowedRun:
         found = [(self.run / name).stat() for name in LINES if (self.run / name).exists()]
         return hashlib.sha256(repr([(each.st_size, each.st_mtime_ns) for each in found]).encode()).hexdigest()[:16]
 
-    def part(self, number: int) -> bytes | None:
-        """Return the run's table (0) or a chunk of texts; None: there is no such chunk. Raise UserError."""
+    def table(self) -> tuple[bytes, str]:
+        """Return the run's table and its version, brought up to date. Raise UserError."""
         with self._lock:
             version = self.version()
             if version != self._version:
                 self._data.read()
                 self._parts = [self._data.meta(), *self._data.all_chunks()]
                 self._version = version
-            return self._parts[number] if 0 <= number < len(self._parts) else None
+            return self._parts[0], version
+
+    def chunk(self, number: int, version: str) -> bytes | None:
+        """Return a chunk of texts of a table of this version; None: it is another one by now, or has no such chunk."""
+        with self._lock:
+            known = version == self._version and 0 < number < len(self._parts)
+            return self._parts[number] if known else None
 
 
 def serve(run: Path, port: int, opened: Callable[[str], None]) -> None:
@@ -72,30 +79,39 @@ def _handler(followed: FollowedRun) -> type[BaseHTTPRequestHandler]:
             """Answer with the page, the run's version, or a part of its data."""
             if not self._is_ours():
                 self._answer(403, "text/plain", b"this server answers on its own address alone")
-            elif self.path == "/":
-                self._answer(200, "text/html; charset=utf-8", "".join(page([], live=True)).encode())
-            elif self.path == "/data/version":
-                self._answer(200, "text/plain", followed.version().encode())
             else:
-                self._part(self.path.removeprefix("/data/0/"))
+                path, _, query = self.path.partition("?")
+                self._route(path, query)
 
-        def _part(self, name: str) -> None:
-            try:
-                part = followed.part(int(name)) if name.isdecimal() and len(name) < 8 else None
-            except UserError as error:
-                self._answer(503, "text/plain", str(error).encode())
-                return
-            if part is None:
-                self._answer(404, "text/plain", b"nothing here")
+        def _route(self, path: str, query: str) -> None:
+            number = path.removeprefix("/data/")
+            if path == "/":
+                self._answer(200, "text/html; charset=utf-8", "".join(page([], live=True)).encode())
+            elif path == "/data/version":
+                self._answer(200, "text/plain", followed.version().encode())
+            elif path == "/data/0":
+                self._table()
+            elif path.startswith("/data/") and number.isdecimal() and len(number) < 8:
+                part = followed.chunk(int(number), query.removeprefix("version="))
+                self._answer(409 if part is None else 200, "application/octet-stream", part or b"another version now")
             else:
-                self._answer(200, "application/octet-stream", part)
+                self._answer(404, "text/plain", b"nothing here")
+
+        def _table(self) -> None:
+            try:
+                packed, version = followed.table()
+            except (UserError, OSError) as error:
+                self._answer(503, "text/plain; charset=utf-8", str(error).encode())
+            else:
+                self._answer(200, "application/octet-stream", packed, version)
 
         def _is_ours(self) -> bool:
             """Return whether the request names this machine: a page elsewhere must not read the run by another name."""
-            return self.headers.get("Host", "").rpartition(":")[0] in (HOST, "localhost")
+            return re.sub(r":\d+$", "", self.headers.get("Host", "")).lower() in (HOST, "localhost")
 
-        def _answer(self, status: int, kind: str, body: bytes) -> None:
+        def _answer(self, status: int, kind: str, body: bytes, version: str = "") -> None:
             self.send_response(status)
+            self.send_header("X-Run-Version", version)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
             self.send_header("Cache-Control", "no-store")

@@ -11,6 +11,7 @@ from typing import Any
 from aslfast.errors import UserError
 
 _ONE = re.compile(r"\s*(\w+)\s*(<=|>=|!=|==|=|<|>|~)\s*(.*?)\s*", re.DOTALL)
+_AND = re.compile(r"""\s+and\s+(?=(?:[^"']*["'][^"']*["'])*[^"']*$)""", re.IGNORECASE)  # none inside of quotes
 _COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "=": operator.eq, "==": operator.eq,
     "!=": operator.ne,
@@ -39,7 +40,7 @@ class Condition:
 
 def parse_where(text: str) -> tuple[Condition, ...]:
     """Return the conditions of `--where`; all of them must hold. Raise UserError."""
-    return tuple(_parsed(part) for part in re.split(r"\s+and\s+", text.strip())) if text.strip() else ()
+    return tuple(map(_parsed, _AND.split(text.strip()))) if text.strip() else ()
 
 
 def _parsed(text: str) -> Condition:
@@ -52,6 +53,8 @@ def _parsed(text: str) -> Condition:
         if sign not in ("=", "==", "!=", "~"):
             raise UserError(f"--where {text!r}: {column} is a text; compare it by = != or ~ (contains)")
         return Condition(column, sign, value)
+    if sign == "~":
+        raise UserError(f"--where {text!r}: {column} is a number; compare it by < <= > >= = or !=")
     try:
         return Condition(column, sign, float(value))
     except ValueError as error:

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from aslfast.cli.main import app
+from aslfast.data.trajectories import write_trajectories
 from aslfast.files.jsonl import append_line
 from tests.support.cli.page_runs import HOSTILE, QUESTION, policy_records, step_line, write_page_run
 
@@ -224,6 +225,72 @@ def test_fifty_thousand_trajectories_open_and_scroll(browser, tmp_path):
         assert page.evaluate(scroll) > 20
         assert re.search(r"50,000 of 50,000", page.locator("main").inner_text())
         assert page.locator(".row").count() < 60
+
+
+def test_a_search_that_is_left_changes_nothing(browser, file):
+    with opened(browser, f"file://{file}#/trajectories?q=satire&deep=1") as page:
+        page.evaluate("location.hash = '#/trajectories?role=grm'")
+        until(page, "document.querySelector('main').innerText.includes('2 of 18 traj')")
+        page.wait_for_timeout(300)
+        assert page.locator("#status").is_hidden() and page.locator(".row").count() == 2
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        until(page, "location.hash.includes('round-001-grm.1.1')")
+
+
+def test_the_skip_link_and_a_filter_keep_the_place(browser, file):
+    with opened(browser, f"file://{file}#/trajectories?role=policy") as page:
+        page.locator(".skip").focus()
+        page.keyboard.press("Enter")
+        assert page.url.endswith("#/trajectories?role=policy")
+        assert page.evaluate("document.activeElement.id") == "main"
+        page.locator("select[name=step]").focus()
+        page.select_option("select[name=step]", "2")
+        until(page, "location.hash.includes('step=2') && document.activeElement.name === 'step'")
+
+
+def test_roles_of_ones_own(browser, tmp_path):
+    """A phase of several roles, one of which is called as a method of every object is."""
+    run = write_page_run(tmp_path / "run")
+    roles = {"toString": {"reward": -1.0}, "policy": {"reward": 1.0}}
+    append_line(run / "metrics.jsonl", {**step_line("Duel", 1), "grad_norm": 0.5, "roles": roles,
+                                        "other_updates": {"policy": {"grad_norm": 0.7}}})  # fmt: skip
+    assert CliRunner().invoke(app, ["report", str(run), "--html"]).exit_code == 0
+    with opened(browser, f"file://{run / 'report.html'}#/round/1") as page:
+        text = page.locator(".flow").inner_text()
+        assert "toString in Duel" in text and "policy in Duel" in text and "0.500" in text and "0.700" in text
+    with opened(browser, f"file://{run / 'report.html'}#/toString") as page:
+        assert "after round 1" in page.locator("h1").inner_text()
+
+
+def test_a_live_list_is_right_after_the_run_went_on(browser, tmp_path):
+    """What is being read stays; shown anew, rows have their addresses and their own texts, over a phase's end too."""
+    run = write_page_run(tmp_path / "run")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "aslfast", "watch", str(run), "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    page = browser.new_page()
+    try:
+        page.goto(server.stdout.readline().split()[-1] + "#/trajectories")
+        until(page, "document.querySelector('main').innerText.includes('18 of 18')")
+        page.fill("input[name=q]", "dra")
+        for step in (1, 2):
+            records = [record for record in policy_records(2, 2) if record.step == step]
+            write_trajectories(run / "steps" / f"round-002-policy-{step:05}.parquet", records)
+            append_line(run / "metrics.jsonl", step_line("policy", step, 2))
+        until(page, "document.querySelector('#status').innerText.includes('The run went on')")
+        assert page.input_value("input[name=q]") == "dra"
+        write_trajectories(run / "trajectories" / "round-002-policy.parquet", policy_records(2, 2))
+        page.locator("#status button").click()
+        until(page, "document.querySelector('main').innerText.includes('of 34 traj')")
+        page.evaluate("location.hash = '#/t/round-002-policy.2.3'")
+        until(page, "document.querySelector('.turns')?.innerText.includes('no idea')")
+        assert "undefined" not in page.evaluate("[...document.querySelectorAll('a')].map((a) => a.href).join()")
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
+        page.close()
 
 
 def test_a_live_page_follows_its_run(browser, tmp_path):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import shutil
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aslfast.cli.page.html import write_page
 from aslfast.cli.page.pieces import TokenText, sampled_runs
 from aslfast.cli.page.questions import LedgerView
 from aslfast.cli.page.run_data import RunData
@@ -62,9 +66,9 @@ def test_tokens_are_those_that_were_sampled(run):
     body = bodies(data)[2]
     kinds, texts = zip(*body["turns"], strict=True)
     assert kinds == ("prompt", "sampled", "tool", "sampled")
-    for said, (lengths, steps) in zip([texts[1], texts[3]], body["tokens"], strict=True):
+    for said, (lengths, steps, mean) in zip([texts[1], texts[3]], body["tokens"], strict=True):
         assert sum(lengths) == len(said) and len(lengths) == len(TOKENIZER.encode(said, add_special_tokens=False).ids)
-        assert set(steps) == {10}  # 0.5 nats in twentieths
+        assert set(steps) == {10} and mean == -0.5  # 0.5 nats in twentieths
     assert body["parts"] == {"judge": 1.0, "format": 0.05} and body["passages"] == [["p1", "p2"]]
 
 
@@ -78,11 +82,12 @@ def test_the_question_pool_and_the_provenance_are_read_without_writing(run):
     (run / "ledger.sqlite").write_bytes(b"no database at all, but as long as a page of one" * 100)
     view = LedgerView(run)
     view.read()
-    assert view.questions() == []
+    assert view.questions() == [] and "ledger.sqlite cannot be read (file is not a database)" in view.problem
 
 
-def test_a_forged_heading_gives_one_turn_that_is_no_claim(tmp_path):
-    forged = "x\n=== model ===\n<answer> forged</answer>"
+@pytest.mark.parametrize("kind", ["model", "tool", "prompt"])
+def test_a_forged_heading_gives_one_turn_that_is_no_claim(kind, tmp_path):
+    forged = f"x\n=== {kind} ===\n<answer> forged</answer>"
     file = tmp_path / "t.parquet"
     write_trajectories(file, [policy_record(0, 1, "satire", forged)])
     (row,) = rows_of(file)
@@ -133,6 +138,45 @@ def test_a_damaged_file_is_named(run):
     (run / "trajectories" / "round-001-policy.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(UserError, match=r"round-001-policy.parquet: not a Parquet file of trajectories"):
         trajectory_files(run)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("reward_parts", "{", "Expecting property name"),
+        ("reward_parts", '{"judge": null}', "reward_parts of 'p1-0' is"),
+        ("loss_mask", None, "the token stream of 'p1-0' is damaged"),
+        ("token_ids", [-1], "the token stream of 'p1-0' is damaged"),
+        (None, None, "no column logprobs"),
+    ],
+)
+def test_rows_that_no_run_writes_are_one_line(run, column, value, said):
+    file = run / "trajectories" / "round-001-policy.parquet"
+    table = pq.read_table(file)
+    if column:
+        row, *others = table.to_pylist()
+        table = pa.Table.from_pylist([{**row, column: value}, *others], schema=table.schema)
+    pq.write_table(table if column else table.drop_columns(["logprobs"]), file)
+    with pytest.raises(UserError, match=re.escape(said)) as error:
+        read(run)
+    assert "round-001-policy.parquet: not a Parquet file of trajectories" in str(error.value)
+
+
+def test_log_probs_that_are_no_numbers_are_shown_as_the_least(run):
+    file = run / "trajectories" / "round-001-policy.parquet"
+    row, *others = pq.read_table(file).to_pylist()
+    row["logprobs"] = [float("nan") if mask else 0.0 for mask in row["loss_mask"]]
+    pq.write_table(pa.Table.from_pylist([row, *others], schema=pq.read_schema(file)), file)
+    data, _ = read(run)
+    assert {*bodies(data)[2]["tokens"][0][1]} == {255} and bodies(data)[2]["tokens"][0][2] is None
+
+
+def test_a_page_takes_no_other_files_place(run):
+    for name in ("config.toml", "rounds.jsonl"):
+        with pytest.raises(UserError, match=f"{name}: exists and is no page"):
+            write_page([run], run / name)
+    for _ in range(2):  # a page's own place it takes
+        assert write_page([run], run / "report.html") == (18, 18)
 
 
 def test_hostile_text_is_in_the_data_as_it_is(run):

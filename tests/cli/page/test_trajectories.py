@@ -43,6 +43,8 @@ def test_it_reads_as_a_conversation(run):
         (("--where", "output != memoir and role = policy", "--limit", 100), 8),
         (("--where", "conversation ~ ÜMLÄUT"), 1),
         (("--where", "searches>=1", "--limit", 100), 16),
+        (("--where", 'output = "drama and so" AND reward<1'), 0),
+        (("--role", "judge"), 2),
     ],
 )
 def test_what_passes(run, args, count):
@@ -61,6 +63,7 @@ def test_a_line_of_json_has_the_turns_and_the_reward(run):
         ("rewards<3", "columns: reward, round"),
         ("reward<high", "reward is a number, 'high' is none"),
         ("output<3", "compare it by = != or ~"),
+        ("reward~0.5", "reward is a number; compare it by"),
         ("reward<1 or reward>2", "'1 or reward>2' is none"),
     ],
 )

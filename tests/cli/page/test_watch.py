@@ -43,7 +43,7 @@ def watched(run):
 
 
 def meta(client):
-    return json.loads(gzip.decompress(client.get("/data/0/0").content))
+    return json.loads(gzip.decompress(client.get("/data/0").content))
 
 
 def everything_in(folder):
@@ -63,15 +63,18 @@ def test_it_follows_the_run_and_writes_nothing(run, watched):
     assert client.get("/data/version").text != version
     grown = meta(client)
     assert grown["total"] == 26 and len(grown["steps"]) == 4
-    rows = json.loads(gzip.decompress(client.get(f"/data/0/{len(grown['starts'])}").content))
-    assert len(rows) == 8 and everything_in(run) == before
+    last = f"/data/{len(grown['starts'])}?version={client.get('/data/0').headers['X-Run-Version']}"
+    assert len(json.loads(gzip.decompress(client.get(last).content))) == 8 and everything_in(run) == before
+    assert client.get(f"/data/1?version={version}").status_code == 409  # of a table that is old by now
 
 
 def test_what_it_refuses(watched):
     client, server = watched
     assert client.get("/", headers={"Host": "evil.example:80"}).status_code == 403
-    for path in ("/data/0/99", "/data/0/-1", "/data/0/../../config.toml", "/config.toml", "/data/0/" + "9" * 400):
+    assert client.get("/?x=1", headers={"Host": "LOCALHOST"}).status_code == 200
+    for path in ("/data/-1", "/data/../../config.toml", "/config.toml", "/data/" + "9" * 400, "/data/"):
         assert client.get(path).status_code == 404, path
+    assert client.get("/data/99").status_code == 409
     assert client.post("/").status_code == 501
     server.send_signal(signal.SIGINT)
     assert server.wait(30) == 0
@@ -81,11 +84,13 @@ def test_a_run_that_has_no_round_yet_is_waited_for(run, watched):
     client, _ = watched
     os.rename(run / "rounds.jsonl", run / "later")
     (run / "metrics.jsonl").touch()
-    answer = client.get("/data/0/0")
+    answer = client.get("/data/0")
     assert answer.status_code == 503 and "rounds.jsonl" in answer.text
+    (run / "rounds.jsonl").write_text('{"round": 1}\n')
+    assert "has a line that no run writes" in client.get("/data/0").text
     os.rename(run / "later", run / "rounds.jsonl")
     deadline = time.monotonic() + 10
-    while client.get("/data/0/0").status_code != 200:
+    while client.get("/data/0").status_code != 200:
         assert time.monotonic() < deadline
 
 

@@ -3,7 +3,7 @@
 function timeline(run) {
   const slowest = Math.max(...run.steps.map((step) => step.seconds ?? 0), 1e-9);
   const bars = run.steps.map((step, i) => {
-    const role = run.roles.includes(step.phase) ? step.phase : run.roles[0];
+    const role = run.roles.includes(step.phase) ? step.phase : '';
     const text = `step ${i + 1} (${roleName(step.phase)}, round ${step.round}, ${step.step} of the phase): ${number(step.seconds, 1)} s, ${whole(step.sampled_tokens)} sampled tokens, ${whole(Math.round(step.tokens_per_s ?? 0))} tokens/s`;
     return el('li', {}, link(hashOf(['trajectories'], { role, round: step.round, step: step.step, run: run.number || '' }), '', {
       title: text, 'aria-label': text, vars: { '--own': `var(${roleColour(step.phase, run.roles)})`, '--height': `${(100 * (step.seconds ?? 0)) / slowest}%` },
@@ -34,7 +34,7 @@ function cacheTable(run) {
       for (const [key, count] of Object.entries(counts)) total[adapter][key] = (total[adapter][key] ?? 0) + count;
     }
   }
-  const rows = Object.entries(total).map(([adapter, n]) => [adapter, whole(n.requests), whole(n.context), whole(n.reused), n.context ? percent(n.reused / n.context) : '–']);
+  const rows = Object.entries(total).map(([adapter, n]) => [roleName(adapter), whole(n.requests), whole(n.context), whole(n.reused), n.context ? percent(n.reused / n.context) : '–']);
   return rows.length ? table(['adapter', 'requests', 'prompt tokens', 'not computed again', 'share'], rows, 'Prompt tokens that the sampler reused') : null;
 }
 

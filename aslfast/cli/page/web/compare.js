@@ -14,7 +14,7 @@ function taskView(run, query) {
 
 function taskIn(run, rows) {
   const byPlace = grouped(rows, (i) => `${run.table.round[i]}|${run.get('role', i)}`);
-  const lines = [...byPlace].sort().map(([place, found]) => {
+  const lines = [...byPlace].sort(([a], [b]) => parseInt(a, 10) - parseInt(b, 10)).map(([place, found]) => {
     const [round, role] = place.split('|');
     const rewards = found.map((i) => run.table.reward[i]).filter((value) => value !== null);
     const right = found.filter((i) => run.table.match[i] !== null);

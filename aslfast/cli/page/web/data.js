@@ -16,12 +16,16 @@ function embedded(id) {
   return bytes;
 }
 
-// part 0 is the run's table, part k + 1 the texts of chunk k
-async function packedPart(run, part) {
-  if (!LIVE) return embedded(`run-${run}-${part}`);
-  const answer = await fetch(`data/${run}/${part}`, { cache: 'no-store' });
-  if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
-  return answer.arrayBuffer();
+class Stale extends Error {}
+
+// part 0 is the run's table, part k + 1 the texts of chunk k. A live page names the version of the table that it has: the
+// server gives no other one's texts. Returns [bytes, version].
+async function packedPart(run, part, version) {
+  if (!LIVE) return [embedded(`run-${run}-${part}`), ''];
+  const answer = await fetch(`data/${part}${part ? `?version=${version}` : ''}`, { cache: 'no-store' });
+  if (answer.status === 409) throw new Stale('the run went on');
+  if (!answer.ok) throw new Error(await answer.text());
+  return [await answer.arrayBuffer(), answer.headers.get('X-Run-Version')];
 }
 
 class Run {
@@ -31,8 +35,8 @@ class Run {
   }
 
   async load() {
-    Object.assign(this, await unpack(await packedPart(this.number, 0)));
-    this.chunks.clear();
+    const [packed, version] = await packedPart(this.number, 0);
+    Object.assign(this, await unpack(packed), { version });
     this.count = this.kept;
     this.texts.lower = this.texts.map((text) => text.toLowerCase());
     this.isText = new Set(this.text_columns);
@@ -92,20 +96,21 @@ class Run {
   }
 
   async chunkOf(number) {
-    const known = this.chunks.get(number);
-    this.chunks.delete(number);
-    const loaded = known ?? unpack(await packedPart(this.number, number + 1));
-    this.chunks.set(number, loaded);
-    if (this.chunks.size > CHUNKS_KEPT) this.chunks.delete(this.chunks.keys().next().value);
+    const { chunks } = this;
+    const loaded = chunks.get(number) ?? packedPart(this.number, number + 1, this.version).then(([packed]) => unpack(packed));
+    chunks.delete(number); // the one that was looked at last is the last to go
+    chunks.set(number, loaded);
+    loaded.catch(() => chunks.delete(number));
+    if (chunks.size > CHUNKS_KEPT) chunks.delete(chunks.keys().next().value);
     return loaded;
   }
 
   // of a judge's row: the verdict is not the label; of any other: it was paid as right and matches no reference, or
   // the other way round
   disagrees(i) {
-    const match = this.table.match[i];
-    if (match === null) return false;
-    return this.isVerdict(i) ? !match : (this.table.task_reward[i] ?? 0) >= 0.5 !== Boolean(match);
+    const { match, task_reward: rewards } = this.table;
+    if (match[i] === null || (rewards[i] === null && !this.isVerdict(i))) return false;
+    return this.isVerdict(i) ? !match[i] : rewards[i] >= 0.5 !== Boolean(match[i]);
   }
 
   isVerdict(i) {

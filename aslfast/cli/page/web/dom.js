@@ -14,10 +14,10 @@ function el(tag, options = {}, ...children) {
 }
 
 const link = (hash, text, options = {}) => el('a', { href: hash, ...options }, text);
-const number = (value, digits = 2) => (value === null || value === undefined ? '–' : value.toFixed(digits));
-const signed = (value, digits = 2) => (value === null || value === undefined ? '–' : (value >= 0 ? '+' : '−') + Math.abs(value).toFixed(digits));
-const percent = (value, digits = 1) => (value === null || value === undefined ? '–' : `${(100 * value).toFixed(digits)}%`);
-const whole = (value) => (value === null || value === undefined ? '–' : value.toLocaleString('en-US'));
+const number = (value, digits = 2) => (typeof value === 'number' ? value.toFixed(digits).replace(/^-(?=0\.?0*$)/, '').replace('-', '−') : '–');
+const signed = (value, digits = 2) => (typeof value !== 'number' ? '–' : (value >= 0 ? '+' : '−') + Math.abs(value).toFixed(digits));
+const percent = (value, digits = 1) => (typeof value !== 'number' ? '–' : `${(100 * value).toFixed(digits)}%`);
+const whole = (value) => (typeof value !== 'number' ? '–' : value.toLocaleString('en-US'));
 const mean = (values) => (values.length ? values.reduce((a, b) => a + b, 0) / values.length : null);
 const plural = (count, word) => `${whole(count)} ${word}${count === 1 ? '' : 's'}`;
 
@@ -28,15 +28,13 @@ function clock(seconds) {
 }
 
 // Okabe and Ito 2008, distinct with any kind of colour vision; roles of one's own take the ones that are left
-const ROLE_COLOURS = { policy: '--policy', grm: '--grm', generator: '--generator' };
+const ROLE_COLOURS = new Map([['policy', '--policy'], ['grm', '--grm'], ['generator', '--generator']]);
 const OTHER_COLOURS = ['--other-1', '--other-2', '--other-3', '--other-4', '--other-5'];
-const ROLE_NAMES = { grm: 'judge' };
-
-const roleName = (role) => ROLE_NAMES[role] ?? role;
+const roleName = (role) => (role === 'grm' ? 'judge' : role);
 
 function roleColour(role, roles) {
-  if (ROLE_COLOURS[role]) return ROLE_COLOURS[role];
-  const others = roles.filter((each) => !ROLE_COLOURS[each]);
+  if (ROLE_COLOURS.has(role)) return ROLE_COLOURS.get(role);
+  const others = roles.filter((each) => !ROLE_COLOURS.has(each));
   return OTHER_COLOURS[Math.max(0, others.indexOf(role)) % OTHER_COLOURS.length];
 }
 

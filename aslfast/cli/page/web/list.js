@@ -7,13 +7,15 @@ const SORTS = { '': 'as they were made', reward: 'reward, lowest first', '-rewar
 
 let listed = []; // rows of the last list, for j and k in the viewer
 let chosen = 0;
-let searching = 0;
+let searching = 0; // a number that every drawing of a view raises
 
 function listView(run, query) {
   const values = Object.fromEntries(FILTERS.map((name) => [name, query.get(name) ?? '']));
   const state = el('p', { class: 'quiet', role: 'status' });
   const holder = el('div', { class: 'rows', tabindex: 0, role: 'listbox', 'aria-label': 'Trajectories' });
-  select(run, values).then((rows) => showRows(run, rows, holder, state, values), (error) => say(error));
+  const ticket = searching;
+  const wanted = () => ticket === searching; // nothing else is shown meanwhile
+  select(run, values, wanted).then((rows) => wanted() && showRows(run, rows, holder, state, values), (error) => say(error));
   return [el('h1', {}, 'Trajectories'), filterBar(run, values), state, holder];
 }
 
@@ -44,11 +46,10 @@ const field = (name, title, type, values) =>
   el('label', {}, title, el('input', { name, type, value: values[name], step: type === 'number' ? 'any' : null, autocomplete: 'off' }));
 
 // the rows that pass all filters, in order
-async function select(run, values) {
-  const ticket = ++searching;
+async function select(run, values, wanted) {
   const test = filterOf(run, values);
   let rows = rowsOf(run, test);
-  if (values.q) rows = await matching(run, rows, values.q.toLowerCase(), values.deep === '1', () => ticket === searching);
+  if (values.q) rows = await matching(run, rows, values.q.toLowerCase(), values.deep === '1', wanted);
   const column = values.sort.replace('-', '');
   if (!run.table[column]) return rows;
   const sign = values.sort.startsWith('-') ? -1 : 1;
@@ -74,12 +75,12 @@ async function matching(run, rows, text, deep, wanted) {
   if (!deep) return rows.filter(inTable);
   const found = [];
   for (const i of rows) {
-    if (!wanted()) return [];
+    if (!wanted()) break;
     if (i % 256 === 0) say(`Searching ${whole(i)} of ${whole(run.count)} …`);
     const said = inTable(i) || (await run.body(i)).turns.some(([, each]) => each.toLowerCase().includes(text));
     if (said) found.push(i);
   }
-  say('');
+  if (wanted()) say('');
   return found;
 }
 

@@ -5,6 +5,7 @@ function overview(run) {
     el('h1', {}, run.sentence),
     el('p', { class: 'quiet' }, scope(run)),
     el('dl', { class: 'cards' }, ...cards(run)),
+    run.problem ? el('p', { class: 'alarms' }, run.problem) : null,
     alarmList(run),
     el('div', { class: 'charts' }, truthChart(run), hopsChart(run), rewardChart(run), ...roleCharts(run)),
     others(run),
@@ -72,11 +73,22 @@ function hopsChart(run) {
 // what a line of metrics.jsonl says of each role: the whole line where its phase is one role's
 const byRole = (step) => step.roles ?? { [step.phase]: step };
 
+const known = (value) => typeof value === 'number';
+
+// of a step in which several roles played, what is an adapter's: the first one's in the line itself, others in a table
+function ofRole(step, role, key) {
+  const roles = byRole(step);
+  if (!Object.hasOwn(roles, role) || known(roles[role][key])) return roles[role]?.[key];
+  const others = step.other_updates ?? {};
+  const first = Object.keys(roles).find((each) => !Object.hasOwn(others, each)); // whose update is the line's own
+  return role === first ? step[key] : others[role]?.[key];
+}
+
 function stepsOf(run, role, key) {
   const found = { x: [], y: [] };
   run.steps.forEach((step, i) => {
-    const value = byRole(step)[role]?.[key];
-    if (value === undefined || value === null) return;
+    const value = ofRole(step, role, key);
+    if (!known(value)) return;
     found.x.push(i + 1);
     found.y.push(value);
   });

@@ -21,8 +21,8 @@ const questionsOf = (run, round) => run.questions.filter((question) => question.
 function flow(run, round, line, steps) {
   const asked = questionsOf(run, round);
   const stages = [];
-  if (asked.length) stages.push(questionStage(run, round, line, asked), attemptStage(asked), verdictStage(asked, line), labelStage(run, round));
-  for (const phase of new Set(steps.map((step) => step.phase))) stages.push(updateStage(run, round, phase, steps));
+  if (asked.length) stages.push(questionStage(run, round, line, asked), attemptStage(asked), verdictStage(asked), labelStage(run, round));
+  for (const phase of new Set(steps.map((step) => step.phase))) stages.push(...updateStages(run, round, phase, steps));
   return el('ol', { class: 'flow', 'aria-label': 'What happened in the round' }, stages.filter(Boolean).map((stage) => el('li', {}, stage)));
 }
 
@@ -35,7 +35,7 @@ const rowsIn = (run, round, role, more = {}) => hashOf(['trajectories'], { round
 
 function questionStage(run, round, line, asked) {
   return stage('Questions', [
-    ['accepted', whole(asked.length)], ['solvable', percent(line.solvable_share)], ['diversity', number(line.question_diversity)],
+    ['accepted', whole(asked.length)], ['diversity of all written', number(line.question_diversity)],
     ['in the pool', whole(line.pool)],
   ], rowsIn(run, round, 'generator'));
 }
@@ -51,40 +51,37 @@ function attemptStage(asked) {
   ]);
 }
 
-function verdictStage(asked, line) {
+function verdictStage(asked) {
   const verdicts = asked.flatMap((question) => question.attempts.flatMap(([, given]) => given));
   return stage('Verdicts', [
     ['in all', whole(verdicts.length)], ['correct', percent(share(verdicts, (each) => each === 'correct'))],
-    ['none given', percent(share(verdicts, (each) => each === null))], ['judge right', percent(line.grm_accuracy)],
-    ['agreement with itself', percent(line.judge_agreement)],
+    ['none given', percent(share(verdicts, (each) => each === null))],
   ]);
 }
 
 function labelStage(run, round) {
   const rows = rowsOf(run, (i) => run.table.round[i] === round && run.isVerdict(i));
-  const labels = [...new Map(rows.map((i) => [run.groupOf[i], labelOfRow(run, i)])).values()];
+  const labels = [...new Map(rows.map((i) => [run.groupOf[i], run.get('label', i)])).values()];
   if (!rows.length) return null;
   return stage('Labels', [
-    ['tasks of the judge', whole(labels.length)], ['labelled correct', percent(share(labels, (label) => label === 1))],
+    ['tasks of the judge', whole(labels.length)], ['labelled correct', percent(share(labels, (label) => label === 'correct'))],
     ['verdicts as labelled', percent(share(rows, (i) => run.table.match[i] === 1))],
   ], rowsIn(run, round, 'grm'));
 }
 
-// the label is the verdict where they agree, else the other one
-function labelOfRow(run, i) {
-  const said = run.get('output', i) === 'correct' ? 1 : 0;
-  return run.table.match[i] === 1 ? said : 1 - said;
-}
-
-function updateStage(run, round, phase, steps) {
+// one for each role that played in the phase
+function updateStages(run, round, phase, steps) {
   const own = steps.filter((step) => step.phase === phase);
-  const [first, end] = [own[0], own[own.length - 1]];
-  const norms = own.map((step) => step.grad_norm).filter((value) => value !== null && value !== undefined);
-  return stage(`${roleName(phase)} learns`, [
-    ['steps', whole(own.length)], ['reward', first === end ? number(first.reward) : `${number(first.reward)} → ${number(end.reward)}`],
-    ['gradient norm', norms.length ? number(mean(norms), 3) : '–'], ['sampled tokens/s', whole(Math.round(mean(own.map((step) => step.tokens_per_s ?? 0))))],
-    ['time', clock(own.reduce((sum, step) => sum + (step.seconds ?? 0), 0))],
-  ], rowsIn(run, round, run.roles.includes(phase) ? phase : ''));
+  const roles = [...new Set(own.flatMap((step) => Object.keys(byRole(step))))];
+  return roles.map((role) => {
+    const rewards = own.map((step) => byRole(step)[role]?.reward).filter(known);
+    const norms = own.map((step) => ofRole(step, role, 'grad_norm')).filter(known);
+    return stage(role === phase ? `${roleName(role)} learns` : `${roleName(role)} in ${phase}`, [
+      ['steps', whole(own.length)], ['reward', rewards.length > 1 ? `${number(rewards[0])} → ${number(rewards[rewards.length - 1])}` : number(rewards[0])],
+      ['gradient norm', number(mean(norms), 3)], ['sampled tokens/s', whole(Math.round(mean(own.map((step) => step.tokens_per_s ?? 0))))],
+      ['time', clock(own.reduce((sum, step) => sum + (step.seconds ?? 0), 0))],
+    ], rowsIn(run, round, role));
+  });
 }
 
 function evaluation(line) {
@@ -92,7 +89,7 @@ function evaluation(line) {
     ['questions', whole(line.n_eval)], ['right answers', percent(line.policy_accuracy)], ['F1', percent(line.f1)],
     ['searches a question', number(line.searches)], ['judge right', percent(line.grm_accuracy)],
     ['right answers passed', percent(line.grm_true_positive_rate)], ['wrong answers refused', percent(line.grm_true_negative_rate)],
-    ['solvable questions', percent(line.solvable_share)], ['judge passes', percent(line.judge_pass_rate)], ['time of the round', clock(line.seconds)],
+    ['solvable questions', percent(line.solvable_share)], ['judge against the truth, both rates', percent(line.judge_agreement)], ['judge passes', percent(line.judge_pass_rate)], ['time of the round', clock(line.seconds)],
   ].filter(([, value]) => value !== '–');
   return el('section', {}, el('h2', {}, 'Evaluation on held-out tasks'), el('dl', { class: 'facts' }, facts.map(([name, value]) => el('div', {}, el('dt', {}, name), el('dd', {}, value)))));
 }

@@ -58,7 +58,7 @@ function turnsOf(run, i, body, colouring) {
     const tokens = kind === 'sampled' ? body.tokens?.[sampled] : null;
     const note = kind === 'sampled' ? sampledNote(run, tokens, body.cached?.[sampled]) : kind === 'tool' && body.passages?.[tool]?.length ? `passages ${body.passages[tool].join(', ')}, best first` : '';
     const shown = kind === 'sampled' ? modelText(text, shades(run, i, tokens, colouring)) : text.trim();
-    const title = { prompt: 'Prompt', sampled: 'Model', tool: 'Tool', text: 'Conversation, not split: its headings are not its turns' }[kind];
+    const title = { prompt: 'Prompt', sampled: 'Model', tool: 'Tool', text: text ? 'Conversation, not split: its headings are not its turns' : 'Empty' }[kind];
     return el('article', { class: `turn ${kind}` }, el('h2', {}, title, note ? el('small', {}, note) : null), el('pre', {}, shown));
   });
 }
@@ -67,12 +67,14 @@ function sampledNote(run, tokens, cached) {
   if (!tokens) return '';
   const steps = tokens[1];
   const reused = cached ? `, ${whole(cached)} tokens before it reused` : '';
-  return `${plural(steps.length, 'token')}, mean log-prob ${number(-mean(steps) / run.nats)}${reused}`;
+  return `${plural(steps.length, 'token')}, mean log-prob ${number(tokens[2])}${reused}`;
 }
+
+const MOST_COLOURED = 20_000; // tokens of a turn
 
 // of each token its end in the text, how strong its colour is and what a pointer reads
 function shades(run, i, tokens, colouring) {
-  if (!tokens || !colouring) return null;
+  if (!tokens || !colouring || tokens[0].length > MOST_COLOURED) return null;
   const advantage = run.table.advantage[i] ?? 0;
   let end = 0;
   return tokens[0].map((length, n) => {
