@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from aslfast.index.bm25 import BM25Index
+from tests.support.cli.page_runs import write_page_run
 from tests.support.run_files import round_line, write_run
 
 MODELS = {"torch", "transformers", "peft", "sglang", "triton", "tokenizers", "safetensors"}
@@ -52,6 +53,7 @@ def folder(tmp_path_factory) -> Path:
     """A folder with a finished run and an index."""
     folder = tmp_path_factory.mktemp("light")
     write_run(folder / "run", [round_line(0, 0.4, 0.7, (0.4,)), round_line(1, 0.5, 0.7, (0.5,))], [])
+    write_page_run(folder / "trained")
     (folder / "c.jsonl").write_text('{"id": "a", "contents": "running dogs"}\n')
     BM25Index.build([folder / "c.jsonl"], folder / "idx", threads=1)
     return folder
@@ -73,6 +75,9 @@ def folder(tmp_path_factory) -> Path:
         ("index info idx", MODELS | FILES),
         ("index search idx dog", MODELS | FILES),
         ("report run", MODELS | FILES - {"matplotlib"}),
+        ("report run --html", (MODELS - {"tokenizers"}) | FILES - {"pyarrow"}),
+        ("watch --help", MODELS | FILES | {"numpy"}),
+        ("trajectories trained", MODELS | FILES - {"pyarrow"}),
     ],
 )
 def test_a_light_command_loads_no_more_than_it_needs(args, unwanted, folder, tmp_path):

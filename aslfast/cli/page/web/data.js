@@ -52,11 +52,11 @@ class Run {
   }
 
   key(i) {
-    return `${this.files[this.table.file[i]]}.${this.table.step[i]}.${this.number_in_step(i)}`;
+    return `${this.files[this.table.file[i]]}.${this.table.step[i]}.${this.numberInStep(i)}`;
   }
 
   // of a row within its file and step: files of single steps and the phase's file give the same
-  number_in_step(i) {
+  numberInStep(i) {
     this.places ??= this.placesInSteps();
     return this.places[i];
   }
