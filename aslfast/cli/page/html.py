@@ -45,7 +45,11 @@ def _check_out(out: Path) -> None:
     """Raise UserError where the page would take the place of something else."""
     if not out.name:
         raise UserError("--out is empty; name a file")
-    if out.is_file() and not out.read_bytes()[: len(DOCTYPE)] == DOCTYPE:
+    if not out.is_file():
+        return
+    with out.open("rb") as file:
+        is_page = file.read(len(DOCTYPE)) == DOCTYPE
+    if not is_page:
         raise UserError(f"{out}: exists and is no page; choose another --out or remove it")
 
 
@@ -65,9 +69,10 @@ def page(packed: Sequence[Sequence[bytes]], live: bool = False) -> Iterator[str]
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
         f"connect-src {connect}; img-src data:; base-uri 'none'; form-action 'none'"
     )
-    yield (WEB / "page.html").read_text(encoding="utf-8").partition("<!--head-->")[0]
+    head, _, body = (WEB / "page.html").read_text(encoding="utf-8").partition("<!--head-->")
+    yield head
     yield f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n<style>{style}</style>\n'
-    yield (WEB / "page.html").read_text(encoding="utf-8").partition("<!--head-->")[2]
+    yield body
     yield f'<script type="application/octet-stream" id="live">{int(live)}</script>\n'
     for run, parts in enumerate(packed):
         for number, part in enumerate(parts):

@@ -12,19 +12,16 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from aslfast.cli.page.stored import Row, rows_of, trajectory_files, turns_of
+from aslfast.cli.page.stored import Row, TrajectoryFile, rows_of, trajectory_files, turns_of
 from aslfast.cli.page.where import Condition
 from aslfast.cli.progress import printable, stderr, stdout
 from aslfast.errors import UserError
-from aslfast.rewards.match import exact_match
 
 _TITLES = {"prompt": "prompt", "sampled": "model", "tool": "tool", "text": "conversation"}
 _STYLES = {"prompt": "", "sampled": "bold", "tool": "green", "text": ""}
+JUDGE = "grm"  # the role that a person calls the judge
 _THINKING = re.compile(r"<think>.*?(?:</think>|$)", re.DOTALL)
 SHOWN = ("round", "role", "step", "task_id", "question", "references", "output", "output_answer", "stop", "reward")
-
-
-JUDGE = "grm"  # the role that a person calls the judge
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +46,7 @@ def print_trajectories(run: Path, wanted: Wanted, as_json: bool) -> None:
     if not files:
         raise UserError(f"{run}: no trajectories in it; name the folder of a run that has trained a step")
     console, shown = stdout(), 0
-    for row in islice(_rows(run, wanted), wanted.limit):
+    for row in islice(_rows(files, wanted), wanted.limit):
         shown += 1
         print(msgspec.json.encode(_as_json(row)).decode()) if as_json else _print(console, row)
     if not shown:
@@ -57,20 +54,10 @@ def print_trajectories(run: Path, wanted: Wanted, as_json: bool) -> None:
         stderr().print(f"aslfast: no trajectory passes; phases with trajectories: {roles}", markup=False)
 
 
-def _rows(run: Path, wanted: Wanted) -> Iterator[Row]:
-    for file in trajectory_files(run):
+def _rows(files: Sequence[TrajectoryFile], wanted: Wanted) -> Iterator[Row]:
+    for file in files:
         if wanted.round in (None, file.round):
-            yield from (row for row in map(_counted, rows_of(file.path)) if wanted.holds(row))
-
-
-def _counted(row: Row) -> Row:
-    """Return a row with what can be compared besides its columns."""
-    references = row["references"] or ()
-    passages = row.get("passages")
-    return {
-        **row, "sampled": sum(row["loss_mask"]), "searches": None if passages is None else len(passages),
-        "match": int(exact_match(row["output"], references)) if references else None,
-    }  # fmt: skip
+            yield from filter(wanted.holds, rows_of(file.path))
 
 
 def _as_json(row: Row) -> dict[str, object]:

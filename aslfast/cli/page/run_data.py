@@ -16,14 +16,12 @@ from pathlib import Path
 
 import msgspec
 
-from aslfast import __version__
 from aslfast.cli.page.pieces import TokenText, sampled_runs
 from aslfast.cli.page.questions import LedgerView
 from aslfast.cli.page.stored import Row, TrajectoryFile, rows_of, trajectory_files, turns_of
 from aslfast.errors import UserError
 from aslfast.metrics.monitor import alarm_texts
 from aslfast.metrics.run_log import RunLog
-from aslfast.rewards.match import exact_match
 
 MOST_TRAJECTORIES = 100_000  # in a page; above that whole groups are left out
 CHUNK = 256  # trajectories that are packed together
@@ -122,7 +120,7 @@ class RunData:
             what = f"metrics.jsonl or rounds.jsonl has a line that no run writes ({error!r})"
             raise UserError(f"{self.run}: {what}; the run is damaged") from error
         data = {
-            "name": self.run.resolve().name, "software": __version__, **of_log,
+            "name": self.run.resolve().name, **of_log,
             "config": _text(self.run / "config.toml"), "provenance": self._ledger.provenance,
             "questions": questions, "problem": self._ledger.problem, "total": self.total, "kept": self.kept,
             "starts": [chunk.start for chunk in self._chunks], "nats": NATS,
@@ -168,18 +166,14 @@ def _place(file: TrajectoryFile, row: Row) -> float:
 
 
 def _add_line(table: Table, file: int, row: Row) -> None:
-    references, parts = row["references"] or (), row["parts"]
-    table.add_text("label", references[0] if references else None)
+    table.add_text("label", row["references"][0] if row["references"] else None)
     for name in TEXTS:
         table.add_text(name, row[name])
-    for name in ("round", "step", "adapter_version", "reward"):
+    for name in ("round", "step", "adapter_version", "reward", "sampled", "searches", "match"):
         table.add(name, row[name])
     table.add("file", file)
-    table.add("sampled", sum(row["loss_mask"]))
     table.add("tokens", len(row["loss_mask"]))
-    table.add("searches", len(turns) if (turns := row.get("passages")) is not None else None)
-    table.add("task_reward", None if row["reward"] is None else row["reward"] - parts.get("format", 0.0))
-    table.add("match", int(exact_match(row["output"], references)) if references else None)
+    table.add("task_reward", None if row["reward"] is None else row["reward"] - row["parts"].get("format", 0.0))
 
 
 def _body(row: Row, text: TokenText | None) -> dict[str, object]:

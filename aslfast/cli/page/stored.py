@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from aslfast.data.trajectories import SCHEMA
 from aslfast.errors import UserError
 from aslfast.files.jsonl import read_lines
+from aslfast.rewards.match import exact_match
 
 _NAME = re.compile(r"(round-(\d+)-(.+?))(?:-(\d{5}))?\.parquet")
 _HEADING = re.compile(r"^=== (prompt|model|tool) ===\n?", re.MULTILINE)
@@ -81,7 +82,11 @@ def _described(path: Path) -> TrajectoryFile | None:
 
 
 def rows_of(file: Path) -> Iterator[Row]:
-    """Yield the rows of a file in order, each with its reward's `parts`. Raise UserError, FileNotFoundError."""
+    """Yield the rows of a file in order, each with what it comes to. Raise UserError, FileNotFoundError.
+
+    parts: the reward's, by name. sampled: tokens. searches: None in runs that did not keep them. match: 1 where the
+    output equals a reference, None where there is none.
+    """
     try:
         with pq.ParquetFile(file) as parquet:
             if missing := set(SCHEMA.names) - set(parquet.schema_arrow.names) - NEWER:
@@ -95,13 +100,18 @@ def rows_of(file: Path) -> Iterator[Row]:
 
 
 def _checked(row: Row) -> Row:
-    """Return a row with its reward's parts by name. Raise ValueError for what no run writes."""
+    """Return a row with what it comes to. Raise ValueError for what no run writes."""
     parts, streams = json.loads(row["reward_parts"] or "{}"), [row[name] for name in STREAMS]
     if not isinstance(parts, dict) or not all(isinstance(value, int | float) for value in parts.values()):
         raise ValueError(f"reward_parts of {row['task_id']!r} is {row['reward_parts']!r}")
     if any(stream is None or len(stream) != len(streams[0]) for stream in streams) or min(streams[0], default=0) < 0:
         raise ValueError(f"the token stream of {row['task_id']!r} is damaged")
-    return {**row, "parts": parts}
+    references, passages = row["references"], row.get("passages")
+    return {
+        **row, "parts": parts, "sampled": sum(row["loss_mask"]),
+        "searches": None if passages is None else len(passages),
+        "match": int(exact_match(row["output"], references)) if references else None,
+    }  # fmt: skip
 
 
 def turns_of(row: Row) -> list[TurnText]:

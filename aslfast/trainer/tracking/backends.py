@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -104,8 +105,6 @@ class MLflow:
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
         """Log the numbers in one request."""
-        import time
-
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 
@@ -15,7 +13,7 @@ from typer.testing import CliRunner
 from aslfast.cli.main import app
 from aslfast.data.trajectories import write_trajectories
 from aslfast.files.jsonl import append_line
-from tests.support.cli.page_runs import HOSTILE, QUESTION, policy_records, step_line, write_page_run
+from tests.support.cli.page_runs import HOSTILE, QUESTION, policy_records, step_line, watching, write_page_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup-browser")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -266,12 +264,8 @@ def test_roles_of_ones_own(browser, tmp_path):
 def test_a_live_list_is_right_after_the_run_went_on(browser, tmp_path):
     """What is being read stays; shown anew, rows have their addresses and their own texts, over a phase's end too."""
     run = write_page_run(tmp_path / "run")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "aslfast", "watch", str(run), "--port", "0"], stdout=subprocess.PIPE, text=True
-    )
-    page = browser.new_page()
-    try:
-        page.goto(server.stdout.readline().split()[-1] + "#/trajectories")
+    with watching(run) as (url, _), browser.new_page() as page:
+        page.goto(f"{url}#/trajectories")
         until(page, "document.querySelector('main').innerText.includes('18 of 18')")
         page.fill("input[name=q]", "dra")
         for step in (1, 2):
@@ -286,29 +280,16 @@ def test_a_live_list_is_right_after_the_run_went_on(browser, tmp_path):
         page.evaluate("location.hash = '#/t/round-002-policy.2.3'")
         until(page, "document.querySelector('.turns')?.innerText.includes('no idea')")
         assert "undefined" not in page.evaluate("[...document.querySelectorAll('a')].map((a) => a.href).join()")
-    finally:
-        server.kill()
-        server.wait()
-        server.stdout.close()
-        page.close()
 
 
 def test_a_live_page_follows_its_run(browser, tmp_path):
     """Stated: figures move within 2 s of a commit. Here with room for other work on the machine."""
     run = write_page_run(tmp_path / "run")
-    command = [sys.executable, "-m", "aslfast", "watch", str(run), "--port", "0"]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    page = browser.new_page()
-    try:
-        page.goto(server.stdout.readline().split()[-1])
+    with watching(run) as (url, server), browser.new_page() as page:
+        page.goto(url)
         until(page, "document.querySelector('main').innerText.includes('3 optimizer steps')")
         append_line(run / "metrics.jsonl", step_line("policy", 3))
         until(page, "document.querySelector('main').innerText.includes('4 optimizer steps')")
         server.kill()
         until(page, "document.querySelector('#status').innerText.includes('does not answer')")
         assert "4 optimizer steps" in page.locator("main").inner_text()
-    finally:
-        server.kill()
-        server.wait()
-        server.stdout.close()
-        page.close()

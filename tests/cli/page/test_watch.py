@@ -6,10 +6,7 @@ import gzip
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import httpx
 import pytest
@@ -18,9 +15,7 @@ from typer.testing import CliRunner
 from aslfast.cli.main import app
 from aslfast.data.trajectories import write_trajectories
 from aslfast.files.jsonl import append_line
-from tests.support.cli.page_runs import policy_records, step_line, write_page_run
-
-ROOT = Path(__file__).parents[3]
+from tests.support.cli.page_runs import policy_records, step_line, watching, write_page_run
 
 
 @pytest.fixture
@@ -30,16 +25,8 @@ def run(tmp_path):
 
 @pytest.fixture
 def watched(run):
-    command = [sys.executable, "-m", "aslfast", "watch", str(run), "--port", "0"]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    line = server.stdout.readline()
-    assert line.startswith(f"watching {run} at http://127.0.0.1:")
-    with httpx.Client(base_url=line.split()[-1], trust_env=False, timeout=60) as client:
+    with watching(run) as (url, server), httpx.Client(base_url=url, trust_env=False, timeout=60) as client:
         yield client, server
-    server.kill()
-    server.wait()
-    server.stdout.close()
-    server.stderr.close()
 
 
 def meta(client):

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -19,6 +23,7 @@ from tests.support.run_files import round_line, write_run
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2"> & ümläut'
 QUESTION = "what is the genre of Lumi Borpur?"
 ALARM = {"name": "entropy of the policy", "figure": 0.01, "threshold": 0.02, "meaning": "the policy repeats itself"}
+ROOT = Path(__file__).parents[3]
 TOKENIZER = Tokenizer.from_file(str(LAB_BASE / "tokenizer.json"))
 
 
@@ -82,6 +87,21 @@ def write_page_run(folder: Path, records: dict[str, list[Record]] | None = None)
         write_trajectories(run / "trajectories" / f"round-001-{phase}.parquet", made)
     _write_ledger(run)
     return run
+
+
+@contextmanager
+def watching(run: Path) -> Iterator[tuple[str, subprocess.Popen]]:
+    """Serve a run's live page in a process of its own; give its address and the process."""
+    command = [sys.executable, "-m", "aslfast", "watch", str(run), "--port", "0"]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        line = server.stdout.readline()
+        assert line.startswith(f"watching {run} at http://127.0.0.1:")
+        yield line.split()[-1], server
+    finally:
+        server.kill()
+        server.wait()
+        server.stdout.close()
 
 
 def _write_ledger(run: Path) -> None:

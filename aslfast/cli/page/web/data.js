@@ -83,8 +83,8 @@ class Run {
     this.table.advantage = new Array(this.count).fill(null);
     for (const rows of this.groups.values()) {
       const rewarded = rows.filter((i) => this.table.reward[i] !== null);
-      const mean = rewarded.reduce((sum, i) => sum + this.table.reward[i], 0) / rewarded.length;
-      for (const i of rewarded) this.table.advantage[i] = this.table.reward[i] - mean;
+      const average = mean(rewarded.map((i) => this.table.reward[i]));
+      for (const i of rewarded) this.table.advantage[i] = this.table.reward[i] - average;
     }
   }
 

@@ -27,7 +27,7 @@ function head(run, i, query) {
   return el('header', { class: 'head' },
     el('p', {}, roleBadge(run.get('role', i), run.roles), ` round ${run.table.round[i]}, step ${run.table.step[i]}, adapter version ${run.table.adapter_version[i]}`),
     el('h1', {}, run.get('question', i) || run.get('task_id', i)),
-    el('p', { class: 'tools' }, choose, step(-1, '← previous (k)'), step(1, 'next (j) →'), link(listHash(run), 'list (l)')));
+    el('p', { class: 'tools' }, choose, step(-1, '← previous (k)'), step(1, 'next (j) →'), link(lastList, 'list (l)')));
 }
 
 function step(by, text) {
@@ -35,7 +35,6 @@ function step(by, text) {
 }
 
 let lastList = '#/trajectories';
-const listHash = () => lastList;
 
 // the neighbour in the last list, or in the order of the run
 function turnPage(by) {
@@ -146,7 +145,7 @@ function aboutIt(run, i) {
   const own = new Set(run.groups.get(run.groupOf[i]));
   const rows = run.about(question).filter((row) => !own.has(row));
   if (!rows.length) return null;
-  const byRole = Map.groupBy ? Map.groupBy(rows, (row) => run.get('role', row)) : grouped(rows, (row) => run.get('role', row));
+  const byRole = grouped(rows, (row) => run.get('role', row));
   const lists = [...byRole].map(([role, found]) => [el('h3', {}, { generator: 'Written by', grm: 'Judged in' }[role] ?? `${roleName(role)}, other steps`), el('ol', { class: 'links' }, found.slice(0, 24).map((row) => entry(run, row, i)))]);
   return el('section', {}, el('h2', {}, 'The same question'), lists, link(hashOf(['task'], { q: question, run: run.number || '' }), `all ${whole(rows.length)} across rounds`));
 }
