@@ -10,7 +10,7 @@ from aslfast.errors import UserError
 from aslfast.metrics.alarm_tables import alarm_lines, monitor_tables
 from aslfast.metrics.plots import draw
 from aslfast.metrics.run_log import RunLog
-from aslfast.metrics.tables import prefix_cache_table, table
+from aslfast.metrics.tables import prefix_cache_table, table, time_table
 
 
 def print_report(run: Path, as_json: bool) -> None:
@@ -27,6 +27,8 @@ def print_report(run: Path, as_json: bool) -> None:
     console.print(table(log, console.width))
     if log.prefix_cache():
         console.print(prefix_cache_table(log))
+    if log.seconds_by_phase():
+        console.print(time_table(log))
     if log.has_alarms():
         console.print(*monitor_tables(log))
     for text in alarm_lines(log):

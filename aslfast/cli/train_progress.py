@@ -40,7 +40,7 @@ class TrainProgress(Observer):
         place = f"round {record.round}/{self.rounds} {record.phase} step {record.step}/{phase.steps}"
         rewards = {name: seen["reward"] for name, seen in record.by_role.items()} or {"": record.summary.reward}
         told = ", ".join(f"{name} {reward:.2f}".strip() for name, reward in rewards.items())
-        self.meter.advance(phase.per_step, record.counters.sampled_tokens, f"{place} reward {told}")
+        self.meter.advance(phase.per_step, record.counters.sampled_tokens, f"{place} reward {told}{_speed(record)}")
 
     def tuned(self, step: int, total: int, loss: float) -> None:
         self.meter.advance(0, note=f"round 1/{self.rounds} sft step {step}/{total} loss {loss:.3f}")
@@ -62,3 +62,11 @@ class TrainProgress(Observer):
         text = f"policy accuracy {100 * accuracy:.1f}% ({record.seconds:.0f} s)"
         self.meter.say(f"round {number}/{self.rounds}: {text}")
         self.meter.move_to(number * self.round_size + (number + 1) * self.eval_size)
+
+
+def _speed(record: StepRecord) -> str:
+    """Return the shares of sampling and learning in a step, and how well the learner used its device."""
+    seconds, mfu = record.speed["time"], record.speed["mfu"]
+    whole = sum(value for part, value in seconds.items() if part != "evaluation")
+    shares = [f"{part} {100 * seconds[part] / whole:.0f}%" for part in ("rollout", "learn") if part in seconds]
+    return ", ".join(["", *shares, *([f"MFU {100 * mfu:.0f}%"] if mfu else [])])

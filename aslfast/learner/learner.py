@@ -23,6 +23,7 @@ from aslfast.learner.packed_model import PackedModel
 from aslfast.learner.step_metrics import StepSums, UpdateStats
 from aslfast.models import lora
 from aslfast.models.output_head import logits_not_finite
+from aslfast.speed import step_flops
 
 
 class Learner:
@@ -44,6 +45,7 @@ class Learner:
         self.optimizers = {role: torch.optim.AdamW(lora.parameters_of(model, role), **options) for role in roles}
         self.version = dict.fromkeys(roles, 0)  # optimizer steps so far: the adapter's version
         self.skipped_steps = 0  # so far, of all roles
+        self.flops = 0.0  # of all steps so far, on all ranks
         self._skipped_in_row = 0
 
     @property
@@ -96,6 +98,7 @@ class Learner:
             advantages = self._with_sft_weights(trajectories, as_signals(advantages), normalizer)
         sums = self.accumulate(trajectories, advantages, normalizer, self._kl_is_due(role))
         self._all_reduce(role, sums)
+        self.flops += step_flops(self.model, sums.forward_tokens, loss_tokens, sums.pairs, role)
         grad_norm = self._clip(role)
         if math.isfinite(sums.loss) and math.isfinite(grad_norm):
             self._update(role)

@@ -44,6 +44,7 @@ class StepSums:
         self.sums = torch.zeros(5, dtype=torch.float64, device=device)  # loss, KL, clipped, |difference|, mismatch KL
         self.maxima = torch.zeros(3, dtype=torch.float64, device=device)  # ratio, |difference|, 1 for a NaN log-prob
         self.forward_tokens = self.unshared_tokens = 0
+        self.pairs = 0  # of a query and a key that it attends to
         self.with_kl = False
 
     def add(self, loss: Tensor, metrics: PolicyMetrics, inputs: LossInputs, batch: Batch) -> None:
@@ -59,17 +60,18 @@ class StepSums:
         self.maxima = torch.maximum(self.maxima, maxima)
         self.forward_tokens += len(batch.input_T)
         self.unshared_tokens += batch.unshared_tokens
+        self.pairs += batch.segments.pairs
         self.with_kl = inputs.base_logp_L is not None
 
     def all_reduce(self, ranks: ProcessGroup) -> None:
         """Replace every rank's sums and maxima by those over all ranks."""
-        counts = torch.tensor([self.forward_tokens, self.unshared_tokens])
+        counts = torch.tensor([self.forward_tokens, self.unshared_tokens, self.pairs])
         measured = torch.tensor([int(self.with_kl)])  # a rank without a loss token has measured no KL
         ranks.all_reduce_sum([self.sums])
         ranks.all_reduce_sum([counts])
         ranks.all_reduce_max([self.maxima])
         ranks.all_reduce_max([measured])
-        self.forward_tokens, self.unshared_tokens = counts.tolist()
+        self.forward_tokens, self.unshared_tokens, self.pairs = counts.tolist()
         self.with_kl = bool(measured)
 
     @property

@@ -70,6 +70,27 @@ class RunLog:
                 total[key] += count
         return totals
 
+    def seconds_by_phase(self) -> dict[str, dict[str, float]]:
+        """Return where the time went: wall seconds by part, by phase, summed over its steps; empty for a run of an
+        earlier version. A step's time begins with the end of the one before it."""
+        totals: dict[str, dict[str, float]] = {}
+        for step in self.steps:
+            for part, seconds in step.get("time", {}).items():
+                own = totals.setdefault(step["phase"], {})
+                own[part] = own.get(part, 0.0) + seconds
+        return totals
+
+    def learner_utilization(self, phase: str) -> float | None:
+        """Return the learner's MFU over the steps of a phase; None where it took no step."""
+        steps = [(s["mfu"], s["time"]["learn"]) for s in self.steps if s["phase"] == phase and s.get("mfu")]
+        seconds = sum(learn for _, learn in steps)
+        return sum(mfu * learn for mfu, learn in steps) / seconds if seconds else None
+
+    def most(self, phase: str, key: str, inner: str = "") -> float | None:
+        """Return the largest value of a metric over the steps of a phase; None without any."""
+        lines = [step for step in self.steps if step["phase"] == phase and key in step]
+        return max((line[key][inner] if inner else line[key] for line in lines), default=None)
+
     def has_alarms(self) -> bool:
         """Return whether a monitor watched the run: runs of an earlier version have none."""
         return any("alarms" in line for line in self.rounds)
@@ -94,6 +115,7 @@ class RunLog:
             "rounds": [{**line, "rewards": seen} for line, seen in zip(self.rounds, rewards, strict=True)],
             "policy_gain_points": self.gain(),
             "prefix_cache": self.prefix_cache(),
+            "time": self.seconds_by_phase(),
         }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from aslfast.clock import PARTS
 from aslfast.metrics.run_log import Line, RunLog
 
 TRUTHS = {"policy": "policy_accuracy", "grm": "grm_accuracy", "solvable": "solvable_share"}
@@ -81,6 +83,35 @@ def prefix_cache_table(log: RunLog) -> Table:
         fraction = f"{100 * (1 - n['missed'] / n['reusable']):.1f}%" if n["reusable"] else "-"
         made.add_row(adapter, *(f"{n[key]:,}" for key in ("requests", "context", "reused", "reusable")), fraction)
     return made
+
+
+def time_table(log: RunLog) -> Table:
+    """Return the table of where the time went, by part and phase, and of what the learner and the sampler had to do."""
+    phases = log.seconds_by_phase()
+    made = Table(box=SIMPLE_HEAD, pad_edge=False, title="Where the time went: seconds by part", title_justify="left")
+    for name in ("part", *("GRM" if name == "grm" else name for name in phases), "all", "share"):
+        made.add_column(name, justify="left" if name == "part" else "right", overflow="fold")
+    whole = sum(seconds for own in phases.values() for seconds in own.values())
+    for part in (part for part in PARTS if any(part in own for own in phases.values())):
+        seconds = [own.get(part, 0.0) for own in phases.values()]
+        made.add_row(part, *(f"{s:.1f}" for s in (*seconds, sum(seconds))), f"{100 * sum(seconds) / whole:.1f}%")
+    made.add_section()
+    for title, shown in _work(log, list(phases)).items():
+        made.add_row(title, *("-" if value is None else value for value in shown))
+    return made
+
+
+def _work(log: RunLog, phases: Sequence[str]) -> dict[str, list[str | None]]:
+    mfu = [log.learner_utilization(phase) for phase in phases]
+    most = [log.most(phase, "in_flight", "requests") for phase in phases]
+    tokens = [log.most(phase, "in_flight", "tokens") for phase in phases]
+    memory = [log.most(phase, "peak_memory_gb") for phase in phases]
+    return {
+        "learner's MFU": [value and f"{100 * value:.0f}%" for value in mfu],
+        "requests at once": [value and f"{value:,.0f}" for value in most],
+        "their tokens": [value and f"{value:,.0f}" for value in tokens],
+        "peak memory, GB": [value and f"{value:.1f}" for value in memory],
+    }
 
 
 def markdown_table(run: str | Path) -> str:

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from aslfast import plugins
+from aslfast.clock import CLOCK
 from aslfast.core import Attempt, Reward, Trajectory
 from aslfast.plugins import Contract
 from aslfast.rewards.format import format_reward
@@ -72,7 +73,7 @@ def reference_source(name: str) -> Callable[..., str]:
 def _named(
     name: str, table: Mapping[str, Callable[..., Any]], key: str, contract: Contract, check: Callable[[Any], Any]
 ) -> Callable[..., Any]:
-    return table[name] if name in table else _loaded(name, key, contract, check)
+    return CLOCK.timed("reward")(table[name] if name in table else _loaded(name, key, contract, check))
 
 
 _loaded = cache(plugins.load_function)
@@ -92,6 +93,7 @@ def _labels(given: object) -> Labels:
     return given
 
 
+@CLOCK.timed("reward")
 def policy_reward(
     trajectory: Trajectory, verdicts: Sequence[str | None], format_weight: float, reward: str = "majority"
 ) -> Reward:
@@ -102,6 +104,7 @@ def policy_reward(
     return Reward({part: policy_rule(reward)(evidence), "format": format_weight * format_reward(trajectory)})
 
 
+@CLOCK.timed("reward")
 def generator_reward(
     trajectory: Trajectory, evidence: QuestionEvidence, format_weight: float, reward: str = "entropy_bits"
 ) -> Reward:
@@ -110,6 +113,7 @@ def generator_reward(
     return Reward({**generator_rule(reward)(evidence), "format": form})
 
 
+@CLOCK.timed("reward")
 def grm_reward(
     trajectory: Trajectory, label: str, format_weight: float, variant: str = "tool", reward: str = "variant"
 ) -> Reward:

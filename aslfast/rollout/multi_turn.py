@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
+from aslfast.clock import CLOCK
 from aslfast.config import RunConfig
 from aslfast.config.roles import RoleConfig, adapter_of, default_roles
 from aslfast.core import StopReason, Task, Trajectory, Turn
@@ -64,7 +65,8 @@ def read_turn(
 def take_action(played: GuardedEpisode, end: _End, said: str) -> _End | str:
     """Return what an episode answers to a turn without a call, or how the trajectory ends: the episode decides."""
     action = without_thinking(said).strip() if end.output is None else end.output
-    observation = played.step(action)
+    with CLOCK.part("tool"):
+        observation = played.step(action)
     if played.failed:
         return _End(StopReason.TOOL_FAILED)
     return _End(StopReason.FINISHED, action) if observation is None else observation

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from aslfast.clock import CLOCK
 from aslfast.prompts.schemas import Schema
 from aslfast.prompts.tool_calls import SEARCH, Call
 from aslfast.retrieval.client import Unreachable
@@ -102,7 +103,8 @@ class ToolExecutor:
 
     def _answer(self, batch: _Batch) -> Outcome:
         try:
-            return self.tool.answer(batch.calls)
+            with CLOCK.part("tool"):
+                return self.tool.answer(batch.calls)
         except Exception as error:
             return error
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from types import coroutine
 from typing import Any
 
+from aslfast.clock import CLOCK
 from aslfast.plugins import time_limit
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
 from aslfast.rollout.tool_failures import ToolFailures
@@ -72,7 +73,7 @@ class ToolRunner:
         return await self._in_time(asyncio.ensure_future(_awaited(result, self.limits.timeout_s)))
 
     def _in_loop(self, arguments: Mapping[str, object]) -> object:
-        with _bounded(self.limits.timeout_s):
+        with CLOCK.part("tool"), _bounded(self.limits.timeout_s):
             return self.tool.call(arguments)
 
     async def _in_thread(self, arguments: Mapping[str, object]) -> object:
@@ -87,7 +88,7 @@ class ToolRunner:
         def work() -> None:
             result, failure = None, None
             try:
-                with _no_exit():
+                with CLOCK.part("tool"), _no_exit():
                     result = self.tool.call(arguments)
             except Exception as error:
                 failure = RuntimeError(error) if isinstance(error, StopIteration) else error  # no future takes that

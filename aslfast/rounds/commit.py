@@ -10,6 +10,7 @@ from aslfast.checkpoint.base_run_dir import BaseRunDir
 from aslfast.checkpoint.commits import PendingCommit, Provenance
 from aslfast.checkpoint.recovery import METRICS, ROUNDS, SFT_LINES, STEPS
 from aslfast.checkpoint.state import TrainState
+from aslfast.clock import CLOCK
 from aslfast.core import Group
 from aslfast.data.trajectories import Record, join_trajectories, write_trajectories
 from aslfast.errors import UserError
@@ -60,6 +61,7 @@ class Checkpointer:
             for name in names:
                 load_learner(self.learner, adapter, self.run.path / name)
 
+    @CLOCK.timed("commit")
     def step(self, phase: str, groups: Sequence[Group], record: StepRecord) -> None:
         """Commit a step: its trajectories, its record and the learner's state of those adapters that moved."""
         if not self._writes:
@@ -72,6 +74,7 @@ class Checkpointer:
         self.update_clock()
         self.run.commit(self.state, PendingCommit("step", [part, *made], dropped, {METRICS: record.as_json()}))
 
+    @CLOCK.timed("commit")
     def phase(self, phase: str, steps: int, learned: Sequence[str]) -> None:
         """Commit a phase: one file of its trajectories in place of one a step, and the adapters that it ends with."""
         if not self._writes:
@@ -101,6 +104,7 @@ class Checkpointer:
                 made.append(save_learner(self.learner, adapter, learner_file))
         return made, dropped
 
+    @CLOCK.timed("commit")
     def sft_step(self, learner: Learner, adapter: str, line: Mapping[str, object]) -> None:
         """Commit a step of the phase "sft": its line, and the state of the learner that took it."""
         if not self._writes:
@@ -117,6 +121,7 @@ class Checkpointer:
         for name in self._sft_files():
             load_learner(learner, adapter, self.run.path / name)
 
+    @CLOCK.timed("commit")
     def sft_phase(self, adapter: str) -> None:
         """Commit what the phase "sft" ends with: the adapter, and the run's learner, which goes on from it."""
         if not self._writes:
@@ -128,6 +133,7 @@ class Checkpointer:
         self.update_clock()
         self.run.commit(self.state, PendingCommit("phase", made, dropped))
 
+    @CLOCK.timed("commit")
     def round(self, record: RoundRecord, last: bool) -> None:
         """Commit a round's record. After the `last` round no step follows: the learner's state goes."""
         if not self._writes:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from aslfast.checkpoint.state import TrainState
+from aslfast.clock import CLOCK
 from aslfast.config import RunConfig
 from aslfast.config.schedules.effective import Setting, check_settings, settings_at, with_settings
 from aslfast.config.schedules.table import At
@@ -19,6 +20,7 @@ from aslfast.rounds.phase import Phase
 from aslfast.rounds.records import Observer
 from aslfast.rounds.task_context import TaskContext, TrainingData
 from aslfast.sampler.prefix_cache_stats import PrefixCacheMeter
+from aslfast.speed import TimeMeter, matmul_flops_per_s, model_flops_utilization, peak_memory_gb
 
 
 @dataclass
@@ -42,6 +44,7 @@ class RoundContext:
         self.prefix_cache = PrefixCacheMeter(self.rollout.sampler, self.learner.version)
         self.limit = PrioritySemaphore(max_concurrent(self.config))
         self.now, self.settings = self.config, dict[str, Setting]()
+        self._time, self._flops = TimeMeter(), 0.0
 
     @property
     def tasks(self) -> TaskContext:
@@ -66,6 +69,7 @@ class RoundContext:
         check_settings(self.config, given, key)
         self.state.settings = given
 
+    @CLOCK.timed("sync")
     def serve(self) -> Mapping[str, float]:
         """Let the sampler serve the weights as they are now; return what the check of it measured."""
         self.rollout.sampler.flush()
@@ -83,9 +87,30 @@ class RoundContext:
         """Return what the rollouts of a new step share. The sampler is flushed: what it kept may move a last bit."""
         self.state.step += 1
         self.prefix_cache.forget()
-        self.rollout.sampler.flush()
+        with CLOCK.part("sync"):
+            self.rollout.sampler.flush()
         seed = stable_seed(self.config.seed, self.state.round, self.state.step)
         return RolloutContext(self.now, self._rollout(), self.limit, self.learner.version, self.state.round, seed)
+
+    def speed(self) -> dict[str, object]:
+        """Return where the time went since the last step's record, and how well the learner used its device.
+
+        time: wall seconds by part (aslfast.clock.PARTS), the commit of the step before among them. overlapped: seconds
+        of other threads beside that. learn_flops: of all ranks; mfu: their share of what one large matrix product would
+        have reached on these devices in the learner's seconds. peak_memory_gb: so far, of this rank. in_flight: most
+        requests and tokens of context at once, and the mean of the requests. engine_restarts: so far, if any.
+        """
+        learner, (parts, beside) = self.learner, self._time.take()
+        flops, self._flops = learner.flops - self._flops, learner.flops
+        restarts = getattr(self.rollout.sampler, "restarts", 0)  # of an engine in a process of its own
+        rate = learner.ranks.size * matmul_flops_per_s(learner.model.device.type, learner.packed_model.base.dtype)
+        return {
+            "time": parts, **({"overlapped": beside} if beside else {}), "learn_flops": flops,
+            "mfu": model_flops_utilization(flops, parts.get("learn", 0.0), rate),
+            "peak_memory_gb": round(peak_memory_gb(learner.model.device), 3),
+            "in_flight": self.prefix_cache.in_flight.take(),
+            **({"engine_restarts": restarts} if restarts else {}),
+        }  # fmt: skip
 
     def _rollout(self) -> Rollout:
         """Return the rollout with the settings of the step."""

@@ -13,6 +13,7 @@ from typing import TypeAlias
 from torch import float32
 
 from aslfast.checkpoint.state import TrainState
+from aslfast.clock import CLOCK
 from aslfast.config import RunConfig
 from aslfast.config.roles import adapter_of
 from aslfast.config.schedules.effective import Setting, check_settings, with_settings
@@ -70,7 +71,8 @@ class Control:
         async def play(numbered: Sequence[tuple[Task, int]]) -> list[Trajectory]:
             return list(await asyncio.gather(*(context.sample(task, number) for task, number in numbered)))
 
-        played = await replicas.play_tasks(self.learner.ranks, [(t, i) for t in tasks for i in range(n)], play)
+        with CLOCK.part("rollout"):
+            played = await replicas.play_tasks(self.learner.ranks, [(t, i) for t in tasks for i in range(n)], play)
         self.counters.sampled_tokens += sum(trajectory.n_sampled for trajectory in played)
         return [tuple(played[i * n : (i + 1) * n]) for i in range(len(tasks))]
 
@@ -110,6 +112,7 @@ class Control:
             self.serve()
         return stats
 
+    @CLOCK.timed("learn")
     def update(self, adapter: str, groups: Sequence[Group]) -> UpdateStats | None:
         """Take one optimizer step of an adapter; the sampler does not serve it yet. None: the groups teach nothing."""
         trajectories, signals = self._to_learn_from(adapter, groups)

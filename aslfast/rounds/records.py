@@ -13,6 +13,11 @@ from aslfast.rollout.counters import StepCounters
 from aslfast.sampler.prefix_cache_stats import PrefixCacheCounts
 
 Metrics = Mapping[str, Any]  # by name, as JSON can hold them
+# what of a line depends on the machine and its hour: two runs with the same figures differ in it
+TIMED = frozenset({
+    "seconds", "tokens_per_s", "sync_check_ms", "time", "overlapped", "mfu", "peak_memory_gb", "in_flight",
+    "engine_restarts",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,7 @@ class StepRecord:
     counters: StepCounters
     prefix_cache: Mapping[str, PrefixCacheCounts]  # by adapter
     seconds: float
+    speed: Metrics  # RoundContext.speed
     by_role: Mapping[str, Metrics] = field(default_factory=dict)  # what the function `by_role` returns
     settings: Metrics = field(default_factory=dict)  # that schedules, or the run itself, have set
 
@@ -116,6 +122,7 @@ class StepRecord:
             "prefix_cache": {name: asdict(stats) for name, stats in self.prefix_cache.items()},
             "tokens_per_s": counters.sampled_tokens / self.seconds,
             "seconds": self.seconds,
+            **self.speed,
             **{name: table for name, table in tables.items() if table},
         }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
+from aslfast.clock import CLOCK
 from aslfast.config.roles import PREVIOUS
 from aslfast.core import Group, StopReason, Task
 from aslfast.errors import UserError
@@ -77,7 +78,10 @@ async def _run_step(context: RoundContext, phase: Phase, tasks: Sequence[Task]) 
     """Gather a group for each task, learn from them, commit both."""
     started, state = time.perf_counter(), context.state
     rollouts, environment = context.start_step(), context.data.environment
-    played = await replicas.play_groups(context.learner.ranks, context.prefix_cache, rollouts, tasks, phase.group_of)
+    with CLOCK.part("rollout"):
+        played = await replicas.play_groups(
+            context.learner.ranks, context.prefix_cache, rollouts, tasks, phase.group_of
+        )
     groups = [group for result in played.results for group in result.groups]
     state.pool = extended_pool(state.pool, played.results)
     if not any(group.trajectories for group in groups):
@@ -94,11 +98,12 @@ async def _run_step(context: RoundContext, phase: Phase, tasks: Sequence[Task]) 
         state.environment = environment.updated(groups)
     state.phase_step += 1
     played.counters.sampled_tokens += control.counters.sampled_tokens
+    with CLOCK.part("monitor"):
+        health = {**step_health(groups), **phase.health(groups, context.data.oracle), **revision}
+        summary, roles = GroupSummary.of(groups), by_role(phase.name, groups)
     record = StepRecord(
-        state.round, phase.name, state.phase_step, GroupSummary.of(groups),
-        {**step_health(groups), **phase.health(groups, context.data.oracle), **revision}, updates, weight_sync,
-        played.counters, played.prefix_cache, time.perf_counter() - started, by_role(phase.name, groups),
-        context.settings,
+        state.round, phase.name, state.phase_step, summary, health, updates, weight_sync, played.counters,
+        played.prefix_cache, time.perf_counter() - started, context.speed(), roles, context.settings,
     )  # fmt: skip
     state.step_rewards += (record.summary.reward,)
     context.checkpointer.step(phase.name, groups, record)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from aslfast.sampler.in_flight import InFlight
 from aslfast.sampler.prefix_index import PrefixIndex
 from aslfast.sampler.protocol import Sample, Sampler, SampleRequest
 
@@ -47,6 +48,7 @@ class PrefixCacheMeter:
 
     sampler: Sampler
     version: Mapping[str, int] = field(default_factory=dict)
+    in_flight: InFlight = field(default_factory=InFlight)
     _totals: dict[str, PrefixCacheCounts] = field(default_factory=dict)
     _computed: dict[str, tuple[int, PrefixIndex[str]]] = field(default_factory=dict)  # of one version
 
@@ -55,7 +57,8 @@ class PrefixCacheMeter:
         name = request.adapter or "base"
         computed = self._prefixes(name)
         reusable, own = computed.longest(request.token_ids)[0], computed.own(request.session, request.token_ids)
-        sample = await self.sampler.generate(request)
+        with self.in_flight.running(len(request.token_ids)):
+            sample = await self.sampler.generate(request)
         computed.put(request.session, request.token_ids + sample.token_ids[:-1])
         n = len(request.token_ids)
         totals = self._totals.setdefault(name, PrefixCacheCounts())

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from aslfast.checkpoint.recovery import METRICS, ROUNDS
 from aslfast.checkpoint.run_dir import resume_command
+from aslfast.clock import CLOCK
 from aslfast.metrics import monitor
 from aslfast.metrics.scoring import Scores
 from aslfast.rounds import replicas
@@ -29,7 +30,8 @@ def play_rounds(context: RoundContext, datasets: Datasets, sft: SftPhase | None 
         if task and threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        await _rounds(context, datasets, sft)
+        with CLOCK.part("rest"):
+            await _rounds(context, datasets, sft)
 
     try:
         asyncio.run(rounds())
@@ -48,7 +50,8 @@ async def _rounds(context: RoundContext, datasets: Datasets, sft: SftPhase | Non
         if state.round:
             await run_round(context)
         context.observer.evaluating(state.round)
-        scores = await evaluate(context, datasets)
+        with CLOCK.part("evaluation"):
+            scores = await evaluate(context, datasets)
         record = _commit_round(context, scores)
         context.observer.evaluated(record)
         for text in monitor.alarm_texts(record.as_json()):

@@ -22,8 +22,8 @@ from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from bench.learner.trajectory_lengths import trajectories
 from bench.learner.variants import ROLE, Side, StepData
+from bench.shared.device_time import seconds_of
 from bench.shared.live_memory import LiveMemory
-from bench.shared.part_clock import seconds_of
 from bench.shared.results import write_result
 from bench.shared.stamp import ROOT, quantiles, stamp
 

@@ -6,10 +6,10 @@
 
 Sides: packed with common prefixes computed once; packed without; padded as TRL does it (padded_step.py), in sampling
 order and sorted by length. All take the same step: their gradients are compared. Reported: loss tokens and all
-tokens per second (all: of the trajectories, shared or not); the FLOPs that a side cannot do without (flops.py) as a
-fraction of the rate of one large matrix product measured here; the peak memory of a step beyond what was allocated
-before it; the parts of a step. Sides run in turn; medians. Seconds on a CPU are the processor's (one thread), so that
-other work on the machine does not count; on a GPU they are wall time.
+tokens per second (all: of the trajectories, shared or not); the FLOPs that a side cannot do without
+(aslfast/speed.py) as a fraction of the rate of one large matrix product measured here; the peak memory of a step beyond
+what was allocated before it; the parts of a step. Sides run in turn; medians. Seconds on a CPU are the processor's (one
+thread), so that other work on the machine does not count; on a GPU they are wall time.
 """
 
 from __future__ import annotations
@@ -25,13 +25,12 @@ import torch
 import transformers
 
 from aslfast.learner.batch import micro_batches
-from bench.learner.flops import step_flops
+from aslfast.speed import matmul_flops_per_s, step_flops
 from bench.learner.setups import SETUPS, Setup, adapted_model, on_policy, sides_of
 from bench.learner.tables import step_lines
 from bench.learner.trajectory_lengths import load, trajectories
 from bench.learner.variants import ROLE, Side, StepData
-from bench.shared.matmul_rate import matmul_flops_per_s
-from bench.shared.part_clock import seconds_of
+from bench.shared.device_time import seconds_of
 from bench.shared.peak_memory import peak_bytes
 from bench.shared.results import write_result
 from bench.shared.stamp import ROOT, four_digits, quantiles, stamp, versions_of
@@ -47,7 +46,7 @@ def measure(args: argparse.Namespace, setup: Setup, device: str) -> dict[str, An
     made = trajectories(steps[args.step][: 3 if args.small else None], model.config.vocab_size, args.seed)
     data = StepData.alternating(on_policy(sides["packed"].learner, made))
     seconds = run_in_turn(sides, data, args.repeats, device)
-    rate = matmul_flops_per_s(device, model.dtype)
+    rate = matmul_flops_per_s(device, model.dtype, seconds_of)
     rows = [{"side": name, **row_of(name, sides[name], data, seconds[name], rate)} for name in sides]
     return {
         "matmul_flops_per_s": four_digits(rate), "attention": sides["packed"].learner.attention,

@@ -10,13 +10,14 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from aslfast.clock import PartClock
 from aslfast.core import Trajectory
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
 from aslfast.models.activation_checkpointing import checkpoint_activations
 from bench.learner.padded_step import PaddedStep
 from bench.learner.step_parts import LOSS_PART, STEP_PARTS, timed_methods
-from bench.shared.part_clock import PartClock, now_on
+from bench.shared.device_time import now_on
 
 ROLE = "policy"
 
@@ -63,9 +64,11 @@ class Side:
         clock = PartClock(now_on(device))
         with ExitStack() as patches:
             for owner, name, part in self._timed_methods():
-                patches.enter_context(patch.object(owner, name, clock.timed(part, getattr(owner, name))))
-            clock.timed(LOSS_PART, self._backward)(data)
-            clock.timed("optimizer", self._update)()
+                patches.enter_context(patch.object(owner, name, clock.timed(part)(getattr(owner, name))))
+            with clock.part(LOSS_PART):
+                self._backward(data)
+            with clock.part("optimizer"):
+                self._update()
         return {part: clock.seconds[part].on(device) for part in STEP_PARTS}
 
     def _timed_methods(self) -> Iterator[tuple[object, str, str]]:

@@ -21,7 +21,7 @@ the median time, whole, and the file has all. Of each phase:
 The file has both wall time and processor time. The tables' parts and rates are of processor time where one process does
 everything on a CPU, so that other work on the machine does not count (nor does waiting for the disk: commit); else of
 wall time. What an engine's processes take, seconds and memory, is not counted. FLOPs are those that the learner cannot
-do without (bench/learner/flops.py; the base's own forward pass for a KL left out), as a fraction of the rate of one
+do without (aslfast/speed.py; the base's own forward pass for a KL left out), as a fraction of the rate of one
 large matrix product measured here.
 
 A base of random weights ends no turn, so there lengths and outputs are forced (bench/rollout/long_tailed.py); all else
@@ -42,16 +42,16 @@ import torch
 import transformers
 
 from aslfast.cli.progress import quiet_libraries
+from aslfast.clock import Seconds
 from aslfast.config import RunConfig
 from aslfast.rounds.context import RoundContext
-from bench.learner.flops import step_flops
+from aslfast.speed import matmul_flops_per_s, step_flops
 from bench.learner.tables import round_lines
 from bench.rollout.lengths import Lengths
 from bench.round.open_run import log, open_run, play_round
 from bench.round.parts import PhaseRecord, recorded
 from bench.round.setups import REHEARSALS, SETUPS
-from bench.shared.matmul_rate import matmul_flops_per_s
-from bench.shared.part_clock import Seconds, now_on
+from bench.shared.device_time import now_on, seconds_of
 from bench.shared.peak_memory import peak_bytes
 from bench.shared.results import write_result
 from bench.shared.stamp import ROOT, four_digits, quantiles, stamp, versions_of
@@ -61,7 +61,7 @@ def measure(config: RunConfig, lengths: Lengths | None, repeats: int, folder: Pa
     """Return the measurements of `repeats` rounds."""
     with open_run(config, folder, lengths) as context:
         base: Any = context.learner.model.get_base_model()
-        rate, clock = matmul_flops_per_s(base.device.type, base.dtype), clock_of(context)
+        rate, clock = matmul_flops_per_s(base.device.type, base.dtype, seconds_of), clock_of(context)
         play_round(context, 1)
         rounds = [measure_round(context, number, rate) for number in range(2, repeats + 2)]
         seconds = [one[f"{clock}_s"] for one in rounds]

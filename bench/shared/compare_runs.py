@@ -16,7 +16,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-TIMINGS = {"seconds", "tokens_per_s", "sync_check_ms"}
+from aslfast.rounds.records import TIMED
+
 ABSOLUTE = 1e-4  # for --close: differences of log-probs are rounding errors themselves
 
 
@@ -31,7 +32,7 @@ def _renamed(value: object, renamed: Mapping[str, str]) -> object:
     if not isinstance(value, dict):
         return renamed.get(value, value) if isinstance(value, str) else value
     names = {key: renamed.get(key, key) for key in value}
-    return {names[key]: _renamed(item, renamed) for key, item in value.items() if names[key] not in TIMINGS}
+    return {names[key]: _renamed(item, renamed) for key, item in value.items() if names[key] not in TIMED}
 
 
 def differences(before: object, after: object, where: str, close: float) -> list[str]:

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from aslfast.config.schema import LearnerConfig, LossConfig
 from aslfast.learner.batch import make_batch
 from aslfast.learner.learner import Learner
-from bench.learner.flops import step_flops
+from aslfast.speed import step_flops
 from bench.learner.padded_step import PaddedStep
 from bench.learner.trajectory_lengths import load, save, trajectories
 

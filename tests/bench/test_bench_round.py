@@ -1,6 +1,5 @@
 """The benchmark of a round: its clock counts each second once, its parts add up, and it changes no bit of the round."""
 
-import asyncio
 import json
 import sys
 from pathlib import Path
@@ -8,100 +7,21 @@ from pathlib import Path
 import pytest
 import torch
 
-from aslfast import rewards
+from aslfast.clock import CLOCK
 from aslfast.config import load_recipe
 from aslfast.config.roles import ROLES
-from aslfast.rounds import replicas, round
-from aslfast.systems.asl.judge import Judge
-from bench.learner.flops import step_flops
+from aslfast.rounds import round
+from aslfast.rounds.records import TIMED
+from aslfast.speed import step_flops
 from bench.learner.step_parts import STEP_PARTS
 from bench.learner.tables import round_lines, round_sentence
 from bench.round.bench_round import main
 from bench.round.open_run import open_run, play_round
 from bench.round.parts import PARTS, recorded
 from bench.round.setups import SMALL
-from bench.shared.part_clock import PartClock, Seconds, now_on
+from bench.shared.device_time import now_on
 
 ROOT = Path(__file__).resolve().parents[2]
-
-TIMING = {"seconds", "tokens_per_s"}
-
-
-# --- the clock ---------------------------------------------------------------------------------------------------
-
-
-class FakeTime:
-    """The processor works half of the time."""
-
-    def __init__(self):
-        self.at = 0.0
-
-    def __call__(self):
-        return Seconds(self.at, self.at / 2)
-
-    def sleep(self, seconds):
-        self.at += seconds
-
-
-def test_each_second_counts_for_the_innermost_part():
-    now = FakeTime()
-    clock = PartClock(now)
-    now.sleep(100)  # before and between parts nothing counts
-    with clock.part("rest"):
-        now.sleep(1)
-        with clock.part("rollout"):
-            now.sleep(2)
-            with clock.part("tool"):
-                now.sleep(4)
-            now.sleep(8)
-            with clock.part("tool"), clock.part("tool"):
-                now.sleep(16)
-        now.sleep(32)
-    now.sleep(100)
-    with clock.part("rest"):
-        now.sleep(64)
-    assert clock.seconds == {"rest": (97, 48.5), "rollout": (10, 5), "tool": (20, 10)}
-
-
-def test_a_part_that_fails_is_left_and_counted():
-    now = FakeTime()
-    clock = PartClock(now)
-    with clock.part("rest"):
-        with pytest.raises(ZeroDivisionError), clock.part("learn"):
-            now.sleep(1)
-            raise ZeroDivisionError
-        now.sleep(2)
-    assert clock.seconds == {"rest": (2, 1), "learn": (1, 0.5)}
-
-
-def test_inside_an_opaque_part_no_other_is_entered():
-    now = FakeTime()
-    clock = PartClock(now, frozenset({"monitor"}))
-    with clock.part("monitor"), clock.part("reward"):
-        now.sleep(1)
-    with clock.part("reward"):
-        now.sleep(2)
-    assert clock.seconds == {"monitor": (1, 0.5), "reward": (2, 1)}
-
-
-def test_coroutines_that_take_turns_share_one_clock():
-    """A part that waits goes on counting, less what others do meanwhile: as the rollout and the searches."""
-    now = FakeTime()
-    clock = PartClock(now)
-
-    async def searches():
-        for _ in range(3):
-            await asyncio.sleep(0)
-            now.sleep(1)  # sampling, as far as the clock knows
-            with clock.part("tool"):
-                now.sleep(10)
-
-    async def step():
-        with clock.part("rollout"):
-            await asyncio.gather(searches(), searches())
-
-    asyncio.run(step())
-    assert clock.seconds == {"rollout": (6, 3), "tool": (60, 30)}
 
 
 # --- a round -----------------------------------------------------------------------------------------------------
@@ -122,13 +42,12 @@ def round_of(folder, instrumented):
         file = context.checkpointer.run.path / "metrics.jsonl"
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         weights = {name: w.clone() for name, w in context.learner.model.named_parameters() if ".lora_" in name}
-    return [{k: v for k, v in line.items() if k not in TIMING} for line in lines], weights, phases, flops
+    return [{k: v for k, v in line.items() if k not in TIMED} for line in lines], weights, phases, flops
 
 
 def things_patched():
     """What the benchmark replaces outside the context, as it is now."""
-    owners = {rewards: rewards.__all__, round: ("run_phase", "step_health"), replicas: ("play_groups",),
-              Judge: ("read",), torch.Tensor: ("backward",)}  # fmt: skip
+    owners = {CLOCK: ("now",), round: ("run_phase",), torch.Tensor: ("backward",)}
     return {(owner, name): getattr(owner, name) for owner, names in owners.items() for name in names}
 
 
@@ -186,8 +105,7 @@ def test_nothing_stays_patched(tmp_path):
                    context.checkpointer, context.observer, rollout.sampler, rollout.tool)  # fmt: skip
         own = [dict(vars(thing)) for thing in objects]
         with pytest.raises(ZeroDivisionError), recorded(context, now_on("cpu")):
-            assert rewards.accuracy is not before[rewards, "accuracy"]
-            assert context.learner.step is not own[1].get("step") and "step" in vars(context.learner)
+            assert round.run_phase is not before[round, "run_phase"] and "_update" in vars(context.learner)
             raise ZeroDivisionError
         assert [dict(vars(thing)) for thing in objects] == own
     assert all(value is before[key] for key, value in things_patched().items())

@@ -1,6 +1,5 @@
 """`aslfast demos`, `sft`, `export` and rejection sampling, one after the other as a person would use them."""
 
-
 import pyarrow.parquet as pq
 import pytest
 

@@ -24,6 +24,7 @@ from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.parsing import parse_output
 from aslfast.prompts.tool_calls import parse_calls
 from aslfast.rollout.multi_turn import stable_seed
+from aslfast.rounds.records import TIMED
 from aslfast.trainer import build, evaluation, lab_datasets, train
 
 SHORT = [
@@ -110,7 +111,7 @@ def test_a_context_beyond_the_model_is_refused_at_the_start(tmp_path):
 
 def without_times(run, name):
     lines = [json.loads(line) for line in (run / name).read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_s")} for line in lines]
+    return [{k: v for k, v in line.items() if k not in TIMED} for line in lines]
 
 
 def test_the_same_seed_gives_the_same_metrics_line_for_line(runs):

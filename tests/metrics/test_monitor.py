@@ -26,7 +26,7 @@ from aslfast.metrics.health import ROLE_METRICS
 from aslfast.metrics.judge_probe import JudgedAttempt
 from aslfast.metrics.plots import draw
 from aslfast.metrics.run_log import RunLog
-from aslfast.rounds.records import Observer
+from aslfast.rounds.records import TIMED, Observer
 from aslfast.trainer import train
 from aslfast.trainer.datasets import Datasets, policy_evals
 from tests.support.killed_runs import lab_config, untimed
@@ -362,7 +362,7 @@ def test_a_generator_that_repeats_itself_is_seen(make_context, world_index):
 
 def test_no_reward_sees_the_oracle(make_context, world_index):
     """With the true oracle, one that lies and none: the same lines but for what is said of the truth."""
-    truths = {"true_reward", "true_gap", "solvable", "seconds", "tokens_per_s"}
+    truths = {"true_reward", "true_gap", "solvable", *TIMED}
     found = []
     for name, oracle in (("true", WORLD.answer), ("false", lambda _: "no"), ("none", None)):
         context = make_context(name, Script(), ["rounds=1"])

@@ -12,7 +12,7 @@ from aslfast.errors import UserError
 from aslfast.metrics.alarm_tables import monitor_tables
 from aslfast.metrics.plots import _plot_rewards, draw
 from aslfast.metrics.run_log import RunLog
-from aslfast.metrics.tables import markdown_table, prefix_cache_table, table
+from aslfast.metrics.tables import markdown_table, prefix_cache_table, table, time_table
 from tests.support.run_files import round_line, write_run
 
 
@@ -137,3 +137,30 @@ def test_what_is_no_run_is_named(tmp_path):
     (tmp_path / "rounds.jsonl").write_text("{\n")
     with pytest.raises(UserError, match="not JSON lines"):
         RunLog.read(tmp_path)
+
+
+def test_seconds_are_summed_by_part_and_phase(tmp_path):
+    def step(phase, rollout, learn, mfu, requests):
+        work = {"mfu": mfu, "in_flight": {"requests": requests, "tokens": 9000}, "peak_memory_gb": requests / 32}
+        return {"round": 1, "phase": phase, "time": {"rollout": rollout, "learn": learn}, **work}
+
+    steps = [step("grm", 2.0, 1.0, 0.1, 32), step("policy", 5.0, 1.0, 0.1, 64), step("policy", 8.0, 3.0, 0.3, 48)]
+    log = RunLog.read(write_run(tmp_path / "run", [round_line(0, 0.1, None, ())], steps))
+    assert log.as_json()["time"] == {"grm": {"rollout": 2.0, "learn": 1.0}, "policy": {"rollout": 13.0, "learn": 4.0}}
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(time_table(log))
+    rows = [line.split() for line in console.export_text().splitlines()[2:] if line.strip() and "─" not in line]
+    assert rows == [
+        ["part", "GRM", "policy", "all", "share"],
+        ["rollout", "2.0", "13.0", "15.0", "75.0%"],
+        ["learn", "1.0", "4.0", "5.0", "25.0%"],
+        ["learner's", "MFU", "10%", "25%"],
+        ["requests", "at", "once", "32", "64"],
+        ["their", "tokens", "9,000", "9,000"],
+        ["peak", "memory,", "GB", "1.0", "2.0"],
+    ]
+
+
+def test_a_run_of_an_earlier_version_has_no_such_table(tmp_path):
+    log = RunLog.read(write_run(tmp_path / "run", [round_line(0, 0.1, None, ())], [{"round": 1, "phase": "grm"}]))
+    assert log.seconds_by_phase() == log.as_json()["time"] == {}

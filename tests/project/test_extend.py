@@ -83,7 +83,7 @@ def test_the_pages_tool_is_accepted(tmp_path):
         ('["search", "my_tools:add"]', "tools: my_tools:add has no docstring; a tool is a function"),
         ('["search", "no_tools:add"]', "tools: no module 'no_tools'; run in the folder that holds it"),
         ('["search", "my_tools:told"]', "tools: a prompt that tells of them has"),
-        ('["serach"]', "--set tools=[\"serach\"]: an entry of tools is 'serach'; use \"search\", module:function"),
+        ('["serach"]', '--set tools=["serach"]: an entry of tools is \'serach\'; use "search", module:function'),
     ],
 )
 def test_a_wrong_tool_is_one_line_and_nothing_is_written(tools, said, tmp_path):

@@ -23,6 +23,7 @@ from aslfast.rollout.counters import StepCounters
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
 from aslfast.rollout.search_tool import SearchTool
 from aslfast.rollout.tool_executor import ToolExecutor
+from aslfast.rounds.records import TIMED
 from aslfast.rounds.round import run_round
 from aslfast.systems.asl.generator_phase import question_group
 from aslfast.systems.asl.judge import Judge
@@ -91,7 +92,7 @@ def test_a_round_through_a_gate_for_one(make_context):
     """Parents and children share one place without a deadlock, and every metric is that of an open gate."""
     narrow, wide = make_context("narrow", actors()), make_context("wide", actors())
     narrow.limit = PrioritySemaphore(1)
-    timing = {"seconds", "tokens_per_s", "prefix_cache"}
+    timing = {*TIMED, "prefix_cache"}
     lines = [
         [{k: v for k, v in line.items() if k not in timing} for line in play(context)] for context in (narrow, wide)
     ]

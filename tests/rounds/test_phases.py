@@ -53,9 +53,7 @@ def test_later_rounds_vary_what_the_policy_has_trained_on(make_context):
     context = prefilled(make_context(script=actors(), overrides=['generator.source=["topic", "width", "depth"]']))
     keys = list(context.state.pool)
     context.state.accuracy = {keys[0]: 0.5, keys[1]: 0.49, keys[2]: 1.0, "not in the pool": 1.0}
-    olds = {
-        context.state.pool[key].text: (context.state.pool[key], context.state.accuracy[key]) for key in keys[:3]
-    }
+    olds = {context.state.pool[key].text: (context.state.pool[key], context.state.accuracy[key]) for key in keys[:3]}
     for number, kind in ((1, "topic"), (2, "width"), (3, "depth"), (4, "depth")):
         context.state.round = number
         tasks = [task for step in generator_tasks(context.tasks) for task in step]

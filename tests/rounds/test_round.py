@@ -8,6 +8,7 @@ import dataclasses
 import math
 import random
 import re
+import time
 from collections import Counter
 
 import peft
@@ -15,12 +16,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from aslfast import rewards
+from aslfast.clock import CLOCK, PARTS
 from aslfast.config.roles import ROLES
 from aslfast.errors import UserError
 from aslfast.lab.world import parse_question
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.parsing import parse_output
 from aslfast.rewards import Attempt
+from aslfast.rounds.records import TIMED
 from aslfast.systems.asl.generator_phase import drop_near_duplicates, generator_tasks, question_group
 from aslfast.systems.asl.judge_phase import labelled_attempts, verdict_group, verification_tasks
 from aslfast.systems.asl.policy_phase import answer_group, policy_tasks
@@ -35,9 +38,6 @@ from tests.support.scripted_world import (
     question_turn,
 )
 from tests.support.tiny_models import tiny_model
-
-TIMING = {"seconds", "tokens_per_s"}
-
 
 KEYS = {"round", "phase", "step", "reward", "reward_parts", "kl", "entropy", "grad_norm", "tokens_per_s", "seconds"}
 
@@ -77,6 +77,24 @@ def test_a_whole_round(make_context, tokenizer):
     assert context.state.pool and config.generator.learn
 
 
+def test_a_step_says_where_its_time_went(make_context):
+    context = make_context(script=actors())
+    started = time.perf_counter()
+    with CLOCK.part("rest"):  # as the loop over rounds does
+        lines = play(context)
+    took = time.perf_counter() - started
+    assert sum(sum(line["time"].values()) for line in lines) == pytest.approx(took, rel=0.2)
+    for line in lines:
+        parts, learned = line["time"], line["grad_norm"] > 0
+        assert set(parts) <= set(PARTS) and {"rollout", "reward", "monitor", "sync", "rest"} <= set(parts)
+        assert sum(parts.values()) - parts["rest"] <= line["seconds"] + parts.get("commit", 0) + 0.05
+        assert (line["learn_flops"] > 0) == learned == (line["mfu"] is not None)
+        assert not learned or (parts["learn"] > 0 and 0 < line["mfu"] < 1)
+        assert line["in_flight"]["requests"] >= line["in_flight"]["mean_requests"] >= 1 < line["in_flight"]["tokens"]
+        assert 0.1 < line["peak_memory_gb"] < 100
+    assert "commit" not in lines[0]["time"] and all(line["time"]["commit"] > 0 for line in lines[1:])
+
+
 def test_a_learner_that_differs_from_the_local_sampler_stops_the_run(make_context):
     """Both in float32: beyond rounding one of them computes another model. Nothing of the step is committed."""
     overrides = ["advantage.drop_zero_variance=false"]
@@ -90,7 +108,7 @@ def test_a_learner_that_differs_from_the_local_sampler_stops_the_run(make_contex
 
 def test_same_seed_same_metrics(make_context):
     def without_timing(lines):
-        return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
+        return [{key: value for key, value in line.items() if key not in TIMED} for line in lines]
 
     first, again, other = (play(make_context(f"run{i}", actors(), seed=seed)) for i, seed in enumerate((0, 0, 1)))
     assert without_timing(first) == without_timing(again) != without_timing(other)

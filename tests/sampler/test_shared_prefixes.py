@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-from aslfast.sampler.local import forward_pass
 from aslfast.sampler.local.forward_pass import ForwardPass
 from aslfast.sampler.local.sampler import LocalSampler
 from aslfast.sampler.protocol import SampleRequest
@@ -26,12 +25,6 @@ from tests.support.local_sampler_cases import (
 TRUNK = context(150, 0)
 QUESTIONS = [TRUNK + context(40, n + 1) for n in range(4)]
 GROUPS = grouped(QUESTIONS, "policy", lambda n, i: 12)
-
-
-@pytest.fixture(autouse=True)
-def merging(monkeypatch):
-    """Equal samples of this narrow model are one row too."""
-    monkeypatch.setattr(forward_pass, "MIN_MERGED_WIDTH", 0)
 
 
 @pytest.fixture(scope="module")
@@ -62,15 +55,6 @@ def test_a_common_prefix_is_computed_once(model, tokenizer, forward_tokens):
     apart = len(TRUNK) + sum(len(question) - len(TRUNK) for question in QUESTIONS)
     assert sum(forward_tokens) == apart + len(continued(GROUPS, samples))
     assert sorted(s.cached_tokens for s in samples) == [0, *[150] * 3, *[189] * 20]
-
-
-def test_a_narrow_model_has_a_row_for_each_sample(model, tokenizer, forward_tokens, monkeypatch):
-    monkeypatch.setattr(forward_pass, "MIN_MERGED_WIDTH", 65)
-    samples = run(gather(LocalSampler(model, tokenizer), GROUPS))
-    n_sampled = sum(len(sample.token_ids) for sample in samples)
-    apart = len(TRUNK) + sum(len(question) - len(TRUNK) for question in QUESTIONS)
-    others = len(GROUPS) - len(QUESTIONS)  # each runs its last token again, for the logits
-    assert sum(forward_tokens) == apart + others + n_sampled - len(GROUPS)
 
 
 def continued(requests, samples):

@@ -18,10 +18,10 @@ from aslfast.config import RunConfig, load_recipe
 from aslfast.data.qa_dataset import write_questions
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab.world import World
+from aslfast.rounds.records import TIMED
 from aslfast.trainer import train
 from aslfast.trainer.lab_datasets import lab_questions
 
-TIMING = {"seconds", "tokens_per_s", "sync_check_ms"}
 SMALL = [
     "rounds=1", "threads=1", "data.lab=false", "sampler.max_turns=3", "grm.label=reference", "grm.steps=1",
     "generator.steps=2", "generator.prompts_per_step=2", "generator.group_size=3", "generator.rollouts_per_question=2",
@@ -119,4 +119,4 @@ def bits_of(run: Path) -> dict:
 
 def untimed(file: Path) -> list[dict]:
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return [{key: value for key, value in line.items() if key not in TIMING} for line in lines]
+    return [{key: value for key, value in line.items() if key not in TIMED} for line in lines]

@@ -18,9 +18,6 @@ from aslfast.sampler.local.running_request import Row
 from aslfast.sampler.local.shared_reads import MIN_QUERY_WIDTH, SharedReads, groups_of, reading, saves_enough
 
 PREFILL_TOKENS = 8192  # most tokens of one prefill pass, padding included
-# heads * head dim of a model whose equal samples are one row; the figures on record of the lab's narrower base, and the
-# bytes of its adapters, stay what they are
-MIN_MERGED_WIDTH = 256
 PREFILL_SLACK = 16  # sequences that differ by at most this many tokens, or a quarter, are padded to one length
 
 
@@ -44,7 +41,7 @@ class ForwardPass:
         self.n_vocab, self._device, self._dtype = weight.shape[0], weight.device, weight.dtype
         exact = self._dtype in (torch.float32, torch.float64)  # our softmax has no wider accumulator
         self._share = share and self._device.type == "cpu" and exact and n_heads * head_dim >= MIN_QUERY_WIDTH
-        self.merges = share and n_heads * head_dim >= MIN_MERGED_WIDTH
+        self.merges = share
         limit = context_limit(self._config)
         self.max_context = min(max_context, limit.tokens if limit else max_context)
         self.cache = KVCache(self._config.num_hidden_layers, n_kv_heads, head_dim, weight.detach())

@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from aslfast import rewards
+from aslfast.clock import CLOCK
 from aslfast.config import RunConfig
 from aslfast.core import Question, StopReason, Task, Trajectory
 from aslfast.prompts.builder import PromptBuilder
@@ -97,6 +98,7 @@ class Judge:
             self.cache[key] = asyncio.ensure_future(self.sample(shared, number))
         return await self.cache[key]
 
+    @CLOCK.timed("reward")
     def read(self, judged: Sequence[Trajectory]) -> tuple[str | None, ...]:
         """Return the verdicts, None for a trajectory without one; those that the tool failed are left out."""
         outputs = [t.output for t in judged if t.stop is not StopReason.TOOL_FAILED]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from aslfast import plugins
 from aslfast.checkpoint.own_state import kept, with_entries
 from aslfast.checkpoint.state import TrainState
+from aslfast.clock import CLOCK
 from aslfast.config import RunConfig
 from aslfast.config.schema import OwnPhaseConfig
 from aslfast.core import Group, Question, Reward, StopReason, Task, Trajectory
@@ -83,7 +84,7 @@ class _Guarded:
         """Play one task `group_size` times; then reward all plays."""
         plays = [Play(context, task, number) for number in range(self.settings.group_size)]
         played = await asyncio.gather(*(self._play(play, task) for play in plays))
-        with _one_line(self.path, "rewards"):
+        with _one_line(self.path, "rewards"), CLOCK.part("reward"):
             given = list(self.own.rewards(task, played))
         if len(given) != len(played) or any(len(own) != len(acts) for own, acts in zip(given, played, strict=True)):
             raise UserError(f"phases: {self.path}.rewards returned other than one reward for each act of each play")

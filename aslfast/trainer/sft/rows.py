@@ -27,9 +27,7 @@ class SftRow:
         return len(loss_positions(self.trajectory))
 
 
-def make_row(
-    name: str, role: str, ids: Sequence[int], mask: Sequence[int], prompt: str, weight: float = 1.0
-) -> SftRow:
+def make_row(name: str, role: str, ids: Sequence[int], mask: Sequence[int], prompt: str, weight: float = 1.0) -> SftRow:
     """Return a row of token ids and their mask."""
     stream = tuple(ids), tuple(mask), (0.0,) * len(ids)
     return SftRow(Trajectory(Task(name, role, ""), *stream, (), StopReason.NO_OUTPUT), prompt, weight)

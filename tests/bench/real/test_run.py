@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from aslfast.data.qa_dataset import read_questions
 from aslfast.errors import UserError
 from aslfast.files.jsonl import read_lines, rewrite_lines
+from aslfast.rounds.records import TIMED
 from aslfast.trainer.demos.make import read_labelled
 from bench.real import kept_dtype
 from bench.real_run import played
@@ -23,7 +24,6 @@ from tests.support.cli.commands import as_json
 from tests.support.killed_runs import started
 from tests.support.real_run.small import SIZE, go_real, small_settings, write_data
 
-TIMES = {"seconds", "tokens_per_s", "sync_check_ms"}
 KILLED_AT = (  # as soon as this file is there
     "evaluations/untouched-dev/policy-000.jsonl", "cold-start/policy/metrics.jsonl",
     "cold-start/grm/adapter_config.json", "rule/steps", "asl/rounds.jsonl", "asl/metrics.jsonl",
@@ -59,7 +59,7 @@ def figures(out):
 
 def without_times(value):
     if isinstance(value, dict):
-        return {key: without_times(item) for key, item in value.items() if key not in TIMES}
+        return {key: without_times(item) for key, item in value.items() if key not in TIMED}
     return [without_times(item) for item in value] if isinstance(value, list) else value
 
 

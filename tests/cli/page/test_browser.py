@@ -153,6 +153,21 @@ def test_the_keyboard(browser, file):
         until(page, "location.hash === '#/trajectories?q=satire'")
 
 
+def test_the_time_of_a_step_by_part(browser, file):
+    with opened(browser, f"{file.as_uri()}#/time") as page:
+        bars = page.locator(".timeline a")
+        assert bars.count() == 3 and bars.first.locator("span").count() == 3
+        heights = [bars.first.locator("span").nth(i).bounding_box()["height"] for i in range(3)]
+        assert heights[0] == pytest.approx(4 * heights[1], rel=0.1) == pytest.approx(2 * heights[2], rel=0.1)
+        said = bars.nth(1).get_attribute("title")
+        assert "rollout 1.00 s; tool 0.25 s; learn 0.50 s" in said and "MFU 12.5%" in said and "48 requests" in said
+        parts = page.get_by_role("region", name=re.compile("Seconds by part"))
+        assert parts.get_by_role("row").nth(1).inner_text().split() == ["rollout", "1.0", "2.0", "3.0", "26.7%"]
+        assert parts.get_by_role("row").last.inner_text().split() == ["evaluation", "2.0", "4.0", "6.0", "53.3%"]
+        phases = page.get_by_role("region", name="Time by phase").inner_text()
+        assert "12.5%" in phases and "9,000" in phases
+
+
 def test_tokens_are_coloured_on_request(browser, file):
     with opened(browser, f"file://{file}#/t/{FIRST}") as page:
         page.wait_for_selector(".turn.sampled")

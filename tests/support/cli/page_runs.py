@@ -61,7 +61,9 @@ def step_line(phase: str, step: int, round_number: int = 1) -> dict[str, object]
     """Return a line of metrics.jsonl."""
     shown = {"reward": 0.1 * step, "entropy": 0.2, "tokens": 12.0, "zero_variance_groups": 0.5, "grad_norm": 0.03}
     timed = {"seconds": 1.5, "tokens_per_s": 900.0, "sampled_tokens": 1350, "forward_tokens": 800, "shared_tokens": 90}
-    return {"round": round_number, "phase": phase, "step": step, **shown, **timed}
+    used = {"time": {"rollout": 1.0, "tool": 0.25, "learn": 0.5, "evaluation": 2.0}, "mfu": 0.125, "learn_flops": 1e9,
+            "in_flight": {"requests": 48, "tokens": 9000, "mean_requests": 30.5}, "peak_memory_gb": 1.25}  # fmt: skip
+    return {"round": round_number, "phase": phase, "step": step, **shown, **timed, **used}
 
 
 def policy_records(steps: int, groups: int, size: int = 4) -> list[Record]:
