@@ -97,21 +97,25 @@ def time_table(log: RunLog) -> Table:
         made.add_row(part, *(f"{s:.1f}" for s in (*seconds, sum(seconds))), f"{100 * sum(seconds) / whole:.1f}%")
     made.add_section()
     for title, shown in _work(log, list(phases)).items():
-        made.add_row(title, *("-" if value is None else value for value in shown))
+        made.add_row(title, *shown)
     return made
 
 
-def _work(log: RunLog, phases: Sequence[str]) -> dict[str, list[str | None]]:
+def _work(log: RunLog, phases: Sequence[str]) -> dict[str, list[str]]:
     mfu = [log.learner_utilization(phase) for phase in phases]
     most = [log.most(phase, "in_flight", "requests") for phase in phases]
     tokens = [log.most(phase, "in_flight", "tokens") for phase in phases]
     memory = [log.most(phase, "peak_memory_gb") for phase in phases]
     return {
-        "learner's MFU": [value and f"{100 * value:.0f}%" for value in mfu],
-        "requests at once": [value and f"{value:,.0f}" for value in most],
-        "their tokens": [value and f"{value:,.0f}" for value in tokens],
-        "peak memory, GB": [value and f"{value:.1f}" for value in memory],
+        "learner's MFU": _shown(mfu, "{:.0%}"),
+        "requests at once": _shown(most, "{:,.0f}"),
+        "their tokens": _shown(tokens, "{:,.0f}"),
+        "peak memory, GB": _shown(memory, "{:.1f}"),
     }
+
+
+def _shown(values: Sequence[float | None], form: str) -> list[str]:
+    return ["-" if value is None else form.format(value) for value in values]
 
 
 def markdown_table(run: str | Path) -> str:
