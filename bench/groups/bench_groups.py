@@ -11,10 +11,11 @@ now       the local sampler of this commit
 generate  `model.generate`: one padded batch a turn, which keeps nothing for the next one
 sglang    the engine on one core, with its prefix cache (--without sglang where it is not installed)
 
-Every side samples from the full softmax at temperature 1, with one rank-16 adapter; caches are dropped before each
-repeat. tokens_per_cpu_s counts processor time, of sides in this process, which a busy machine moves less. The first
-token of a turn counts as decoded. `moved`: the largest difference of a log-prob between now and before, over the
-samples whose tokens are equal, and how many are.
+Every side samples from the full softmax at --temperature, with one rank-16 adapter: a random one, whose samples
+disagree at once, or that of a trained policy (--adapter), whose samples agree as they do in a run. Caches are dropped
+before each repeat. tokens_per_cpu_s counts processor time, of sides in this process, which a busy machine moves less.
+The first token of a turn counts as decoded. `moved`: the largest difference of a log-prob between now and before, over
+the samples whose tokens are equal, and how many are.
 """
 
 from __future__ import annotations
@@ -51,12 +52,12 @@ Found = list[list[Sample]] | None
 Side = Callable[[Sequence[Conversation], int], Found]  # conversations, group size
 
 
-def local_side(sampler: Sampler) -> Side:
+def local_side(sampler: Sampler, temperature: float) -> Side:
     """Return a side that plays conversations on a local sampler without anything cached."""
 
     def run(conversations: Sequence[Conversation], group: int) -> Found:
         sampler.flush()
-        return play(sampler, conversations, group)
+        return play(sampler, conversations, group, temperature)
 
     return run
 
@@ -64,8 +65,8 @@ def local_side(sampler: Sampler) -> Side:
 def engine_side(args: argparse.Namespace, opened: tuple[Any, Any], work: Path, closing: ExitStack) -> Side:
     """Return a side that plays them on SGLang, which is stopped meanwhile."""
     overrides = [
-        "sampler.kind=sglang", "sampler.temperature=1.0", f"model.path={work / 'base'}", "model.dtype=float32",
-        f"sampler.max_context={args.max_context}", "lora.rank=16", "threads=1", "sampler.share_base=false",
+        "sampler.kind=sglang", f"sampler.temperature={args.temperature}", "model.dtype=float32",
+        f"model.path={work / 'base'}", f"sampler.max_context={args.max_context}", "lora.rank=16", "threads=1", "sampler.share_base=false",
         "model.device=cpu",
     ]  # fmt: skip
     factory = EngineFactory(load_recipe("tiny", overrides), *opened, work)
@@ -76,7 +77,7 @@ def engine_side(args: argparse.Namespace, opened: tuple[Any, Any], work: Path, c
     def run(conversations: Sequence[Conversation], group: int) -> Found:
         with awake([engine]):
             clear_cache(engine)
-            return play(engine, conversations, group)
+            return play(engine, conversations, group, args.temperature)
 
     return run
 
@@ -85,14 +86,14 @@ def open_sides(
     args: argparse.Namespace, work: Path, closing: ExitStack
 ) -> tuple[dict[str, Side], list[Conversation]]:  # fmt: skip
     """Return every side by name, and what they play."""
-    opened = load_model(endless_copy(args.model, work / "base"), 16)
+    opened = load_model(endless_copy(args.model, work / "base"), 16, args.adapter)
     model, tokenizer = opened
     recordings = open_recordings(args.demos, args.index, tokenizer, args.top_k)
     size = {"max_running_requests": args.questions * args.group, "max_context": args.max_context}
     openers: dict[str, Callable[[], Side]] = {
-        "before": lambda: local_side(sampler_of(args.before, work)(model, tokenizer, **size)),
-        "now": lambda: local_side(LocalSampler(model, tokenizer, **size)),
-        "generate": lambda: partial(generate, model),
+        "before": lambda: local_side(sampler_of(args.before, work)(model, tokenizer, **size), args.temperature),
+        "now": lambda: local_side(LocalSampler(model, tokenizer, **size), args.temperature),
+        "generate": lambda: partial(generate, model, args.temperature),
         "sglang": lambda: engine_side(args, opened, work, closing),
     }
     sides = {name: openers[name]() for name in SIDES if name not in args.without}
@@ -157,6 +158,8 @@ def arguments() -> argparse.Namespace:
     counts = {"questions": 4, "group": 8, "searches": 1, "top-k": 1, "most-new": 256, "max-context": 2048, "repeats": 3}
     for name, default in counts.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--adapter", type=Path, help="folder of a trained policy's adapter")
+    parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--before", default="652095d", help="commit of the sampler to compare with")
     parser.add_argument("--without", nargs="*", choices=SIDES, default=[])
     parser.add_argument("--allow-dirty", action="store_true")
@@ -174,6 +177,7 @@ def main() -> None:
         sides, conversations = open_sides(args, Path(folder), closing)
         found = measure(sides, conversations, args.group, args.repeats)
     shape = {key: getattr(args, key) for key in SHAPE} | {"model": args.model.name, "before": args.before}
+    shape |= {"temperature": args.temperature, "adapter": "trained" if args.adapter else "random"}
     versions = versions_of(torch, transformers, peft)
     result = {**stamped, "threads": 1, "versions": versions, "shape": shape, "n": args.repeats, "seed": 0,
               "tokens": sampled_tokens(conversations, args.group), **found}  # fmt: skip

@@ -33,12 +33,17 @@ def endless_copy(base: Path, folder: Path) -> Path:
     return folder
 
 
-def load_model(folder: Path, rank: int) -> tuple[PeftModel, Any]:
-    """Return the base with three adapters unlike it and each other, and its tokenizer."""
+def load_model(folder: Path, rank: int, policy: Path | None = None) -> tuple[PeftModel, Any]:
+    """Return the base with three adapters unlike it and each other, and its tokenizer.
+
+    policy: the folder of a trained policy's adapter, in place of such a one.
+    """
     base, tokenizer = load_base(folder, torch.float32, "cpu")
     tokenizer.eos_token = None
     model = lora.add_adapters(base, rank, 2.0 * rank, 0)
     randomize_adapters(model, 0)
+    if policy:
+        lora.load_adapter(model, "policy", policy)
     model.set_adapter("policy")
     return model, tokenizer
 
@@ -59,13 +64,13 @@ def sampler_of(commit: str, folder: Path) -> Any:
     return importlib.import_module(f"{BEFORE}.sampler").LocalSampler
 
 
-def generate(model: PeftModel, conversations: Sequence[Conversation], group_size: int) -> None:
+def generate(model: PeftModel, temperature: float, conversations: Sequence[Conversation], group_size: int) -> None:
     """Sample turn after turn with `model.generate`: one batch a turn, padded on the left, as long as its longest."""
     for turns in zip(*(conversation.turns for conversation in conversations), strict=True):
         contexts = [turn.token_ids for turn in turns for _ in range(group_size)]
         width, n_new = max(map(len, contexts)), max(turn.n_new for turn in turns)
         ids = torch.tensor([[0] * (width - len(c)) + list(c) for c in contexts])
         mask = torch.tensor([[0] * (width - len(c)) + [1] * len(c) for c in contexts])
-        sampling = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": 1.0, "pad_token_id": 0}
+        sampling = {"do_sample": True, "top_k": 0, "top_p": 1.0, "temperature": temperature, "pad_token_id": 0}
         out = model.generate(input_ids=ids, attention_mask=mask, max_new_tokens=n_new, **sampling)
         assert out.shape[1] == width + n_new

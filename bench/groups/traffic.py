@@ -86,12 +86,16 @@ def sampled_tokens(conversations: Sequence[Conversation], group_size: int) -> in
     return group_size * sum(turn.n_new for conversation in conversations for turn in conversation.turns)
 
 
-def play(sampler: Sampler, conversations: Sequence[Conversation], group_size: int) -> list[list[Sample]]:
+def play(
+    sampler: Sampler, conversations: Sequence[Conversation], group_size: int, temperature: float = 1.0
+) -> list[list[Sample]]:
     """Play every group, all at once, each sample's turns one after the other. Return the samples by session."""
 
     async def session(name: str, conversation: Conversation, seed: int) -> list[Sample]:
         samples = [
-            await sampler.generate(SampleRequest(turn.token_ids, name, "policy", turn.n_new, seed=seed + n))
+            await sampler.generate(
+                SampleRequest(turn.token_ids, name, "policy", turn.n_new, temperature, seed=seed + n)
+            )
             for n, turn in enumerate(conversation.turns)
         ]
         sampler.release(name)

@@ -52,4 +52,4 @@ def test_the_sides_sample_what_was_recorded(recordings, opened):
     assert sum(len(sample.token_ids) for session in samples for sample in session) == 24
     assert sampled_tokens(conversations, group_size=3) == 24
     torch.manual_seed(0)
-    generate(opened[0], conversations, 3)  # checks its own lengths
+    generate(opened[0], 1.0, conversations, 3)  # checks its own lengths
