@@ -65,8 +65,9 @@ def local_side(sampler: Sampler, temperature: float) -> Side:
 def engine_side(args: argparse.Namespace, opened: tuple[Any, Any], work: Path, closing: ExitStack) -> Side:
     """Return a side that plays them on SGLang, which is stopped meanwhile."""
     overrides = [
-        "sampler.kind=sglang", f"sampler.temperature={args.temperature}", "model.dtype=float32",
-        f"model.path={work / 'base'}", f"sampler.max_context={args.max_context}", "lora.rank=16", "threads=1", "sampler.share_base=false",
+        "sampler.kind=sglang", f"sampler.temperature={args.temperature}", f"model.path={work / 'base'}",
+        "model.dtype=float32", f"sampler.max_context={args.max_context}", "lora.rank=16", "threads=1",
+        "sampler.share_base=false",
         "model.device=cpu",
     ]  # fmt: skip
     factory = EngineFactory(load_recipe("tiny", overrides), *opened, work)
