@@ -10,8 +10,8 @@ the test questions as well, at the end; nothing else reads them. The result is O
 are in OUT/adapters. What all of it means: docs/real.md.
 
 A run may be killed at any moment: the same command goes on, to the same figures. --cold-start takes the adapters of
-another run (OUT/adapters/cold-start) in place of the fine-tunings. --dtype auto is bfloat16 on a CPU with AMX and on a
-GPU, else float32; a folder keeps the one that it was started with.
+another run (OUT/adapters/cold-start) in place of the fine-tunings. --dtype auto is bfloat16 on a GPU and on a CPU that
+multiplies it in hardware, else float32; a folder keeps the one that it was started with.
 """
 
 from __future__ import annotations

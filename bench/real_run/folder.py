@@ -8,6 +8,8 @@ from pathlib import Path
 from aslfast.config.roles import ROLES
 from aslfast.errors import UserError
 
+READING = "reading"  # the practice before the first role
+
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
@@ -67,8 +69,13 @@ class RunFolder:
         """Return the demonstrations of a role."""
         return self.path / "demos" / f"{role}.parquet"
 
+    @property
+    def practice(self) -> Path:
+        """The reading practice."""
+        return self.path / "demos" / f"{READING}.jsonl"
+
     def cold_start(self, role: str) -> Path:
-        """Return the folder of a role's fine-tuning."""
+        """Return the folder of a role's fine-tuning, or of the reading practice's."""
         return self.path / "cold-start" / role
 
     def loop(self, name: str) -> Path:

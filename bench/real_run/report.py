@@ -18,7 +18,7 @@ from aslfast.config.roles import ROLES
 from aslfast.files.atomic import write_text
 from aslfast.files.jsonl import read_lines
 from bench.real_run.adapters import write_adapters
-from bench.real_run.folder import RunFolder, adapters_of
+from bench.real_run.folder import READING, RunFolder, adapters_of
 from bench.real_run.markdown import page_block, tables
 from bench.real_run.pipeline import read_record
 from bench.real_run.played import JUDGE, POLICY, PROBE, read_rows
@@ -85,7 +85,7 @@ def _differences(settings: RealSettings, folder: RunFolder, split: str) -> Figur
 
 def curves(folder: RunFolder) -> Figures:
     """Return the lines of every fine-tuning and loop, numbers and alarms alone."""
-    tuned = {role: _lines(folder.cold_start(role), "metrics", "epochs") for role in ROLES}
+    tuned = {name: _lines(folder.cold_start(name), "metrics", "epochs") for name in (READING, *ROLES)}
     loops = {name: _lines(folder.loop(name), "metrics", "rounds") for name in ("rule", "asl")}
     return {"cold-start": {role: lines for role, lines in tuned.items() if lines["metrics"]}, **loops}
 

@@ -21,8 +21,9 @@ COLD, RULE, ASL = "smollm2-cold-start", "search-r1-smollm2", "asl-smollm2"  # re
 class Size:
     """How much work a run is."""
 
+    practised: int  # questions of the reading practice
     demonstrated: tuple[int, int, int]  # questions to make demonstrations from: of the generator, the judge, the policy
-    epochs: int  # passes over the demonstrations
+    epochs: int  # passes over practice and demonstrations
     dev_questions: int  # of each evaluation on dev
     test_questions: int  # of each evaluation on test
     judged_questions: int  # of each evaluation of the judge: a right and a wrong answer to each
@@ -44,8 +45,8 @@ class Size:
 
 
 SIZES = {
-    "short": Size((96, 128, 640), 1, 48, 64, 16, 1, 4, 1, (1, 1, 1), 16),
-    "full": Size((1500, 1500, 6000), 2, 200, 600, 150, 4, 25, 2, (6, 8, 12), 64),
+    "short": Size(1200, (96, 96, 320), 1, 48, 64, 16, 1, 4, 1, (1, 1, 1), 16),
+    "full": Size(6000, (400, 300, 1200), 1, 200, 600, 150, 2, 25, 2, (6, 8, 12), 64),
 }
 
 
@@ -79,12 +80,13 @@ class RealSettings:
 
 
 def best_dtype() -> str:
-    """Return bfloat16 where it is faster than float32: on a CPU with AMX or a GPU; needs no torch."""
+    """Return bfloat16 where it is faster than float32: on a CPU that multiplies it, or a GPU; needs no torch."""
     try:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         flags = ""
-    return "bfloat16" if "amx_bf16" in flags or Path("/dev/nvidia0").exists() else "float32"
+    fast = ("amx_bf16", "avx512_bf16")  # products of bfloat16 in hardware
+    return "bfloat16" if any(flag in flags for flag in fast) or Path("/dev/nvidia0").exists() else "float32"
 
 
 def check_dtype(dtype: str) -> str:
@@ -97,6 +99,12 @@ def check_dtype(dtype: str) -> str:
 def cold_config(settings: RealSettings, folder: RunFolder) -> RunConfig:
     """Return the configuration of demonstrations, fine-tunings and evaluations. Raise UserError."""
     return _config(COLD, settings, folder, [f"sft.epochs={settings.size.epochs}"])
+
+
+def practice_config(settings: RealSettings, folder: RunFolder) -> RunConfig:
+    """Return the configuration of the reading practice: a row is a passage with its questions. Raise UserError."""
+    own = [f"sft.epochs={settings.size.epochs}", "sft.learning_rate=1e-3", "sft.batch_size=5"]
+    return _config(COLD, settings, folder, own)
 
 
 def rule_config(settings: RealSettings, folder: RunFolder, policy: Path) -> RunConfig:

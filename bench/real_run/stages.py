@@ -13,9 +13,9 @@ from aslfast.errors import UserError
 from aslfast.files.atomic import write_text
 from aslfast.files.jsonl import append_line
 from aslfast.systems.registry import plan_of
-from bench.real_run.folder import RunFolder, adapters_of, cold_adapters
+from bench.real_run.folder import READING, RunFolder, adapters_of, cold_adapters
 from bench.real_run.pipeline import Stage
-from bench.real_run.settings import RealSettings, asl_config, cold_config, rule_config
+from bench.real_run.settings import RealSettings, asl_config, cold_config, practice_config, rule_config
 from bench.shared.stamp import now
 
 EVALUATIONS = {  # name -> how a person calls it
@@ -24,10 +24,12 @@ EVALUATIONS = {  # name -> how a person calls it
     "rule": "after the loop with rule reward",
     "asl": "after the ASL rounds",
 }
-LEARNT_FIRST: tuple[str, ...] = ("policy", "grm", "generator")  # the other two start from the policy's adapter
+# the policy starts from the adapter that has practised reading, the other two from the policy's
+LEARNT_FIRST: tuple[str, ...] = ("policy", "grm", "generator")
 # forward passes that a trajectory, a demonstration and an optimizer step's share of one cost, in tokens, about
 SAMPLED, DEMONSTRATED, LEARNT = 800.0, 1500.0, 300.0
 DEMONSTRATIONS = {"generator": 0.5, "grm": 1.25, "policy": 0.62}  # a question: where the key words find its passage
+DEMONSTRATION_TOKENS, PRACTISED = 420, 95  # tokens of a demonstration, and of a question of the reading practice
 SECONDS_A_DEMONSTRATION = 0.02
 
 
@@ -60,6 +62,7 @@ class RealRun:
         per_step = {phase.name: phase.per_step for phase in plan_of(config)}
         yield evaluations["untouched-dev"]
         if not self.settings.cold_start:
+            yield from self._reading()
             for role in LEARNT_FIRST:
                 yield from self._cold_start(role)
         yield evaluations["cold-start-dev"]
@@ -71,6 +74,12 @@ class RealRun:
         played = size.asl_rounds * sum(n * per_step[role] for role, n in zip(ROLES, size.asl_steps, strict=True))
         yield Stage("asl", "the ASL rounds, without labels", self._asl, evaluated + played * (SAMPLED + LEARNT))
         yield evaluations["asl-dev"]
+
+    def _reading(self) -> Iterator[Stage]:
+        n = self.settings.size.practised
+        yield Stage("demos-reading", "reading practice", self._practise, seconds=n * SECONDS_A_DEMONSTRATION)
+        tokens = n * PRACTISED * DEMONSTRATED / DEMONSTRATION_TOKENS * self.settings.size.epochs
+        yield Stage("sft-reading", "read passages", self._read, tokens, learns=True)
 
     def _cold_start(self, role: str) -> Iterator[Stage]:
         name = {"policy": "policy", "grm": "judge", "generator": "generator"}[role]
@@ -128,10 +137,22 @@ class RealRun:
         config, n = cold_config(self.settings, self.folder), self.settings.size.demonstrations(role)
         make_demonstrations(config, role, self.folder.split("train"), n, self.folder.demos(role))
 
+    def _practise(self) -> None:
+        from bench.real_run.training import make_practice
+
+        config, n = practice_config(self.settings, self.folder), self.settings.size.practised
+        make_practice(config, self.folder.split("train"), n, self.folder.practice)
+
+    def _read(self) -> None:
+        from bench.real_run.training import fine_tune
+
+        config = practice_config(self.settings, self.folder)
+        fine_tune(config, "policy", self.folder.practice, None, self.folder.cold_start(READING))
+
     def _fine_tune(self, role: str) -> None:
         from bench.real_run.training import fine_tune
 
-        start = None if role == "policy" else self.folder.cold_start("policy")
+        start = self.folder.cold_start(READING if role == "policy" else "policy")
         config = cold_config(self.settings, self.folder)
         fine_tune(config, role, self.folder.demos(role), start, self.folder.cold_start(role))
 

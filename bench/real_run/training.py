@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from aslfast.checkpoint.run_dir import CONFIG
+from aslfast.cli.adapters.demos import write_practice
 from aslfast.cli.adapters.sft import run_sft
 from aslfast.cli.progress import Meter, quiet_libraries
 from aslfast.cli.rollout import write_records
@@ -35,6 +36,16 @@ def make_demonstrations(config: RunConfig, role: str, questions: Path, limit: in
         raise UserError(f"{questions}: {len(labelled)} questions gave no demonstration of the {role}: {why}")
     out.parent.mkdir(exist_ok=True)
     write_records(out, [Record(trajectory) for trajectory in made.trajectories])
+
+
+def make_practice(config: RunConfig, questions: Path, limit: int, out: Path) -> None:
+    """Write the reading practice from the first `limit` questions, unless it is there. Raise UserError."""
+    if out.exists():
+        return
+    labelled = read_labelled(questions, limit)
+    out.parent.mkdir(exist_ok=True)
+    with Meter("reading practice", len(labelled), "questions") as meter:
+        write_practice(config, config.data.index, labelled, out, meter.advance)
 
 
 def fine_tune(config: RunConfig, role: str, data: Path, start: Path | None, out: Path) -> None:

@@ -1,5 +1,7 @@
 """`aslfast demos`, `sft`, `export` and rejection sampling, one after the other as a person would use them."""
 
+import json
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -42,6 +44,20 @@ def test_demos_are_written_for_every_role(demos):
     assert len(rows) == sum(summary["demonstrations"].values())
     assert {row["stop"] for row in rows} == {"finished"} and all(sum(row["loss_mask"]) for row in rows)
     assert summary["tokens"] == sum(len(row["token_ids"]) for row in rows)
+
+
+def test_reading_practice_is_written_as_conversations(world):
+    file = world / "reading.jsonl"
+    args = ["--model", "lab", "--data", world / "q.parquet", "--index", world / "idx", "--role", "reading"]
+    summary = as_json("demos", *args, "--out", file, "-q")
+    conversations = [json.loads(line)["messages"] for line in file.read_text().splitlines()]
+    assert summary["demonstrations"] == {"reading": len(conversations)} and summary["practised"] > 0
+    assert sum(len(messages) // 2 for messages in conversations) == summary["practised"] <= 12
+    assert call("demos", *args, "--out", file).exit_code == 2  # what is there stays
+    said = call("demos", *args, "--out", world / "again.jsonl").stdout
+    assert f"{len(conversations)} of reading, from 12 questions; {summary['practised']} answers" in said
+    learnt = as_json("sft", "--model", "lab", "--data", file, "--out", world / "read", *SHORT, "-q")
+    assert learnt["rows"] + learnt["dev_rows"] == len(conversations)
 
 
 def test_sft_tells_how_it_went(adapter):

@@ -26,8 +26,13 @@ def demos(
     ],
     data: DataOption,
     index: IndexOption,
-    out: Annotated[Path, typer.Option("--out", metavar="D.parquet", help="New file for the demonstrations.")],
-    role: Annotated[str, typer.Option("--role", help="Role to demonstrate: policy, generator, grm or all.")] = "all",
+    out: Annotated[Path, typer.Option("--out", metavar="D.parquet|R.jsonl", help="New file for the demonstrations.")],
+    role: Annotated[
+        str,
+        typer.Option(
+            "--role", help="Role to demonstrate: policy, generator, grm or all; or reading: practice without a search."
+        ),
+    ] = "all",
     limit: Limit = None,
     prompts: Prompts = None,
     top_k: Annotated[int | None, typer.Option("--top-k", min=1, max=1000, help="Passages per search.")] = None,
@@ -37,8 +42,9 @@ def demos(
 ) -> None:
     """Write demonstrations of the roles from labelled questions and an index, as token streams for `aslfast sft`.
 
-    policy: a search, a sentence that holds the answer, the answer. grm: the same, then a verdict on a right and on a
-    plausible wrong answer. generator: a search about a topic, then the question about what it found.
+    policy: a search, the answer. grm: the same, then a verdict on a right and on a plausible wrong answer. generator: a
+    search about a topic, then the question about what it found. reading: each passage once, then the questions about
+    it, as conversations (JSON lines).
     """
     from aslfast.cli.adapters import demos
     from aslfast.cli.rollout import Overrides, QuestionSource

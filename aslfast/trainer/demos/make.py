@@ -59,6 +59,17 @@ def read_labelled(path: Path, limit: int | None) -> list[LabelledQuestion]:
     return [LabelledQuestion(q, None if gold is None else str(gold)) for q, gold in zip(questions, golds, strict=True)]
 
 
+def chat_of(config: RunConfig) -> Chat:
+    """Return how the model of a configuration frames messages. Raise UserError."""
+    folder = model_folder(config.model.path)
+    try:
+        tokenizer = load_tokenizer(folder)
+    except Exception as error:  # the tokenizers library raises bare Exceptions
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: no readable tokenizer ({reason}); name a model folder") from error
+    return Chat(tokenizer, config.model.prompt_date)
+
+
 @dataclass(frozen=True)
 class DemonstrationMaker:
     """Makes demonstrations for the model of a configuration; its weights are not read. Raise UserError."""
@@ -71,16 +82,9 @@ class DemonstrationMaker:
     @classmethod
     def open(cls, config: RunConfig, index: AnyIndex, roles: Sequence[str]) -> DemonstrationMaker:
         """Return the maker with the model's tokenizer, prompts, limits and search tool."""
-        folder = model_folder(config.model.path)
-        try:
-            tokenizer = load_tokenizer(folder)
-        except Exception as error:  # the tokenizers library raises bare Exceptions
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{folder}: no readable tokenizer ({reason}); name a model folder") from error
         limits = Limits(config.sampler.max_turns, config.sampler.max_new_tokens, config.sampler.max_context)
         system = prompt_text(config.model.prompts, "system")
-        chat = Chat(tokenizer, config.model.prompt_date)
-        player = RolePlayer(chat, PromptBuilder(config.model.prompts), system, limits)
+        player = RolePlayer(chat_of(config), PromptBuilder(config.model.prompts), system, limits)
         tool = SearchTool(index, config.tool.top_k, config.tool.max_passage_chars)
         return cls(Library(index, tool), player, roles, config.seed)
 

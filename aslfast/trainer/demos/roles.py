@@ -1,4 +1,7 @@
-"""One demonstration of each role: what a careful person would have searched, quoted and concluded."""
+"""One demonstration of each role: what a careful person would have searched, and concluded from what was found.
+
+The evidence is not quoted: a small model that learns to quote learns to copy, and answers half as many questions right
+(docs/real.md)."""
 
 from __future__ import annotations
 
@@ -28,18 +31,18 @@ class RolePlayer:
     limits: Limits
 
     def policy(self, question: Question, lookup: Lookup, evidence: Evidence) -> Written:
-        """Search with the question's key words, quote the evidence, answer."""
+        """Search with the question's key words, answer."""
         task = self.prompts.policy(f"demo-policy-{question.id}", question)
         writer = DemonstrationWriter(self.chat, task, self.system)
         writer.search(_plan(lookup.query), lookup.query, lookup.observation)
-        writer.close(f"{_quote(evidence)} So the answer is {evidence.answer}.", answer=evidence.answer)
+        writer.close(f"The answer is {evidence.answer}.", answer=evidence.answer)
         return writer.trajectory(self.limits)
 
     def judge(
         self, question: Question, lookup: Lookup, evidence: Evidence, others: Sequence[tuple[str, str]],
         rng: random.Random,
     ) -> list[Written]:  # fmt: skip
-        """Judge a right answer, any accepted spelling of it, and a plausible wrong one; search, quote, compare.
+        """Judge a right answer, any accepted spelling of it, and a plausible wrong one; search, compare.
 
         others: (question, answer) pairs to take the wrong one from.
         """
@@ -54,22 +57,17 @@ class RolePlayer:
         writer = DemonstrationWriter(self.chat, task, self.system)
         writer.search(_plan(lookup.query), lookup.query, lookup.observation)
         compared = f"The student says {answer}: {'the same' if label == 'correct' else 'something else'}."
-        writer.close(f"{_quote(evidence)} So the answer is {evidence.answer}. {compared}", verdict=label)
+        writer.close(f"The answer is {evidence.answer}. {compared}", verdict=label)
         return writer.trajectory(self.limits)
 
     def generator(self, question: Question, lookup: Lookup, evidence: Evidence) -> Written:
-        """Search about the evidence's topic, quote what was found, ask the labelled question about it."""
+        """Search about the evidence's topic, ask the labelled question about it."""
         task = self.prompts.generator(f"demo-generator-{question.id}", evidence.topic, 1)
         writer = DemonstrationWriter(self.chat, task, self.system)
         writer.search(_plan(lookup.query), lookup.query, lookup.observation)
-        thought = f"{_quote(evidence)} I ask for {evidence.answer}."
-        writer.close(thought, question=one_line(question.text), answer=evidence.answer)
+        writer.close(f"I ask for {evidence.answer}.", question=one_line(question.text), answer=evidence.answer)
         return writer.trajectory(self.limits)
 
 
 def _plan(query: str) -> str:
     return f"I search for {query}."
-
-
-def _quote(evidence: Evidence) -> str:
-    return f'A passage says: "{evidence.sentence}"'

@@ -13,7 +13,7 @@ from bench import real
 from bench.real_run.folder import RunFolder
 from bench.real_run.settings import RealSettings, Size
 
-SIZE = Size((12, 8, 12), 1, 6, 4, 3, 1, 1, 1, (1, 1, 1), 2, least_dev=8, least_test=8)
+SIZE = Size(12, (12, 8, 12), 1, 6, 4, 3, 1, 1, 1, (1, 1, 1), 2, least_dev=8, least_test=8)
 SMALL = (
     "model.prompts=compact", "tool.top_k=2", "sampler.max_new_tokens=48", "sampler.max_context=512", "lora.rank=4",
     "lora.alpha=8", "sft.batch_size=4", "sft.learning_rate=1e-3", "learner.learning_rate=1e-2",
