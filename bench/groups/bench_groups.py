@@ -11,7 +11,7 @@ now       the local sampler of this commit
 generate  `model.generate`: one padded batch a turn, which keeps nothing for the next one
 sglang    the engine on one core, with its prefix cache (--without sglang where it is not installed)
 
-Every side samples from the full softmax at --temperature, with one rank-16 adapter: a random one, whose samples
+Every side samples from the full softmax at --temperature, with one adapter: a random one of rank 16, whose samples
 disagree at once, or that of a trained policy (--adapter), whose samples agree as they do in a run. Caches are dropped
 before each repeat. tokens_per_cpu_s counts processor time, of sides in this process, which a busy machine moves less.
 The first token of a turn counts as decoded. `moved`: the largest difference of a log-prob between now and before, over
@@ -66,8 +66,8 @@ def engine_side(args: argparse.Namespace, opened: tuple[Any, Any], work: Path, c
     """Return a side that plays them on SGLang, which is stopped meanwhile."""
     overrides = [
         "sampler.kind=sglang", f"sampler.temperature={args.temperature}", f"model.path={work / 'base'}",
-        "model.dtype=float32", f"sampler.max_context={args.max_context}", "lora.rank=16", "threads=1",
-        "sampler.share_base=false",
+        "model.dtype=float32", f"sampler.max_context={args.max_context}", "threads=1", "sampler.share_base=false",
+        f"lora.rank={opened[0].peft_config['policy'].r}",
         "model.device=cpu",
     ]  # fmt: skip
     factory = EngineFactory(load_recipe("tiny", overrides), *opened, work)

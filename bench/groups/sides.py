@@ -40,7 +40,8 @@ def load_model(folder: Path, rank: int, policy: Path | None = None) -> tuple[Pef
     """
     base, tokenizer = load_base(folder, torch.float32, "cpu")
     tokenizer.eos_token = None
-    model = lora.add_adapters(base, rank, 2.0 * rank, 0)
+    rank, alpha = lora.adapter_shape(policy) if policy else (rank, 2.0 * rank)
+    model = lora.add_adapters(base, rank, alpha, 0)
     randomize_adapters(model, 0)
     if policy:
         lora.load_adapter(model, "policy", policy)
