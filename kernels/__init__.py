@@ -14,7 +14,9 @@ if __name__ != "aslfast_kernels":
 
 # No sub-package may be called `logprob` or `policy_loss`: importing it would replace the function of that name here.
 from .advantages.advantage import group_advantage
+from .integrations.trl import patch_trl
+from .integrations.verl import patch_verl
 from .logprobs.logprob import linear_logprob, logprob
 from .losses.policy_loss import PolicyMetrics, policy_loss
 
-__all__ = ["PolicyMetrics", "group_advantage", "linear_logprob", "logprob", "policy_loss"]
+__all__ = ["PolicyMetrics", "group_advantage", "linear_logprob", "logprob", "patch_trl", "patch_verl", "policy_loss"]

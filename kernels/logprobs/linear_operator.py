@@ -103,25 +103,25 @@ def _(residual_TD, grad_logp_T):
 
 
 def _linear_setup(ctx: Any, inputs: tuple, output: tuple) -> None:
-    hidden_TD, weight_VD, bias_V, target_T, mask_T, temperature, softcap, _, save, group, impl = inputs
+    hidden_TD, weight_VD, bias_V, target_T, mask_T, temperature, softcap, entropy, save, group, impl = inputs
     _, entropy_T, lse_T, residual_TD = output
     ctx.mark_non_differentiable(lse_T, residual_TD)
     ctx.set_materialize_grads(False)
     ctx.options = (temperature, softcap, save, group, impl)
-    if save:
+    if save and not entropy:
         ctx.save_for_backward(residual_TD)
-    else:
-        ctx.save_for_backward(hidden_TD, weight_VD, bias_V, target_T, mask_T, lse_T, entropy_T)
+    else:  # the residual has no part in the entropy's gradient, should one be asked for
+        ctx.save_for_backward(residual_TD, hidden_TD, weight_VD, bias_V, target_T, mask_T, lse_T, entropy_T)
 
 
 def _linear_backward(ctx: Any, grad_logp_T: Tensor | None, grad_entropy_T: Tensor | None, *_: None) -> tuple:
     temperature, softcap, save, group, impl = ctx.options
     others = (None,) * 8
-    if save:
-        (residual_TD,) = ctx.saved_tensors
+    residual_TD, *kept = ctx.saved_tensors
+    if save and (grad_entropy_T is None or not kept):
         grad_TD = None if grad_logp_T is None else scale_residual_op(residual_TD, grad_logp_T)
         return (grad_TD, None, None, *others)
-    *inputs, lse_T, entropy_T = ctx.saved_tensors
+    *inputs, lse_T, entropy_T = kept
     grad_logp_T = torch.zeros_like(lse_T) if grad_logp_T is None else grad_logp_T
     needed = ctx.needs_input_grad[:3]
     gradients = linear_backward_op(

@@ -24,6 +24,7 @@ def linear_logprob(
     bias: Tensor | None = None,
     temperature: float = 1.0,
     softcap: float | None = None,
+    logit_scale: float = 1.0,
     return_entropy: bool = False,
     mask: Tensor | None = None,
     tp_group: ProcessGroup | None = None,
@@ -32,7 +33,7 @@ def linear_logprob(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return log p(target) [T] in nats, without ever holding [T, V]; with `return_entropy` also the entropy [T].
 
-        x = hidden @ W^T + bias;  y = softcap * tanh(x / softcap);  z = y / temperature
+        x = logit_scale * (hidden @ W^T + bias);  y = softcap * tanh(x / softcap);  z = y / temperature
         logp_t = z[target_t] - logsumexp(z);  entropy_t = -sum_v p_v log p_v,  p = softmax(z)
 
     Logits are float32 (float64 for float64 hidden states), also under autocast; results have that dtype. Loss tokens
@@ -43,8 +44,10 @@ def linear_logprob(
     Gradients: hidden, weight, bias, through logp and through the entropy; once only (no double backward).
     residual: d logp / d hidden = (W[target] - sum_v p_v W_v) / temperature (times the softcap's derivative inside the
         sum) does not depend on the upstream gradient. "save" makes it in the forward, so that forward + backward is
-        two matrix products; it keeps [T, D] in the dtype of the hidden states. "recompute" keeps nothing more than the
-        inputs, and takes three. "auto" saves where that saves a product: frozen head and no entropy.
+        two matrix products, with the entropy as without; it keeps [T, D] in the dtype of the hidden states. "recompute"
+        keeps nothing more than the inputs, and takes three. A gradient through the entropy has no use for the residual
+        and takes two products in the backward, whatever was saved. So "auto" saves with a frozen head and no entropy;
+        where the entropy is only logged, "save" is one product less.
     mask [T] bool: False tokens are skipped before the product, give 0, and their target may be anything.
     tp_group: a torch.distributed process group whose ranks hold consecutive slices of the vocabulary, of any sizes:
         weight_VD and bias are this rank's slice; hidden, target (ids of the whole vocabulary), mask and the upstream
@@ -61,15 +64,15 @@ def linear_logprob(
     if bias is not None:
         check_tensor("bias", bias, (weight_VD.shape[0],), "float", hidden_TD)
     _check_tokens(target_T, mask, tokens, hidden_TD)
-    _check_scaling(temperature, softcap)
     check_choice("residual", residual, ("auto", "save", "recompute"))
     trainable_head = weight_VD.requires_grad or (bias is not None and bias.requires_grad)
-    if residual == "save" and (trainable_head or return_entropy):
-        raise ValueError('residual: got "save", which needs a frozen head and return_entropy=False; use "auto"')
-    needs_residual = torch.is_grad_enabled() and hidden_TD.requires_grad and residual != "recompute"
-    save = needs_residual and not trainable_head and not return_entropy
+    if residual == "save" and trainable_head:
+        raise ValueError('residual: got "save", which needs a frozen head; use "auto"')
+    wanted = residual == "save" or (residual == "auto" and not (trainable_head or return_entropy))
+    save = wanted and torch.is_grad_enabled() and hidden_TD.requires_grad
+    temperature, softcap = _unscaled(temperature, softcap, logit_scale)
     logp_T, entropy_T, _, _ = linear_op(
-        hidden_TD, weight_VD, bias, target_T, mask, float(temperature), softcap, return_entropy, save,
+        hidden_TD, weight_VD, bias, target_T, mask, temperature, softcap, return_entropy, save,
         _group_name(tp_group), impl,
     )  # fmt: skip
     return (logp_T, entropy_T) if return_entropy else logp_T
@@ -82,12 +85,13 @@ def logprob(
     *,
     temperature: float = 1.0,
     softcap: float | None = None,
+    logit_scale: float = 1.0,
     return_entropy: bool = False,
     mask: Tensor | None = None,
     inplace_backward: bool = False,
     impl: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Return what `linear_logprob` does, from logits x [T, V]; logits of -inf are tokens of probability 0.
+    """Return what `linear_logprob` does, from logits [T, V]; logits of -inf are tokens of probability 0.
 
     inplace_backward: the backward writes the gradient over `logits_TV` and so allocates no second [T, V]; the caller
         promises not to read the logits afterwards (torch raises where another backward would need them).
@@ -96,9 +100,9 @@ def logprob(
     check_tensor("logits_TV", logits_TV, (None, None), "float")
     impl = choose_impl(impl, logits_TV)
     _check_tokens(target_T, mask, logits_TV.shape[0], logits_TV)
-    _check_scaling(temperature, softcap)
+    temperature, softcap = _unscaled(temperature, softcap, logit_scale)
     logp_T, entropy_T, _ = logits_op(
-        logits_TV, target_T, mask, float(temperature), softcap, return_entropy, inplace_backward, impl
+        logits_TV, target_T, mask, temperature, softcap, return_entropy, inplace_backward, impl
     )
     return (logp_T, entropy_T) if return_entropy else logp_T
 
@@ -117,7 +121,12 @@ def _check_tokens(target_T: Tensor, mask: Tensor | None, tokens: int, like: Tens
         check_tensor("mask", mask, (tokens,), "bool", like)
 
 
-def _check_scaling(temperature: float, softcap: float | None) -> None:
+def _unscaled(temperature: float, softcap: float | None, logit_scale: float) -> tuple[float, float | None]:
+    """Return the temperature and the softcap that do what these three do: with c = softcap / scale,
+    softcap tanh(scale x / softcap) / temperature = c tanh(x / c) / (temperature / scale)."""
     check_positive("temperature", temperature)
+    check_positive("logit_scale", logit_scale)
     if softcap is not None:
         check_positive("softcap", softcap)
+        softcap = softcap / logit_scale
+    return temperature / logit_scale, softcap

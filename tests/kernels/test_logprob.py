@@ -95,6 +95,48 @@ def test_linear_frozen_head(residual, dtype, temperature, softcap, with_bias, sm
     assert_as_exact(leaf.grad, want[1], own[1], want[2] * float(want[1].abs().max()))
 
 
+@pytest.mark.parametrize(("temperature", "softcap"), SCALINGS)
+@pytest.mark.parametrize("scale", [0.125, 3.0])
+def test_logit_scale(temperature, softcap, scale):
+    """As a head whose logits are `scale` times as large, whatever comes after; from hidden states and from logits."""
+    hidden, weight, bias, target, upstream = problem((13, 33, 300), torch.float32)
+    options = {"temperature": temperature, "softcap": softcap}
+    case = Case([hidden, weight, bias], target, upstream, torch.ones(13), temperature, softcap)
+
+    def scaled(h, w, b):
+        return linear_logprob(h, w, target, bias=b, logit_scale=1 / scale, return_entropy=True, **options)
+
+    def of_logits(h, w, b):
+        return logprob(h @ w.T + b, target, logit_scale=1 / scale, return_entropy=True, **options)
+
+    for function in (scaled, of_logits):
+        check_all(lambda h, w, b, function=function: function(h, w * scale, b * scale), case)
+
+
+@pytest.mark.parametrize("entropy_weight", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_saved_residual_with_entropy(dtype, entropy_weight, small_chunks):
+    """The gradient of the log-probs alone comes from the residual; with the entropy's it is made anew."""
+    hidden, weight, bias, target, upstream = problem((13, 33, 1100), dtype)
+    upstream[1] *= entropy_weight
+    mask = torch.arange(13) % 4 != 2
+
+    def run(h):
+        logp, entropy = linear_logprob(
+            h, weight, target, bias=bias, mask=mask, residual="save", return_entropy=True, temperature=0.7
+        )
+        return (logp, entropy) if entropy_weight else (logp, entropy.detach())
+
+    case = Case([hidden, weight, bias], target, upstream, mask, 0.7)
+    exact, torch32 = run_naive(torch.float64, case), run_naive(torch.float32, case)
+    leaf = hidden.clone().requires_grad_()
+    values = run(leaf)
+    sum((v * u).sum() for v, u in zip(values, upstream, strict=True)).backward()
+    for got, want, own in zip(values, exact[0], torch32[0], strict=True):
+        assert_as_exact(got.detach(), want.detach(), own.detach(), exact[2])
+    assert_as_exact(leaf.grad, exact[1][0], torch32[1][0], exact[2] * float(exact[1][0].abs().max()))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shift", [-30.0, 0.0, 80.0])
 @pytest.mark.parametrize("inplace", [False, True])

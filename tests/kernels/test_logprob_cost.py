@@ -68,7 +68,7 @@ def test_double_backward_is_refused():
         ({"temperature": 0.0}, ValueError, "temperature: got 0.0"),
         ({"softcap": -1.0}, ValueError, "softcap: got -1.0"),
         ({"residual": "keep"}, ValueError, "residual: got 'keep'"),
-        ({"residual": "save", "return_entropy": True}, ValueError, "frozen head"),
+        ({"logit_scale": -2.0}, ValueError, "logit_scale: got -2.0"),
         ({"residual": "save", "weight_VD": torch.zeros(9, 4, requires_grad=True)}, ValueError, "frozen head"),
     ],
 )
