@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.library import custom_op
 
 from ..arguments import compute_dtype
-from ..library import NAMESPACE
+from ..library import NAMESPACE, READS_BACK
 from . import dispatch
 from .inputs import LinearInputs
 from .vocabulary import Scaling, shard_of
 
 
 # More than 6 parameters: torch.library takes only tensors and plain values.
-@custom_op(f"{NAMESPACE}::linear_logprob", mutates_args=())
+@custom_op(f"{NAMESPACE}::linear_logprob", mutates_args=(), tags=READS_BACK)
 def linear_op(
     hidden_TD: Tensor,
     weight_VD: Tensor,
@@ -48,7 +48,7 @@ def _(hidden_TD, weight_VD, bias_V, target_T, mask_T, temperature, softcap, entr
 
 
 # More than 6 parameters: torch.library takes only tensors and plain values.
-@custom_op(f"{NAMESPACE}::linear_logprob_backward", mutates_args=())
+@custom_op(f"{NAMESPACE}::linear_logprob_backward", mutates_args=(), tags=READS_BACK)
 def linear_backward_op(
     hidden_TD: Tensor,
     weight_VD: Tensor,

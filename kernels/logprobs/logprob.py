@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..arguments import check_choice, check_positive, check_tensor, choose_impl
+from ..arguments import as_mask, check_choice, check_positive, check_tensor, choose_impl
 from .linear_operator import linear_op
 from .logits_operator import logits_op
 
@@ -48,11 +48,13 @@ def linear_logprob(
         keeps nothing more than the inputs, and takes three. A gradient through the entropy has no use for the residual
         and takes two products in the backward, whatever was saved. So "auto" saves with a frozen head and no entropy;
         where the entropy is only logged, "save" is one product less.
-    mask [T] bool: False tokens are skipped before the product, give 0, and their target may be anything.
+    mask [T] bool, integers or floats: where it is 0 (False), tokens are skipped before the product, give 0, and their
+        target may be anything.
     tp_group: a torch.distributed process group whose ranks hold consecutive slices of the vocabulary, of any sizes:
         weight_VD and bias are this rank's slice; hidden, target (ids of the whole vocabulary), mask and the upstream
         gradients are the same on all ranks. Results and the hidden states' gradient are complete on every rank.
     impl: "triton" or "torch"; None is "triton" for CUDA tensors and "torch" for others.
+    A frozen head that FSDP2 has split over its ranks (a DTensor) is gathered for the call.
 
     hidden_TD [T, D], weight_VD [V, D], bias [V]: floating point; target_T [T]: integer in 0..V-1.
     Raises ValueError (shape, range, device) or TypeError (dtype), naming the argument.
@@ -60,10 +62,12 @@ def linear_logprob(
     check_tensor("hidden_TD", hidden_TD, (None, None), "float")
     impl = choose_impl(impl, hidden_TD)
     tokens, width = hidden_TD.shape
+    weight_VD, bias = _gathered("weight_VD", weight_VD), None if bias is None else _gathered("bias", bias)
     check_tensor("weight_VD", weight_VD, (None, width), "float", hidden_TD)
     if bias is not None:
         check_tensor("bias", bias, (weight_VD.shape[0],), "float", hidden_TD)
-    _check_tokens(target_T, mask, tokens, hidden_TD)
+    check_tensor("target_T", target_T, (tokens,), "integer", hidden_TD)
+    mask = as_mask("mask", mask, hidden_TD)
     check_choice("residual", residual, ("auto", "save", "recompute"))
     trainable_head = weight_VD.requires_grad or (bias is not None and bias.requires_grad)
     if residual == "save" and trainable_head:
@@ -99,7 +103,8 @@ def logprob(
     """
     check_tensor("logits_TV", logits_TV, (None, None), "float")
     impl = choose_impl(impl, logits_TV)
-    _check_tokens(target_T, mask, logits_TV.shape[0], logits_TV)
+    check_tensor("target_T", target_T, (logits_TV.shape[0],), "integer", logits_TV)
+    mask = as_mask("mask", mask, logits_TV)
     temperature, softcap = _unscaled(temperature, softcap, logit_scale)
     logp_T, entropy_T, _ = logits_op(
         logits_TV, target_T, mask, temperature, softcap, return_entropy, inplace_backward, impl
@@ -115,10 +120,16 @@ def _group_name(tp_group: ProcessGroup | None) -> str | None:
     return tp_group.group_name
 
 
-def _check_tokens(target_T: Tensor, mask: Tensor | None, tokens: int, like: Tensor) -> None:
-    check_tensor("target_T", target_T, (tokens,), "integer", like)
-    if mask is not None:
-        check_tensor("mask", mask, (tokens,), "bool", like)
+def _gathered(name: str, tensor: Tensor) -> Tensor:
+    """Return the whole of a tensor that FSDP2 has split over ranks (a DTensor), any other as it is."""
+    if not hasattr(tensor, "full_tensor"):
+        return tensor
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            f"{name}: got a trainable DTensor, expected the gathered tensor; only the caller knows how the ranks'"
+            " gradients are to be added up: full_tensor(grad_placements=...)"
+        )
+    return tensor.full_tensor()  # pyright: ignore
 
 
 def _unscaled(temperature: float, softcap: float | None, logit_scale: float) -> tuple[float, float | None]:

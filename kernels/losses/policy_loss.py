@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..arguments import check_choice, check_not_negative, check_positive, check_tensor, choose_impl
+from ..arguments import as_mask, check_choice, check_not_negative, check_positive, check_tensor, choose_impl
 from .operators import policy_loss_op
 from .reference import PolicyMetrics
 
@@ -59,7 +59,9 @@ def policy_loss(
     advantage: per token [T], or per sequence [S] and then picked by `sequence_ids_T`; a length of T means per token.
         Where S may happen to equal T, say so by advantage_level="token" or "sequence".
     sequence_ids_T [T] integers: -1 is padding; needed for sequence advantages, "sequence_mean" and sequence ratios.
-    mask_T [T] bool. Log-probs [T] in any floating dtype; the arithmetic and the loss are float32 (float64 for float64).
+    clip_low, clip_high: math.inf does not clip on that side.
+    mask_T [T]: bool, integers or floats; what is not 0 is a loss token (a fraction is no weight).
+    Log-probs [T] in any floating dtype; the arithmetic and the loss are float32 (float64 for float64).
     impl "triton": one launch makes the loss, its gradient and the metrics, and one the backward's product; nothing is
         read back. It computes in float32, takes 2^21 tokens, and sequence ids below 65,536 or the number of tokens
         (below S with advantages per sequence): an id beyond that cannot raise without waiting, and makes the loss NaN.
@@ -72,8 +74,7 @@ def policy_loss(
     for name, tensor in named.items():
         if tensor is not None:
             check_tensor(name, tensor, (tokens,), "float", logp_T)
-    if mask_T is not None:
-        check_tensor("mask_T", mask_T, (tokens,), "bool", logp_T)
+    mask_T = as_mask("mask_T", mask_T, logp_T)
     level = _check_advantage(advantage, advantage_level, sequence_ids_T, logp_T)
     _check_options(clip_low, clip_high, dual_clip, kl_coef, tis_cap, kind)
     _check_sequences(sequence_ids_T, ratio_level, aggregate)
@@ -110,8 +111,8 @@ def _check_options(
     clip_low: float, clip_high: float, dual_clip: float | None, kl_coef: float, tis_cap: float | None, kind: str
 ) -> None:
     check_choice("kind", kind, ("ppo", "cispo"))
-    check_not_negative("clip_low", clip_low)
-    check_not_negative("clip_high", clip_high)
+    check_not_negative("clip_low", clip_low, infinite=True)
+    check_not_negative("clip_high", clip_high, infinite=True)
     check_not_negative("kl_coef", kl_coef)
     if tis_cap is not None:
         check_positive("tis_cap", tis_cap)

@@ -64,7 +64,7 @@ def test_double_backward_is_refused():
         ({"target_T": torch.tensor([0, 9])}, ValueError, r"target_T\[1\]: got 9, expected 0..8"),
         ({"target_T": torch.tensor([-100, 1])}, ValueError, r"target_T\[0\]: got -100.*mask out"),
         ({"target_T": torch.zeros(2)}, TypeError, "target_T: got torch.float32"),
-        ({"mask": torch.ones(2)}, TypeError, "mask: got torch.float32, expected a bool"),
+        ({"mask": torch.ones(2).cfloat()}, TypeError, "mask: got torch.complex64, expected a number"),
         ({"temperature": 0.0}, ValueError, "temperature: got 0.0"),
         ({"softcap": -1.0}, ValueError, "softcap: got -1.0"),
         ({"residual": "keep"}, ValueError, "residual: got 'keep'"),

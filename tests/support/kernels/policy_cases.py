@@ -74,6 +74,8 @@ CASES = {
     "grpo": {},
     "dapo": {"high": 0.28},
     "dual clip": {"dual": 1.5},
+    "no upper clip": {"high": math.inf},
+    "cispo, no lower clip": {"kind": "cispo", "low": math.inf, "high": 0.3},
     "kl": {"beta": 0.3},
     "gspo": {"level": "sequence", "low": 0.05, "high": 0.05},
     "gspo dual kl tis": {"level": "sequence", "low": 0.02, "high": 0.04, "dual": 1.1, "beta": 0.1, "cap": 1.2},
