@@ -36,10 +36,12 @@ def linear_logprob(
         x = logit_scale * (hidden @ W^T + bias);  y = softcap * tanh(x / softcap);  z = y / temperature
         logp_t = z[target_t] - logsumexp(z);  entropy_t = -sum_v p_v log p_v,  p = softmax(z)
 
-    Logits are float32 (float64 for float64 hidden states), also under autocast; results have that dtype. Loss tokens
-    are processed in row chunks. impl "torch" holds `logprobs.reference.CHUNK_ELEMENTS` logits at a time and widens a
-    head in half precision once per pass (4 V D bytes while it runs); "triton" never stores a logit, and holds
-    `logprobs.head.WORKSPACE_BYTES` of probabilities where a gradient is made.
+    Logits and results are float32 (float64 for float64 hidden states). Under autocast hidden states and head are
+    rounded to autocast's dtype for the product, whose sums and logits stay float32; a float32 head is then copied once
+    a pass (2 V D bytes while it runs). Otherwise factors of two dtypes are multiplied in the wider one.
+    Loss tokens are processed in row chunks. impl "torch" holds `logprobs.reference.CHUNK_ELEMENTS` logits at a time and
+    widens a head in half precision once per pass (4 V D bytes while it runs); "triton" never stores a logit, widens a
+    head in pieces, and holds `logprobs.head.WORKSPACE_BYTES` of probabilities where a gradient is made.
 
     Gradients: hidden, weight, bias, through logp and through the entropy; once only (no double backward).
     residual: d logp / d hidden = (W[target] - sum_v p_v W_v) / temperature (times the softcap's derivative inside the
@@ -77,7 +79,7 @@ def linear_logprob(
     temperature, softcap = _unscaled(temperature, softcap, logit_scale)
     logp_T, entropy_T, _, _ = linear_op(
         hidden_TD, weight_VD, bias, target_T, mask, temperature, softcap, return_entropy, save,
-        _group_name(tp_group), impl,
+        _autocast_dtype(hidden_TD, weight_VD), _group_name(tp_group), impl,
     )  # fmt: skip
     return (logp_T, entropy_T) if return_entropy else logp_T
 
@@ -110,6 +112,14 @@ def logprob(
         logits_TV, target_T, mask, temperature, softcap, return_entropy, inplace_backward, impl
     )
     return (logp_T, entropy_T) if return_entropy else logp_T
+
+
+def _autocast_dtype(*factors: Tensor) -> torch.dtype | None:
+    """Return the dtype that autocast multiplies these in; None where it is off, or leaves them alone (float64)."""
+    device = factors[0].device.type
+    if not torch.is_autocast_enabled(device) or torch.float64 in [x.dtype for x in factors]:
+        return None
+    return torch.get_autocast_dtype(device)
 
 
 def _group_name(tp_group: ProcessGroup | None) -> str | None:

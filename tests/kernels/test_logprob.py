@@ -178,15 +178,23 @@ def test_half_precision_logits_are_not_rounded():
 
 
 @pytest.mark.parametrize("residual", ["save", "recompute"])
-def test_autocast_does_not_round_gradients(residual):
-    hidden, weight, _, target, upstream = problem((9, 16, 300), torch.float32)
-    gradients = []
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_rounds_the_factors_alone(residual, dtype):
+    """As float32 arithmetic on rounded hidden states and a rounded head: no logit, sum or gradient is rounded."""
+    hidden, weight, bias, target, upstream = problem((9, 16, 300), torch.float32)
+    results = []
     for enabled in (False, True):
-        leaf = hidden.clone().requires_grad_()
+        leaf = (hidden if enabled else hidden.bfloat16().float()).to(dtype).requires_grad_()
+        head = weight if enabled else weight.bfloat16().float()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            (linear_logprob(leaf, weight, target, residual=residual) * upstream[0]).sum().backward()
-        gradients.append(leaf.grad)
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+            logp = linear_logprob(leaf, head, target, bias=bias, residual=residual)
+        (logp * upstream[0]).sum().backward()
+        results.append((logp.detach(), leaf.grad))
+    for plain, cast in zip(*results, strict=True):
+        assert torch.equal(plain, cast)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        wide = linear_logprob(hidden.double(), weight.double(), target, bias=bias.double())
+    assert torch.equal(wide, linear_logprob(hidden.double(), weight.double(), target, bias=bias.double()))
 
 
 def test_token_at_probability_one():
