@@ -18,5 +18,15 @@ from .integrations.trl import patch_trl
 from .integrations.verl import patch_verl
 from .logprobs.logprob import linear_logprob, logprob
 from .losses.policy_loss import PolicyMetrics, policy_loss
+from .losses.weights import importance_weights
 
-__all__ = ["PolicyMetrics", "group_advantage", "linear_logprob", "logprob", "patch_trl", "patch_verl", "policy_loss"]
+__all__ = [
+    "PolicyMetrics",
+    "group_advantage",
+    "importance_weights",
+    "linear_logprob",
+    "logprob",
+    "patch_trl",
+    "patch_verl",
+    "policy_loss",
+]

@@ -80,7 +80,11 @@ def test_group_advantage_is_launched_on_its_device(monkeypatch):
     guard, rewards = Guarded(monkeypatch), torch.tensor([1.0, 0.0, 2.0])
     guard.watch(advantages, "group_advantage", result=(torch.zeros(3), torch.tensor([[3, 0]])))
     operator = advantage_operators.advantage_op
-    assert operator(rewards, torch.zeros(3).long(), "mean", "group", 1e-6, None, "triton").tolist() == [0.0, 0.0, 0.0]
+    assert operator(rewards, torch.zeros(3).long(), "mean", "group", 1e-6, False, False, None, "triton").tolist() == [
+        0.0,
+        0.0,
+        0.0,
+    ]
     assert guard.seen == [("group_advantage", (3,))]
     assert group_advantage(rewards, torch.zeros(3).long()).sum().abs() < 1e-6
 
