@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..arguments import as_mask, check_choice, check_positive, check_tensor, choose_impl
+from ..arguments import as_mask, check_choice, check_positive, check_tensor, choose_impl, compute_dtype
 from .linear_operator import linear_op
 from .logits_operator import logits_op
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+MAX_TEMPERATURES = 64
 
 
 # More than 6 parameters: the public functions take all options by name.
@@ -22,7 +24,7 @@ def linear_logprob(
     target_T: Tensor,
     *,
     bias: Tensor | None = None,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
     return_entropy: bool = False,
@@ -50,6 +52,8 @@ def linear_logprob(
         keeps nothing more than the inputs, and takes three. A gradient through the entropy has no use for the residual
         and takes two products in the backward, whatever was saved. So "auto" saves with a frozen head and no entropy;
         where the entropy is only logged, "save" is one product less.
+    temperature: a number, or one for each token [T], of which at most MAX_TEMPERATURES differ: each is a call of its
+        own over its tokens, with as many products in all (a head's gradient is added up once a call).
     mask [T] bool, integers or floats: where it is 0 (False), tokens are skipped before the product, give 0, and their
         target may be anything.
     tp_group: a torch.distributed process group whose ranks hold consecutive slices of the vocabulary, of any sizes:
@@ -62,6 +66,12 @@ def linear_logprob(
     Raises ValueError (shape, range, device) or TypeError (dtype), naming the argument.
     """
     check_tensor("hidden_TD", hidden_TD, (None, None), "float")
+    options: dict[str, Any] = {
+        "bias": bias, "softcap": softcap, "logit_scale": logit_scale, "return_entropy": return_entropy,
+        "tp_group": tp_group, "impl": impl, "residual": residual,
+    }  # fmt: skip
+    if isinstance(temperature, Tensor):
+        return _by_temperature(temperature, as_mask("mask", mask, hidden_TD), (hidden_TD, weight_VD, target_T), options)
     impl = choose_impl(impl, hidden_TD)
     tokens, width = hidden_TD.shape
     weight_VD, bias = _gathered("weight_VD", weight_VD), None if bias is None else _gathered("bias", bias)
@@ -112,6 +122,26 @@ def logprob(
         logits_TV, target_T, mask, temperature, softcap, return_entropy, inplace_backward, impl
     )
     return (logp_T, entropy_T) if return_entropy else logp_T
+
+
+def _by_temperature(
+    temperature_T: Tensor, mask: Tensor | None, inputs: tuple[Tensor, Tensor, Tensor], options: dict[str, Any]
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return `linear_logprob` of hidden, head and target, where tokens have temperatures of their own."""
+    hidden_TD, weight_VD, target_T = inputs
+    check_tensor("temperature", temperature_T, (hidden_TD.shape[0],), "float", hidden_TD)
+    kept_T = torch.ones_like(temperature_T, dtype=torch.bool) if mask is None else mask
+    found = temperature_T[kept_T].unique().tolist()
+    if len(found) > MAX_TEMPERATURES:
+        raise ValueError(f"temperature: got {len(found)} different ones, expected at most {MAX_TEMPERATURES}")
+    whole = torch.zeros(hidden_TD.shape[0], dtype=compute_dtype(hidden_TD), device=hidden_TD.device)
+    results = [whole, whole]
+    for value in found or [1.0]:  # without a loss token, one call over none: the zeros then have a gradient
+        rows = (kept_T & (temperature_T == value)).nonzero().squeeze(1)
+        parts = linear_logprob(hidden_TD[rows], weight_VD, target_T[rows], temperature=value, **options)
+        parts = parts if isinstance(parts, tuple) else (parts, parts.detach())
+        results = [result.index_copy(0, rows, part) for result, part in zip(results, parts, strict=True)]
+    return (results[0], results[1]) if options["return_entropy"] else results[0]
 
 
 def _autocast_dtype(*factors: Tensor) -> torch.dtype | None:
