@@ -50,15 +50,16 @@ def check_positive(name: str, value: float | None, above: float = 0.0) -> None:
         raise ValueError(f"{name}: got {value!r}, expected a finite number > {above:g}")
 
 
-def check_not_negative(name: str, value: float) -> None:
-    """Raise ValueError unless `value` is a finite number of at least 0."""
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name}: got {value!r}, expected a finite number >= 0")
+def check_not_negative(name: str, value: float, infinite: bool = False) -> None:
+    """Raise ValueError unless `value` is a number of at least 0, finite unless it may be `infinite`."""
+    if not (value >= 0 and (infinite or math.isfinite(value))):
+        raise ValueError(f"{name}: got {value!r}, expected a {'' if infinite else 'finite '}number >= 0")
 
 
 def check_tensor(name: str, tensor: Tensor, shape: Sequence[int | None], kind: str, like: Tensor | None = None) -> None:
-    """Check the shape (None = any size), the dtype's kind ("float", "integer" or "bool") and, with `like`, the device.
+    """Check the shape (None = any size), the dtype's kind and, with `like`, the device.
 
+    kind: "float", "integer", "bool", or "number" for any of them.
     Raises TypeError for the kind, ValueError for the shape and the device.
     """
     if not isinstance(tensor, Tensor):
@@ -71,11 +72,20 @@ def check_tensor(name: str, tensor: Tensor, shape: Sequence[int | None], kind: s
         "float": tensor.is_floating_point(),
         "integer": tensor.dtype in _INTEGERS,
         "bool": tensor.dtype == torch.bool,
+        "number": not tensor.is_complex(),
     }
     if not fits[kind]:
         raise TypeError(f"{name}: got {tensor.dtype}, expected a {kind} tensor")
     if like is not None and tensor.device != like.device:
         raise ValueError(f"{name}: got device {tensor.device}, expected {like.device}")
+
+
+def as_mask(name: str, mask: Tensor | None, like: Tensor) -> Tensor | None:
+    """Return the mask [T] as bool: what is not 0 is True. Raise as `check_tensor` does; T is `like`'s first axis."""
+    if mask is None:
+        return None
+    check_tensor(name, mask, (like.shape[0],), "number", like)
+    return mask if mask.dtype == torch.bool else mask != 0
 
 
 def check_indices(name: str, index: Tensor, low: int, high: int, hint: str = "", mask: Tensor | None = None) -> None:

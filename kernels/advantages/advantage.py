@@ -16,6 +16,8 @@ def group_advantage(
     baseline: str = "mean",
     scale: str = "group",
     eps: float = 1e-6,
+    ddof: int = 0,
+    singleton: str = "zero",
     sequence_ids_T: Tensor | None = None,
     impl: str | None = None,
 ) -> Tensor:
@@ -28,9 +30,10 @@ def group_advantage(
     scale    "group": std_i = sqrt(sum_g (r - m)^2 / n), the population's, from centred sums, whatever the baseline
              "batch": std_i = sqrt(sum_N (r - R)^2 / N), one number for all
              "none": A_i = r_i - b_i (Dr. GRPO, 2503.20783)
+    ddof 1 divides the sums of either std by n - 1 and N - 1, as TRL and verl do (GRPO's paper leaves it open).
     Singletons and zero-variance groups give exactly 0 under either baseline; under baseline "none" A is the (scaled)
-    reward itself, and exactly 0 only where the std asked for is 0. GRPO's paper leaves the std's divisor open and TRL
-    takes n - 1; ours is n.
+    reward itself, and exactly 0 only where the std asked for is 0. singleton "keep": the baseline of a group of one is
+    0 and its own std 1, so that A_i = r_i / (1 + eps) with scale "group" (verl's compute_grpo_outcome_advantage).
 
     rewards_N [N] floating point; group_ids_N [N] integers: any values, any order, groups of any size.
     sequence_ids_T [T] integers: the trajectory 0..N-1 of each token, -1 for padding, which gets 0.
@@ -44,6 +47,10 @@ def group_advantage(
     check_choice("baseline", baseline, ("mean", "leave_one_out", "none"))
     check_choice("scale", scale, ("group", "batch", "none"))
     check_not_negative("eps", eps)
+    check_choice("ddof", ddof, (0, 1))
+    check_choice("singleton", singleton, ("zero", "keep"))
     if sequence_ids_T is not None:
         check_tensor("sequence_ids_T", sequence_ids_T, (None,), "integer", rewards_N)
-    return advantage_op(rewards_N.detach(), group_ids_N, baseline, scale, eps, sequence_ids_T, impl)
+    return advantage_op(
+        rewards_N.detach(), group_ids_N, baseline, scale, eps, ddof == 1, singleton == "keep", sequence_ids_T, impl
+    )

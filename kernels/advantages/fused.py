@@ -43,6 +43,12 @@ def _batch_std(reward_ptr, n, WIDE: tl.constexpr):
     return tl.where(tl.max(differs) > 0, tl.sqrt(tl.sum(square) / n), 0.0)
 
 
+@triton.jit
+def _to_sample_std(n):
+    """Return what makes a population std over n numbers one with the divisor n - 1."""
+    return tl.sqrt(n.to(tl.float64) / tl.maximum(n.to(tl.float64) - 1.0, 1.0))
+
+
 # More than 6 parameters: Triton passes pointers, sizes and constants one by one.
 @triton.jit
 def _group_sums(reward_ptr, group_ptr, own_group, own_reward, n, ROWS: tl.constexpr, COLS: tl.constexpr):
@@ -92,6 +98,8 @@ def advantage_kernel(
     EPS: tl.constexpr,  # a constant, because an argument would be rounded to float32
     BASELINE: tl.constexpr,
     SCALE: tl.constexpr,
+    SAMPLE_STD: tl.constexpr,
+    KEEP_SINGLETONS: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -104,6 +112,8 @@ def advantage_kernel(
         batch_std = tl.full([], 0.0, tl.float64)
         if n > 0:
             batch_std = _batch_std(reward_ptr, n, 4 * COLS)
+            if SAMPLE_STD:
+                batch_std *= _to_sample_std(n)
     bad_reward = n
     for start in range(program * ROWS, n, programs * ROWS):
         row = start + tl.arange(0, ROWS)
@@ -118,8 +128,14 @@ def advantage_kernel(
             advantage = tl.where(differs > 0, r - mean, 0.0)
         if BASELINE == "leave_one_out":
             advantage = advantage * size / tl.maximum(size - 1.0, 1.0)
+        if KEEP_SINGLETONS:
+            advantage = tl.where(size == 1.0, r, advantage)
         if SCALE == "group":
             std = tl.where(differs > 0, _group_std(reward_ptr, group_ptr, group, size, mean, n, ROWS, COLS), 0.0)
+            if SAMPLE_STD:
+                std *= _to_sample_std(size)
+            if KEEP_SINGLETONS:
+                std = tl.where(size == 1.0, 1.0, std)
             advantage = tl.where(std > 0, advantage / (std + EPS), 0.0)
         elif SCALE == "batch":
             advantage = tl.where(batch_std > 0, advantage / (batch_std + EPS), 0.0)
@@ -139,6 +155,7 @@ def advantage_kernel(
     tl.store(first_bad_ptr + 2 * program + 1, bad_token)
 
 
+# More than 6 parameters: those of the reference.
 def group_advantage(
     rewards_N: Tensor,
     group_ids_N: Tensor,
@@ -146,6 +163,8 @@ def group_advantage(
     baseline: str = "mean",
     scale: str = "group",
     eps: float = 1e-6,
+    sample_std: bool = False,
+    keep_singletons: bool = False,
     sequence_ids_T: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return what the reference returns, and the kernel's `first_bad`: at least N and T where all values are good."""
@@ -161,7 +180,8 @@ def group_advantage(
         rewards_N.contiguous(), group_ids_N.contiguous(),
         None if sequence_ids_T is None else sequence_ids_T.contiguous(),
         advantage_N, token_advantage_T, first_bad, counters(device), n, tokens,
-        EPS=eps, BASELINE=baseline, SCALE=scale, ROWS=ROWS, COLS=COLS, BLOCK=BLOCK,
+        EPS=eps, BASELINE=baseline, SCALE=scale, SAMPLE_STD=sample_std, KEEP_SINGLETONS=keep_singletons,
+        ROWS=ROWS, COLS=COLS, BLOCK=BLOCK,
         num_warps=WARPS, launch_cooperative_grid=sequence_ids_T is not None,
     )  # fmt: skip
     return token_advantage_T, first_bad

@@ -34,7 +34,7 @@ def check_targets(target_T: Tensor, mask_T: Tensor | None, total: int) -> None:
 
 @contextmanager
 def exact_launches(tensor: Tensor) -> Iterator[None]:
-    """Launch on `tensor`'s device, with autocast off: it would round the logits to half precision."""
+    """Launch on `tensor`'s device, with autocast off: it would round logits and sums, not the factors alone."""
     with torch.cuda.device_of(tensor), torch.autocast(tensor.device.type, enabled=False):
         yield
 

@@ -15,6 +15,7 @@ from .vocabulary import Statistics
 
 WORKSPACE_BYTES = 1 << 29  # 1765 rows of a 152,064-token vocabulary in bfloat16
 STATISTICS_BYTES = 1 << 26  # 3530 rows of that vocabulary
+WIDENED_BYTES = 1 << 26  # of a head in half precision that is multiplied in float32: 4681 rows of 3584
 
 
 @dataclass(frozen=True)
@@ -34,11 +35,13 @@ class Head:
 
     def __init__(self, inputs: LinearInputs) -> None:
         hidden_TD, weight_VD, target_T = inputs.hidden_TD, inputs.weight_VD, inputs.target_T
-        dtype = torch.promote_types(hidden_TD.dtype, weight_VD.dtype)
+        dtype = inputs.autocast or torch.promote_types(hidden_TD.dtype, weight_VD.dtype)
         self.kept_L = None if inputs.mask_T is None else inputs.mask_T.nonzero().squeeze(1)
         if self.kept_L is not None:
             hidden_TD, target_T = hidden_TD[self.kept_L], target_T[self.kept_L]
-        self.hidden_LD, self.weight_VD = dense_rows(hidden_TD.to(dtype)), dense_rows(weight_VD.to(dtype))
+        # A head narrower than the product is widened tile by tile: copied as a whole it would take twice its memory.
+        weight_VD = weight_VD if weight_VD.dtype.itemsize < dtype.itemsize else weight_VD.to(dtype)
+        self.hidden_LD, self.weight_VD = dense_rows(hidden_TD.to(dtype)), dense_rows(weight_VD)
         self.bias_V = None if inputs.bias_V is None else inputs.bias_V.contiguous()
         local_L = target_T - inputs.shard.start
         self.target_L = torch.where((local_L >= 0) & (local_L < weight_VD.shape[0]), local_L, -1)
@@ -50,10 +53,10 @@ class Head:
 
     def workspace(self) -> Tensor:
         """Return room for one chunk's coefficients; rows begin at multiples of 128 bytes, for TMA and cuBLAS."""
-        itemsize, vocabulary = self.weight_VD.element_size(), self.weight_VD.shape[0]
+        itemsize, vocabulary = self.hidden_LD.element_size(), self.weight_VD.shape[0]
         stride, widest = (_ceil_div(size * itemsize, 128) * 128 for size in (vocabulary, self.largest_V))
         rows = self._even_rows(min(WORKSPACE_BYTES // widest, self._statistics_rows()))
-        return self.weight_VD.new_empty(rows, stride // itemsize)[:, :vocabulary]
+        return self.hidden_LD.new_empty(rows, stride // itemsize)[:, :vocabulary]
 
     def chunks(self, out_LV: Tensor | None) -> list[slice]:
         """Return the slices of loss tokens that fit into the workspace, or where there is none, the statistics."""
@@ -149,7 +152,12 @@ class Head:
         used = self.used(out_LV, chunk)
         if used.is_cuda and used.dtype != torch.float32:
             return torch.mm(used, self.weight_VD, out_dtype=torch.float32)
-        return used.float() @ self.weight_VD.float()
+        product_LD = torch.zeros(len(used), self.weight_VD.shape[1], dtype=torch.float32, device=used.device)
+        step = max(1, WIDENED_BYTES // (4 * self.weight_VD.shape[1]))
+        for start in range(0, len(self.weight_VD), step):
+            part = slice(start, start + step)
+            product_LD.addmm_(used[:, part].float(), self.weight_VD[part].float())
+        return product_LD
 
     def add_weight_gradient(self, grad_VD: Tensor, out_LV: Tensor, chunk: slice) -> None:
         """Add the chunk's coefficients, transposed, times its hidden states to `grad_VD`."""

@@ -160,7 +160,7 @@ def head_kernel(
         for d in range(tl.cdiv(D, BLOCK_D)):
             h = _load(hidden, tile_t * BLOCK_T, d * BLOCK_D, T, D, hidden_stride, BLOCK_T, BLOCK_D, TMA)
             w = _load(weight, tile_v * BLOCK_V, d * BLOCK_D, V, D, weight_stride, BLOCK_V, BLOCK_D, TMA)
-            x = tl.dot(h, w.T, x, input_precision="ieee")  # no TF32: float32 products are exact to float32
+            x = tl.dot(h, w.to(h.dtype).T, x, input_precision="ieee")  # no TF32: float32 products are exact to float32
         left, right = _halves(x, BLOCK_T, BLOCK_V)
         first, second = _halves(left, BLOCK_T, BLOCK_V // 2)
         third, fourth = _halves(right, BLOCK_T, BLOCK_V // 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from .vocabulary import Scaling, Shard
@@ -20,6 +21,7 @@ class LinearInputs:
     mask_T: Tensor | None
     scaling: Scaling
     shard: Shard
+    autocast: torch.dtype | None = None  # what hidden states and head are rounded to; None: they stay as they are
 
 
 @dataclass(frozen=True)

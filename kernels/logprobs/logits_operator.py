@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.library import custom_op
 
 from ..arguments import compute_dtype
-from ..library import NAMESPACE
+from ..library import NAMESPACE, READS_BACK
 from . import dispatch
 from .inputs import LogitsInputs
 from .vocabulary import Scaling
 
 
 # More than 6 parameters: torch.library takes only tensors and plain values.
-@custom_op(f"{NAMESPACE}::logprob", mutates_args=())
+@custom_op(f"{NAMESPACE}::logprob", mutates_args=(), tags=READS_BACK)
 def logits_op(
     logits_TV: Tensor,
     target_T: Tensor,

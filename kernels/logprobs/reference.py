@@ -62,7 +62,7 @@ def linear_backward(
         if needed[0]:
             grad_TD[rows] = shard.all_sum(head.times_weight(grad_raw)).to(grad_TD.dtype)
         if needed[1]:
-            grad_VD.addmm_(grad_raw.T, hidden_TD[rows].to(head.dtype))
+            grad_VD.addmm_(grad_raw.T, head.widened(hidden_TD[rows]))
         if needed[2]:
             grad_V += grad_raw.sum(0)
     return grad_TD, grad_VD.to(inputs.weight_VD.dtype), grad_V if bias_V is None else grad_V.to(bias_V.dtype)
@@ -72,12 +72,16 @@ class _Head:
     """The output layer in the compute dtype."""
 
     def __init__(self, inputs: LinearInputs) -> None:
-        self.dtype = compute_dtype(inputs.hidden_TD)
-        self.weight_VD = inputs.weight_VD.to(self.dtype)
+        self.dtype, self.autocast = compute_dtype(inputs.hidden_TD), inputs.autocast
+        self.weight_VD = self.widened(inputs.weight_VD)
         self.bias_V = None if inputs.bias_V is None else inputs.bias_V.to(self.dtype)
 
     def logits(self, hidden_LD: Tensor) -> Tensor:
-        return F.linear(hidden_LD.to(self.dtype), self.weight_VD, self.bias_V)
+        return F.linear(self.widened(hidden_LD), self.weight_VD, self.bias_V)
+
+    def widened(self, matrix: Tensor) -> Tensor:
+        """Return a factor of a product: rounded as autocast would, and then exact."""
+        return (matrix if self.autocast is None else matrix.to(self.autocast)).to(self.dtype)
 
     def times_weight(self, grad_LV: Tensor) -> Tensor:
         return grad_LV @ self.weight_VD

@@ -192,7 +192,8 @@ def policy_loss(
     if tokens > sequence_table.MAX_TOKENS:
         most = sequence_table.MAX_TOKENS
         raise ValueError(f'logp_T: got {tokens} tokens, the kernel takes {most}; split them or use "torch"')
-    ratios, means = ratio_level == "sequence", aggregate == "sequence_mean"
+    ratios, means = ratio_level != "token", aggregate == "sequence_mean"
+    spreads = ratio_level == "sequence" and kind == "ppo"
     n_slots = max(tokens, sequence_table.MIN_SLOTS) if advantage_level == "token" else advantage.shape[0]
     programs = count_programs(device, -(-tokens // BLOCK), waits=ratios or means)
     result = _empty_result(tokens, device)
@@ -202,7 +203,7 @@ def policy_loss(
         None if mask_T is None else mask_T.contiguous().view(torch.uint8),
         normalizer if isinstance(normalizer, Tensor) else None,
         result.gradient_T, result.loss, result.normalizer, result.metrics_M, result.tokens,
-        *_table_columns(n_slots, device, size=ratios or means, summed=ratios, gain=ratios and kind == "ppo"),
+        *_table_columns(n_slots, device, size=ratios or means, summed=ratios, gain=spreads),
         torch.empty((programs, PARTIALS), dtype=torch.float64, device=device), counters(device),
         tokens, n_slots, 1.0 - clip_low, 1.0 + clip_high, dual_clip, float(kl_coef), tis_cap,
         None if normalizer is None or isinstance(normalizer, Tensor) else float(normalizer),

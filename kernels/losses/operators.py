@@ -58,20 +58,22 @@ def _policy_loss(
     advantage_level: str,
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Run the implementation; a float or a tensor is the normalizer, since a schema has no type for either."""
-    return tuple(
-        _implementation(impl).policy_loss(
+    """Run the implementation on the tensors' device; a float or a tensor is the normalizer, since a schema has no type
+    for either."""
+    with torch.cuda.device_of(logp_T):
+        result = _implementation(impl).policy_loss(
             logp_T, old_logp_T, advantage, sequence_ids_T=sequence_ids_T, mask_T=mask_T, clip_low=clip_low,
             clip_high=clip_high, dual_clip=dual_clip, ref_logp_T=ref_logp_T, kl_coef=kl_coef, ratio_level=ratio_level,
             kind=kind, sampler_logp_T=sampler_logp_T, tis_cap=tis_cap, aggregate=aggregate,
             normalizer=normalizer if normalizer_tensor is None else normalizer_tensor, advantage_level=advantage_level,
-        )
-    )  # fmt: skip
+        )  # fmt: skip
+    return tuple(result)
 
 
 @torch.library.impl(LIBRARY, "policy_loss_backward", "CompositeExplicitAutograd")
 def _backward(gradient_T: Tensor, normalizer: Tensor, upstream: Tensor, dtype: torch.dtype, impl: str) -> Tensor:
-    return _implementation(impl).policy_loss_backward(gradient_T, normalizer, upstream, dtype)
+    with torch.cuda.device_of(gradient_T):
+        return _implementation(impl).policy_loss_backward(gradient_T, normalizer, upstream, dtype)
 
 
 @torch.library.register_fake(f"{NAMESPACE}::policy_loss", lib=LIBRARY)

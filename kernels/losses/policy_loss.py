@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
-from ..arguments import check_choice, check_not_negative, check_positive, check_tensor, choose_impl
+from ..arguments import (
+    as_mask,
+    check_choice,
+    check_indices,
+    check_not_negative,
+    check_positive,
+    check_tensor,
+    choose_impl,
+    compute_dtype,
+)
 from .operators import policy_loss_op
 from .reference import PolicyMetrics
 
@@ -28,6 +38,7 @@ def policy_loss(
     kind: str = "ppo",
     sampler_logp_T: Tensor | None = None,
     tis_cap: float | None = None,
+    weights_T: Tensor | None = None,
     aggregate: str = "token_mean",
     normalizer: float | Tensor | None = None,
     advantage_level: str | None = None,
@@ -35,11 +46,12 @@ def policy_loss(
 ) -> tuple[Tensor, PolicyMetrics]:
     """Return (scalar loss to minimise, metrics). Only `logp_T` receives a gradient; log-probs are in nats.
 
-        d_t = logp_t - old_t;  r_t = exp(d_t), or, for ratio_level "sequence", r_t = exp(mean of d over t's sequence)
+        d_t = logp_t - old_t;  r_t = exp(d_t), or, for ratio_level "sequence", r_t = exp(mean of d over t's sequence);
+                for "sequence_token", the same number, but as stopgrad(r_t / p_t) p_t with p_t the token's probability
         ppo:    l_t = -min(r_t A_t, clip(r_t, 1 - clip_low, 1 + clip_high) A_t);  where A_t < 0 and dual_clip is set,
                 l_t = min(l_t, -dual_clip A_t)
         cispo:  l_t = -stopgrad(clip(r_t, 1 - clip_low, 1 + clip_high)) A_t logp_t
-        tis:    l_t *= stopgrad(min(exp(old_t - sampler_t), tis_cap))
+        tis:    l_t *= stopgrad(min(exp(old_t - sampler_t), tis_cap));  l_t *= stopgrad(weights_t)
         kl:     l_t += kl_coef (exp(ref_t - logp_t) - (ref_t - logp_t) - 1)                          (the k3 estimator)
         loss =  sum_t l_t / normalizer  or, for "sequence_mean",  sum_s mean_{t in s} l_t / normalizer
     All sums and means run over loss tokens: `mask_T` True and a sequence id >= 0. What masked tokens hold is never
@@ -51,15 +63,20 @@ def policy_loss(
     normalizer: the count over the whole batch; then the losses of micro-batches and ranks add up to the batch's (for
         "sequence_mean" and ratio_level "sequence" no sequence may be cut in two).
     Sources: clipping 1707.06347, clip_high > clip_low DAPO, dual clip 1912.09729 (there c = 3), sequence ratios GSPO
-        2507.18071 (with "sequence_mean"), CISPO 2506.13585, k3 and group advantages GRPO, truncated importance
-        sampling Yao et al. 2025 ("Your efficient RL framework secretly brings you off-policy RL training").
+        2507.18071 (with "sequence_mean"), "sequence_token" its GSPO-token and verl's `gspo`, CISPO 2506.13585, k3 and
+        group advantages GRPO, truncated importance sampling Yao et al. 2025 ("Your efficient RL framework secretly
+        brings you off-policy RL training").
     We differ in one place: every log-ratio is clamped to +-20 before exp (4.9e8), so that a run-away token cannot make
     inf * 0 = NaN; beyond it the ratio passes no gradient.
 
     advantage: per token [T], or per sequence [S] and then picked by `sequence_ids_T`; a length of T means per token.
         Where S may happen to equal T, say so by advantage_level="token" or "sequence".
     sequence_ids_T [T] integers: -1 is padding; needed for sequence advantages, "sequence_mean" and sequence ratios.
-    mask_T [T] bool. Log-probs [T] in any floating dtype; the arithmetic and the loss are float32 (float64 for float64).
+    weights_T [T]: weights >= 0 of other kinds, such as those of `importance_weights`. A token with a weight of 0 has no
+        part in the sum and does not count as clipped, but counts in every mean.
+    clip_low, clip_high: math.inf does not clip on that side.
+    mask_T [T]: bool, integers or floats; what is not 0 is a loss token (a fraction is no weight).
+    Log-probs [T] in any floating dtype; the arithmetic and the loss are float32 (float64 for float64).
     impl "triton": one launch makes the loss, its gradient and the metrics, and one the backward's product; nothing is
         read back. It computes in float32, takes 2^21 tokens, and sequence ids below 65,536 or the number of tokens
         (below S with advantages per sequence): an id beyond that cannot raise without waiting, and makes the loss NaN.
@@ -72,9 +89,11 @@ def policy_loss(
     for name, tensor in named.items():
         if tensor is not None:
             check_tensor(name, tensor, (tokens,), "float", logp_T)
-    if mask_T is not None:
-        check_tensor("mask_T", mask_T, (tokens,), "bool", logp_T)
+    mask_T = as_mask("mask_T", mask_T, logp_T)
     level = _check_advantage(advantage, advantage_level, sequence_ids_T, logp_T)
+    if weights_T is not None:
+        check_tensor("weights_T", weights_T, (tokens,), "float", logp_T)
+        advantage, level = _weighted(advantage, level, sequence_ids_T, weights_T), "token"
     _check_options(clip_low, clip_high, dual_clip, kl_coef, tis_cap, kind)
     _check_sequences(sequence_ids_T, ratio_level, aggregate)
     _check_companions(ref_logp_T, kl_coef, sampler_logp_T, tis_cap)
@@ -106,12 +125,21 @@ def _check_advantage(advantage: Tensor, level: str | None, sequence_ids_T: Tenso
     return level
 
 
+def _weighted(advantage: Tensor, level: str, sequence_ids_T: Tensor | None, weights_T: Tensor) -> Tensor:
+    """Return each token's advantage times its weight: every l_t without the KL term is linear in the advantage."""
+    if level == "sequence" and sequence_ids_T is not None:
+        check_indices("sequence_ids_T", sequence_ids_T, -1, advantage.shape[0], " (an index into advantage)")
+        advantage = advantage[sequence_ids_T.clamp(min=0).long()]
+    dtype = torch.promote_types(compute_dtype(weights_T), compute_dtype(advantage))
+    return (advantage.to(dtype) * weights_T.to(dtype)).detach()
+
+
 def _check_options(
     clip_low: float, clip_high: float, dual_clip: float | None, kl_coef: float, tis_cap: float | None, kind: str
 ) -> None:
     check_choice("kind", kind, ("ppo", "cispo"))
-    check_not_negative("clip_low", clip_low)
-    check_not_negative("clip_high", clip_high)
+    check_not_negative("clip_low", clip_low, infinite=True)
+    check_not_negative("clip_high", clip_high, infinite=True)
     check_not_negative("kl_coef", kl_coef)
     if tis_cap is not None:
         check_positive("tis_cap", tis_cap)
@@ -122,11 +150,11 @@ def _check_options(
 
 
 def _check_sequences(sequence_ids_T: Tensor | None, ratio_level: str, aggregate: str) -> None:
-    check_choice("ratio_level", ratio_level, ("token", "sequence"))
+    check_choice("ratio_level", ratio_level, ("token", "sequence", "sequence_token"))
     check_choice("aggregate", aggregate, ("token_mean", "sequence_mean", "constant"))
-    by_sequence = ratio_level == "sequence" or aggregate == "sequence_mean"
+    by_sequence = ratio_level != "token" or aggregate == "sequence_mean"
     if by_sequence and sequence_ids_T is None:
-        raise ValueError('sequence_ids_T: got None, expected [T] for ratio_level="sequence" or "sequence_mean"')
+        raise ValueError('sequence_ids_T: got None, expected [T] for ratios by sequence or "sequence_mean"')
 
 
 def _check_companions(

@@ -52,6 +52,28 @@ def test_uneven_groups_in_any_order(baseline, scale, dtype):
     torch.testing.assert_close(got.double(), want, rtol=1e-13 if dtype == torch.float64 else ULP32, atol=1e-13)
 
 
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("singleton", ["zero", "keep"])
+def test_sample_std_and_groups_of_one(scale, singleton):
+    """As verl's compute_grpo_outcome_advantage: n - 1, and for a group of one mean 0 and std 1; or that group at 0."""
+    rewards, ids = [0.3, -1.0, 2.0, 0.25, 1.5, 0.5, 0.5], [4, 4, 4, 9, 2, 7, 7]
+    got = group_advantage(
+        torch.tensor(rewards, dtype=torch.float64),
+        torch.tensor(ids),
+        scale=scale,
+        eps=1e-3,
+        ddof=1,
+        singleton=singleton,
+    )
+    for reward, own, value in zip(rewards, ids, got.tolist(), strict=True):
+        group = [r for r, i in zip(rewards, ids, strict=True) if i == own]
+        alone = len(group) == 1
+        spread = {"batch": statistics.stdev(rewards), "none": 1.0 - 1e-3}.get(scale)
+        spread = spread or (1.0 if alone else statistics.stdev(group))
+        difference = reward * (singleton == "keep") if alone else reward - statistics.fmean(group)
+        assert value == pytest.approx(0.0 if spread == 0 else difference / (spread + 1e-3), rel=1e-13, abs=1e-15)
+
+
 def test_known_values():
     """Rewards 0, 0, 0, 1: mean 1/4, population std sqrt(3)/4, so -1/sqrt(3) three times and sqrt(3)."""
     rewards, ids = torch.tensor([0.0, 0.0, 0.0, 1.0]), torch.zeros(4, dtype=torch.int64)
@@ -123,6 +145,8 @@ def test_no_trajectories():
         ({"sequence_ids_T": torch.tensor([-2])}, ValueError, r"sequence_ids_T\[0\]: got -2"),
         ({"baseline": "median"}, ValueError, "baseline: got 'median'"),
         ({"scale": "std"}, ValueError, "scale: got 'std'"),
+        ({"ddof": 2}, ValueError, "ddof: got 2, expected one of 0, 1"),
+        ({"singleton": "mean"}, ValueError, "singleton: got 'mean'"),
         ({"eps": -1.0}, ValueError, "eps: got -1.0"),
         ({"impl": "triton"}, ValueError, 'pass impl="torch"'),
     ],

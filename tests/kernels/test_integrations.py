@@ -14,8 +14,7 @@ import pytest
 import torch
 
 import aslfast
-import aslfast_kernels
-from aslfast_kernels import linear_logprob
+from tests.support.kernels.host_contracts import VISION, stand_in_modules
 from tests.support.tiny_models import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,7 +64,7 @@ def test_installs_alone(tmp_path):
 
 def test_every_snippet_is_known():
     names = re.findall(r"^```python\n# (.*)\n", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert names == ["plain: before", "plain: after", "trl: before", "trl: after", "verl: after"]
+    assert names == ["plain: before", "plain: after", "trl", "verl"]
 
 
 def test_plain_loop_before_and_after(tokenizer):
@@ -90,71 +89,15 @@ def test_plain_loop_before_and_after(tokenizer):
     assert float(exact.abs().max()) > 0.01
 
 
-@pytest.fixture
-def grpo(tokenizer, tmp_path):
-    """Return what TRL's snippets take for granted: a tiny model made here, prompts, a reward; one step on the CPU."""
-    pytest.importorskip("trl")
-    import datasets
-    import peft
-    from trl import GRPOConfig
-
-    tokenizer.padding_side = "left"
-
-    def reward(completion_ids, **_):
-        return [sum(ids) % 7 / 7 for ids in completion_ids]
-
-    def given(with_lora):
-        torch.manual_seed(0)
-        beta = 0.05 if with_lora else 0.0  # without an adapter TRL would look for the reference model by its name
-        args = GRPOConfig(
-            output_dir=str(tmp_path), per_device_train_batch_size=4, num_generations=4, max_completion_length=8,
-            max_steps=1, learning_rate=1e-2, temperature=0.7, beta=beta, report_to="none", save_strategy="no",
-            logging_steps=1, use_cpu=True, bf16=False, seed=3, disable_tqdm=True, gradient_checkpointing=False,
-        )  # fmt: skip
-        lora = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-        dataset = datasets.Dataset.from_dict({"prompt": ["What is the capital of Norway?", "And of Peru?"]})
-        names = ("model", "reward", "args", "dataset", "tokenizer", "peft_config")
-        values = (tiny_model(tokenizer), reward, args, dataset, tokenizer, lora if with_lora else None)
-        return dict(zip(names, values, strict=True))
-
-    return given
-
-
-@pytest.mark.parametrize("with_lora", [True, False])
-def test_trl_trains_a_step_with_our_logprobs(grpo, with_lora, monkeypatch):
-    calls = []
-    monkeypatch.setattr(aslfast_kernels, "linear_logprob", lambda *a, **k: calls.append(k) or linear_logprob(*a, **k))
-    trainers = {name: snippet(f"trl: {name}", **grpo(with_lora))["trainer"] for name in ("before", "after")}
-    first = {name: trainer.state.log_history[0] for name, trainer in trainers.items()}
-    assert len(calls) == 1 + with_lora  # the step, and the reference
-    assert first["after"]["completions/mean_length"] == first["before"]["completions/mean_length"]
-    assert first["before"]["reward_std"] > 0 and first["before"]["grad_norm"] > 1e-3
-    # float32 sums over some 30 tokens and 2 layers, in another order
-    assert first["after"]["grad_norm"] == pytest.approx(first["before"]["grad_norm"], rel=1e-4)
-    assert first["after"]["loss"] == pytest.approx(first["before"]["loss"], abs=1e-5)
-    if not with_lora:
-        pairs = zip(trainers["after"].model.parameters(), grpo(False)["model"].parameters(), strict=True)
-        assert max(float((a - b).detach().abs().max()) for a, b in pairs) > 1e-3
-
-
-def test_trl_logprobs_and_entropies_agree(grpo):
-    """Against float64 on the same weights: at most twice TRL's own float32 error plus 8 roundings of a logit."""
-    after = snippet("trl: after", **grpo(with_lora=False))
-    ours, base = after["trainer"], after["GRPOTrainer"]
-    ours._entropy_bonus_enabled = True  # or the snippet would leave the entropy out
-    g = torch.Generator().manual_seed(1)
-    ids = torch.randint(3, 200, (3, 14), generator=g)
-    mask = torch.ones_like(ids)
-    mask[0, :3] = mask[1, -2:] = 0
-    arguments = (ours.model, ids, mask, 6)
-    with torch.no_grad():
-        got = ours._get_per_token_logps_and_entropies(*arguments, batch_size=2, compute_entropy=True)
-        trl = base._get_per_token_logps_and_entropies(ours, *arguments, batch_size=2, compute_entropy=True)
-        logits = ours.model.double()(input_ids=ids, attention_mask=mask).logits[:, -7:-1] / 0.7
-    log_p = logits.log_softmax(-1)
-    keep = mask[:, -6:].bool()
-    exact = (log_p.gather(2, ids[:, -6:, None]).squeeze(2), -(log_p.exp() * log_p).sum(-1))
-    for mine, theirs, want in zip(got, trl, exact, strict=False):
-        own = float((theirs - want)[keep].abs().max())
-        assert float((mine - want)[keep].abs().max()) <= 2 * own + 8 * EPS32 * float(logits.abs().max())
-        assert mine[~keep].tolist() == [0.0, 0.0] == theirs[~keep].tolist()
+@pytest.mark.parametrize("name", ["trl", "verl"])
+def test_one_line_and_back(name, monkeypatch):
+    """The page's lines on stand-ins for the two packages: the first patches, `undo` puts all back."""
+    made = stand_in_modules() | {f"verl.models.transformers.{kind}": None for kind in VISION}
+    for module in made:
+        monkeypatch.setitem(sys.modules, module, made[module])
+    head = vars(made["trl.trainer.utils"] if name == "trl" else made["verl.utils.kernel.linear_cross_entropy"])
+    before = dict(head)
+    patch = snippet(name)["patch"]
+    assert head != before
+    patch.undo()
+    assert head == before

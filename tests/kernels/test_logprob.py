@@ -95,6 +95,86 @@ def test_linear_frozen_head(residual, dtype, temperature, softcap, with_bias, sm
     assert_as_exact(leaf.grad, want[1], own[1], want[2] * float(want[1].abs().max()))
 
 
+@pytest.mark.parametrize(("temperature", "softcap"), SCALINGS)
+@pytest.mark.parametrize("scale", [0.125, 3.0])
+def test_logit_scale(temperature, softcap, scale):
+    """As a head whose logits are `scale` times as large, whatever comes after; from hidden states and from logits."""
+    hidden, weight, bias, target, upstream = problem((13, 33, 300), torch.float32)
+    options = {"temperature": temperature, "softcap": softcap}
+    case = Case([hidden, weight, bias], target, upstream, torch.ones(13), temperature, softcap)
+
+    def scaled(h, w, b):
+        return linear_logprob(h, w, target, bias=b, logit_scale=1 / scale, return_entropy=True, **options)
+
+    def of_logits(h, w, b):
+        return logprob(h @ w.T + b, target, logit_scale=1 / scale, return_entropy=True, **options)
+
+    for function in (scaled, of_logits):
+        check_all(lambda h, w, b, function=function: function(h, w * scale, b * scale), case)
+
+
+@pytest.mark.parametrize("temperatures", [[0.7], [0.1, 1.0, 5.0]])
+@pytest.mark.parametrize("trainable", [False, True])
+def test_temperatures_of_tokens(temperatures, trainable):
+    """Token by token as a call with that token's temperature; masked tokens' temperatures are never read."""
+    hidden, weight, bias, target, upstream = problem((13, 33, 300), torch.float64)
+    upstream, mask = upstream.double(), torch.arange(13) % 4 != 2
+    temperature_T = torch.tensor(temperatures, dtype=torch.float64)[torch.arange(13) % len(temperatures)]
+    results = []
+    for one_by_one in (True, False):
+        leaves = [x.clone().requires_grad_(i == 0 or trainable) for i, x in enumerate((hidden, weight, bias))]
+        options = {"bias": leaves[2], "softcap": 3.0, "return_entropy": True}
+        if one_by_one:
+            calls = [
+                linear_logprob(leaves[0][t : t + 1], leaves[1], target[t : t + 1], temperature=float(value), **options)
+                for t, value in enumerate(temperature_T)
+            ]
+            values = [torch.cat(column) * mask for column in zip(*calls, strict=True)]
+        else:
+            given = temperature_T.masked_fill(~mask, torch.nan)
+            values = linear_logprob(leaves[0], leaves[1], target, temperature=given, mask=mask, **options)
+        sum((v * u).sum() for v, u in zip(values, upstream, strict=True)).backward()
+        results.append([v.detach() for v in values] + [x.grad for x in leaves if x.requires_grad])
+    for exact, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, exact, rtol=1e-12, atol=1e-12)
+
+
+def test_temperatures_of_no_token_and_of_too_many():
+    hidden, weight, _, target, _ = problem((100, 4, 9), torch.float32)
+    leaf = hidden.requires_grad_()
+    logp = linear_logprob(leaf, weight, target, temperature=torch.ones(100), mask=torch.zeros(100))
+    logp.sum().backward()
+    assert float(logp.detach().abs().max()) == 0.0 == float(leaf.grad.abs().max())
+    with pytest.raises(ValueError, match="temperature: got 100 different ones, expected at most 64"):
+        linear_logprob(leaf, weight, target, temperature=torch.arange(1.0, 101.0))
+    with pytest.raises(ValueError, match=r"temperature: got 0\.0"):
+        linear_logprob(leaf, weight, target, temperature=torch.zeros(100))
+
+
+@pytest.mark.parametrize("entropy_weight", [0.0, 1.0])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_saved_residual_with_entropy(dtype, entropy_weight, small_chunks):
+    """The gradient of the log-probs alone comes from the residual; with the entropy's it is made anew."""
+    hidden, weight, bias, target, upstream = problem((13, 33, 1100), dtype)
+    upstream[1] *= entropy_weight
+    mask = torch.arange(13) % 4 != 2
+
+    def run(h):
+        logp, entropy = linear_logprob(
+            h, weight, target, bias=bias, mask=mask, residual="save", return_entropy=True, temperature=0.7
+        )
+        return (logp, entropy) if entropy_weight else (logp, entropy.detach())
+
+    case = Case([hidden, weight, bias], target, upstream, mask, 0.7)
+    exact, torch32 = run_naive(torch.float64, case), run_naive(torch.float32, case)
+    leaf = hidden.clone().requires_grad_()
+    values = run(leaf)
+    sum((v * u).sum() for v, u in zip(values, upstream, strict=True)).backward()
+    for got, want, own in zip(values, exact[0], torch32[0], strict=True):
+        assert_as_exact(got.detach(), want.detach(), own.detach(), exact[2])
+    assert_as_exact(leaf.grad, exact[1][0], torch32[1][0], exact[2] * float(exact[1][0].abs().max()))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shift", [-30.0, 0.0, 80.0])
 @pytest.mark.parametrize("inplace", [False, True])
@@ -136,15 +216,23 @@ def test_half_precision_logits_are_not_rounded():
 
 
 @pytest.mark.parametrize("residual", ["save", "recompute"])
-def test_autocast_does_not_round_gradients(residual):
-    hidden, weight, _, target, upstream = problem((9, 16, 300), torch.float32)
-    gradients = []
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_rounds_the_factors_alone(residual, dtype):
+    """As float32 arithmetic on rounded hidden states and a rounded head: no logit, sum or gradient is rounded."""
+    hidden, weight, bias, target, upstream = problem((9, 16, 300), torch.float32)
+    results = []
     for enabled in (False, True):
-        leaf = hidden.clone().requires_grad_()
+        leaf = (hidden if enabled else hidden.bfloat16().float()).to(dtype).requires_grad_()
+        head = weight if enabled else weight.bfloat16().float()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            (linear_logprob(leaf, weight, target, residual=residual) * upstream[0]).sum().backward()
-        gradients.append(leaf.grad)
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=0)
+            logp = linear_logprob(leaf, head, target, bias=bias, residual=residual)
+        (logp * upstream[0]).sum().backward()
+        results.append((logp.detach(), leaf.grad))
+    for plain, cast in zip(*results, strict=True):
+        assert torch.equal(plain, cast)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        wide = linear_logprob(hidden.double(), weight.double(), target, bias=bias.double())
+    assert torch.equal(wide, linear_logprob(hidden.double(), weight.double(), target, bias=bias.double()))
 
 
 def test_token_at_probability_one():

@@ -64,11 +64,11 @@ def test_double_backward_is_refused():
         ({"target_T": torch.tensor([0, 9])}, ValueError, r"target_T\[1\]: got 9, expected 0..8"),
         ({"target_T": torch.tensor([-100, 1])}, ValueError, r"target_T\[0\]: got -100.*mask out"),
         ({"target_T": torch.zeros(2)}, TypeError, "target_T: got torch.float32"),
-        ({"mask": torch.ones(2)}, TypeError, "mask: got torch.float32, expected a bool"),
+        ({"mask": torch.ones(2).cfloat()}, TypeError, "mask: got torch.complex64, expected a number"),
         ({"temperature": 0.0}, ValueError, "temperature: got 0.0"),
         ({"softcap": -1.0}, ValueError, "softcap: got -1.0"),
         ({"residual": "keep"}, ValueError, "residual: got 'keep'"),
-        ({"residual": "save", "return_entropy": True}, ValueError, "frozen head"),
+        ({"logit_scale": -2.0}, ValueError, "logit_scale: got -2.0"),
         ({"residual": "save", "weight_VD": torch.zeros(9, 4, requires_grad=True)}, ValueError, "frozen head"),
     ],
 )

@@ -29,7 +29,7 @@ CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_
 def test_opcheck_linear(trainable, problem, impl):
     hidden, weight, bias, target, mask = problem
     leaves = [hidden.requires_grad_(), weight.requires_grad_(trainable), bias.requires_grad_(trainable)]
-    options = (0.7, 3.0 if trainable else None, trainable, not trainable, None, impl)
+    options = (0.7, 3.0 if trainable else None, trainable, not trainable, None, None, impl)
     torch.library.opcheck(linear_operator.linear_op, (*leaves, target, mask, *options), test_utils=CHECKS)
 
 
@@ -37,7 +37,7 @@ def test_opcheck_of_the_backwards(problem, impl):
     """They have no gradient of their own, and so no autograd formula to check."""
     hidden, weight, bias, target, mask = problem
     rows, checks = [torch.rand_like(hidden[:, 0]) for _ in range(4)], ("test_schema", "test_faketensor")
-    inputs = (hidden, weight, bias, target, mask, *rows, 0.7, None, True, False, True, None, impl)
+    inputs = (hidden, weight, bias, target, mask, *rows, 0.7, None, True, False, True, torch.bfloat16, None, impl)
     torch.library.opcheck(linear_operator.linear_backward_op, inputs, test_utils=checks)
     torch.library.opcheck(linear_operator.scale_residual_op, (hidden, rows[0]), test_utils=checks)
     logits = hidden @ weight.T
@@ -107,13 +107,42 @@ def test_fake_tensors(problem, impl):
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_autocast_changes_nothing(which, problem, impl):
+@pytest.mark.parametrize("compiled", [False, True])
+def test_autocast_is_a_call_in_its_dtype(which, compiled, problem, impl):
+    """The same numbers as of bfloat16 hidden states and head, but gradients that are not rounded to bfloat16."""
     function, results = losses(problem, impl)[which], []
-    for enabled in (False, True):
-        leaves = [x.clone().requires_grad_() for x in problem[:2]]
+    torch._dynamo.reset()
+    function = torch.compile(function, fullgraph=True, backend="eager") if compiled else function
+    for dtype, enabled in ((torch.bfloat16, False), (torch.float32, True)):
+        leaves = [x.to(dtype).requires_grad_() for x in problem[:2]]
         with torch.autocast(problem[0].device.type, dtype=torch.bfloat16, enabled=enabled):
             loss = function(*leaves)
-            loss.backward()
+        loss.backward()
         results.append([loss.detach(), *(x.grad for x in leaves if x.grad is not None)])
+    # The plain call of a frozen head rounds twice: the residual too is kept in the dtype of the hidden states.
+    twice = 2.0**-7 if which == 0 else 0.0
     for plain, cast in zip(*results, strict=True):
-        assert torch.equal(plain, cast)
+        assert cast.dtype == torch.float32
+        torch.testing.assert_close(plain, cast.to(plain.dtype), rtol=twice if plain.dim() else 0.0, atol=0)
+    assert not torch.equal(results[1][-1], results[1][-1].bfloat16().float())
+
+
+@pytest.mark.parametrize("wide", [0, 1])
+def test_factors_of_two_dtypes_are_multiplied_in_the_wider(wide, problem, impl, monkeypatch):
+    """The same numbers as of float32 tensors; a narrow head is widened in pieces."""
+    if impl == "triton":
+        from aslfast_kernels.logprobs import head
+
+        monkeypatch.setattr(head, "WIDENED_BYTES", 4 * 16 * 11)  # 11 rows of 70
+    narrow = [x.bfloat16() for x in problem[:2]]
+    results = []
+    for mixed in (False, True):
+        leaf, weight = (x if mixed and i != wide else x.float() for i, x in enumerate(narrow))
+        leaf = leaf.clone().requires_grad_()
+        loss = linear_logprob(leaf, weight, problem[3], mask=problem[4], impl=impl).square().sum()
+        loss.backward()
+        results.append((loss.detach(), leaf.grad.float()))
+    torch.testing.assert_close(results[0][0], results[1][0], rtol=2e-6, atol=0)
+    rounding = 0.0 if wide == 0 else 2.0**-7  # twice in the hidden states' bfloat16: the residual and the gradient
+    size = float(results[0][1].abs().max())
+    torch.testing.assert_close(results[0][1], results[1][1], rtol=rounding, atol=2e-6 * size)

@@ -172,7 +172,9 @@ def test_metrics_and_other_inputs_carry_no_gradient():
     ("change", "error", "message"),
     [
         ({"old_logp_T": torch.zeros(3)}, ValueError, r"old_logp_T: got shape \[3\], expected \[4\]"),
-        ({"mask_T": torch.ones(4)}, TypeError, "mask_T: got torch.float32, expected a bool"),
+        ({"mask_T": torch.ones(4).cfloat()}, TypeError, "mask_T: got torch.complex64, expected a number"),
+        ({"mask_T": torch.ones(3)}, ValueError, r"mask_T: got shape \[3\], expected \[4\]"),
+        ({"clip_high": math.nan}, ValueError, "clip_high: got nan"),
         ({"advantage": torch.zeros(3)}, ValueError, r"advantage: got shape \[3\], expected \[4\]"),
         (
             {"advantage": torch.zeros(2), "sequence_ids_T": torch.tensor([0, 1, 2, -1])},

@@ -53,6 +53,19 @@ def test_like_the_reference(baseline, scale, dtype):
         assert float(got.abs().max()) > 0.1
 
 
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("baseline", ["mean", "none"])
+def test_sample_std_and_kept_singletons(scale, baseline):
+    rewards, ids, sequences = problem(37, torch.float64)
+    ids[5] = 77  # a group of one
+    got = run(rewards, ids, sequences, scale=scale, baseline=baseline, ddof=1, singleton="keep")
+    options = {"scale": scale, "baseline": baseline, "sample_std": True, "keep_singletons": True}
+    want = reference.group_advantage(rewards, ids, sequence_ids_T=sequences, **options)
+    torch.testing.assert_close(got, want, rtol=1e-13, atol=1e-13)
+    plain = reference.group_advantage(rewards, ids, scale=scale, baseline=baseline, sequence_ids_T=sequences)
+    assert torch.equal(got, plain) == (scale == baseline == "none")
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.lists(st.tuples(st.integers(-2, 3), st.integers(-4, 4)), min_size=1, max_size=12))
 def test_any_groups(pairs):
@@ -118,7 +131,7 @@ def test_operator(impl):
     rewards, ids, sequences = (x.to(DEVICE) for x in problem(6, torch.float32))
     operator = torch.ops.aslfast_kernels.group_advantage.default
     for tokens in (None, sequences):
-        torch.library.opcheck(operator, (rewards, ids, "mean", "group", 1e-6, tokens, impl))
+        torch.library.opcheck(operator, (rewards, ids, "mean", "group", 1e-6, False, False, tokens, impl))
 
     def advantage(rewards, ids):
         return group_advantage(rewards, ids, sequence_ids_T=sequences, impl=impl) * 2
@@ -128,5 +141,7 @@ def test_operator(impl):
     with torch.autocast(DEVICE, dtype=torch.bfloat16):
         assert torch.equal(advantage(rewards, ids), want)
     with torch._subclasses.FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fake = operator(mode.from_tensor(rewards), mode.from_tensor(ids), "mean", "group", 1e-6, sequences, impl)
+        fake = operator(
+            mode.from_tensor(rewards), mode.from_tensor(ids), "mean", "group", 1e-6, False, False, sequences, impl
+        )
     assert (fake.shape, fake.dtype) == (want.shape, want.dtype)

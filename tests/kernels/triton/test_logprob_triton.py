@@ -89,6 +89,27 @@ def test_frozen_head(residual, dtype, temperature, softcap, shape):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("temperature", "softcap"), [(1.0, None), (0.7, 3.0)])
+def test_saved_residual_with_a_logged_entropy(dtype, temperature, softcap):
+    """The residual and the entropy of one product; the entropy passes no gradient on."""
+    *inputs, target, upstream = problem((13, 32, 384), dtype)
+    mask, entropies = torch.arange(13) % 4 != 2, []
+
+    def run(hidden, weight, bias):
+        options = {"temperature": temperature, "softcap": softcap, "mask": mask.to(DEVICE), "impl": "triton"}
+        logp, entropy = linear_logprob(
+            hidden, weight, target.to(DEVICE), bias=bias, residual="save", return_entropy=True, **options
+        )
+        entropies.append(entropy.detach().cpu())
+        return logp
+
+    case = Case(inputs, target, upstream, mask, temperature, softcap)
+    check(run, case, 1)
+    exact, torch32 = run_naive(torch.float64, case), run_naive(torch.float32, case)
+    assert_as_exact(entropies[0], exact[0][1].detach(), torch32[0][1].detach(), exact[2])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("trained", [1, 3])
 def test_chunks(dtype, trained, small_chunks):
     *inputs, target, upstream = problem((13, 32, 300), dtype)

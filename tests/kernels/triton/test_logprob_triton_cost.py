@@ -42,6 +42,18 @@ def test_number_of_matrix_products(kept, residual, trainable, products, monkeypa
     assert (counted.flops + counter.flops) == products * 2 * kept * 16 * 500
 
 
+@pytest.mark.parametrize(("trained", "products"), [(False, 2), (True, 4)])
+def test_a_logged_entropy_costs_no_product(trained, products, monkeypatch):
+    """With a saved residual: 2 for forward and backward; a gradient through the entropy takes 2 more."""
+    counter, counted = count_products(monkeypatch), CountedHead(head_kernels.head_kernel)
+    monkeypatch.setattr(head_kernels, "head_kernel", counted)
+    hidden, weight, target = (x.to(DEVICE) for x in head_problem(32, 16, 500))
+    hidden.requires_grad_()
+    logp, entropy = linear_logprob(hidden, weight, target, residual="save", return_entropy=True, impl="triton")
+    (logp.sum() + entropy.sum() if trained else logp.sum()).backward()
+    assert (counted.flops + counter.flops) == products * 2 * 32 * 16 * 500
+
+
 @pytest.mark.parametrize("entropy", [False, True])
 def test_all_logits_never_exist_at_once(entropy, monkeypatch):
     """The largest tensor that is made is the workspace of 8 of 30 rows, each padded to 128 bytes."""

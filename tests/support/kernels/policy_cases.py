@@ -40,7 +40,7 @@ def naive(b, *, low=0.2, high=0.2, dual=None, beta=0.0, level="token", kind="ppo
     part = {t: 1 / len(members[ids[t]]) if aggregate == "sequence_mean" else 1.0 for t in kept}
     loss, size, gradient, clipped, ratios = 0.0, 0.0, [0.0] * len(new), 0, []
     for t in kept:
-        mates = members[ids[t]] if level == "sequence" else [t]
+        mates = members[ids[t]] if level != "token" else [t]
         ratio = math.exp(sum(new[m] - old[m] for m in mates) / len(mates))
         ratios.append(ratio)
         inside = min(max(ratio, 1 - low), 1 + high)
@@ -59,6 +59,7 @@ def naive(b, *, low=0.2, high=0.2, dual=None, beta=0.0, level="token", kind="ppo
                 value, moves = -dual * a, False
             clipped += not moves
             value *= weight * tis
+            mates = [t] if level == "sequence_token" else mates
             for m in mates if moves else []:
                 gradient[m] += value / len(mates)
         kl = weight * beta * k3(ref[t] - new[t])
@@ -74,8 +75,11 @@ CASES = {
     "grpo": {},
     "dapo": {"high": 0.28},
     "dual clip": {"dual": 1.5},
+    "no upper clip": {"high": math.inf},
+    "cispo, no lower clip": {"kind": "cispo", "low": math.inf, "high": 0.3},
     "kl": {"beta": 0.3},
     "gspo": {"level": "sequence", "low": 0.05, "high": 0.05},
+    "gspo-token": {"level": "sequence_token", "low": 0.05, "high": 0.05},
     "gspo dual kl tis": {"level": "sequence", "low": 0.02, "high": 0.04, "dual": 1.1, "beta": 0.1, "cap": 1.2},
     "cispo": {"kind": "cispo", "low": 0.9, "high": 0.3},
     "cispo sequence kl": {"kind": "cispo", "level": "sequence", "low": 0.3, "high": 0.1, "beta": 0.2},
