@@ -1,11 +1,11 @@
-# make setup | setup-sglang | setup-browser | demo | real | test | check | fuzz | lint | wheels | wheels-twice | clean.
+# make setup | setup-sglang | setup-browser | demo | real | test | check | fuzz | lint | docs | wheels | wheels-twice | clean.
 # PYTHON names the interpreter for the virtual environment (3.10 to 3.13).
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml kernels/pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/*/*/*)
 
-.PHONY: setup setup-sglang setup-browser demo real test test-fast check fuzz lint wheels wheels-twice clean
+.PHONY: setup setup-sglang setup-browser demo real test test-fast check fuzz lint docs setup-docs wheels wheels-twice clean
 
 setup: .venv/.built
 
@@ -56,7 +56,7 @@ real: .venv/.real
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: setup setup-sglang setup-browser
+test: setup setup-sglang setup-browser setup-docs
 	$(PYTEST)
 
 # before a commit, in two minutes: lint, types and the tests that start no engine and train nothing, side by side
@@ -79,6 +79,16 @@ lint: setup setup-sglang
 	mkdir -p build/typing && ln -sfn ../../kernels build/typing/aslfast_kernels
 	$(BIN)/ruff check .
 	! test -x $(BIN)/pyright || $(BIN)/pyright
+
+# the site of the documentation, strictly and without network: build/docs/site/index.html
+docs: setup setup-docs
+	$(BIN)/python docs/site/build.py
+
+setup-docs: .venv/.docs
+
+.venv/.docs: docs/site/requirements.txt .venv/.installed
+	$(PIP) install -r docs/site/requirements.txt
+	touch $@
 
 # what is published, in dist/: minutes for each interpreter. Then: ASLFAST_WHEELS=dist pytest tests/project/test_packaging.py
 DIST ?= dist
