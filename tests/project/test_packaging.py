@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -20,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from aslfast import __version__
+from tests.support.wheels.containerfile import instructions, run_steps
 from tests.support.wheels.link_farm import clean_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -117,7 +119,7 @@ def test_the_sdist_has_the_sources_and_no_builds(sdist: Path) -> None:
 
 
 def test_the_wheel_has_every_module_and_data_file_and_nothing_else(sdist: Path, wheel: Path) -> None:
-    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if not re.search("[.]dist-info/|/$", name)}
     owed = {name for name in files_of(sdist) if name.startswith("aslfast/")}
     compiled = {name for name in names if re.fullmatch(r"aslfast/_bm25\..*\.so", name)}
     assert len(owed) > 100 and len(compiled) == 1 and names - compiled == owed
@@ -125,7 +127,7 @@ def test_the_wheel_has_every_module_and_data_file_and_nothing_else(sdist: Path, 
 
 
 def test_the_wheel_of_the_kernels_has_them_and_nothing_else(kernels_wheel: Path) -> None:
-    names = {name for name in zipfile.ZipFile(kernels_wheel).namelist() if ".dist-info/" not in name}
+    names = {name for name in zipfile.ZipFile(kernels_wheel).namelist() if not re.search("[.]dist-info/|/$", name)}
     tracked = run("git", "ls-files", "kernels", cwd=ROOT).split() if (ROOT / ".git").exists() else []
     owed = {re.sub("^kernels/", "aslfast_kernels/", name) for name in tracked if name.endswith((".py", ".md"))}
     assert names == owed or not tracked
@@ -193,6 +195,58 @@ def test_a_round_is_trained(wheel: Path, kernels_wheel: Path, tmp_path: Path) ->
     run(python.parent / "aslfast", *TRAIN.split(), cwd=tmp_path, **alone(python))
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert {json.loads(line).get("round") for line in lines} >= {1}
+
+
+CONTAINERS = sorted((ROOT / "examples" / "containers").glob("Containerfile.*"))
+IN_THE_IMAGE = {  # what only an image has: an interpreter to make the environment with, a network, users
+    "python": """
+        test "$*" = "-m venv $IMAGE/opt/aslfast"
+        mkdir -p "$3/bin"
+        printf '#!/bin/sh\\necho "$*" >> %s/pip\\n' "$IMAGE" > "$3/bin/pip"
+        chmod +x "$3/bin/pip"
+    """,
+    "useradd": 'echo "$*" > $IMAGE/users',
+    "chown": 'test -d "$2"',
+}
+
+
+@pytest.mark.parametrize("file", CONTAINERS, ids=lambda file: file.suffix[1:])
+def test_containers_run_without_rights_and_listen_on_loopback(file: Path) -> None:
+    found = instructions(file)
+    order = [name for name, _ in found]
+    assert dict(found)["USER"].isdigit() and int(dict(found)["USER"]) >= 1000
+    assert order.index("USER") > max(at for at, name in enumerate(order) if name in ("RUN", "COPY"))
+    assert not [words for _, words in found if "0.0.0.0" in words or "EXPOSE" in words]
+    assert re.search(r":\d[\w.-]+$", dict(found)["FROM"])  # a version, never latest
+
+
+@pytest.mark.parametrize("file", CONTAINERS, ids=lambda file: file.suffix[1:])
+def test_hadolint_finds_nothing(file: Path, tmp_path: Path) -> None:
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if not hadolint:
+        pytest.skip("hadolint is not installed: make setup-docs")
+    run(hadolint, file, cwd=tmp_path)
+    (tmp_path / "bad").write_text("FROM debian\nRUN cd /tmp && sudo apt-get install gcc\n")
+    assert subprocess.run([hadolint, tmp_path / "bad"], capture_output=True).returncode == 1
+
+
+def test_the_steps_of_the_container_lead_to_the_wheels(wheel: Path, kernels_wheel: Path, tmp_path: Path) -> None:
+    """Every copy and command, pip's recorded; then what pip was told to install is installed and its ENTRYPOINT run."""
+    context, image = tmp_path / "context", tmp_path / "image"
+    (context / "dist").mkdir(parents=True)
+    image.mkdir()
+    shutil.copy(ROOT / "requirements.txt", context)
+    for one in (wheel, kernels_wheel):
+        shutil.copy(one, context / "dist")
+    file = ROOT / "examples" / "containers" / "Containerfile.cpu"
+    users = run_steps(file, context, image, IN_THE_IMAGE, os.environ | {"IMAGE": str(image)})
+    assert set(users) == {"root"} and (image / "data").is_dir() and not (image / "wheels").exists()
+    torch, rest = (image / "pip").read_text().splitlines()
+    assert re.search(r"/whl/cpu torch==[\d.]+$", torch) and f"--find-links {image}/wheels" in rest
+    extras = set(re.search(r"aslfast\[(.*)\]$", rest)[1].split(","))
+    python = installed([wheel, kernels_wheel], extras, tmp_path)
+    entry = json.loads(dict(instructions(file))["ENTRYPOINT"])
+    assert "Usage: aslfast" in run(python.parent / entry[0], "--help", cwd=tmp_path, **alone(python))
 
 
 def test_the_development_install_finds_both_packages(tmp_path: Path) -> None:
