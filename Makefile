@@ -1,10 +1,11 @@
-# make setup | setup-sglang | setup-browser | demo | real | test | check | fuzz | lint | clean. PYTHON names the interpreter for the virtual environment (3.10 to 3.12).
+# make setup | setup-sglang | setup-browser | demo | real | test | check | fuzz | lint | docs | wheels | wheels-twice | clean.
+# PYTHON names the interpreter for the virtual environment (3.10 to 3.13).
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SOURCES := setup.py pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/*/*/*)
+SOURCES := setup.py pyproject.toml kernels/pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/*/*/*)
 
-.PHONY: setup setup-sglang setup-browser demo real test test-fast check fuzz lint clean
+.PHONY: setup setup-sglang setup-browser demo real test test-fast check fuzz lint docs setup-docs wheels wheels-twice clean
 
 setup: .venv/.built
 
@@ -16,7 +17,7 @@ setup: .venv/.built
 	touch $@
 
 .venv/.built: .venv/.installed $(SOURCES)
-	$(PIP) install --no-build-isolation --no-deps --editable .
+	$(PIP) install --no-build-isolation --no-deps --editable . --editable ./kernels
 	touch $@
 
 # the engine of sampler.kind=sglang for a CPU, 1 GB. Without dependencies: those that it declares are for a GPU
@@ -55,7 +56,7 @@ real: .venv/.real
 WORKERS ?= 2
 PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-test: setup setup-sglang setup-browser
+test: setup setup-sglang setup-browser setup-docs
 	$(PYTEST)
 
 # before a commit, in two minutes: lint, types and the tests that start no engine and train nothing, side by side
@@ -78,6 +79,31 @@ lint: setup setup-sglang
 	mkdir -p build/typing && ln -sfn ../../kernels build/typing/aslfast_kernels
 	$(BIN)/ruff check .
 	! test -x $(BIN)/pyright || $(BIN)/pyright
+
+# the site of the documentation, strictly and without network: build/docs/site/index.html
+docs: setup setup-docs
+	$(BIN)/python docs/site/build.py
+
+setup-docs: .venv/.docs
+
+.venv/.docs: docs/site/requirements.txt .venv/.installed
+	$(PIP) install -r docs/site/requirements.txt
+	touch $@
+
+# what is published, in dist/: minutes for each interpreter. Then: ASLFAST_WHEELS=dist pytest tests/project/test_packaging.py
+DIST ?= dist
+PYTHONS ?= python3.10 python3.11 python3.12 python3.13
+wheels: .venv/.wheels
+	$(BIN)/python .ci/wheels.py --out $(DIST) --pythons $(PYTHONS)
+
+.venv/.wheels: .ci/requirements-wheels.txt .venv/.installed
+	$(PIP) install -r .ci/requirements-wheels.txt
+	touch $@
+
+# the same sources give the same bytes
+wheels-twice: wheels
+	$(BIN)/python .ci/wheels.py --out build/again --pythons $(PYTHONS)
+	cd build/again && for file in *; do cmp $$file $(abspath $(DIST))/$$file || exit 1; done
 
 clean:
 	rm -rf build dist *.egg-info aslfast/_bm25.*.so .venv/.built

@@ -1,4 +1,4 @@
-"""Build aslfast._bm25 with CMake and list the packages; everything else is in pyproject.toml."""
+"""Build aslfast._bm25 with CMake; everything else is in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -32,10 +32,8 @@ class CMakeBuild(build_ext):
         subprocess.run([cmake, "--build", build, "--parallel", "2"], check=True)
 
 
-KERNELS = [f"aslfast_kernels.{name}" for name in find_packages("kernels")]
-
 setup(
-    packages=[*find_packages(include=["aslfast", "aslfast.*"]), "aslfast_kernels", *KERNELS],
+    packages=find_packages(include=["aslfast", "aslfast.*"]),
     ext_modules=[Extension("aslfast._bm25", sources=[])],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -28,7 +28,7 @@ from aslfast.cli.commands.rollout import rollout
 from aslfast.cli.commands.sft import demos, sft
 from aslfast.cli.commands.train import train
 from aslfast.cli.options import print_any_text
-from aslfast.errors import UserError
+from aslfast.errors import UserError, missing_part
 
 # Before torch is loaded: its threads sleep while they wait. Spinning ones halve the speed of a shared machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -65,6 +65,8 @@ def _one_line_errors() -> Iterator[None]:
         message, code = _usage(error), 2
     except BrokenPipeError:
         raise
+    except ModuleNotFoundError as error:
+        message, code = missing_part(error), 2
     except OSError as error:
         what = f"{error.filename or 'writing'}: {error.strerror or error}"
         message, code = f"{what}; check the path and the free space", 2

@@ -1,20 +1,36 @@
-"""What is published works: sdist -> wheel -> an install elsewhere, without network and without the checkout."""
+"""What is published works: sdist -> wheel -> clean environments elsewhere, without network, compiler and checkout.
+
+With ASLFAST_WHEELS=dist the wheels that `make wheels` left there are tested instead of one that is built here.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
+import urllib.request
 import zipfile
+from email import message_from_string
 from pathlib import Path
 
 import pytest
 
+from aslfast import __version__
+from tests.support.wheels.containerfile import instructions, run_steps
+from tests.support.wheels.link_farm import clean_environment
+
 ROOT = Path(__file__).resolve().parents[2]
 OFFLINE = ["--no-deps", "--no-index", "--disable-pip-version-check", "--quiet"]
-
+BUILT = os.environ.get("ASLFAST_WHEELS")
+MOST_MIB = 12
+TRAIN = "train --recipe tiny --out run --quiet --set rounds=1 --set data.eval_count=10 --set generator.steps=1"
+TRAIN += " --set grm.steps=1 --set policy.steps=1 --set policy.prompts_per_step=4 --set grm.prompts_per_step=4"
+TRAIN += " --set generator.prompts_per_step=2 --set generator.rollouts_per_question=2 --set policy.group_size=4"
 USE_IT = """
 import sys
 from pathlib import Path
@@ -23,9 +39,7 @@ from aslfast.data.corpus import Passage
 assert "torch" not in sys.modules, "searching must not load torch"
 index = aslfast.index.BM25Index.build([Passage("a", "running dogs"), Passage("b", "cats")], "idx")
 assert index.search(["the dog"]).ids == [["a"]]
-import aslfast_kernels
-for module in (aslfast, aslfast_kernels):
-    print(Path(module.__file__).parent.parent)
+print(Path(aslfast.__file__).parent.parent)
 """
 
 
@@ -35,25 +49,61 @@ def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("sdist")
-    build = f"from setuptools import build_meta; build_meta.build_sdist({str(out)!r})"
-    run(sys.executable, "-c", build, cwd=ROOT)
+def build_sdist(source: Path, out: Path) -> Path:
+    run(sys.executable, "-c", f"from setuptools import build_meta; build_meta.build_sdist({str(out)!r})", cwd=source)
     return next(out.glob("*.tar.gz"))
 
 
 @pytest.fixture(scope="module")
-def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_sdist(ROOT, tmp_path_factory.mktemp("sdist"))
+
+
+def wheel_of(pattern: str, source: Path, out: Path) -> Path:
+    """Return a wheel that `make wheels` built, or build one."""
+    if BUILT:
+        return next((ROOT / BUILT).glob(pattern))
     pip_wheel = [sys.executable, "-m", "pip", "wheel", *OFFLINE, "--no-build-isolation"]
-    run(*pip_wheel, "--wheel-dir", out, sdist, cwd=out)
-    return next(out.glob("*.whl"))
+    run(*pip_wheel, "--wheel-dir", out, source, cwd=out)
+    return next(out.glob(pattern))
+
+
+@pytest.fixture(scope="module")
+def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tag = f"cp3{sys.version_info.minor}"
+    return wheel_of(f"aslfast-*{tag}-{tag}-*.whl", sdist, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def kernels_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    copy, out = tmp_path_factory.mktemp("kernels"), tmp_path_factory.mktemp("kernels-wheel")
+    run("cp", "-rL", ROOT / "kernels", copy, cwd=ROOT)
+    return wheel_of("aslfast_kernels-*-py3-none-any.whl", copy / "kernels", out)
 
 
 def files_of(sdist: Path) -> set[str]:
     with tarfile.open(sdist) as archive:
         return {member.name.partition("/")[2] for member in archive if member.isfile()}
+
+
+def metadata_of(wheel: Path) -> list[str]:
+    """Return the requirements that a wheel declares."""
+    archive = zipfile.ZipFile(wheel)
+    text = next(archive.read(name).decode() for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    return message_from_string(text).get_all("Requires-Dist") or []
+
+
+def installed(wheels: list[Path], extras: set[str], folder: Path) -> Path:
+    """Return the interpreter of a clean environment with the wheels and the dependencies that they declare."""
+    requirements = [text for wheel in wheels for text in metadata_of(wheel)]
+    python = clean_environment(folder / "env", requirements, extras)
+    run(sys.executable, "-m", "pip", "--python", python, "install", *OFFLINE, *wheels, cwd=folder)
+    return python
+
+
+def alone(python: Path) -> dict[str, str]:
+    """Return what makes an environment stand alone: its own commands on PATH, so no compiler, and no checkout."""
+    return {"PATH": str(python.parent), "PYTHONPATH": "", "PYTHONSAFEPATH": "1"}
 
 
 def test_the_sdist_has_the_sources_and_no_builds(sdist: Path) -> None:
@@ -68,25 +118,138 @@ def test_the_sdist_has_the_sources_and_no_builds(sdist: Path) -> None:
     assert not [name for name in names if name.endswith((".so", ".pyc")) or name.startswith((".venv", "runs"))]
 
 
-def test_the_wheel_has_every_module_and_data_file(sdist: Path, wheel: Path) -> None:
-    names = set(zipfile.ZipFile(wheel).namelist())
-    sources = [name for name in files_of(sdist) if name.startswith(("aslfast/", "kernels/"))]
-    sources.remove("kernels/pyproject.toml")  # that of an install of kernels/ alone
-    owed = {re.sub("^kernels/", "aslfast_kernels/", name) for name in sources}
-    assert len(owed) > 10
-    assert owed - names == set()
-    assert [name for name in names if name.startswith("aslfast/_bm25.") and name.endswith(".so")]
-    assert not [name for name in names if name.startswith(("tests", "bench", "csrc", "kernels"))]
+def test_the_wheel_has_every_module_and_data_file_and_nothing_else(sdist: Path, wheel: Path) -> None:
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if not re.search("[.]dist-info/|/$", name)}
+    owed = {name for name in files_of(sdist) if name.startswith("aslfast/")}
+    compiled = {name for name in names if re.fullmatch(r"aslfast/_bm25\..*\.so", name)}
+    assert len(owed) > 100 and len(compiled) == 1 and names - compiled == owed
+    assert wheel.stat().st_size <= MOST_MIB * 2**20
 
 
-def test_the_wheel_works_elsewhere(wheel: Path, tmp_path: Path) -> None:
-    site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    run(sys.executable, "-m", "pip", "install", *OFFLINE, "--target", site, wheel, cwd=elsewhere)
-    where = run(sys.executable, "-c", USE_IT, cwd=elsewhere, PYTHONPATH=str(site))
-    assert where.split() == [str(site), str(site)]
+def test_the_wheel_of_the_kernels_has_them_and_nothing_else(kernels_wheel: Path) -> None:
+    names = {name for name in zipfile.ZipFile(kernels_wheel).namelist() if not re.search("[.]dist-info/|/$", name)}
+    tracked = run("git", "ls-files", "kernels", cwd=ROOT).split() if (ROOT / ".git").exists() else []
+    owed = {re.sub("^kernels/", "aslfast_kernels/", name) for name in tracked if name.endswith((".py", ".md"))}
+    assert names == owed or not tracked
+
+
+def test_the_index_alone_needs_no_torch(wheel: Path) -> None:
+    plain = [text for text in metadata_of(wheel) if "extra ==" not in text]
+    assert plain and not [text for text in plain if re.match("torch|triton|transformers|uvicorn|matplotlib", text)]
+
+
+def test_both_packages_have_one_version() -> None:
+    version = re.search('^version = "(.*?)"', (ROOT / "kernels/pyproject.toml").read_text(), re.MULTILINE)
+    assert version and version[1] == __version__
+
+
+def test_the_same_sources_give_the_same_bytes(kernels_wheel: Path, tmp_path: Path) -> None:
+    """In another folder, at another time; the compiled wheel: make wheels-twice."""
+    digests = []
+    for name in ("first", "second"):
+        copy, out = tmp_path / name / "kernels", tmp_path / f"{name}-out"
+        copy.parent.mkdir()
+        run("cp", "-rL", ROOT / "kernels", copy, cwd=ROOT)
+        pip_wheel = [sys.executable, "-m", "pip", "wheel", *OFFLINE, "--no-build-isolation"]
+        run(*pip_wheel, "--wheel-dir", out, copy, cwd=tmp_path, SOURCE_DATE_EPOCH="1764000000")
+        digests.append(hashlib.sha256(next(out.glob("*.whl")).read_bytes()).hexdigest())
+    assert digests[0] == digests[1]
+
+
+def test_the_index_works_alone(wheel: Path, tmp_path: Path) -> None:
+    """With the declared dependencies only. What is not there is named in one line."""
+    python = installed([wheel], set(), tmp_path)
+    where = run(python, "-c", USE_IT, cwd=tmp_path, **alone(python))
+    assert where.strip().startswith(str(tmp_path / "env"))
+    (tmp_path / "c.jsonl").write_text('{"id": "a", "contents": "running dogs"}\n')
+    aslfast = python.parent / "aslfast"
+    run(aslfast, "index", "build", "c.jsonl", "--out", "new.idx", cwd=tmp_path, **alone(python))
+    assert "running dogs" in run(aslfast, "index", "search", "new.idx", "dog", cwd=tmp_path, **alone(python))
+    for command, extra in (("train", "train"), ("index serve new.idx", "serve")):
+        done = subprocess.run(
+            [aslfast, *command.split()], cwd=tmp_path, env=os.environ | alone(python), capture_output=True, text=True
+        )
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+        assert "pip install" in done.stderr and f"'aslfast[{extra}]'" in done.stderr
+
+
+def test_the_index_is_served(wheel: Path, tmp_path: Path) -> None:
+    python = installed([wheel], {"serve"}, tmp_path)
+    run(python, "-c", USE_IT, cwd=tmp_path, **alone(python))
+    serve = [python.parent / "aslfast", "index", "serve", "idx", "--port", "0", "--json"]
+    server = subprocess.Popen(serve, cwd=tmp_path, env=os.environ | alone(python), stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        url = json.loads(server.stdout.readline())["url"]
+        body = json.dumps({"queries": ["dog"], "topk": 1}).encode()
+        request = urllib.request.Request(f"{url}/retrieve", body, {"Content-Type": "application/json"})
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        assert "running dogs" in opener.open(request, timeout=30).read().decode()
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def test_a_round_is_trained(wheel: Path, kernels_wheel: Path, tmp_path: Path) -> None:
+    python = installed([wheel, kernels_wheel], {"train"}, tmp_path)
+    run(python.parent / "aslfast", *TRAIN.split(), cwd=tmp_path, **alone(python))
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert {json.loads(line).get("round") for line in lines} >= {1}
+
+
+CONTAINERS = sorted((ROOT / "examples" / "containers").glob("Containerfile.*"))
+IN_THE_IMAGE = {  # what only an image has: an interpreter to make the environment with, a network, users
+    "python": """
+        test "$*" = "-m venv $IMAGE/opt/aslfast"
+        mkdir -p "$3/bin"
+        printf '#!/bin/sh\\necho "$*" >> %s/pip\\n' "$IMAGE" > "$3/bin/pip"
+        chmod +x "$3/bin/pip"
+    """,
+    "useradd": 'echo "$*" > $IMAGE/users',
+    "chown": 'test -d "$2"',
+}
+
+
+@pytest.mark.parametrize("file", CONTAINERS, ids=lambda file: file.suffix[1:])
+def test_containers_run_without_rights_and_listen_on_loopback(file: Path) -> None:
+    found = instructions(file)
+    order = [name for name, _ in found]
+    assert dict(found)["USER"].isdigit() and int(dict(found)["USER"]) >= 1000
+    assert order.index("USER") > max(at for at, name in enumerate(order) if name in ("RUN", "COPY"))
+    assert not [words for _, words in found if "0.0.0.0" in words or "EXPOSE" in words]
+    assert re.search(r":\d[\w.-]+$", dict(found)["FROM"])  # a version, never latest
+
+
+@pytest.mark.parametrize("file", CONTAINERS, ids=lambda file: file.suffix[1:])
+def test_hadolint_finds_nothing(file: Path, tmp_path: Path) -> None:
+    hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    if not hadolint:
+        pytest.skip("hadolint is not installed: make setup-docs")
+    run(hadolint, file, cwd=tmp_path)
+    (tmp_path / "bad").write_text("FROM debian\nRUN cd /tmp && sudo apt-get install gcc\n")
+    assert subprocess.run([hadolint, tmp_path / "bad"], capture_output=True).returncode == 1
+
+
+def test_the_steps_of_the_container_lead_to_the_wheels(wheel: Path, kernels_wheel: Path, tmp_path: Path) -> None:
+    """Every copy and command, pip's recorded; then what pip was told to install is installed and its ENTRYPOINT run."""
+    context, image = tmp_path / "context", tmp_path / "image"
+    (context / "dist").mkdir(parents=True)
+    image.mkdir()
+    shutil.copy(ROOT / "requirements.txt", context)
+    for one in (wheel, kernels_wheel):
+        shutil.copy(one, context / "dist")
+    file = ROOT / "examples" / "containers" / "Containerfile.cpu"
+    users = run_steps(file, context, image, IN_THE_IMAGE, os.environ | {"IMAGE": str(image)})
+    assert set(users) == {"root"} and (image / "data").is_dir() and not (image / "wheels").exists()
+    torch, rest = (image / "pip").read_text().splitlines()
+    assert re.search(r"/whl/cpu torch==[\d.]+$", torch) and f"--find-links {image}/wheels" in rest
+    extras = set(re.search(r"aslfast\[(.*)\]$", rest)[1].split(","))
+    python = installed([wheel, kernels_wheel], extras, tmp_path)
+    entry = json.loads(dict(instructions(file))["ENTRYPOINT"])
+    assert "Usage: aslfast" in run(python.parent / entry[0], "--help", cwd=tmp_path, **alone(python))
 
 
 def test_the_development_install_finds_both_packages(tmp_path: Path) -> None:
-    where = run(sys.executable, "-c", USE_IT, cwd=tmp_path, PYTHONPATH="")
+    code = USE_IT + "\nimport aslfast_kernels; print(Path(aslfast_kernels.__file__).parent.parent)"
+    where = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH="")
     assert len(where.split()) == 2
