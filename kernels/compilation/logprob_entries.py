@@ -1,58 +1,95 @@
-"""The configurations of the log-probs' kernels that the report compiles."""
+"""The configurations of the log-probs' kernels that the report compiles, for one card."""
 
 from __future__ import annotations
 
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..cards import Card
 from ..logprobs import head_kernels, logits_kernels
 from .entry import Entry
 
+OUTPUTS = ("statistics", "residual", "gradient")
+# What `Head` allocates itself, and in 16 bit the rows that `tiled_rows` arranges.
+OWN = ("rows_ptr", "partial_ptr", "logit_ptr", "out", "out_stride")
+TILED = (*OWN, "hidden", "weight", "D", "hidden_stride", "weight_stride")
 
-def head_entries() -> list[Entry]:
-    """Return the head in bfloat16 with TMA in every combination; for the others, which share the code, all options."""
+
+class _Head(NamedTuple):
+    dtype: str
+    output: str
+    bias: bool = True
+    softcap: bool = True
+    entropy: bool = True
+
+
+def largest_head_entries(card: Card) -> list[Entry]:
+    """Return the head with all options for every output, in bfloat16 and, with ragged rows, in float32."""
+    whole = [_head_entry(card, head) for head in _full_heads("bf16")]
+    return [*whole, *(_ragged(card, head) for head in _full_heads("fp32"))]
+
+
+def head_entries(card: Card) -> list[Entry]:
+    """Return the head in bfloat16 in every combination; other dtypes, and ragged sizes, with all options."""
     flags = (False, True)
     heads = [
-        ("bf16", output, True, bias, softcap, entropy)
-        for output, bias, softcap, entropy in product(("statistics", "residual", "gradient"), flags, flags, flags)
-        if not (output == "residual" and entropy)  # the residual is saved only where no entropy is asked for
+        _Head("bf16", output, *chosen)
+        for output, *chosen in product(OUTPUTS, flags, flags, flags)
+        if not (output == "residual" and chosen[-1])  # the residual is saved only where no entropy is asked for
     ]
-    for output in ("statistics", "residual", "gradient"):
-        rest = (output, False, True, True, output != "residual")
-        heads += [("bf16", *rest), ("fp16", output, True, *rest[2:]), ("fp32", *rest)]
-    small = [make(flag) for make in (_reduce_entry, _coefficient_entry) for flag in flags]
-    return [*(_head_entry(*head) for head in heads), *small]
+    heads += [*_full_heads("fp16"), *_full_heads("fp32")]
+    ragged = [_ragged(card, head) for dtype in ("bf16", "fp16", "fp32") for head in _full_heads(dtype)]
+    return [*(_head_entry(card, head) for head in heads), *ragged, *_small_entries(card)]
 
 
 def logits_entries() -> list[Entry]:
-    """Return both kernels with the dtypes of a product, and with and without softcap and entropy."""
+    """Return both kernels with the dtypes of a product, with and without softcap and entropy; ragged with both."""
     kernels = {"statistics": logits_kernels.statistics_kernel, "gradient": logits_kernels.gradient_kernel}
     kinds = [("bf16", False), ("bf16", True), ("fp16", False), ("fp32", True)]
-    return [_logits_entry(part, kernel, *kind) for part, kernel in kernels.items() for kind in kinds]
+    entries = [_logits_entry(part, kernel, *kind) for part, kernel in kernels.items() for kind in kinds]
+    full = [entry for entry in entries if entry.constexprs["ENTROPY"]]
+    return [*entries, *(entry.with_ragged(("rows_ptr", "statistics_ptr")) for entry in full)]
 
 
-def _head_entry(dtype: str, output: str, tma: bool, bias: bool, softcap: bool, entropy: bool) -> Entry:
-    tiles = dict(head_kernels.TILES[4 if dtype == "fp32" else 2])
-    options = {name: tiles.pop(name) for name in ("num_warps", "num_stages")}
-    flags = {"BIAS": bias, "SOFTCAP": softcap, "ENTROPY": entropy, "TMA": tma}
-    signature = _head_signature(dtype, tiles, tma)
-    constexprs: dict[str, Any] = tiles | flags | {"OUTPUT": output, "GROUP_T": head_kernels.GROUP_T}
+def _full_heads(dtype: str) -> list[_Head]:
+    return [_Head(dtype, output, entropy=output != "residual") for output in OUTPUTS]
+
+
+def _ragged(card: Card, head: _Head) -> Entry:
+    return _head_entry(card, head).with_ragged(OWN if head.dtype == "fp32" else TILED)
+
+
+def _head_entry(card: Card, head: _Head) -> Entry:
+    itemsize = 4 if head.dtype == "fp32" else 2
+    tile, tma = card.tile(itemsize), card.reads_by_tma(itemsize, head.output, head.softcap)
+    flags = {"BIAS": head.bias, "SOFTCAP": head.softcap, "ENTROPY": head.entropy, "TMA": tma}
+    signature = _head_signature(head.dtype, tile.constexprs(), tma)
+    constexprs: dict[str, Any] = tile.constexprs() | flags
+    constexprs |= {"OUTPUT": head.output, "GROUP_T": head_kernels.GROUP_T}
     absent = {"statistics": ["rows_ptr", "out"], "residual": ["rows_ptr"], "gradient": ["partial_ptr", "logit_ptr"]}
-    for name in absent[output] + ([] if bias else ["bias_ptr"]):
+    for name in absent[head.output] + ([] if head.bias else ["bias_ptr"]):
         del signature[name]
         constexprs[name] = None
-    chosen = [dtype, *(name.lower() if name != "TMA" else name for name, on in flags.items() if on)]
-    name = f"logprob head: {output}, {', '.join(chosen)}"
-    return Entry(name, head_kernels.head_kernel, signature, constexprs, options, is_matrix=dtype != "fp32")
+    chosen = [head.dtype, *(name.lower() if name != "TMA" else name for name, on in flags.items() if on)]
+    name = f"logprob head: {head.output}, {', '.join(chosen)}"
+    return Entry(name, head_kernels.head_kernel, signature, constexprs, tile.options(), is_matrix=itemsize == 2)
 
 
-def _head_signature(dtype: str, tiles: dict[str, int], tma: bool) -> dict[str, str]:
-    rows, columns, depth = tiles["BLOCK_T"], tiles["BLOCK_V"], tiles["BLOCK_D"]
+def _head_signature(dtype: str, tile: dict[str, int], tma: bool) -> dict[str, str]:
+    rows, columns, depth = tile["BLOCK_T"], tile["BLOCK_V"], tile["BLOCK_D"]
     blocks = {"hidden": [rows, depth], "weight": [columns, depth], "out": [rows, columns // head_kernels.SLICES]}
     signature = {name: f"tensordesc<{dtype}{block}>" if tma else f"*{dtype}" for name, block in blocks.items()}
     signature |= {"bias_ptr": f"*{dtype}", "target_ptr": "*i64", "rows_ptr": "*fp32", "partial_ptr": "*fp32"}
     signature |= {"logit_ptr": "*fp32", "inverse_temperature": "fp32", "softcap": "fp32"}
     return signature | dict.fromkeys(("T", "V", "D", "hidden_stride", "weight_stride", "out_stride"), "i32")
+
+
+def _small_entries(card: Card) -> list[Entry]:
+    """Return the reduction and the coefficients; with ragged sizes, with all options."""
+    reduce = [_reduce_entry(entropy) for entropy in (False, True)]
+    coefficients = [_coefficient_entry(card, softcap) for softcap in (False, True)]
+    own = ("out_ptr", "out_stride", "partial_ptr", "statistics_ptr", "lse_ptr", "logp_ptr")
+    return [*reduce, *coefficients, *(entries[-1].with_ragged(own) for entries in (reduce, coefficients))]
 
 
 def _reduce_entry(entropy: bool) -> Entry:
@@ -63,11 +100,11 @@ def _reduce_entry(entropy: bool) -> Entry:
     return Entry(name, head_kernels.reduce_kernel, signature, blocks, options)
 
 
-def _coefficient_entry(softcap: bool) -> Entry:
+def _coefficient_entry(card: Card, softcap: bool) -> Entry:
     signature = {"out_ptr": "*bf16", "partial_ptr": "*fp32", "lse_ptr": "*fp32", "logp_ptr": "*fp32"}
     signature |= {"target_ptr": "*i64", "T": "i32", "V": "i32", "out_stride": "i32"}
     signature["slope_ptr"] = "*fp32"
-    width = head_kernels.TILES[2]["BLOCK_V"] // head_kernels.SLICES
+    width = card.half.columns // head_kernels.SLICES
     constexprs = {"SOFTCAP": softcap, "ROWS": head_kernels.COEFFICIENT_ROWS, "WIDTH": width}
     name = f"logprob coefficients{': softcap' if softcap else ''}"
     return Entry(name, head_kernels.coefficient_kernel, signature, constexprs, {"num_warps": 4})

@@ -1,4 +1,7 @@
-"""The configurations of the advantage and the policy loss that the report compiles: the smallest and the largest."""
+"""The configurations of the advantage and the policy loss that the report compiles: the smallest and the largest.
+
+Aligned is what a launch allocates itself; with ragged sizes, the largest is compiled again.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,9 @@ from typing import Any
 from ..advantages import fused as advantages
 from ..losses import fused as losses
 from .entry import Entry
+
+LOSS_OWN = ("gradient_ptr", "loss_ptr", "divisor_ptr", "metrics_ptr", "tokens_ptr", "partial_ptr", "counters_ptr")
+LOSS_OWN += ("size_ptr", "summed_ptr", "largest_ptr", "gain_ptr")
 
 
 def advantage_entries() -> list[Entry]:
@@ -19,10 +25,12 @@ def advantage_entries() -> list[Entry]:
         ("leave_one_out, batch, tokens", {"sequence_ptr": "*i64"}, {"BASELINE": "leave_one_out", "SCALE": "batch"}),
     ]
     kernel = advantages.advantage_kernel
-    return [
+    entries = [
         _entry(f"advantage: {name}", kernel, types | more, sizes | {"EPS": 1e-6} | flags, advantages.WARPS)
         for name, more, flags in variants
     ]
+    own = ("advantage_ptr", "token_advantage_ptr", "first_bad_ptr", "counters_ptr")
+    return [*entries, entries[-1].with_ragged(own)]
 
 
 def policy_loss_entries() -> list[Entry]:
@@ -45,7 +53,9 @@ def policy_loss_entries() -> list[Entry]:
     entries = [_entry(f"policy_loss: {name}", kernel, types, sizes | flags, warps) for name, types, flags in variants]
     kernel = losses.policy_loss_backward_kernel
     types = dict.fromkeys(("gradient_ptr", "upstream_ptr", "divisor_ptr", "out_ptr"), "*fp32") | {"tokens": "i32"}
-    return [*entries, _entry("policy_loss: backward", kernel, types, {"BLOCK": sizes["BLOCK"]}, warps)]
+    backward = _entry("policy_loss: backward", kernel, types, {"BLOCK": sizes["BLOCK"]}, warps)
+    ragged = entries[-1].with_ragged(LOSS_OWN), backward.with_ragged(("gradient_ptr", "divisor_ptr"))
+    return [*entries, backward, *ragged]
 
 
 def _entry(name: str, kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int) -> Entry:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from ..cards import card_of
 from . import head_kernels as kernels
 from .inputs import LinearInputs
 from .vocabulary import Statistics
@@ -16,6 +17,7 @@ from .vocabulary import Statistics
 WORKSPACE_BYTES = 1 << 29  # 1765 rows of a 152,064-token vocabulary in bfloat16
 STATISTICS_BYTES = 1 << 26  # 3530 rows of that vocabulary
 WIDENED_BYTES = 1 << 26  # of a head in half precision that is multiplied in float32: 4681 rows of 3584
+ROW_NUMBERS = 16  # Triton knows of a stride either that this divides it, or nothing
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,13 @@ class Head:
             hidden_TD, target_T = hidden_TD[self.kept_L], target_T[self.kept_L]
         # A head narrower than the product is widened tile by tile: copied as a whole it would take twice its memory.
         weight_VD = weight_VD if weight_VD.dtype.itemsize < dtype.itemsize else weight_VD.to(dtype)
-        self.hidden_LD, self.weight_VD = dense_rows(hidden_TD.to(dtype)), dense_rows(weight_VD)
+        self.hidden_LD, self.weight_VD = tiled_rows(hidden_TD.to(dtype)), tiled_rows(weight_VD)
         self.bias_V = None if inputs.bias_V is None else inputs.bias_V.contiguous()
         local_L = target_T - inputs.shard.start
         self.target_L = torch.where((local_L >= 0) & (local_L < weight_VD.shape[0]), local_L, -1)
         self.scaling, self.largest_V = inputs.scaling, inputs.shard.largest
-        tiles: dict[str, Any] = dict(kernels.TILES[dtype.itemsize])
-        self.options = {name: tiles.pop(name) for name in ("num_warps", "num_stages")}
-        self.tiles = tiles
-        self.tma = dtype.itemsize == 2 and _tma_reads(self.hidden_LD) and _tma_reads(self.weight_VD)
+        self.card = card_of(weight_VD.device)
+        self.tile = self.card.tile(dtype.itemsize)
 
     def workspace(self) -> Tensor:
         """Return room for one chunk's coefficients; rows begin at multiples of 128 bytes, for TMA and cuBLAS."""
@@ -68,11 +68,11 @@ class Head:
         return STATISTICS_BYTES // (12 * self._slices(self.largest_V))
 
     def _slices(self, vocabulary: int) -> int:
-        return _ceil_div(vocabulary, self.tiles["BLOCK_V"] // kernels.SLICES)
+        return _ceil_div(vocabulary, self.tile.columns // kernels.SLICES)
 
     def _even_rows(self, most: int) -> int:
         """Return the rows of a chunk: chunks of about one size, of whole tiles where `most` has room for one."""
-        tokens, block, most = len(self.target_L), self.tiles["BLOCK_T"], max(1, most)
+        tokens, block, most = len(self.target_L), self.tile.rows, max(1, most)
         most = most - most % block or most
         rows = _ceil_div(tokens, max(1, _ceil_div(tokens, most)))
         return min(_ceil_div(rows, block) * block, tokens, most)
@@ -107,7 +107,7 @@ class Head:
         tokens, (partial, slope) = chunk.stop - chunk.start, parts
         grid = (_ceil_div(tokens, kernels.COEFFICIENT_ROWS), partial.shape[1])
         constexprs: dict[str, Any] = {"SOFTCAP": self.scaling.softcap is not None, "ROWS": kernels.COEFFICIENT_ROWS}
-        constexprs |= {"WIDTH": self.tiles["BLOCK_V"] // kernels.SLICES, "num_warps": 4}
+        constexprs |= {"WIDTH": self.tile.columns // kernels.SLICES, "num_warps": 4}
         kernels.coefficient_kernel[grid](
             out_LV, partial, statistics.lse(), statistics.logp(), slope, self.target_L[chunk], tokens, out_LV.shape[1],
             out_LV.stride(0), **constexprs,
@@ -118,24 +118,23 @@ class Head:
         self._launch(chunk, HeadLaunch("gradient", entropy, known_4L=known_4L, out_LV=out_LV))
 
     def _launch(self, chunk: slice, launch: HeadLaunch) -> None:
-        hidden_LD, tiles, out_LV = self.hidden_LD[chunk], self.tiles, launch.out_LV
-        (tokens, width), vocabulary = hidden_LD.shape, self.weight_VD.shape[0]
-        hidden, weight, out = self._descriptors(hidden_LD, out_LV) if self.tma else (hidden_LD, self.weight_VD, out_LV)
-        count = _ceil_div(tokens, tiles["BLOCK_T"]) * _ceil_div(vocabulary, tiles["BLOCK_V"])
-        programs = min(count, _multiprocessors(self.weight_VD))
-        flags = {"BIAS": self.bias_V is not None, "SOFTCAP": self.scaling.softcap is not None}
-        flags |= {"ENTROPY": launch.entropy, "TMA": self.tma}
-        constexprs = tiles | flags | {"OUTPUT": launch.output, "GROUP_T": kernels.GROUP_T}
+        hidden_LD, tile, out_LV = self.hidden_LD[chunk], self.tile, launch.out_LV
+        tokens, vocabulary, softcap = len(hidden_LD), len(self.weight_VD), self.scaling.softcap
+        tma = self.card.reads_by_tma(hidden_LD.element_size(), launch.output, softcap is not None)
+        hidden, weight, out = self._descriptors(hidden_LD, out_LV) if tma else (hidden_LD, self.weight_VD, out_LV)
+        programs = min(_ceil_div(tokens, tile.rows) * _ceil_div(vocabulary, tile.columns), _multiprocessors(hidden_LD))
+        flags = {"BIAS": self.bias_V is not None, "SOFTCAP": softcap is not None, "ENTROPY": launch.entropy, "TMA": tma}
+        constexprs: dict[str, Any] = tile.constexprs() | flags | {"OUTPUT": launch.output, "GROUP_T": kernels.GROUP_T}
         kernels.head_kernel[(programs,)](
             hidden, weight, self.bias_V, self.target_L[chunk], launch.known_4L, launch.partial, launch.target_2L, out,
-            tokens, vocabulary, width, hidden_LD.stride(0), self.weight_VD.stride(0),
-            0 if out_LV is None else out_LV.stride(0), 1.0 / self.scaling.temperature, self.scaling.softcap or 1.0,
-            **constexprs, **self.options,
+            tokens, vocabulary, tiled_width(hidden_LD), hidden_LD.stride(0), self.weight_VD.stride(0),
+            0 if out_LV is None else out_LV.stride(0), 1.0 / self.scaling.temperature, softcap or 1.0,
+            **constexprs, **tile.options(),
         )  # fmt: skip
 
     def _descriptors(self, hidden_LD: Tensor, out_LV: Tensor | None) -> list[TensorDescriptor | None]:
         """Return TMA descriptors of the tiles of hidden, weight and out; TMA's own bounds cut off out's rows beyond."""
-        rows, columns, depth = (self.tiles[name] for name in ("BLOCK_T", "BLOCK_V", "BLOCK_D"))
+        rows, columns, depth, *_ = self.tile
         sources = hidden_LD, self.weight_VD, None if out_LV is None else out_LV[: len(hidden_LD)]
         blocks = [rows, depth], [columns, depth], [rows, columns // kernels.SLICES]
         return [
@@ -173,12 +172,30 @@ def dense_rows(matrix: Tensor) -> Tensor:
     return matrix if matrix.stride(1) == 1 else matrix.contiguous()
 
 
-def _tma_reads(matrix: Tensor) -> bool:
-    """Return whether TMA (Hopper and later) can read it: addresses and row strides in multiples of 16 bytes."""
-    if matrix.is_cuda and torch.cuda.get_device_capability(matrix.device)[0] < 9:
-        return False
-    stride = matrix.stride(0) * matrix.element_size()
-    return matrix.data_ptr() % 16 == 0 and stride % 16 == 0 and stride > 0
+def tiled_rows(matrix: Tensor) -> Tensor:
+    """Return the matrix as the head's kernel reads it: dense rows, in 16 bit beginning at multiples of 16 numbers.
+
+    Where they do not, they are copied, with zeros between the matrix's columns and `tiled_width`: without that, tiles
+    would be read number by number, through more registers than there are.
+    """
+    if matrix.element_size() != 2 or _is_tiled(matrix):
+        return dense_rows(matrix)
+    rows, width = matrix.shape
+    padded = matrix.new_zeros(rows, tiled_width(matrix))
+    padded[:, :width] = matrix
+    return padded[:, :width]
+
+
+def tiled_width(matrix: Tensor) -> int:
+    """Return the columns that the kernel reads: in 16 bit the next multiple of 16."""
+    width = matrix.shape[1]
+    return _ceil_div(width, ROW_NUMBERS) * ROW_NUMBERS if matrix.element_size() == 2 else width
+
+
+def _is_tiled(matrix: Tensor) -> bool:
+    row, column = matrix.stride()
+    whole = matrix.data_ptr() % 16 == row % ROW_NUMBERS == matrix.shape[1] % ROW_NUMBERS == 0
+    return whole and column == 1 and row >= matrix.shape[1]
 
 
 def _multiprocessors(tensor: Tensor) -> int:

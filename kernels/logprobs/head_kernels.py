@@ -18,14 +18,8 @@ _LOG2E = tl.constexpr(1.4426950408889634)
 _NOWHERE = tl.constexpr(-1e30)
 _SCALE = tl.constexpr(COEFFICIENT_SCALE)
 
-# Tiles by bytes per element. 16 bit on Hopper: wgmma m64n256 for two groups of four warps; four stages of 48 KiB and
-# the staging of one slice of the output stay below 227 KiB of shared memory. 32 bit runs on the plain float units.
-TILES = {
-    2: {"BLOCK_T": 128, "BLOCK_V": 256, "BLOCK_D": 64, "num_warps": 8, "num_stages": 4},
-    4: {"BLOCK_T": 64, "BLOCK_V": 64, "BLOCK_D": 32, "num_warps": 8, "num_stages": 2},
-}
 # A tile's epilogue runs over slices of BLOCK_V / 4 columns, each with statistics of its own: what a whole tile's needs
-# at once does not fit into 255 registers a thread (halves spilled with a softcap).
+# at once does not fit into 255 registers a thread (halves of 256 columns spilled with a softcap).
 SLICES = 4
 # Token tiles that share one pass over the head: 16 x 128 rows of 3584 bfloat16 (14 MiB) stay in the 50 MiB L2 cache.
 GROUP_T = 16

@@ -17,11 +17,8 @@ IMPL = os.environ.get("KERNELS_IMPL", "torch")
 if IMPL == "torch":
     collect_ignore = ["triton"]
 elif triton_interpreter.INTERPRETED:
-    from aslfast_kernels.logprobs import head_kernels
-
     torch.set_num_threads(1)
     triton_interpreter.patch()
-    head_kernels.TILES = triton_interpreter.HEAD_TILES
 
 
 @pytest.fixture

@@ -37,10 +37,9 @@ def run(case, rows, impl, group=None):
 def work(rank, folder, impls):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.set_num_threads(1)
-    from aslfast_kernels.logprobs import head, head_kernels, reference
+    from aslfast_kernels.logprobs import head, reference
 
     triton_interpreter.patch()
-    head_kernels.TILES = triton_interpreter.HEAD_TILES
     # Chunks of 4 rows by the larger slice, 5 by the smaller: the ranks must agree, or their collectives never meet.
     reference.CHUNK_ELEMENTS = 4 * SIZES[0] + 100
     head.WORKSPACE_BYTES = 5 * 512 * 4

@@ -22,8 +22,8 @@ from tests.support.kernels.exact_logprob import (
 )
 from tests.support.kernels.triton_interpreter import DEVICE
 
-# Widths of 32 and 40 are read by TMA's descriptors in 16 bit, 3 and 33 by pointers. 151,936 leaves 128 of a tile's 256
-# columns, as 384 does, and 1100 leaves 12 of a slice's 64.
+# In 16 bit, rows of 32 are read as they are, those of 3, 33 and 40 from a copy of whole 16s. 151,936 leaves
+# 128 of a tile's 256 columns, as 384 does, and 1100 leaves 12 of a slice's 64.
 SHAPES = [(1, 3, 1100), (7, 32, 1), (13, 33, 1100), (70, 40, 384)]
 
 

@@ -19,16 +19,20 @@ import torch
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 INTERPRETED = DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
 
-# Tiles of the head's product, by bytes per element: several in each direction at the sizes of the tests, with fewer
-# rows beyond the last token than the shipped ones and, in 32 bit, fewer of them.
-_HEAD_TILE = {"BLOCK_T": 32, "BLOCK_V": 256, "BLOCK_D": 32, "num_warps": 8, "num_stages": 2}
-HEAD_TILES = {2: _HEAD_TILE, 4: _HEAD_TILE}
-
 
 def patch() -> None:
-    """Correct and speed up the interpreter of this process."""
+    """Correct and speed up the interpreter of this process, and give it a card of small tiles."""
     _patch_language_once()
     _patch_bfloat16()
+    _use_small_tiles()
+
+
+def _use_small_tiles() -> None:
+    """Several tiles in each direction at the tests' sizes, with fewer rows beyond the last token than the shipped."""
+    from aslfast_kernels import cards
+
+    tile = cards.Tile(32, 256, 32, warps=8, stages=2)
+    cards.INTERPRETED = cards.Card(227 * cards.KIB, tile, tile, tma=True)
 
 
 def _patch_language_once() -> None:
