@@ -19,7 +19,8 @@ def kl_estimate(logp_T: Tensor, ref_logp_T: Tensor, kind: str = "k3", *, mask_T:
         k1+, k3+: the number of k1 or k3 with the gradient of k2 ("straight through")
     Source: Schulman 2020 (joschu.net/blog/kl-approx.html); the straight-through forms are verl's `kl_penalty`. k1 and
     k3 have the right mean, but their gradient's mean is not the divergence's; k2's is. d is clamped to +-20 in k3 and
-    k3+ (verl also ends their value at 10). Masked tokens (mask 0) are never read and give 0; only `logp_T` receives a gradient.
+    k3+ (verl also ends their value at 10). Masked tokens (mask 0) are never read and give 0; only `logp_T` receives a
+    gradient.
     Raises ValueError or TypeError naming the argument.
     """
     check_choice("kind", kind, KINDS)
