@@ -14,19 +14,32 @@ if __name__ != "aslfast_kernels":
 
 # No sub-package may be called `logprob` or `policy_loss`: importing it would replace the function of that name here.
 from .advantages.advantage import group_advantage
+from .advantages.opo import opo_advantage
 from .integrations.trl import patch_trl
 from .integrations.verl import patch_verl
 from .logprobs.logprob import linear_logprob, logprob
 from .losses.policy_loss import PolicyMetrics, policy_loss
 from .losses.weights import importance_weights
+from .objectives.covariance import clip_cov_loss, kl_cov_loss
+from .objectives.kl import kl_estimate
+from .objectives.surrogates import dppo_loss, gmpo_loss, sapo_loss
+from .objectives.terms import aggregate_loss
 
 __all__ = [
     "PolicyMetrics",
+    "aggregate_loss",
+    "clip_cov_loss",
+    "dppo_loss",
+    "gmpo_loss",
     "group_advantage",
     "importance_weights",
+    "kl_cov_loss",
+    "kl_estimate",
     "linear_logprob",
     "logprob",
+    "opo_advantage",
     "patch_trl",
     "patch_verl",
     "policy_loss",
+    "sapo_loss",
 ]

@@ -53,4 +53,4 @@ def test_all_operators_are_in_one_namespace():
 def test_an_install_of_kernels_alone_has_every_package():
     listed = (FOLDER / "pyproject.toml").read_text(encoding="utf-8")
     packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
-    assert len(packages) == 6 and {name for name in packages if f'"{name}"' not in listed} == set()
+    assert len(packages) == 7 and {name for name in packages if f'"{name}"' not in listed} == set()
