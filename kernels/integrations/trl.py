@@ -1,4 +1,4 @@
-"""`patch_trl`: TRL's trainers compute their log-probs and entropies with `linear_logprob`.
+"""`patch_trl`: TRL's GRPO and RLOO trainers compute their log-probs and entropies with `linear_logprob`.
 
 TRL 1.16 resolves the fused head of GRPO, RLOO, DPO, KTO and SFT through one name of `trl.trainer.utils`, an autograd
 function whose `apply` gets hidden states of loss tokens, the head, its bias, targets, temperature, softcap and logit
@@ -23,14 +23,14 @@ OUTPUTS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")  # TRL's, be
 
 
 def patch_trl(*, impl: str | None = None) -> Patch:
-    """Make TRL's trainers use `linear_logprob`, and return the handle whose `undo` takes it back.
+    """Make TRL's GRPO and RLOO trainers use `linear_logprob`, and return the handle whose `undo` takes it back.
 
     It takes logit softcap, logit scale, bias, tied and LoRA models, gradient checkpointing and autocast as TRL does.
     A frozen head takes two matrix products for forward and backward, the entropy included.
     impl: as in `linear_logprob`.
     Raises ImportError without TRL; RuntimeError for a TRL whose fused head is not the one we know (1.16), or that is
         patched already. A training step raises NotImplementedError for DeepSpeed ZeRO-3 and for a trainer that asks
-        for what we do not compute (`is_top1`, `mean_logits`, `log_sum_sq_probs`).
+        for what we do not compute (`is_top1`, `mean_logits`, `log_sum_sq_probs`: SFT, DPO and KTO do).
     """
     names = vars(importlib.import_module("trl.trainer.utils"))
     if isinstance(names.get(NAME), FusedHead):
