@@ -19,6 +19,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from bench.kernels.logprob_rows import head_rows, logits_rows  # noqa: E402
 from bench.kernels.loss_rows import loss_rows  # noqa: E402
 from bench.kernels.peers import peers  # noqa: E402
 from bench.kernels.timing import Row, Timer  # noqa: E402
+from bench.shared.results import write_result  # noqa: E402
 
 SHAPES = [(8192, 3584, 152064), (8192, 2048, 151936), (32768, 2048, 151936)]
 KEPT_FRACTIONS = [1.0, 0.4]
@@ -115,19 +117,25 @@ def rehearse(args: argparse.Namespace) -> None:
     print(json.dumps(stamp(args) | {"rows": rows + loss_rows(timer, 64, 16, args.seed)}, indent=1))
 
 
+def row_groups(timer: Timer, seed: int, peaks: dict[str, float]) -> Iterator[list[Row]]:
+    """Yield every row, in groups that belong together."""
+    for shape in SHAPES:
+        for kept_fraction in KEPT_FRACTIONS:
+            yield head_rows(timer, shape, kept_fraction, seed, peaks["tflops"])
+    yield logits_rows(timer, SHAPES[0][0], SHAPES[0][2], seed, peaks["copy_gbps"])
+    for tokens in (8192, 65536, 1 << 20):
+        yield loss_rows(timer, tokens, 512, seed)
+
+
 def measure(args: argparse.Namespace) -> None:
-    """Write every row to `args.out` and print the table."""
+    """Write the rows to `args.out` as they come and print the table."""
     result = stamp(args)
     timer = Timer("cuda", args.repeats)
     result["peaks"] = peaks(timer)
     rows: list[Row] = []
-    for shape in SHAPES:
-        for kept_fraction in KEPT_FRACTIONS:
-            rows += head_rows(timer, shape, kept_fraction, args.seed, result["peaks"]["tflops"])
-    rows += logits_rows(timer, SHAPES[0][0], SHAPES[0][2], args.seed, result["peaks"]["copy_gbps"])
-    rows += [row for tokens in (8192, 65536, 1 << 20) for row in loss_rows(timer, tokens, 512, args.seed)]
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result | {"rows": rows}, indent=1) + "\n")
+    for group in row_groups(timer, args.seed, result["peaks"]):
+        rows += group
+        write_result(args.out, result | {"rows": rows})  # a run that is stopped leaves what it measured
     print(table(rows))
 
 

@@ -43,7 +43,9 @@ def measure(args: argparse.Namespace, setup: Setup, device: str) -> dict[str, An
     model = adapted_model(setup, device)
     sides = sides_of(setup, model)
     origin, steps = load(SHAPES / setup.lengths)
-    made = trajectories(steps[args.step][: 3 if args.small else None], model.config.vocab_size, args.seed)
+    made = trajectories(
+        steps[args.step][: args.trajectories or (3 if args.small else None)], model.config.vocab_size, args.seed
+    )
     data = StepData.alternating(on_policy(sides["packed"].learner, made))
     seconds = run_in_turn(sides, data, args.repeats, device)
     rate = matmul_flops_per_s(device, model.dtype, seconds_of)
@@ -114,6 +116,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shape", choices=sorted(SETUPS), default="tiny")
     parser.add_argument("--small", action="store_true", help="a rehearsal: a small model, few trajectories, no file")
     parser.add_argument("--step", type=int, default=0, help="which step of the file of lengths")
+    parser.add_argument("--trajectories", type=int, help="only the first of the step")
     for name, default in {"repeats": 5, "seed": 0, "threads": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--allow-dirty", action="store_true")

@@ -65,6 +65,8 @@ def _setting(text: str) -> str:
 
 
 def write_result(file: Path, result: Result, indent: int | None = 2) -> None:
-    """Write a result file, in a folder that is made if it is missing."""
+    """Write a result file, whole at any moment, in a folder that is made if it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(result, indent=indent) + "\n", encoding="utf-8")
+    partial = file.with_name(file.name + ".part")
+    partial.write_text(json.dumps(result, indent=indent) + "\n", encoding="utf-8")
+    partial.replace(file)

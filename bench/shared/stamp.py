@@ -19,14 +19,16 @@ ROOT = Path(__file__).resolve().parents[2]
 def stamp(bench: str, allow_dirty: bool) -> dict[str, Any]:
     """Return the stamp of a benchmark's result.
 
-    Exit if the working tree differs from its commit, unless `allow_dirty`; the stamp then says so.
+    Exit if the working tree differs from its commit, unless `allow_dirty`; the stamp then says so. A tree that was
+    copied without its .git counts as different, from a commit that is unknown.
     """
-    dirty = bool(git("status", "--porcelain"))
+    copied = not (ROOT / ".git").exists()
+    dirty = copied or bool(git("status", "--porcelain"))
     if dirty and not allow_dirty:
         sys.exit(f"{bench}: the working tree differs from its commit; commit, or record that with --allow-dirty")
     return {
         "bench": bench,
-        "commit": git("rev-parse", "HEAD"),
+        "commit": "unknown" if copied else git("rev-parse", "HEAD"),
         "dirty": dirty,
         "date": now(),
         "device": cpu_model(),
