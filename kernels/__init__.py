@@ -7,6 +7,8 @@ S sequences. The public functions check their arguments and choose an implementa
 package's reference.py, the specification; "triton" its fused.py.
 """
 
+__version__ = "0.1.0"
+
 if __name__ != "aslfast_kernels":
     # transformers tries `from kernels import ...`, another project's package, and from the repository's root finds
     # this folder; imported under a second name it would register every operator twice.

@@ -27,10 +27,6 @@ class Tile(NamedTuple):
         """Return the tile's sizes under the kernel's names."""
         return {"BLOCK_T": self.rows, "BLOCK_V": self.columns, "BLOCK_D": self.depth}
 
-    def options(self) -> dict[str, Any]:
-        """Return the launch's options."""
-        return {"num_warps": self.warps, "num_stages": self.stages}
-
 
 @dataclass(frozen=True)
 class Card:
@@ -41,10 +37,16 @@ class Card:
     single: Tile  # 32 bit, on the plain float units
     tma: bool = False
     tma_bends: bool = True  # whether the compiler takes a residual with a softcap by TMA
+    registers: int | None = None  # of a thread, as the assembler is told; None: as it thinks best
 
     def tile(self, itemsize: int) -> Tile:
         """Return the tile for numbers of that many bytes."""
         return self.half if itemsize == 2 else self.single
+
+    def options(self, warps: int, stages: int | None = None) -> dict[str, Any]:
+        """Return the options of a launch of that many warps a program."""
+        registers = {} if self.registers is None else {"maxnreg": self.registers}
+        return {"num_warps": warps} | ({} if stages is None else {"num_stages": stages}) | registers
 
     def reads_by_tma(self, itemsize: int, output: str, softcap: bool) -> bool:
         """Return whether a launch of the head with this output takes its tiles by TMA."""
@@ -56,13 +58,15 @@ class Card:
 _WIDE = Tile(128, 256, 64, warps=8, stages=4)
 _SQUARE = Tile(128, 128, 64, warps=8, stages=3)  # mma.sync: 64 to 72 KiB; 128 x 256 spills
 _SINGLE = Tile(64, 64, 32, warps=8, stages=2)
-_SHALLOW = _SINGLE._replace(depth=16)  # where rows of any length spill at a depth of 32
+_MOST_REGISTERS = (
+    255  # left to itself, the assembler of sm_80 to sm_89 stops at 80 or 96, for more programs, and spills
+)
 
 # TritonNvidiaGPUOptimizeTMemLayouts of triton 3.7.1 ends in an error for a residual with a softcap by TMA.
 _BLACKWELL = Card(227 * KIB, _WIDE, _SINGLE, tma=True, tma_bends=False)
-_99_KIB = Card(99 * KIB, _SQUARE, _SHALLOW)
+_99_KIB = Card(99 * KIB, _SQUARE, _SINGLE, registers=_MOST_REGISTERS)
 CARDS = {
-    80: Card(163 * KIB, _SQUARE._replace(stages=4), _SHALLOW),  # A100
+    80: Card(163 * KIB, _SQUARE._replace(stages=4), _SINGLE, registers=_MOST_REGISTERS),  # A100
     86: _99_KIB,  # RTX 30, A10
     89: _99_KIB,  # RTX 40, L4, L40S
     90: Card(227 * KIB, _WIDE, _SINGLE, tma=True),  # H100, H200

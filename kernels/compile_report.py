@@ -23,18 +23,26 @@ from .compilation.loss_entries import advantage_entries, policy_loss_entries
 from .compilation.measure import Row, measure
 
 MAX_THREADS = 8  # a compilation takes some 200 MB
+FULLEST = (
+    "logprob from logits: statistics, fp32",
+    "advantage: leave_one_out",
+    "policy_loss: cispo",
+    "policy_loss: gspo",
+)
 COLUMNS = ("arch", "configuration", "registers", "spills", "shared KiB", "products", "TMA loads", "")
 
 
 def shipped(capability: int) -> list[Entry]:
     """Return every configuration of a compute capability, in the order of the table."""
-    return [*head_entries(CARDS[capability]), *logits_entries(), *advantage_entries(), *policy_loss_entries()]
+    card = CARDS[capability]
+    return [*head_entries(card), *logits_entries(card), *advantage_entries(card), *policy_loss_entries(card)]
 
 
 def largest(capability: int) -> list[Entry]:
-    """Return the configurations that take the most: the head's with all options, the losses' largest."""
-    losses = [entry for entry in policy_loss_entries() if "gspo" in entry.name]
-    return [*largest_head_entries(CARDS[capability]), *losses]
+    """Return the configurations that take the most: the head's with all options, and of the others `FULLEST`."""
+    card = CARDS[capability]
+    others = [*logits_entries(card), *advantage_entries(card), *policy_loss_entries(card)]
+    return [*largest_head_entries(card), *(entry for entry in others if entry.name.startswith(FULLEST))]
 
 
 def _table(rows: list[Row]) -> str:

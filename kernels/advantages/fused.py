@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..arguments import compute_dtype
+from ..cards import card_of
 from ..grid import count_programs, counters, grid_barrier, is_last
 
 ROWS, COLS, BLOCK, WARPS = 16, 64, 1024, 4
@@ -181,7 +182,7 @@ def group_advantage(
         None if sequence_ids_T is None else sequence_ids_T.contiguous(),
         advantage_N, token_advantage_T, first_bad, counters(device), n, tokens,
         EPS=eps, BASELINE=baseline, SCALE=scale, SAMPLE_STD=sample_std, KEEP_SINGLETONS=keep_singletons,
-        ROWS=ROWS, COLS=COLS, BLOCK=BLOCK,
-        num_warps=WARPS, launch_cooperative_grid=sequence_ids_T is not None,
+        ROWS=ROWS, COLS=COLS, BLOCK=BLOCK, launch_cooperative_grid=sequence_ids_T is not None,
+        **card_of(device).options(WARPS),
     )  # fmt: skip
     return token_advantage_T, first_bad

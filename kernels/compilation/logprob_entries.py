@@ -42,11 +42,11 @@ def head_entries(card: Card) -> list[Entry]:
     return [*(_head_entry(card, head) for head in heads), *ragged, *_small_entries(card)]
 
 
-def logits_entries() -> list[Entry]:
+def logits_entries(card: Card) -> list[Entry]:
     """Return both kernels with the dtypes of a product, with and without softcap and entropy; ragged with both."""
     kernels = {"statistics": logits_kernels.statistics_kernel, "gradient": logits_kernels.gradient_kernel}
     kinds = [("bf16", False), ("bf16", True), ("fp16", False), ("fp32", True)]
-    entries = [_logits_entry(part, kernel, *kind) for part, kernel in kernels.items() for kind in kinds]
+    entries = [_logits_entry(card, part, kernel, *kind) for part, kernel in kernels.items() for kind in kinds]
     full = [entry for entry in entries if entry.constexprs["ENTROPY"]]
     return [*entries, *(entry.with_ragged(("rows_ptr", "statistics_ptr")) for entry in full)]
 
@@ -71,8 +71,8 @@ def _head_entry(card: Card, head: _Head) -> Entry:
         del signature[name]
         constexprs[name] = None
     chosen = [head.dtype, *(name.lower() if name != "TMA" else name for name, on in flags.items() if on)]
-    name = f"logprob head: {head.output}, {', '.join(chosen)}"
-    return Entry(name, head_kernels.head_kernel, signature, constexprs, tile.options(), is_matrix=itemsize == 2)
+    name, options = f"logprob head: {head.output}, {', '.join(chosen)}", card.options(tile.warps, tile.stages)
+    return Entry(name, head_kernels.head_kernel, signature, constexprs, options, is_matrix=itemsize == 2)
 
 
 def _head_signature(dtype: str, tile: dict[str, int], tma: bool) -> dict[str, str]:
@@ -86,18 +86,17 @@ def _head_signature(dtype: str, tile: dict[str, int], tma: bool) -> dict[str, st
 
 def _small_entries(card: Card) -> list[Entry]:
     """Return the reduction and the coefficients; with ragged sizes, with all options."""
-    reduce = [_reduce_entry(entropy) for entropy in (False, True)]
+    reduce = [_reduce_entry(card, entropy) for entropy in (False, True)]
     coefficients = [_coefficient_entry(card, softcap) for softcap in (False, True)]
     own = ("out_ptr", "out_stride", "partial_ptr", "statistics_ptr", "lse_ptr", "logp_ptr")
     return [*reduce, *coefficients, *(entries[-1].with_ragged(own) for entries in (reduce, coefficients))]
 
 
-def _reduce_entry(entropy: bool) -> Entry:
+def _reduce_entry(card: Card, entropy: bool) -> Entry:
     signature = {"partial_ptr": "*fp32", "statistics_ptr": "*fp32", "T": "i32", "slices": "i32"}
     name = f"logprob reduce{': entropy' if entropy else ''}"
-    blocks = {"ENTROPY": entropy, "ROWS": head_kernels.REDUCE["ROWS"], "BLOCK": head_kernels.REDUCE["BLOCK"]}
-    options = {"num_warps": head_kernels.REDUCE["num_warps"]}
-    return Entry(name, head_kernels.reduce_kernel, signature, blocks, options)
+    blocks = head_kernels.REDUCE | {"ENTROPY": entropy}
+    return Entry(name, head_kernels.reduce_kernel, signature, blocks, card.options(head_kernels.REDUCE_WARPS))
 
 
 def _coefficient_entry(card: Card, softcap: bool) -> Entry:
@@ -107,10 +106,11 @@ def _coefficient_entry(card: Card, softcap: bool) -> Entry:
     width = card.half.columns // head_kernels.SLICES
     constexprs = {"SOFTCAP": softcap, "ROWS": head_kernels.COEFFICIENT_ROWS, "WIDTH": width}
     name = f"logprob coefficients{': softcap' if softcap else ''}"
-    return Entry(name, head_kernels.coefficient_kernel, signature, constexprs, {"num_warps": 4})
+    options = card.options(head_kernels.COEFFICIENT_WARPS)
+    return Entry(name, head_kernels.coefficient_kernel, signature, constexprs, options)
 
 
-def _logits_entry(part: str, kernel: Any, dtype: str, full: bool) -> Entry:
+def _logits_entry(card: Card, part: str, kernel: Any, dtype: str, full: bool) -> Entry:
     """Return one of the two kernels; full: with softcap and entropy."""
     signature = dict.fromkeys(("T", "V", "stride", "out_stride"), "i32")
     signature |= {"logits_ptr": f"*{dtype}", "out_ptr": f"*{dtype}", "target_ptr": "*i64", "rows_ptr": "*fp32"}
@@ -118,4 +118,4 @@ def _logits_entry(part: str, kernel: Any, dtype: str, full: bool) -> Entry:
     own = {name: kind for name, kind in signature.items() if name in kernel.arg_names}
     name = f"logprob from logits: {part}, {dtype}{', softcap, entropy' if full else ''}"
     constexprs = {"SOFTCAP": full, "ENTROPY": full, "BLOCK": logits_kernels.BLOCK}
-    return Entry(name, kernel, own, constexprs, logits_kernels.OPTIONS)
+    return Entry(name, kernel, own, constexprs, card.options(logits_kernels.WARPS))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..advantages import fused as advantages
+from ..cards import Card
 from ..losses import fused as losses
 from .entry import Entry
 
@@ -15,7 +16,7 @@ LOSS_OWN = ("gradient_ptr", "loss_ptr", "divisor_ptr", "metrics_ptr", "tokens_pt
 LOSS_OWN += ("size_ptr", "summed_ptr", "largest_ptr", "gain_ptr")
 
 
-def advantage_entries() -> list[Entry]:
+def advantage_entries(card: Card) -> list[Entry]:
     """Return the advantage of groups, and of a batch with tokens."""
     types = dict.fromkeys(("reward_ptr", "advantage_ptr", "token_advantage_ptr"), "*fp32")
     types |= {"group_ptr": "*i64", "first_bad_ptr": "*i32", "counters_ptr": "*i32", "n": "i32", "tokens": "i32"}
@@ -26,14 +27,16 @@ def advantage_entries() -> list[Entry]:
     ]
     kernel = advantages.advantage_kernel
     entries = [
-        _entry(f"advantage: {name}", kernel, types | more, sizes | {"EPS": 1e-6} | flags, advantages.WARPS)
+        _entry(
+            f"advantage: {name}", kernel, types | more, sizes | {"EPS": 1e-6} | flags, card.options(advantages.WARPS)
+        )
         for name, more, flags in variants
     ]
     own = ("advantage_ptr", "token_advantage_ptr", "first_bad_ptr", "counters_ptr")
     return [*entries, entries[-1].with_ragged(own)]
 
 
-def policy_loss_entries() -> list[Entry]:
+def policy_loss_entries(card: Card) -> list[Entry]:
     """Return the loss without and with options, by token and by sequence, and its backward."""
     floats = ("logp_ptr", "old_ptr", "advantage_ptr", "gradient_ptr", "loss_ptr", "divisor_ptr", "metrics_ptr")
     plain = dict.fromkeys(floats, "*fp32") | dict.fromkeys(("clip_floor", "clip_ceiling", "kl_coef"), "fp32")
@@ -49,16 +52,16 @@ def policy_loss_entries() -> list[Entry]:
         ("gspo, all options", ratios, {"KIND": "ppo", "OF_TOKENS": False, "MEAN_OF_SEQUENCE": True}),
     ]
     sizes = {name: getattr(losses, name) for name in ("BLOCK", "PARTIALS", "MAX_PROGRAMS")}
-    kernel, warps = losses.policy_loss_kernel, losses.WARPS
-    entries = [_entry(f"policy_loss: {name}", kernel, types, sizes | flags, warps) for name, types, flags in variants]
+    kernel, options = losses.policy_loss_kernel, card.options(losses.WARPS)
+    entries = [_entry(f"policy_loss: {name}", kernel, types, sizes | flags, options) for name, types, flags in variants]
     kernel = losses.policy_loss_backward_kernel
     types = dict.fromkeys(("gradient_ptr", "upstream_ptr", "divisor_ptr", "out_ptr"), "*fp32") | {"tokens": "i32"}
-    backward = _entry("policy_loss: backward", kernel, types, {"BLOCK": sizes["BLOCK"]}, warps)
+    backward = _entry("policy_loss: backward", kernel, types, {"BLOCK": sizes["BLOCK"]}, options)
     ragged = entries[-1].with_ragged(LOSS_OWN), backward.with_ragged(("gradient_ptr", "divisor_ptr"))
     return [*entries, backward, *ragged]
 
 
-def _entry(name: str, kernel: Any, types: dict[str, str], constants: dict[str, Any], warps: int) -> Entry:
+def _entry(name: str, kernel: Any, types: dict[str, str], constants: dict[str, Any], options: dict[str, Any]) -> Entry:
     """Return the entry; an argument with neither a type nor a constant is absent: None."""
     absent = {argument: None for argument in kernel.arg_names if argument not in types and argument not in constants}
-    return Entry(name, kernel, types, absent | constants, {"num_warps": warps})
+    return Entry(name, kernel, types, absent | constants, options)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cards import card_of
 from . import logits_kernels as kernels
 from .head import Head, dense_rows
 from .head_kernels import COEFFICIENT_SCALE
@@ -106,6 +107,7 @@ def logits_forward(inputs: LogitsInputs, entropy: bool) -> tuple[Tensor, Tensor,
         kernels.statistics_kernel[(tokens,)](
             logits_TV, _marked_targets(inputs), rows_4T, tokens, vocabulary, logits_TV.stride(0),
             1.0 / scaling.temperature, scaling.softcap or 1.0, **_constexprs(scaling, entropy),
+            **card_of(logits_TV.device).options(kernels.WARPS),
         )  # fmt: skip
     statistics = Statistics(rows_4T[0], rows_4T[1], rows_4T[3] if entropy else None, rows_4T[2])
     return statistics.logp(), statistics.entropy(), statistics.lse()
@@ -126,6 +128,7 @@ def logits_backward(inputs: LogitsInputs, given: BackwardInputs, out_TV: Tensor)
             source_TV, _marked_targets(inputs), known_4T, dense_TV, tokens, vocabulary, source_TV.stride(0),
             dense_TV.stride(0), 1.0 / scaling.temperature, scaling.softcap or 1.0,
             **_constexprs(scaling, given.grad_entropy_T is not None),
+            **card_of(source_TV.device).options(kernels.WARPS),
         )  # fmt: skip
     if dense_TV is not out_TV:
         out_TV.copy_(dense_TV)
@@ -133,7 +136,7 @@ def logits_backward(inputs: LogitsInputs, given: BackwardInputs, out_TV: Tensor)
 
 def _constexprs(scaling: Scaling, entropy: bool) -> dict[str, Any]:
     flags = {"SOFTCAP": scaling.softcap is not None, "ENTROPY": entropy}
-    return flags | {"BLOCK": kernels.BLOCK} | kernels.OPTIONS
+    return flags | {"BLOCK": kernels.BLOCK}
 
 
 def _marked_targets(inputs: LogitsInputs) -> Tensor:

@@ -97,7 +97,7 @@ class Head:
         whole = torch.empty(3, tokens, **floats)
         constexprs: dict[str, Any] = kernels.REDUCE | {"ENTROPY": entropy}
         kernels.reduce_kernel[(_ceil_div(tokens, kernels.REDUCE["ROWS"]),)](
-            partial, whole, tokens, slices, **constexprs
+            partial, whole, tokens, slices, **constexprs, **self.card.options(kernels.REDUCE_WARPS)
         )
         weighted = whole[2] if entropy else None
         return (partial, target_2L[1]), Statistics(whole[0], whole[1], weighted, target_2L[0])
@@ -107,10 +107,10 @@ class Head:
         tokens, (partial, slope) = chunk.stop - chunk.start, parts
         grid = (_ceil_div(tokens, kernels.COEFFICIENT_ROWS), partial.shape[1])
         constexprs: dict[str, Any] = {"SOFTCAP": self.scaling.softcap is not None, "ROWS": kernels.COEFFICIENT_ROWS}
-        constexprs |= {"WIDTH": self.tile.columns // kernels.SLICES, "num_warps": 4}
+        constexprs |= {"WIDTH": self.tile.columns // kernels.SLICES}
         kernels.coefficient_kernel[grid](
             out_LV, partial, statistics.lse(), statistics.logp(), slope, self.target_L[chunk], tokens, out_LV.shape[1],
-            out_LV.stride(0), **constexprs,
+            out_LV.stride(0), **constexprs, **self.card.options(kernels.COEFFICIENT_WARPS),
         )  # fmt: skip
 
     def gradient(self, chunk: slice, out_LV: Tensor, known_4L: Tensor, entropy: bool) -> None:
@@ -129,7 +129,7 @@ class Head:
             hidden, weight, self.bias_V, self.target_L[chunk], launch.known_4L, launch.partial, launch.target_2L, out,
             tokens, vocabulary, tiled_width(hidden_LD), hidden_LD.stride(0), self.weight_VD.stride(0),
             0 if out_LV is None else out_LV.stride(0), 1.0 / self.scaling.temperature, softcap or 1.0,
-            **constexprs, **tile.options(),
+            **constexprs, **self.card.options(tile.warps, tile.stages),
         )  # fmt: skip
 
     def _descriptors(self, hidden_LD: Tensor, out_LV: Tensor | None) -> list[TensorDescriptor | None]:

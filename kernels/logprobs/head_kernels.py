@@ -25,7 +25,8 @@ SLICES = 4
 GROUP_T = 16
 COEFFICIENT_ROWS = 64  # rows of a slice that one program turns into coefficients: 64 bytes a thread in flight
 # Rows and slices of a reduction's step: with one slice a step, the latency of 2376 loads would take over a millisecond.
-REDUCE = {"ROWS": 32, "BLOCK": 128, "num_warps": 8}
+REDUCE = {"ROWS": 32, "BLOCK": 128}
+REDUCE_WARPS, COEFFICIENT_WARPS = 8, 4
 
 
 @triton.jit

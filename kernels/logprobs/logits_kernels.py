@@ -9,7 +9,7 @@ from .head_kernels import scaled
 
 # 8 KiB of bfloat16 a step: 32 bytes in flight for each of 256 threads, with several programs on a multiprocessor.
 BLOCK = 4096
-OPTIONS = {"num_warps": 8}
+WARPS = 8
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 _NOWHERE = tl.constexpr(-1e30)  # in place of -inf, so that differences stay numbers

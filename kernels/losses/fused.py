@@ -15,6 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..cards import card_of
 from ..grid import MAX_PROGRAMS, count_programs, counters, grid_barrier, is_last
 from . import sequence_table
 from .reference import PolicyResult
@@ -209,7 +210,7 @@ def policy_loss(
         None if normalizer is None or isinstance(normalizer, Tensor) else float(normalizer),
         OF_TOKENS=advantage_level == "token", MEAN_OF_SEQUENCE=means, KIND=kind,
         BLOCK=BLOCK, PARTIALS=PARTIALS, MAX_PROGRAMS=MAX_PROGRAMS,
-        num_warps=WARPS, launch_cooperative_grid=ratios or means,
+        launch_cooperative_grid=ratios or means, **card_of(device).options(WARPS),
     )  # fmt: skip
     return result
 
@@ -237,5 +238,5 @@ def policy_loss_backward(gradient_T: Tensor, normalizer: Tensor, upstream: Tenso
     out_T = torch.empty(tokens, dtype=dtype, device=gradient_T.device)
     if tokens:
         launch: Any = policy_loss_backward_kernel[(-(-tokens // BLOCK),)]
-        launch(gradient_T, upstream, normalizer, out_T, tokens, BLOCK=BLOCK, num_warps=WARPS)
+        launch(gradient_T, upstream, normalizer, out_T, tokens, BLOCK=BLOCK, **card_of(out_T.device).options(WARPS))
     return out_T

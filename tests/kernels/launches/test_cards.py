@@ -54,3 +54,11 @@ def test_which_launches_read_by_tma():
     never, always, bent = [False] * 3, [True] * 3, [False, True, True]
     assert taken == {80: never, 86: never, 89: never, 90: always, 100: bent, 103: bent, 120: always}
     assert not any(card.reads_by_tma(4, "statistics", False) for card in cards.CARDS.values())
+
+
+def test_which_launches_tell_the_assembler_how_many_registers_there_are():
+    """Left to itself, that of sm_80 to sm_89 takes fewer and spills."""
+    told = {capability for capability, card in cards.CARDS.items() if card.options(8).get("maxnreg") == 255}
+    assert told == {80, 86, 89}
+    assert cards.CARDS[80].options(8, 3) == {"num_warps": 8, "num_stages": 3, "maxnreg": 255}
+    assert cards.CARDS[90].options(4) == {"num_warps": 4}
