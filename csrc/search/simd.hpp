@@ -10,6 +10,7 @@
 #include <vector>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
 #endif
 
@@ -17,11 +18,24 @@ namespace aslfast {
 
 enum class Simd { kScalar, kAvx2, kAvx512 };
 
+#if defined(__x86_64__)
+// Whether the processor has what a bit of leaf 7 stands for, and the system saves its registers (XCR0). Not by
+// __builtin_cpu_supports: linked by zig it knows nothing, since nobody fills its table.
+inline bool cpu_has(uint32_t leaf7_ebx, uint32_t saved) {
+    uint32_t a = 0, b = 0, c = 0, d = 0, xcr0 = 0, high = 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return false;  // OSXSAVE
+    __asm__ volatile("xgetbv" : "=a"(xcr0), "=d"(high) : "c"(0));
+    if ((xcr0 & saved) != saved) return false;
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & leaf7_ebx) == leaf7_ebx;
+}
+#endif
+
 inline std::vector<std::string_view> simd_names() {
     std::vector<std::string_view> names{"scalar"};
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2")) names.push_back("avx2");
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("avx512bw")) names.push_back("avx512");
+    constexpr uint32_t kAvx2Bit = 1u << 5, kAvx512F = 1u << 16, kAvx512Bw = 1u << 30;
+    if (cpu_has(kAvx2Bit, 0x06)) names.push_back("avx2");
+    if (cpu_has(kAvx2Bit | kAvx512F | kAvx512Bw, 0xE6)) names.push_back("avx512");
 #endif
     return names;
 }

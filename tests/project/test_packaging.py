@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OFFLINE = ["--no-deps", "--no-index", "--disable-pip-version-check", "--quiet"]
 BUILT = os.environ.get("ASLFAST_WHEELS")
 MOST_MIB = 12
+SIMD = {"avx2": "avx2", "avx512bw": "avx512"}  # flag of the processor -> what the index calls it
 TRAIN = "train --recipe tiny --out run --quiet --set rounds=1 --set data.eval_count=10 --set generator.steps=1"
 TRAIN += " --set grm.steps=1 --set policy.steps=1 --set policy.prompts_per_step=4 --set grm.prompts_per_step=4"
 TRAIN += " --set generator.prompts_per_step=2 --set generator.rollouts_per_question=2 --set policy.group_size=4"
@@ -160,6 +161,9 @@ def test_the_index_works_alone(wheel: Path, tmp_path: Path) -> None:
     """With the declared dependencies only. What is not there is named in one line."""
     python = installed([wheel], set(), tmp_path)
     where = run(python, "-c", USE_IT, cwd=tmp_path, **alone(python))
+    names = run(python, "-c", "from aslfast import _bm25; print(*_bm25.simd_names())", cwd=tmp_path, **alone(python))
+    flags = Path("/proc/cpuinfo").read_text().split()
+    assert names.split() == ["scalar", *(name for flag, name in SIMD.items() if flag in flags)]
     assert where.strip().startswith(str(tmp_path / "env"))
     (tmp_path / "c.jsonl").write_text('{"id": "a", "contents": "running dogs"}\n')
     aslfast = python.parent / "aslfast"
