@@ -12,7 +12,7 @@ from aslfast.cli.main import app
 from tests.support.killed_runs import started, untimed
 
 # Each rank's own sampler and packs: what is reused, and what two trajectories share, depends on what shares a batch.
-PER_RANK = {"prefix_cache", "forward_tokens", "shared_tokens"}
+PER_RANK = {"prefix_cache", "forward_tokens", "shared_tokens", "learn_flops"}
 
 
 def ranks_of(size: int, act: Callable, *args) -> list:
