@@ -90,7 +90,7 @@ setup-docs: .venv/.docs
 	$(PIP) install -r docs/site/requirements.txt
 	touch $@
 
-# what is published, in dist/: minutes for each interpreter. Then: ASLFAST_WHEELS=dist pytest tests/project/test_packaging.py
+# what is published, in dist/: minutes for each interpreter. Then: ASLFAST_WHEELS=dist pytest tests/project/shipping/test_packaging.py
 DIST ?= dist
 PYTHONS ?= python3.10 python3.11 python3.12 python3.13
 wheels: .venv/.wheels

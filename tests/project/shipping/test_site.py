@@ -13,7 +13,7 @@ import pytest
 from aslfast.config.schema import SamplerConfig
 
 pytest.importorskip("material", reason="MkDocs is not installed: make setup-docs")
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WARNING = "[a page](nowhere.md)"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import aslfast_kernels
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
 USE_IT = """
 import importlib.metadata

@@ -25,7 +25,7 @@ from aslfast import __version__
 from tests.support.wheels.containerfile import instructions, run_steps
 from tests.support.wheels.link_farm import clean_environment
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 OFFLINE = ["--no-deps", "--no-index", "--disable-pip-version-check", "--quiet"]
 BUILT = os.environ.get("ASLFAST_WHEELS")
 MOST_MIB = 12
