@@ -78,9 +78,12 @@ def peak_memory_gb(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
-def model_flops_utilization(flops: float, seconds: float, rate: float) -> float | None:
-    """Return FLOPs as a share of what a rate makes possible in so many seconds; None without any."""
-    return flops / seconds / rate if flops and seconds else None
+def model_flops_utilization(flops: float, seconds: float, model: PeftModel, devices: int) -> float | None:
+    """Return FLOPs as a share of what one large product in the base's dtype would reach on so many devices in these
+    seconds; None without any, and then nothing is measured."""
+    if not (flops and seconds):
+        return None
+    return flops / seconds / (devices * matmul_flops_per_s(model.device.type, model.get_base_model().dtype))
 
 
 class TimeMeter:

@@ -21,11 +21,11 @@ from .integrations.trl import patch_trl
 from .integrations.verl import patch_verl
 from .logprobs.logprob import linear_logprob, logprob
 from .losses.policy_loss import PolicyMetrics, policy_loss
-from .losses.weights import importance_weights
 from .objectives.covariance import clip_cov_loss, kl_cov_loss
 from .objectives.kl import kl_estimate
 from .objectives.surrogates import dppo_loss, gmpo_loss, sapo_loss
 from .objectives.terms import aggregate_loss
+from .objectives.weights import importance_weights
 
 __all__ = [
     "PolicyMetrics",

@@ -20,7 +20,7 @@ from aslfast.rounds.phase import Phase
 from aslfast.rounds.records import Observer
 from aslfast.rounds.task_context import TaskContext, TrainingData
 from aslfast.sampler.prefix_cache_stats import PrefixCacheMeter
-from aslfast.speed import TimeMeter, matmul_flops_per_s, model_flops_utilization, peak_memory_gb
+from aslfast.speed import TimeMeter, model_flops_utilization, peak_memory_gb
 
 
 @dataclass
@@ -103,10 +103,9 @@ class RoundContext:
         learner, (parts, beside) = self.learner, self._time.take()
         flops, self._flops = learner.flops - self._flops, learner.flops
         restarts = getattr(self.rollout.sampler, "restarts", 0)  # of an engine in a process of its own
-        rate = learner.ranks.size * matmul_flops_per_s(learner.model.device.type, learner.packed_model.base.dtype)
         return {
             "time": parts, **({"overlapped": beside} if beside else {}), "learn_flops": flops,
-            "mfu": model_flops_utilization(flops, parts.get("learn", 0.0), rate),
+            "mfu": model_flops_utilization(flops, parts.get("learn", 0.0), learner.model, learner.ranks.size),
             "peak_memory_gb": round(peak_memory_gb(learner.model.device), 3),
             "in_flight": self.prefix_cache.in_flight.take(),
             **({"engine_restarts": restarts} if restarts else {}),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from aslfast.config.renamed import RENAMED as RENAMED_SETTINGS
+from aslfast.files.atomic import write_text
 
 Result = Mapping[str, Any]
 
@@ -67,6 +68,4 @@ def _setting(text: str) -> str:
 def write_result(file: Path, result: Result, indent: int | None = 2) -> None:
     """Write a result file, whole at any moment, in a folder that is made if it is missing."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".part")
-    partial.write_text(json.dumps(result, indent=indent) + "\n", encoding="utf-8")
-    partial.replace(file)
+    write_text(file, json.dumps(result, indent=indent) + "\n")

@@ -27,12 +27,20 @@ def bounded(log_ratio_T: Tensor) -> Tensor:
     return log_ratio_T.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
+def slots(ids_T: Tensor) -> Tensor:
+    """Return each token's sequence as a number from 0."""
+    return torch.unique(ids_T, return_inverse=True)[1]
+
+
+def summed(value_T: Tensor, slot_T: Tensor) -> Tensor:
+    """Return the sums over sequences: as many slots as tokens, at most."""
+    return torch.zeros_like(value_T).index_add(0, slot_T, value_T)
+
+
 def sequence_mean(value_T: Tensor, ids_T: Tensor, keep_T: Tensor) -> Tensor:
     """Return, at each token's place, the mean over the loss tokens of its sequence (0 where it has none)."""
-    _, slot_T = torch.unique(ids_T, return_inverse=True)
-    zero_S = torch.zeros_like(value_T)  # as many slots as tokens, at most
-    size_S = zero_S.index_add(0, slot_T, keep_T.to(value_T.dtype)).clamp(min=1)
-    return (zero_S.index_add(0, slot_T, value_T * keep_T) / size_S)[slot_T]
+    slot_T = slots(ids_T)
+    return (summed(value_T * keep_T, slot_T) / summed(keep_T.to(value_T.dtype), slot_T).clamp(min=1))[slot_T]
 
 
 def aggregate_loss(
@@ -60,7 +68,7 @@ def aggregate_loss(
         return loss_T.sum() / (keep_T.sum().clamp(min=1) if normalizer is None else normalizer)
     if sequence_ids_T is None:
         raise ValueError('sequence_ids_T: got None, expected [T] for aggregate="sequence_mean"')
-    _, slot_T = torch.unique(sequence_ids_T, return_inverse=True)
-    count_S = torch.zeros_like(loss_T).index_add(0, slot_T, keep_T.to(loss_T.dtype))
+    slot_T = slots(sequence_ids_T)
+    count_S = summed(keep_T.to(loss_T.dtype), slot_T)
     share_T = keep_T / count_S[slot_T].clamp(min=1)
     return (loss_T * share_T).sum() / ((count_S > 0).sum().clamp(min=1) if normalizer is None else normalizer)

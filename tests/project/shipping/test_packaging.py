@@ -44,6 +44,15 @@ assert index.search(["the dog"]).ids == [["a"]]
 print(Path(aslfast.__file__).parent.parent)
 """
 
+USE_KERNELS = """
+import importlib.metadata
+import torch
+import aslfast_kernels
+logp = aslfast_kernels.linear_logprob(torch.ones(1, 4), torch.zeros(5, 4), torch.tensor([3]))
+print(aslfast_kernels.__file__, aslfast_kernels.__version__, importlib.metadata.version("aslfast-kernels"))
+print(round(float(logp.exp()), 6))
+"""
+
 
 def run(*command: str | Path, cwd: Path, **environment: str) -> str:
     done = subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True)
@@ -142,6 +151,18 @@ def test_the_index_alone_needs_no_torch(wheel: Path) -> None:
 
 def test_both_packages_have_one_version() -> None:
     assert aslfast_kernels.__version__ == __version__
+
+
+def test_the_kernels_are_imported_in_a_clean_folder(kernels_wheel: Path, tmp_path: Path) -> None:
+    site, elsewhere, version = tmp_path / "site", tmp_path / "elsewhere", aslfast_kernels.__version__
+    elsewhere.mkdir()
+    assert kernels_wheel.name == f"aslfast_kernels-{version}-py3-none-any.whl"
+    sources = [file.relative_to(ROOT / "kernels") for file in (ROOT / "kernels").rglob("*.py")]
+    owed = {f"aslfast_kernels/{file}" for file in sources if "build" not in file.parts}
+    assert owed <= set(zipfile.ZipFile(kernels_wheel).namelist())
+    zipfile.ZipFile(kernels_wheel).extractall(site)
+    said = run(sys.executable, "-c", USE_KERNELS, cwd=elsewhere, PYTHONPATH=str(site))
+    assert said.split() == [str(site / "aslfast_kernels/__init__.py"), version, version, "0.2"]
 
 
 def test_the_same_sources_give_the_same_bytes(kernels_wheel: Path, tmp_path: Path) -> None:

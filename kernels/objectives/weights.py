@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import as_mask, check_choice, check_not_negative, check_tensor, compute_dtype
-from .reference import MAX_LOG_RATIO
+from .terms import bounded, sequence_mean, slots, summed
 
 
 # More than 6 parameters: the public function takes all options by name.
@@ -53,21 +53,14 @@ def importance_weights(
         keep_T = keep_T & (sequence_ids_T >= 0)
     dtype = compute_dtype(old_logp_T)
     d_T = (old_logp_T.to(dtype) - sampler_logp_T.to(dtype)).masked_fill(sampler_logp_T.isnan() | ~keep_T, 0.0)
-    if sequence_ids_T is not None and level != "token":
-        d_T = _over_sequence(d_T, keep_T, sequence_ids_T, level == "geometric")
-    weight_T = d_T.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    if sequence_ids_T is not None and level == "sequence":
+        slot_T = slots(sequence_ids_T)
+        d_T = summed(d_T, slot_T)[slot_T]
+    elif sequence_ids_T is not None and level == "geometric":
+        d_T = sequence_mean(d_T, sequence_ids_T, keep_T)
+    weight_T = bounded(d_T).exp()
     if mode == "truncate":
         weight_T = weight_T.clamp(low, high)
     else:
         weight_T = weight_T.masked_fill((weight_T < low) | (weight_T > high), 0.0)
     return weight_T.masked_fill(~keep_T, 0.0)
-
-
-def _over_sequence(value_T: Tensor, keep_T: Tensor, ids_T: Tensor, mean: bool) -> Tensor:
-    """Return, at each token's place, the sum (or mean) over the loss tokens of its sequence."""
-    _, slot_T = torch.unique(ids_T, return_inverse=True)
-    total_S = torch.zeros_like(value_T).index_add_(0, slot_T, value_T)  # as many slots as tokens, at most
-    if mean:
-        size_S = torch.zeros_like(value_T).index_add_(0, slot_T, keep_T.to(value_T.dtype))
-        total_S = total_S / size_S.clamp(min=1)
-    return total_S[slot_T]
