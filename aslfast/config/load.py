@@ -7,6 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from aslfast.config.algorithms import with_algorithm
+from aslfast.config.checks.about import About, read_about, told_with
 from aslfast.config.schedules.effective import check_schedules
 from aslfast.config.schema import RunConfig
 from aslfast.config.toml import Tree, parse, parse_value
@@ -15,11 +16,23 @@ from aslfast.errors import UserError
 from aslfast.files.text import read_text
 
 RECIPES = files("aslfast.config") / "recipes"
+FOLDERS = (RECIPES, RECIPES / "systems")
 
 
 def recipe_names() -> list[str]:
     """Return the names of the recipes that ship with aslfast, in order."""
-    return sorted(path.name[: -len(".toml")] for path in RECIPES.iterdir() if path.name.endswith(".toml"))
+    shipped = [path.name for folder in FOLDERS for path in folder.iterdir()]
+    return sorted(name[: -len(".toml")] for name in shipped if name.endswith(".toml"))
+
+
+def about_recipe(name: str) -> About:
+    """Return what a recipe, shipped or a file, says of itself in its table [about]. Raise UserError."""
+    tree, place = _read_tree(name)
+    about = read_about(tree.get("about", {}), place)
+    if not about.of:
+        return about
+    other, place = _read_tree(about.of)
+    return told_with(about, read_about(other.get("about", {}), place))
 
 
 def load_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = None) -> RunConfig:
@@ -28,6 +41,7 @@ def load_recipe(name: str, overrides: Sequence[str] = (), seed: int | None = Non
     `extends` names the recipe whose settings stand below its own.
     """
     tree, place = _read_tree(name)
+    read_about(tree.pop("about", {}), place)
     tree = _extended({"recipe": Path(name).stem if name.endswith(".toml") else name, **tree}, place)
     tree = with_algorithm(tree, tree.get("algorithm"), over=False)
     options = {}
@@ -55,7 +69,9 @@ def _extended(tree: Tree, place: str) -> Tree:
         if not isinstance(extended, str) or extended in seen:
             raise UserError(f"{place}: extends is {extended!r}; name one recipe, which does not extend this one")
         seen.append(extended)
-        tree = _merged(_read_tree(extended)[0], tree)
+        below, _ = _read_tree(extended)
+        below.pop("about", None)  # of that recipe alone
+        tree = _merged(below, tree)
     return tree
 
 
@@ -67,7 +83,8 @@ def _read_tree(name: str) -> tuple[Tree, str]:
             raise UserError(f"{path}: no such recipe file")
         text, place = _read_text(path), str(path)
     elif name in recipe_names():
-        text, place = (RECIPES / f"{name}.toml").read_text(encoding="utf-8"), f"recipe {name}"
+        file = next(folder / f"{name}.toml" for folder in FOLDERS if (folder / f"{name}.toml").is_file())
+        text, place = file.read_text(encoding="utf-8"), f"recipe {name}"
     else:
         shipped = ", ".join(recipe_names())
         suggestion = nearest(name, recipe_names())

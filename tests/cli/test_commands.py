@@ -18,7 +18,8 @@ import torch
 import transformers
 
 from aslfast import __version__
-from aslfast.config import from_tree, load_recipe, recipe_names, toml
+from aslfast.config import about_recipe, from_tree, load_recipe, recipe_names, toml
+from aslfast.config.schema import SFT
 from tests.support.cli.commands import call, refused
 
 TEMPLATE = (
@@ -135,9 +136,22 @@ def test_recipes_are_listed_with_what_they_are():
     assert [recipe["name"] for recipe in listed] == recipe_names()
     summaries = {recipe["name"]: recipe["summary"] for recipe in listed}
     assert all(text.endswith(".") and len(text) < 300 for text in summaries.values())
-    assert summaries["search-r1"].startswith("Search-R1 (arXiv 2503.09516): the policy alone")
+    assert summaries["search-r1"].startswith("Search-R1: the policy alone")
+    told = {recipe["name"]: recipe for recipe in listed}["search-r1"]
+    assert (told["paper"], told["roles"], told["needs"]) == ("arXiv 2503.09516", ["policy"], ["labels", "passages"])
     printed = call("recipes").stdout
     assert all(name in printed for name in recipe_names()) and "The whole loop in minutes" in printed
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_a_recipe_tells_whose_it_is_who_plays_and_what_for(recipe):
+    about, config = about_recipe(recipe), load_recipe(recipe)
+    assert about.line and about.flow and (about.paper or SFT in config.phases)
+    assert set(about.rewards) <= set(about.roles) <= set(config.roles)
+    assert about.rewards or SFT in config.phases
+    explained = " ".join(line.strip("# ") for line in call("recipes", recipe).stdout.splitlines() if line[:1] == "#")
+    told = [about.line, about.paper, *about.roles, *about.flow, *about.rewards.values(), *about.deviations]
+    assert [text for text in told if " ".join(text.split()) not in explained] == []
 
 
 @pytest.mark.parametrize("recipe", recipe_names())
@@ -146,6 +160,7 @@ def test_a_recipe_is_printed_as_it_resolves(recipe, tmp_path):
     (tmp_path / f"{recipe}.toml").write_text(call("recipes", recipe).stdout)
     assert load_recipe(str(tmp_path / f"{recipe}.toml")) == load_recipe(recipe)
     as_json = json.loads(call("recipes", recipe, "--json").stdout)
+    assert as_json["about"]["line"] == about_recipe(recipe).line
     assert as_json["recipe"] == recipe and as_json["rounds"] == load_recipe(recipe).rounds
 
 

@@ -2,12 +2,24 @@
 
 import dataclasses
 import typing
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aslfast.config import RunConfig, algorithms, from_tree, load_recipe, recipe_names, renamed, schema, to_toml, toml
+from aslfast.config import (
+    RunConfig,
+    about_recipe,
+    algorithms,
+    from_tree,
+    load_recipe,
+    recipe_names,
+    renamed,
+    schema,
+    to_toml,
+    toml,
+)
 from aslfast.errors import UserError
 
 
@@ -299,3 +311,32 @@ def test_a_recipe_extends_another(tmp_path):
         load_recipe(str(path))
     path.write_text('extends = "search-r1-tiny"\nseed = 5\n')  # that one extends another
     assert load_recipe(str(path)).phases == ("policy",) and load_recipe(str(path)).data.lab
+
+
+# --- what a recipe says of itself ----------------------------------------------------------------------------------
+
+
+def test_a_recipe_of_ones_own_tells_what_it_adds(tmp_path):
+    file = tmp_path / "mine.toml"
+    file.write_text('extends = "search-r1"\n[about]\nof = "search-r1"\nline = "Mine."\ndeviations = ["Twice."]\n')
+    about, theirs = about_recipe(str(file)), about_recipe("search-r1")
+    assert (about.line, about.paper, about.rewards) == ("Mine.", theirs.paper, theirs.rewards)
+    assert about.deviations == (*theirs.deviations, "Twice.") and about.needs == ()
+    assert replace(load_recipe(str(file)), recipe="search-r1") == load_recipe("search-r1")
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ("about = 3", "about is a table"),
+        ('about.lime = "x"', "unknown key about.lime"),
+        ("about.line = 3", "about.line is 3; it takes a text"),
+        ('about.flow = "x"', "about.flow is 'x'; it takes a list of texts"),
+        ("about.roles.policy = 1", "it takes a table of texts"),
+        ('about.needs = ["gold"]', "about.needs has 'gold'; use labels"),
+    ],
+)
+def test_what_a_recipe_may_not_say_of_itself(told, why, tmp_path):
+    (tmp_path / "mine.toml").write_text(f'{told}\nextends = "tiny"\n')
+    with pytest.raises(UserError, match=f"mine.toml: .*{why}"):
+        load_recipe(str(tmp_path / "mine.toml"))
