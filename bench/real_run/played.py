@@ -91,12 +91,12 @@ def evaluate(
     """Write the rows of an evaluation to a folder; those of the judge where it has an adapter. Raise UserError.
 
     judge: verdicts on a right and on a plausible wrong answer to each of the first `n_judged` questions; probe: on the
-    policy's own answers.
+    policy's own answers to them.
     """
     quiet_libraries()
     judged, questions = "grm" in adapters, [each.question for each in asked]
     index, golds = open_index(config.data.index), {each.question.id: each.gold for each in asked}
-    total = len(questions) + judged * (2 * n_judged + len(questions))
+    total = len(questions) + judged * 3 * n_judged
     out.mkdir(parents=True, exist_ok=True)
     with Meter(title, total, "trajectories") as meter:
         players = Players(config, adapters, index, meter)
@@ -105,7 +105,7 @@ def evaluate(
         if judged:
             builder = PromptBuilder(config.model.prompts, config.grm.variant)
             players.rows(_both_answers(builder, questions, n_judged, config.seed), out / JUDGE, _judge_row)
-            players.rows(_own_answers(builder, questions, answered), out / PROBE, _judge_row)
+            players.rows(_own_answers(builder, questions[:n_judged], answered[:n_judged]), out / PROBE, _judge_row)
 
 
 def read_rows(folder: Path, kind: str) -> list[Row]:

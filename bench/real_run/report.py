@@ -74,7 +74,7 @@ def _evaluation(settings: RealSettings, folder: RunFolder, name: str, split: str
     figures: Figures = {"policy": policy_figures(answered, [row["gold_found"] for row in answered], seed)}
     if rows[JUDGE]:
         figures["judge"] = judge_figures(rows[JUDGE], seed)
-        figures["probe"] = probe_figures(answered, rows[PROBE], seed)
+        figures["probe"] = probe_figures(answered[: settings.size.judged_questions], rows[PROBE], seed)
     return figures
 
 

@@ -26,7 +26,7 @@ class Size:
     epochs: int  # passes over practice and demonstrations
     dev_questions: int  # of each evaluation on dev
     test_questions: int  # of each evaluation on test
-    judged_questions: int  # of each evaluation of the judge: a right and a wrong answer to each
+    judged_questions: int  # of each evaluation of the judge: a right and a wrong answer to each, and the policy's
     rule_rounds: int
     rule_steps: int  # a round
     asl_rounds: int
@@ -46,7 +46,7 @@ class Size:
 
 SIZES = {
     "short": Size(1200, (96, 96, 320), 1, 48, 64, 16, 1, 4, 1, (1, 1, 1), 16),
-    "full": Size(6000, (400, 300, 1200), 1, 200, 600, 150, 2, 25, 2, (6, 8, 12), 64),
+    "full": Size(6000, (400, 300, 2000), 1, 64, 500, 150, 2, 25, 2, (6, 8, 12), 48),
 }
 
 

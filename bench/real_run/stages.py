@@ -93,7 +93,7 @@ class RealRun:
         size = self.settings.size
         n = size.questions(split)
         for name, title in EVALUATIONS.items():
-            judged = 2 * size.judged_questions + n if name in ("cold-start", "asl") else 0
+            judged = 3 * min(size.judged_questions, n) if name in ("cold-start", "asl") else 0
             run = partial(self._evaluate, name, split)
             yield Stage(f"{name}-{split}", f"evaluate {title} on {split}", run, SAMPLED * (n + judged))
 
