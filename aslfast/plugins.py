@@ -79,6 +79,14 @@ class Contract:
     rare: tuple[Any, ...] = ()
 
 
+def n_parameters(path: str, key: str) -> int:
+    """Return how many parameters the function at an import path has; 0 where it does not tell. Raise UserError."""
+    try:
+        return len(inspect.signature(load_object(path, key)).parameters)
+    except (TypeError, ValueError):
+        return 0
+
+
 def load_function(path: str, key: str, contract: Contract, check: Callable[[Any], Any]) -> Callable[..., Any]:
     """Return the function at an import path, tried once with the sample. Raise UserError.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 from aslfast import plugins, rewards
@@ -16,11 +17,11 @@ from aslfast.tools.named import load_tools
 
 KEY = Contract("one aslfast.core.Task", "a text: tasks of equal texts are of one group", (Task("t", "policy", "p"),))
 FACTORS = Contract(
-    "lists of advantages, of rewards and of the numbers of the groups that they are of",
+    "lists of advantages, of rewards, of the numbers of the groups that they are of, and of outputs for a fourth",
     "a list of as many finite numbers, which the advantages are multiplied by",
-    ([1.0, -1.0, 0.0], [1.0, 0.0, 1.0], [0, 0, 1]),
+    ([1.0, -1.0, 0.0], [1.0, 0.0, 1.0], [0, 0, 1], ["Oslo", "", "Rome"]),
 )
-Factors = Callable[[Sequence[float], Sequence[float], Sequence[int]], list[float]]
+Factors = Callable[[Sequence[float], Sequence[float], Sequence[int], Sequence[str]], list[float]]
 
 
 def check_own_parts(config: RunConfig) -> None:
@@ -49,10 +50,14 @@ def group_key(path: str) -> Callable[[Task], str]:
 @cache
 def rescale_rule(path: str) -> Factors:
     """Return the function of one's own that gives a factor for each advantage. Raise UserError."""
-    rule = plugins.load_function(path, "advantage.rescale", FACTORS, _finite_numbers)
+    takes = 4 if plugins.n_parameters(path, "advantage.rescale") == 4 else 3
+    contract = replace(FACTORS, sample=FACTORS.sample[:takes])
+    rule = plugins.load_function(path, "advantage.rescale", contract, _finite_numbers)
 
-    def checked(advantages: Sequence[float], rewards: Sequence[float], groups: Sequence[int]) -> list[float]:
-        found = rule(advantages, rewards, groups)
+    def checked(
+        advantages: Sequence[float], rewards: Sequence[float], groups: Sequence[int], outputs: Sequence[str]
+    ) -> list[float]:
+        found = rule(*(advantages, rewards, groups, outputs)[:takes])
         if len(found) != len(advantages):
             what = f"returned {len(found)} numbers for {len(advantages)} advantages"
             raise UserError(f"advantage.rescale: {path} {what}; it takes {FACTORS.takes} and returns {FACTORS.gives}")

@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 
 from aslfast.config import RunConfig
-from aslfast.config.roles import adapter_of
+from aslfast.config.roles import ROLES, adapter_of
 from aslfast.core import StopReason, Task, Trajectory
 from aslfast.errors import UserError
-from aslfast.prompts.templates import fill, one_line
+from aslfast.prompts.templates import fill, one_line, prompt_text
 from aslfast.rollout.counters import StepCounters
 from aslfast.rollout.multi_turn import Rollout, Start
 from aslfast.rollout.priority_semaphore import PrioritySemaphore
@@ -36,9 +36,12 @@ class RolloutContext:
     def asked(self, role: str, prompt: str, **gaps: str) -> str:
         """Return what a role is asked: `prompt`, or where that is empty its own, with the gaps filled.
 
-        Their texts are data: each is one line. Raise UserError where neither is set.
+        Their texts are data: each is one line. The shipped roles' own is, where none is set, that of model.prompts.
+        Raise UserError for another role without one.
         """
         template = prompt or self.rollout.roles[role].prompt
+        if not template and role in ROLES:
+            template = prompt_text(self.config.model.prompts, role)
         if not template:
             raise UserError(f"roles.{role}.prompt is not set, and its act has no prompt; set one of them")
         return fill(template, **{name: one_line(text) for name, text in gaps.items()})

@@ -42,4 +42,5 @@ def factors(groups: Sequence[Group], advantages: Sequence[float], rescale: str) 
         return [len(groups) / usable if usable else 1.0] * len(advantages)
     rewards = [reward.total for group in groups for reward in group.rewards]
     places = [place for place, group in enumerate(groups) for _ in group.rewards]
-    return rescale_rule(rescale)(list(advantages), rewards, places)
+    outputs = [trajectory.output or "" for group in groups for trajectory in group.trajectories]
+    return rescale_rule(rescale)(list(advantages), rewards, places, outputs)

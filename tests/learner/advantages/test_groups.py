@@ -1,10 +1,12 @@
 """Which groups count, and what advantages are multiplied by."""
 
+from dataclasses import replace
+
 import pytest
 
 from aslfast.config.learning import AdvantageConfig, LossConfig
 from aslfast.config.own_parts import rescale_rule
-from aslfast.core import Group, Reward
+from aslfast.core import Group, Reward, StopReason
 from aslfast.errors import UserError
 from aslfast.learner.advantage import lesson
 from aslfast.learner.advantages.groups import factors, keep_groups
@@ -15,6 +17,7 @@ def group(*rewards):
     return Group(tuple(trajectory(5, s) for s in range(len(rewards))), tuple(Reward({"r": r}) for r in rewards))
 
 
+SAID = [("Oslo", StopReason.FINISHED), (None, StopReason.NO_OUTPUT), ("Bergen", StopReason.FINISHED)]
 GROUPS = [group(1.0, 0.0), group(1.0, 1.0), group(0.6, 0.4), group(0.0, 3.0)]  # stds 0.5, 0, 0.1, 1.5
 
 
@@ -38,6 +41,10 @@ def of_wrong_answers(advantages, rewards, groups):
     return [0.5 if reward == 0 else 1.0 + group for reward, group in zip(rewards, groups, strict=True)]
 
 
+def of_short_outputs(advantages, rewards, groups, outputs):
+    return [0.5 if len(output) < 5 else 2.0 for output in outputs]
+
+
 def one_too_few(advantages, rewards, groups):
     return [1.0] * (len(advantages) - 1)
 
@@ -54,6 +61,12 @@ def test_a_rule_of_ones_own():
         rescale_rule(f"{__name__}:one_too_few")
     with pytest.raises(UserError, match=r"advantage.rescale: .*no_list returned 1.0; it takes lists of advantages"):
         rescale_rule(f"{__name__}:no_list")
+
+
+def test_a_rule_of_ones_own_that_reads_the_outputs():
+    """The first says "Oslo", the second nothing, the third "Bergen"."""
+    said = [replace(silent(1, place), output=output, stop=stop) for place, (output, stop) in enumerate(SAID)]
+    assert factors([Group(tuple(said), (Reward(),) * 3)], [1.0] * 3, f"{__name__}:of_short_outputs") == [0.5, 0.5, 2.0]
 
 
 def test_sft_takes_successes_and_nft_groups_with_both():

@@ -1,0 +1,1 @@
+"""Systems in which one model improves itself: second attempts, filtered samples, introspection, its own histories."""
