@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -63,10 +64,15 @@ def train_all(claim: Claim, seeds: list[int], runs: Path, jobs: int, made: dict[
     """Train all runs of a claim. Raise UserError for an invalid arm before any training, else at the first failure."""
     for arm in claim.arms:
         arm.config(seeds[0])
+    train_runs([(arm, seed) for seed in seeds for arm in claim.arms], runs, jobs, made)
+
+
+def train_runs(wanted: Sequence[tuple[Arm, int]], runs: Path, jobs: int, made: dict[str, Any]) -> None:
+    """Train arms with their seeds, so many at a time. Raise UserError at the first failure."""
     runs.mkdir(parents=True, exist_ok=True)
     executor = ThreadPoolExecutor(jobs)
     try:
-        for run in [executor.submit(train, arm, seed, runs, made) for seed in seeds for arm in claim.arms]:
+        for run in [executor.submit(train, arm, seed, runs, made) for arm, seed in wanted]:
             run.result()
     finally:
         executor.shutdown(cancel_futures=True)  # else Ctrl-C would end two runs and start the next two

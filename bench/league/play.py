@@ -1,0 +1,85 @@
+"""The league: recipes side by side in the lab, each with the same world, seeds and budget of sampled tokens.
+
+    python -m bench.league.play ssp-tiny spice-tiny search-r1-tiny --seeds 0 1 2 --tokens 300000 --out runs/league
+    python -m bench.league.play all --out runs/league
+
+A recipe's first run, one round with the first seed, tells how many tokens a round samples; all its runs then have as
+many rounds as the budget is worth, one at least. They train into runs/league/RECIPE-sSEED, at most two at a time
+(--jobs), one thread each; what was stopped is resumed, what is finished is skipped. league.json and a table come of it:
+every figure is read at the budget, between the two rounds around it. `all` is every recipe of the lab.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from aslfast.config import load_recipe, recipe_names
+from aslfast.errors import UserError
+from aslfast.files.atomic import write_text
+from aslfast.files.jsonl import read_lines
+from bench.league.rows import Entry, entry_of, log_of
+from bench.league.table import tables
+from bench.paper_claims.arms import Arm
+from bench.paper_claims.bench_claims import train, train_runs
+from bench.shared.stamp import stamp
+
+
+def lab_recipes() -> list[str]:
+    """Return the names of the recipes that train in the lab."""
+    return [name for name in recipe_names() if load_recipe(name).data.lab]
+
+
+def arm_of(recipe: str, rounds: int, settings: Sequence[str]) -> Arm:
+    """Return a recipe as an arm of so many rounds, on one thread."""
+    return Arm(recipe, recipe, recipe, ("threads=1", *settings, f"rounds={rounds}"))
+
+
+def rounds_for(recipe: str, seed: int, budget: int, settings: Sequence[str], out: Path, made: dict[str, Any]) -> int:
+    """Return how many rounds of a recipe sample the budget, by one round of it. Raise UserError."""
+    pace, runs = arm_of(recipe, 1, settings), out / "pace"
+    runs.mkdir(parents=True, exist_ok=True)
+    train(pace, seed, runs, made)
+    sampled = sum(line["sampled_tokens"] for line in read_lines(pace.folder(runs, seed) / "metrics.jsonl"))
+    if not sampled:
+        raise UserError(f"{recipe}: its first round samples no token, so no budget can be given to it")
+    return max(1, round(budget / sampled))
+
+
+def play(recipes: Sequence[str], seeds: Sequence[int], budget: int, settings: Sequence[str], out: Path, jobs: int,
+         made: dict[str, Any]) -> dict[str, list[Entry]]:  # fmt: skip
+    """Train what is not trained; return each recipe's entries by seed. Raise UserError."""
+    arms = [arm_of(name, rounds_for(name, seeds[0], budget, settings, out, made), settings) for name in recipes]
+    train_runs([(arm, seed) for seed in seeds for arm in arms], out, jobs, made)
+    return {arm.key: [entry_of(log_of(arm.folder(out, seed)), seed, budget) for seed in seeds] for arm in arms}
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="names of recipes of the lab, or all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--tokens", type=int, default=300_000, help="sampled tokens of a run")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, new or to go on with")
+    parser.add_argument("--jobs", type=int, choices=(1, 2), default=2, help="runs at a time")
+    parser.add_argument("--set", action="append", default=[], help="key=value of all recipes")
+    parser.add_argument("--allow-dirty", action="store_true")
+    args = parser.parse_args()
+    made = stamp("league", args.allow_dirty)
+    recipes = lab_recipes() if args.recipes == ["all"] else args.recipes
+    try:
+        entries = play(recipes, args.seeds, args.tokens, args.set, args.out, args.jobs, made)
+    except UserError as error:
+        sys.exit(f"league: {error}")
+    league = {name: [entry.as_json() for entry in own] for name, own in entries.items()}
+    result = {**made, "tokens": args.tokens, "set": args.set, "seeds": args.seeds, "league": league}
+    write_text(args.out / "league.json", json.dumps(result, indent=1) + "\n")
+    print("\n".join(tables(result)))
+
+
+if __name__ == "__main__":
+    main()
