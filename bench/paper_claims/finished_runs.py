@@ -43,6 +43,8 @@ def commits_of(run: Path) -> list[Commit]:
 def check_same(run: Path, arm: Arm, seed: int) -> None:
     """Raise UserError, with the first key that differs, unless the run has the arm's configuration."""
     wanted, found = _flat(arm.config(seed)), _flat(read_run_config(run))
+    if not wanted["model.prompt_date"]:  # then a run has the day that it started
+        found["model.prompt_date"] = ""
     for key, value in wanted.items():
         if found[key] != value:
             raise UserError(
