@@ -19,7 +19,7 @@ from aslfast_kernels import (
     policy_loss,
     sapo_loss,
 )
-from tests.support.kernels.policy_cases import batch
+from tests.support.kernels.policy_cases import KL, batch
 
 
 @pytest.fixture
@@ -56,16 +56,6 @@ def by_token(b, rule, *names):
         return [value for value, _ in rows], [slope * w for (_, slope), w in zip(rows, weights, strict=True)]
 
     return expected
-
-
-KL = {
-    "k1": lambda d: (d, 1.0),
-    "k2": lambda d: (d * d / 2, d),
-    "k3": lambda d: (math.exp(-d) + d - 1, 1 - math.exp(-d)),
-    "abs": lambda d: (abs(d), math.copysign(1.0, d)),
-    "k1+": lambda d: (d, d),
-    "k3+": lambda d: (math.exp(-d) + d - 1, d),
-}
 
 
 @pytest.mark.parametrize("kind", KL)
