@@ -23,6 +23,7 @@ from .logprobs.logprob import linear_logprob, logprob
 from .losses.policy_loss import PolicyMetrics, policy_loss
 from .objectives.covariance import clip_cov_loss, kl_cov_loss
 from .objectives.kl import kl_estimate
+from .objectives.likelihoods import nft_loss, sft_loss
 from .objectives.surrogates import dppo_loss, gmpo_loss, sapo_loss
 from .objectives.terms import aggregate_loss
 from .objectives.weights import importance_weights
@@ -39,9 +40,11 @@ __all__ = [
     "kl_estimate",
     "linear_logprob",
     "logprob",
+    "nft_loss",
     "opo_advantage",
     "patch_trl",
     "patch_verl",
     "policy_loss",
     "sapo_loss",
+    "sft_loss",
 ]

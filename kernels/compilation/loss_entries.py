@@ -38,8 +38,7 @@ def advantage_entries(card: Card) -> list[Entry]:
 
 
 def policy_loss_entries(card: Card) -> list[Entry]:
-    """Return the loss without and with options, by token and, with every estimate of the KL, by sequence; its backward.
-    """
+    """Return the loss by token without and with options, by sequence with every KL estimate, and its backward."""
     floats = ("logp_ptr", "old_ptr", "advantage_ptr", "gradient_ptr", "loss_ptr", "divisor_ptr", "metrics_ptr")
     plain = dict.fromkeys(floats, "*fp32") | dict.fromkeys(("clip_floor", "clip_ceiling", "kl_coef"), "fp32")
     plain |= {"tokens_ptr": "*i64", "partial_ptr": "*fp64", "counters_ptr": "*i32", "tokens": "i32", "n_slots": "i32"}
