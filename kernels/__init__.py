@@ -17,6 +17,9 @@ if __name__ != "aslfast_kernels":
 # No sub-package may be called `logprob` or `policy_loss`: importing it would replace the function of that name here.
 from .advantages.advantage import group_advantage
 from .advantages.opo import opo_advantage
+from .integrations.openrlhf import patch_openrlhf
+from .integrations.prime_rl import patch_prime_rl
+from .integrations.slime import patch_slime
 from .integrations.trl import patch_trl
 from .integrations.verl import patch_verl
 from .logprobs.logprob import linear_logprob, logprob
@@ -42,6 +45,9 @@ __all__ = [
     "logprob",
     "nft_loss",
     "opo_advantage",
+    "patch_openrlhf",
+    "patch_prime_rl",
+    "patch_slime",
     "patch_trl",
     "patch_verl",
     "policy_loss",

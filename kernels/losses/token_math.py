@@ -69,10 +69,10 @@ def kl_to_reference(d, KL: tl.constexpr):
         value = tl.abs(d)
         slope = tl.where(d == 0.0, 0.0, tl.where(d > 0.0, 1.0, tl.where(d < 0.0, -1.0, d)))  # NaN stays
     elif KL == "k3":
-        value, by_ref = k3(-d)
+        value, by_ref = k3(-d)  # pyright: ignore
         slope = tl.where(is_beyond(d), 0.0, -by_ref)
     elif KL == "k3+":
-        value, _ = k3(-d)
+        value, _ = k3(-d)  # pyright: ignore
     return value, slope
 
 
