@@ -115,7 +115,7 @@ def logprob(
     temperature: a number, or one for each token [T], any number of different ones, without a gradient.
     tp_group: a process group whose ranks hold consecutive slices of the vocabulary, of any sizes: logits_TV is this
         rank's slice, all else the same on all ranks, as in `linear_logprob`. Two small all-reduces forward,
-        none backward: each rank makes the gradient of its own logits. A rank's slice may be nothing but -inf.
+        none backward (and once each way the slices' sizes): each rank makes the gradient of its own logits. A rank's slice may be nothing but -inf.
     The gradient has the logits' dtype. Masks, dtypes and errors as in `linear_logprob`.
     """
     check_tensor("logits_TV", logits_TV, (None, None), "float")
