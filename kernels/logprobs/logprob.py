@@ -114,8 +114,9 @@ def logprob(
         promises not to read the logits afterwards (torch raises where another backward would need them).
     temperature: a number, or one for each token [T], any number of different ones, without a gradient.
     tp_group: a process group whose ranks hold consecutive slices of the vocabulary, of any sizes: logits_TV is this
-        rank's slice, all else the same on all ranks, as in `linear_logprob`. Two small all-reduces forward,
-        none backward (and once each way the slices' sizes): each rank makes the gradient of its own logits. A rank's slice may be nothing but -inf.
+        rank's slice, all else the same on all ranks, as in `linear_logprob`. Two small all-reduces forward, none
+        backward (and once each way the slices' sizes): each rank makes the gradient of its own logits. A rank's slice
+        may be nothing but -inf.
     The gradient has the logits' dtype. Masks, dtypes and errors as in `linear_logprob`.
     """
     check_tensor("logits_TV", logits_TV, (None, None), "float")
