@@ -17,12 +17,16 @@ if __name__ != "aslfast_kernels":
 # No sub-package may be called `logprob` or `policy_loss`: importing it would replace the function of that name here.
 from .advantages.advantage import group_advantage
 from .advantages.opo import opo_advantage
+from .integrations.openrlhf import patch_openrlhf
+from .integrations.prime_rl import patch_prime_rl
+from .integrations.slime import patch_slime
 from .integrations.trl import patch_trl
 from .integrations.verl import patch_verl
 from .logprobs.logprob import linear_logprob, logprob
 from .losses.policy_loss import PolicyMetrics, policy_loss
 from .objectives.covariance import clip_cov_loss, kl_cov_loss
 from .objectives.kl import kl_estimate
+from .objectives.likelihoods import nft_loss, sft_loss
 from .objectives.surrogates import dppo_loss, gmpo_loss, sapo_loss
 from .objectives.terms import aggregate_loss
 from .objectives.weights import importance_weights
@@ -39,9 +43,14 @@ __all__ = [
     "kl_estimate",
     "linear_logprob",
     "logprob",
+    "nft_loss",
     "opo_advantage",
+    "patch_openrlhf",
+    "patch_prime_rl",
+    "patch_slime",
     "patch_trl",
     "patch_verl",
     "policy_loss",
     "sapo_loss",
+    "sft_loss",
 ]

@@ -27,7 +27,7 @@ FULLEST = (
     "logprob from logits: statistics, fp32",
     "advantage: leave_one_out",
     "policy_loss: cispo",
-    "policy_loss: gspo",
+    "policy_loss: gspo, all options, k3+",
 )
 COLUMNS = ("arch", "configuration", "registers", "spills", "shared KiB", "products", "TMA loads", "")
 

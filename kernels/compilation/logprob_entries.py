@@ -32,11 +32,7 @@ def largest_head_entries(card: Card) -> list[Entry]:
 def head_entries(card: Card) -> list[Entry]:
     """Return the head in bfloat16 in every combination; other dtypes, and ragged sizes, with all options."""
     flags = (False, True)
-    heads = [
-        _Head("bf16", output, *chosen)
-        for output, *chosen in product(OUTPUTS, flags, flags, flags)
-        if not (output == "residual" and chosen[-1])  # the residual is saved only where no entropy is asked for
-    ]
+    heads = [_Head("bf16", *chosen) for chosen in product(OUTPUTS, flags, flags, flags)]
     heads += [*_full_heads("fp16"), *_full_heads("fp32")]
     ragged = [_ragged(card, head) for dtype in ("bf16", "fp16", "fp32") for head in _full_heads(dtype)]
     return [*(_head_entry(card, head) for head in heads), *ragged, *_small_entries(card)]
@@ -52,7 +48,7 @@ def logits_entries(card: Card) -> list[Entry]:
 
 
 def _full_heads(dtype: str) -> list[_Head]:
-    return [_Head(dtype, output, entropy=output != "residual") for output in OUTPUTS]
+    return [_Head(dtype, output) for output in OUTPUTS]
 
 
 def _ragged(card: Card, head: _Head) -> Entry:
@@ -111,11 +107,13 @@ def _coefficient_entry(card: Card, softcap: bool) -> Entry:
 
 
 def _logits_entry(card: Card, part: str, kernel: Any, dtype: str, full: bool) -> Entry:
-    """Return one of the two kernels; full: with softcap and entropy."""
+    """Return one of the two kernels; full: with softcap, entropy and temperatures of tokens."""
     signature = dict.fromkeys(("T", "V", "stride", "out_stride"), "i32")
     signature |= {"logits_ptr": f"*{dtype}", "out_ptr": f"*{dtype}", "target_ptr": "*i64", "rows_ptr": "*fp32"}
     signature |= {"statistics_ptr": "*fp32", "inverse_temperature": "fp32", "softcap": "fp32"}
+    signature |= {"temperature_ptr": "*fp32"} if full else {}
     own = {name: kind for name, kind in signature.items() if name in kernel.arg_names}
-    name = f"logprob from logits: {part}, {dtype}{', softcap, entropy' if full else ''}"
-    constexprs = {"SOFTCAP": full, "ENTROPY": full, "BLOCK": logits_kernels.BLOCK}
+    name = f"logprob from logits: {part}, {dtype}{', softcap, entropy, temperatures' if full else ''}"
+    constexprs: dict[str, Any] = {"SOFTCAP": full, "ENTROPY": full, "BLOCK": logits_kernels.BLOCK}
+    constexprs |= {} if full else {"temperature_ptr": None}
     return Entry(name, kernel, own, constexprs, card.options(logits_kernels.WARPS))

@@ -10,6 +10,7 @@ from typing import Any
 from ..advantages import fused as advantages
 from ..cards import Card
 from ..losses import fused as losses
+from ..losses.reference import KL_KINDS
 from .entry import Entry
 
 LOSS_OWN = ("gradient_ptr", "loss_ptr", "divisor_ptr", "metrics_ptr", "tokens_ptr", "partial_ptr", "counters_ptr")
@@ -37,7 +38,7 @@ def advantage_entries(card: Card) -> list[Entry]:
 
 
 def policy_loss_entries(card: Card) -> list[Entry]:
-    """Return the loss without and with options, by token and by sequence, and its backward."""
+    """Return the loss by token without and with options, by sequence with every KL estimate, and its backward."""
     floats = ("logp_ptr", "old_ptr", "advantage_ptr", "gradient_ptr", "loss_ptr", "divisor_ptr", "metrics_ptr")
     plain = dict.fromkeys(floats, "*fp32") | dict.fromkeys(("clip_floor", "clip_ceiling", "kl_coef"), "fp32")
     plain |= {"tokens_ptr": "*i64", "partial_ptr": "*fp64", "counters_ptr": "*i32", "tokens": "i32", "n_slots": "i32"}
@@ -45,11 +46,15 @@ def policy_loss_entries(card: Card) -> list[Entry]:
     full |= {"ref_ptr": "*fp32", "sampler_ptr": "*fp32", "mask_ptr": "*u8", "sequence_ptr": "*i64"}
     means = full | {"size_ptr": "*i32"}
     ratios = means | {"summed_ptr": "*i64", "largest_ptr": "*i32", "gain_ptr": "*i64"}
+    of_token = means | {"summed_ptr": "*i64"}
+    ratios = of_token | {"largest_ptr": "*i32", "gain_ptr": "*i64"}
+    by_token, by_sequence = {"MEAN_OF_SEQUENCE": False, "KL": "k3"}, {"MEAN_OF_SEQUENCE": True, "OF_TOKENS": False}
     variants = [
-        ("ppo", plain, {"KIND": "ppo", "OF_TOKENS": True, "MEAN_OF_SEQUENCE": False}),
-        ("ppo, all options", full, {"KIND": "ppo", "OF_TOKENS": False, "MEAN_OF_SEQUENCE": False}),
-        ("cispo, sequence_mean", means, {"KIND": "cispo", "OF_TOKENS": False, "MEAN_OF_SEQUENCE": True}),
-        ("gspo, all options", ratios, {"KIND": "ppo", "OF_TOKENS": False, "MEAN_OF_SEQUENCE": True}),
+        ("ppo", plain, {"KIND": "ppo", "OF_TOKENS": True} | by_token),
+        ("ppo, all options", full, {"KIND": "ppo", "OF_TOKENS": False} | by_token),
+        ("cispo, sequence_mean", means, {"KIND": "cispo", "KL": "k3"} | by_sequence),
+        ("gspo-token, all options", of_token, {"KIND": "ppo", "KL": "k3"} | by_sequence),
+        *((f"gspo, all options, {kl}", ratios, {"KIND": "ppo", "KL": kl} | by_sequence) for kl in KL_KINDS),
     ]
     sizes = {name: getattr(losses, name) for name in ("BLOCK", "PARTIALS", "MAX_PROGRAMS")}
     kernel, options = losses.policy_loss_kernel, card.options(losses.WARPS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,6 +36,12 @@ class Patch:
 
     def __exit__(self, *_: object) -> None:
         self.undo()
+
+
+def modules_with(package: str, name: str, value: object) -> list[dict[str, Any]]:
+    """Return the namespaces of the package's loaded modules in which `name` is `value`: who imported it early."""
+    modules = [module for key, module in list(sys.modules.items()) if module and key.partition(".")[0] == package]
+    return [vars(module) for module in modules if vars(module).get(name) is value]
 
 
 def check_parameters(where: str, function: Callable[..., Any], known: Sequence[str]) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import importlib
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..logprobs.logprob import linear_logprob
-from .patch import Patch, check_parameters
+from .patch import Patch, check_parameters, modules_with
 from .verl_loss import LOSS_PARAMETERS, VanillaLoss
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def patch_verl(*, impl: str | None = None) -> Patch:
     check_parameters(f"patch_verl: {KERNEL}", kernel["LinearCrossEntropy"].forward, PARAMETERS)
     check_parameters(f'patch_verl: policy loss "vanilla" of {LOSSES}', registry["vanilla"], LOSS_PARAMETERS)
     patch, theirs, ours = Patch(), kernel[NAME], FusedHead(impl)
-    for names in _modules_with(NAME, theirs):
+    for names in modules_with("verl", NAME, theirs):
         patch.replace(names, NAME, ours)
     for names in _importable(MODELS):
         patch.replace(names, FORWARD, _checked(names[FORWARD]))
@@ -99,12 +98,6 @@ def _refuse(temperature: float, reduction: str, group: ProcessGroup | None) -> N
     if group is not None and torch.distributed.get_world_size(group) > 1:
         # verl leaves each rank its own part of hidden's gradient, which Megatron then sums; ours is the sum.
         raise NotImplementedError("patch_verl: a vocabulary split over ranks; undo() it, or use 1 rank")
-
-
-def _modules_with(name: str, value: object) -> list[dict[str, Any]]:
-    """Return the namespaces of the loaded modules of verl in which `name` is `value`."""
-    modules = [module for key, module in list(sys.modules.items()) if module and key.partition(".")[0] == "verl"]
-    return [vars(module) for module in modules if vars(module).get(name) is value]
 
 
 def _importable(modules: tuple[str, ...]) -> list[dict[str, Any]]:

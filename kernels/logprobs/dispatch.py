@@ -32,6 +32,17 @@ def check_targets(target_T: Tensor, mask_T: Tensor | None, total: int) -> None:
     check_indices("target_T", target_T, 0, total, " (mask out tokens without a target)", mask_T)
 
 
+def check_temperatures(temperature_T: Tensor | None, mask_T: Tensor | None) -> None:
+    """Raise ValueError for a temperature, where the mask keeps its token, that is not a finite number above 0."""
+    if temperature_T is None:
+        return
+    bad_T = ~((temperature_T > 0) & temperature_T.isfinite())
+    bad_T = bad_T if mask_T is None else bad_T & mask_T
+    if bad_T.any():
+        at = int(bad_T.nonzero()[0])
+        raise ValueError(f"temperature[{at}]: got {float(temperature_T[at])}, expected a finite number > 0")
+
+
 @contextmanager
 def exact_launches(tensor: Tensor) -> Iterator[None]:
     """Launch on `tensor`'s device, with autocast off: it would round logits and sums, not the factors alone."""

@@ -105,11 +105,13 @@ def logits_forward(inputs: LogitsInputs, entropy: bool) -> tuple[Tensor, Tensor,
     rows_4T = torch.tensor([[0.0], [1.0], [0.0], [0.0]], device=logits_TV.device).repeat(1, tokens)
     if tokens:
         kernels.statistics_kernel[(tokens,)](
-            logits_TV, _marked_targets(inputs), rows_4T, tokens, vocabulary, logits_TV.stride(0),
-            1.0 / scaling.temperature, scaling.softcap or 1.0, **_constexprs(scaling, entropy),
+            logits_TV, _marked_targets(inputs), _contiguous(inputs.temperature_T), rows_4T, tokens, vocabulary,
+            logits_TV.stride(0), 1.0 / scaling.temperature, scaling.softcap or 1.0, **_constexprs(scaling, entropy),
             **card_of(logits_TV.device).options(kernels.WARPS),
         )  # fmt: skip
-    statistics = Statistics(rows_4T[0], rows_4T[1], rows_4T[3] if entropy else None, rows_4T[2])
+    statistics = Statistics(rows_4T[0], rows_4T[1], rows_4T[3] if entropy else None, rows_4T[2]).over(inputs.shard)
+    if inputs.mask_T is not None:  # ranks have added up a skipped row's masses
+        statistics = statistics._replace(mass=torch.where(inputs.mask_T, statistics.mass, 1.0))
     return statistics.logp(), statistics.entropy(), statistics.lse()
 
 
@@ -125,8 +127,8 @@ def logits_backward(inputs: LogitsInputs, given: BackwardInputs, out_TV: Tensor)
     blocks = -(-vocabulary // kernels.BLOCK)
     if inputs.logits_TV.numel():
         kernels.gradient_kernel[(tokens * blocks,)](
-            source_TV, _marked_targets(inputs), known_4T, dense_TV, tokens, vocabulary, source_TV.stride(0),
-            dense_TV.stride(0), 1.0 / scaling.temperature, scaling.softcap or 1.0,
+            source_TV, _marked_targets(inputs), _contiguous(inputs.temperature_T), known_4T, dense_TV, tokens,
+            vocabulary, source_TV.stride(0), dense_TV.stride(0), 1.0 / scaling.temperature, scaling.softcap or 1.0,
             **_constexprs(scaling, given.grad_entropy_T is not None),
             **card_of(source_TV.device).options(kernels.WARPS),
         )  # fmt: skip
@@ -140,6 +142,11 @@ def _constexprs(scaling: Scaling, entropy: bool) -> dict[str, Any]:
 
 
 def _marked_targets(inputs: LogitsInputs) -> Tensor:
-    """Return the targets, -1 for the rows to skip."""
-    target_T, mask_T = inputs.target_T, inputs.mask_T
-    return target_T.contiguous() if mask_T is None else torch.where(mask_T, target_T, -1)
+    """Return the targets in this rank's slice of V, V for those of other ranks, -1 for the rows to skip."""
+    vocabulary, local_T = inputs.logits_TV.shape[1], inputs.target_T - inputs.shard.start
+    local_T = torch.where((local_T >= 0) & (local_T < vocabulary), local_T, vocabulary)
+    return local_T.contiguous() if inputs.mask_T is None else torch.where(inputs.mask_T, local_T, -1)
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous()

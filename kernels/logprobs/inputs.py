@@ -28,10 +28,19 @@ class LinearInputs:
 class LogitsInputs:
     """Logits and targets of one `logprob`."""
 
-    logits_TV: Tensor
-    target_T: Tensor
+    logits_TV: Tensor  # this rank's slice of the vocabulary
+    target_T: Tensor  # int64 ids of the whole vocabulary
     mask_T: Tensor | None
     scaling: Scaling
+    temperature_T: Tensor | None  # times the scaling's temperature; None: 1
+    shard: Shard
+
+    def scaling_of(self, rows: slice | Tensor) -> Scaling:
+        """Return the scaling of some tokens, with their own temperatures."""
+        if self.temperature_T is None:
+            return self.scaling
+        temperature_L1 = self.scaling.temperature * self.temperature_T[rows].unsqueeze(1)
+        return Scaling(temperature_L1, self.scaling.softcap)
 
 
 @dataclass(frozen=True)

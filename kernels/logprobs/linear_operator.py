@@ -32,7 +32,7 @@ def linear_op(
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (logp [T], entropy [T] or [0], lse [T], the saved residual [T, D] or [0])."""
-    shard = shard_of(weight_VD, group)
+    shard = shard_of(weight_VD.shape[0], weight_VD.device, group)
     dispatch.check_targets(target_T, mask_T, shard.total)
     scaling = Scaling(temperature, softcap)
     with dispatch.exact_launches(hidden_TD):
@@ -70,7 +70,7 @@ def linear_backward_op(
     impl: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of hidden, weight and bias, each [0] where it is not needed."""
-    shard = shard_of(weight_VD, group)
+    shard = shard_of(weight_VD.shape[0], weight_VD.device, group)
     given = dispatch.backward_inputs(lse_T, entropy_T, grad_logp_T, grad_entropy_T)
     with dispatch.exact_launches(hidden_TD):
         scaling = Scaling(temperature, softcap)

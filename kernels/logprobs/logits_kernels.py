@@ -18,17 +18,20 @@ _NOWHERE = tl.constexpr(-1e30)  # in place of -inf, so that differences stay num
 # More than 6 parameters: Triton passes pointers, sizes and constants one by one.
 @triton.jit(do_not_specialize=("T",))
 def statistics_kernel(
-    logits_ptr, target_ptr, statistics_ptr, T, V, stride, inverse_temperature, softcap,
+    logits_ptr, target_ptr, temperature_ptr, statistics_ptr, T, V, stride, inverse_temperature, softcap,
     SOFTCAP: tl.constexpr, ENTROPY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Store max z, sum e, z[target] and sum e (z - max) in statistics_ptr [4, T]; one row a program, online.
 
-    A target of -1 marks a row to skip. The maximum is one number for the block and the sums are kept per lane, so that
-    a logit costs one exponential and the lanes are added up once.
+    A target of -1 marks a row to skip, one of V a target of another rank, whose logit counts as 0. temperature_ptr [T]
+    divides by a temperature of each row's own besides; None: there is none. The maximum is one number for the block and
+    the sums are kept per lane, so that a logit costs one exponential and the lanes are added up once.
     """
     t = tl.program_id(0)
     target = tl.load(target_ptr + t)
     if target >= 0:
+        if temperature_ptr is not None:
+            inverse_temperature = inverse_temperature / tl.load(temperature_ptr + t)
         row = logits_ptr + t.to(tl.int64) * stride
         top = -float("inf")
         mass = tl.zeros((BLOCK,), tl.float32)
@@ -47,7 +50,7 @@ def statistics_kernel(
                 weighted = factor * (weighted + drop * mass) + e * below
             mass = factor * mass + e
             top = new
-        x = tl.load(row + target).to(tl.float32)
+        x = tl.load(row + target, mask=target < V, other=0.0).to(tl.float32)
         z, _ = scaled(x, inverse_temperature, softcap, SOFTCAP)
         tl.store(statistics_ptr + t, top)
         tl.store(statistics_ptr + T + t, tl.sum(mass, 0))
@@ -59,12 +62,12 @@ def statistics_kernel(
 # More than 6 parameters: Triton passes pointers, sizes and constants one by one.
 @triton.jit(do_not_specialize=("T",))
 def gradient_kernel(
-    logits_ptr, target_ptr, rows_ptr, out_ptr, T, V, stride, out_stride, inverse_temperature, softcap,
+    logits_ptr, target_ptr, temperature_ptr, rows_ptr, out_ptr, T, V, stride, out_stride, inverse_temperature, softcap,
     SOFTCAP: tl.constexpr, ENTROPY: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Store d(g logp + k entropy)/dx in out_ptr [T, V], which may be the logits; rows_ptr [4, T]: lse, entropy, g, k.
 
-    Rows with a target of -1 get 0.
+    Rows with a target of -1 get 0; the rest as in `statistics_kernel`.
     """
     blocks = tl.cdiv(V, BLOCK)
     t = tl.program_id(0) // blocks
@@ -72,6 +75,8 @@ def gradient_kernel(
     target = tl.load(target_ptr + t)
     where = out_ptr + t.to(tl.int64) * out_stride + at
     if target >= 0:
+        if temperature_ptr is not None:
+            inverse_temperature = inverse_temperature / tl.load(temperature_ptr + t)
         source = logits_ptr + t.to(tl.int64) * stride + at
         x = tl.load(source, mask=at < V, other=-float("inf")).to(tl.float32)
         z, slope = scaled(x, inverse_temperature, softcap, SOFTCAP)

@@ -99,28 +99,39 @@ def logprob(
     logits_TV: Tensor,
     target_T: Tensor,
     *,
-    temperature: float = 1.0,
+    temperature: float | Tensor = 1.0,
     softcap: float | None = None,
     logit_scale: float = 1.0,
     return_entropy: bool = False,
     mask: Tensor | None = None,
     inplace_backward: bool = False,
+    tp_group: ProcessGroup | None = None,
     impl: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Return what `linear_logprob` does, from logits [T, V]; logits of -inf are tokens of probability 0.
 
     inplace_backward: the backward writes the gradient over `logits_TV` and so allocates no second [T, V]; the caller
         promises not to read the logits afterwards (torch raises where another backward would need them).
+    temperature: a number, or one for each token [T], any number of different ones, without a gradient.
+    tp_group: a process group whose ranks hold consecutive slices of the vocabulary, of any sizes: logits_TV is this
+        rank's slice, all else the same on all ranks, as in `linear_logprob`. Two small all-reduces forward, none
+        backward (and once each way the slices' sizes): each rank makes the gradient of its own logits. A rank's slice
+        may be nothing but -inf.
     The gradient has the logits' dtype. Masks, dtypes and errors as in `linear_logprob`.
     """
     check_tensor("logits_TV", logits_TV, (None, None), "float")
     impl = choose_impl(impl, logits_TV)
     check_tensor("target_T", target_T, (logits_TV.shape[0],), "integer", logits_TV)
     mask = as_mask("mask", mask, logits_TV)
+    temperature_T = None
+    if isinstance(temperature, Tensor):
+        check_tensor("temperature", temperature, (logits_TV.shape[0],), "float", logits_TV)
+        temperature, temperature_T = 1.0, temperature.detach().to(compute_dtype(logits_TV))
     temperature, softcap = _unscaled(temperature, softcap, logit_scale)
     logp_T, entropy_T, _ = logits_op(
-        logits_TV, target_T, mask, temperature, softcap, return_entropy, inplace_backward, impl
-    )
+        logits_TV, target_T, mask, temperature_T, temperature, softcap, return_entropy, inplace_backward,
+        _group_name(tp_group), impl,
+    )  # fmt: skip
     return (logp_T, entropy_T) if return_entropy else logp_T
 
 

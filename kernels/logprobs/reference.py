@@ -89,12 +89,13 @@ class _Head:
 
 def logits_forward(inputs: LogitsInputs, entropy: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Return (logp [T], entropy [T] or [0], lse [T]); 0 for masked tokens."""
-    logits_TV, target_T, scaling = inputs.logits_TV, inputs.target_T, inputs.scaling
+    logits_TV, shard = inputs.logits_TV, inputs.shard
     logp_T = logits_TV.new_zeros(logits_TV.shape[0], dtype=compute_dtype(logits_TV))
     lse_T = torch.zeros_like(logp_T)
     entropy_T = torch.zeros_like(logp_T) if entropy else logp_T.new_empty(0)
-    for rows in _row_chunks(inputs.mask_T, *logits_TV.shape):
-        statistics = _statistics(scaling.scale(logits_TV[rows].to(logp_T.dtype)), target_T[rows], entropy)
+    for rows in _row_chunks(inputs.mask_T, logits_TV.shape[0], shard.largest):
+        z_LV, target = inputs.scaling_of(rows).scale(logits_TV[rows].to(logp_T.dtype)), inputs.target_T[rows]
+        statistics = _statistics(z_LV, target - shard.start, entropy).over(shard)
         logp_T[rows], lse_T[rows] = statistics.logp(), statistics.lse()
         if entropy:
             entropy_T[rows] = statistics.entropy()
@@ -104,8 +105,8 @@ def logits_forward(inputs: LogitsInputs, entropy: bool) -> tuple[Tensor, Tensor,
 def logits_backward(inputs: LogitsInputs, given: BackwardInputs, out_TV: Tensor) -> None:
     """Write the gradient of the logits to `out_TV`, which may be the logits themselves."""
     for rows in _row_chunks(inputs.mask_T, *inputs.logits_TV.shape):
-        raw = inputs.logits_TV[rows].to(given.lse_T.dtype)
-        grad_raw = _logit_gradient(raw, inputs.target_T[rows], inputs.scaling, _rows_of(given, rows))
+        raw, target = inputs.logits_TV[rows].to(given.lse_T.dtype), inputs.target_T[rows] - inputs.shard.start
+        grad_raw = _logit_gradient(raw, target, inputs.scaling_of(rows), _rows_of(given, rows))
         out_TV[rows] = grad_raw.to(out_TV.dtype)
     if inputs.mask_T is not None:
         out_TV[~inputs.mask_T] = 0
@@ -128,7 +129,8 @@ def _rows_of(given: BackwardInputs, rows: slice | Tensor) -> BackwardInputs:
 
 def _statistics(z_LV: Tensor, target_L: Tensor, entropy: bool) -> Statistics:
     """Return the softmax's statistics. Targets outside 0..V-1 are another rank's: their logit is 0."""
-    top_L = z_LV.amax(1)
+    # A rank may hold nothing but -inf; the differences below must stay numbers.
+    top_L = z_LV.amax(1).clamp(min=torch.finfo(z_LV.dtype).min)
     below_LV = z_LV - top_L.unsqueeze(1)
     e_LV = below_LV.exp()
     # The clamp makes 0 * log 0 a 0 where a logit is -inf.

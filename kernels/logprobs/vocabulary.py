@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Scaling(NamedTuple):
     """The map from raw logits x to scaled ones: z = softcap tanh(x / softcap) / temperature."""
 
-    temperature: float
+    temperature: float | Tensor  # a tensor: [L, 1], one for each of the tokens
     softcap: float | None
 
     def scale(self, raw_LV: Tensor) -> Tensor:
@@ -73,13 +73,14 @@ class Statistics(NamedTuple):
         return self.mass.log() - self.weighted / self.mass
 
 
-def shard_of(weight_VD: Tensor, group_name: str | None) -> Shard:
-    """Return this rank's slice. Slices follow the group's ranks and may differ in size: one small all-gather."""
+def shard_of(size: int, device: torch.device, group_name: str | None) -> Shard:
+    """Return this rank's slice of `size`. Slices follow the group's ranks and may differ in size: one small
+    all-gather."""
     if group_name is None:
-        return Shard(None, 0, weight_VD.shape[0], weight_VD.shape[0])
+        return Shard(None, 0, size, size)
     # The group itself cannot be an argument of a torch.library operator; this is how torch's own collectives find it.
     group = torch.distributed.distributed_c10d._resolve_process_group(group_name)  # pyright: ignore
-    own = torch.tensor([weight_VD.shape[0]], device=weight_VD.device)
+    own = torch.tensor([size], device=device)
     sizes = [torch.empty_like(own) for _ in range(group.size())]
     torch.distributed.all_gather(sizes, own, group=group)
     sizes = torch.cat(sizes).tolist()

@@ -20,7 +20,7 @@ from ..grid import MAX_PROGRAMS, count_programs, counters, grid_barrier, is_last
 from . import sequence_table
 from .reference import PolicyResult
 from .sequence_table import add_gain, clear, count_sequences, fill, mean_log_ratio, spread_gains
-from .token_math import is_beyond, k3, keep_and_sequence, ratio_of, read, surrogate, truncated_weight
+from .token_math import is_beyond, k3, keep_and_sequence, kl_to_reference, ratio_of, read, surrogate, truncated_weight
 
 BLOCK, WARPS = 1024, 8  # 4 tokens a thread: with 8 the largest variant spills
 PARTIALS = 8
@@ -73,7 +73,7 @@ def policy_loss_kernel(
     gradient_ptr, loss_ptr, divisor_ptr, metrics_ptr, tokens_ptr,
     size_ptr, summed_ptr, largest_ptr, gain_ptr, partial_ptr, counters_ptr,
     tokens, n_slots, clip_floor, clip_ceiling, dual_clip, kl_coef, tis_cap, normalizer,
-    OF_TOKENS: tl.constexpr, MEAN_OF_SEQUENCE: tl.constexpr, KIND: tl.constexpr,
+    OF_TOKENS: tl.constexpr, MEAN_OF_SEQUENCE: tl.constexpr, KIND: tl.constexpr, KL: tl.constexpr,
     BLOCK: tl.constexpr, PARTIALS: tl.constexpr, MAX_PROGRAMS: tl.constexpr,
 ):  # fmt: skip
     """Store the loss, its divisor, the metrics, the number of loss tokens, and d loss / d logp times the divisor.
@@ -125,11 +125,10 @@ def policy_loss_kernel(
             add_gain(largest_ptr, gain_ptr, slot, gain, known, n_slots)
             slope = tl.zeros_like(slope)
         if ref_ptr is not None:
-            to_ref = read(ref_ptr, token, keep) - logp
-            kl, kl_slope = k3(to_ref)
+            kl, kl_slope = kl_to_reference(logp - read(ref_ptr, token, keep), KL)
             kl_ref += tl.sum(kl.to(tl.float64))
             loss += kl_coef * kl
-            slope -= kl_coef * tl.where(is_beyond(to_ref), 0.0, kl_slope)
+            slope += kl_coef * kl_slope
         if MEAN_OF_SEQUENCE:
             size = tl.load(size_ptr + slot, mask=known, other=1).to(tl.float32)
             loss, slope = loss / size, slope / size
@@ -180,6 +179,7 @@ def policy_loss(
     dual_clip: float | None = None,
     ref_logp_T: Tensor | None = None,
     kl_coef: float = 0.0,
+    kl_kind: str = "k3",
     ratio_level: str = "token",
     kind: str = "ppo",
     sampler_logp_T: Tensor | None = None,
@@ -208,7 +208,7 @@ def policy_loss(
         torch.empty((programs, PARTIALS), dtype=torch.float64, device=device), counters(device),
         tokens, n_slots, 1.0 - clip_low, 1.0 + clip_high, dual_clip, float(kl_coef), tis_cap,
         None if normalizer is None or isinstance(normalizer, Tensor) else float(normalizer),
-        OF_TOKENS=advantage_level == "token", MEAN_OF_SEQUENCE=means, KIND=kind,
+        OF_TOKENS=advantage_level == "token", MEAN_OF_SEQUENCE=means, KIND=kind, KL=kl_kind,
         BLOCK=BLOCK, PARTIALS=PARTIALS, MAX_PROGRAMS=MAX_PROGRAMS,
         launch_cooperative_grid=ratios or means, **card_of(device).options(WARPS),
     )  # fmt: skip

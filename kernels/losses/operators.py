@@ -17,9 +17,9 @@ from . import reference
 
 LIBRARY.define(
     "policy_loss(Tensor logp_T, Tensor old_logp_T, Tensor advantage, Tensor? sequence_ids_T, Tensor? mask_T,"
-    " float clip_low, float clip_high, float? dual_clip, Tensor? ref_logp_T, float kl_coef, str ratio_level, str kind,"
-    " Tensor? sampler_logp_T, float? tis_cap, str aggregate, float? normalizer, Tensor? normalizer_tensor,"
-    " str advantage_level, str impl)"
+    " float clip_low, float clip_high, float? dual_clip, Tensor? ref_logp_T, float kl_coef, str kl_kind,"
+    " str ratio_level, str kind, Tensor? sampler_logp_T, float? tis_cap, str aggregate, float? normalizer,"
+    " Tensor? normalizer_tensor, str advantage_level, str impl)"
     " -> (Tensor loss, Tensor gradient_T, Tensor normalizer, Tensor metrics_M, Tensor tokens)"
 )
 LIBRARY.define(
@@ -48,6 +48,7 @@ def _policy_loss(
     dual_clip: float | None,
     ref_logp_T: Tensor | None,
     kl_coef: float,
+    kl_kind: str,
     ratio_level: str,
     kind: str,
     sampler_logp_T: Tensor | None,
@@ -63,8 +64,8 @@ def _policy_loss(
     with torch.cuda.device_of(logp_T):
         result = _implementation(impl).policy_loss(
             logp_T, old_logp_T, advantage, sequence_ids_T=sequence_ids_T, mask_T=mask_T, clip_low=clip_low,
-            clip_high=clip_high, dual_clip=dual_clip, ref_logp_T=ref_logp_T, kl_coef=kl_coef, ratio_level=ratio_level,
-            kind=kind, sampler_logp_T=sampler_logp_T, tis_cap=tis_cap, aggregate=aggregate,
+            clip_high=clip_high, dual_clip=dual_clip, ref_logp_T=ref_logp_T, kl_coef=kl_coef, kl_kind=kl_kind,
+            ratio_level=ratio_level, kind=kind, sampler_logp_T=sampler_logp_T, tis_cap=tis_cap, aggregate=aggregate,
             normalizer=normalizer if normalizer_tensor is None else normalizer_tensor, advantage_level=advantage_level,
         )  # fmt: skip
     return tuple(result)
@@ -100,9 +101,9 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 def _chain(ctx: Any, upstream: Tensor | None, *_others: None) -> tuple[Tensor | None, ...]:
     gradient_T, normalizer = ctx.saved_tensors
     if upstream is None:
-        return (None,) * 19
+        return (None,) * 20
     grad_T = torch.ops.aslfast_kernels.policy_loss_backward(gradient_T, normalizer, upstream, ctx.dtype, ctx.impl)
-    return (grad_T, *(None,) * 18)
+    return (grad_T, *(None,) * 19)
 
 
 torch.library.register_autograd(f"{NAMESPACE}::policy_loss", _chain, setup_context=_setup_context, lib=LIBRARY)

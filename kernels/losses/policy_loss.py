@@ -16,7 +16,7 @@ from ..arguments import (
     compute_dtype,
 )
 from .operators import policy_loss_op
-from .reference import PolicyMetrics
+from .reference import KL_KINDS, PolicyMetrics
 
 __all__ = ["PolicyMetrics", "policy_loss"]
 
@@ -34,6 +34,7 @@ def policy_loss(
     dual_clip: float | None = None,
     ref_logp_T: Tensor | None = None,
     kl_coef: float = 0.0,
+    kl_kind: str = "k3",
     ratio_level: str = "token",
     kind: str = "ppo",
     sampler_logp_T: Tensor | None = None,
@@ -52,7 +53,7 @@ def policy_loss(
                 l_t = min(l_t, -dual_clip A_t)
         cispo:  l_t = -stopgrad(clip(r_t, 1 - clip_low, 1 + clip_high)) A_t logp_t
         tis:    l_t *= stopgrad(min(exp(old_t - sampler_t), tis_cap));  l_t *= stopgrad(weights_t)
-        kl:     l_t += kl_coef (exp(ref_t - logp_t) - (ref_t - logp_t) - 1)                          (the k3 estimator)
+        kl:     l_t += kl_coef k_t, for kl_kind "k3" with k_t = exp(ref_t - logp_t) - (ref_t - logp_t) - 1
         loss =  sum_t l_t / normalizer  or, for "sequence_mean",  sum_s mean_{t in s} l_t / normalizer
     All sums and means run over loss tokens: `mask_T` True and a sequence id >= 0. What masked tokens hold is never
     read. With no loss token the loss is 0 and so is its gradient.
@@ -74,6 +75,8 @@ def policy_loss(
     sequence_ids_T [T] integers: -1 is padding; needed for sequence advantages, "sequence_mean" and sequence ratios.
     weights_T [T]: weights >= 0 of other kinds, such as those of `importance_weights`. A token with a weight of 0 has no
         part in the sum and does not count as clipped, but counts in every mean.
+    kl_kind: an estimate of `kl_estimate`: "k1", "k2", "k3", "abs", and with the value of k1 or k3 and the gradient of
+        k2 ("straight through") "k1+" and "k3+".
     clip_low, clip_high: math.inf does not clip on that side.
     mask_T [T]: bool, integers or floats; what is not 0 is a loss token (a fraction is no weight).
     Log-probs [T] in any floating dtype; the arithmetic and the loss are float32 (float64 for float64).
@@ -96,12 +99,13 @@ def policy_loss(
         advantage, level = _weighted(advantage, level, sequence_ids_T, weights_T), "token"
     _check_options(clip_low, clip_high, dual_clip, kl_coef, tis_cap, kind)
     _check_sequences(sequence_ids_T, ratio_level, aggregate)
+    check_choice("kl_kind", kl_kind, KL_KINDS)
     _check_companions(ref_logp_T, kl_coef, sampler_logp_T, tis_cap)
     _check_normalizer(normalizer, aggregate, logp_T)
     number, tensor = (None, normalizer) if isinstance(normalizer, Tensor) else (normalizer, None)
     loss, _, _, metrics_M, loss_tokens = policy_loss_op(
         logp_T, old_logp_T, advantage, sequence_ids_T, mask_T, clip_low, clip_high, dual_clip, ref_logp_T, kl_coef,
-        ratio_level, kind, sampler_logp_T, tis_cap, aggregate, number, tensor, level, impl,
+        kl_kind, ratio_level, kind, sampler_logp_T, tis_cap, aggregate, number, tensor, level, impl,
     )  # fmt: skip
     clip_fraction, approx_kl, ratio_min, ratio_max, kl_ref = metrics_M.unbind()
     return loss, PolicyMetrics(clip_fraction, approx_kl, ratio_min, ratio_max, kl_ref, loss_tokens)

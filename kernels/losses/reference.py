@@ -11,6 +11,7 @@ from torch import Tensor
 from ..arguments import check_indices, compute_dtype
 
 MAX_LOG_RATIO = 20.0
+KL_KINDS = ("k1", "k2", "k3", "abs", "k1+", "k3+")
 
 
 class PolicyMetrics(NamedTuple):
@@ -20,7 +21,7 @@ class PolicyMetrics(NamedTuple):
     approx_kl: Tensor  # nats per token: mean of r - 1 - log r with token ratios r = new / old, estimates KL(old || new)
     ratio_min: Tensor  # of the ratios used (token or sequence level)
     ratio_max: Tensor
-    kl_ref: Tensor  # nats per token: mean k3 estimate of KL(new || reference); 0 without a reference
+    kl_ref: Tensor  # nats per token: mean estimate of KL(new || reference) by `kl_kind`; 0 without a reference
     tokens: Tensor  # loss tokens, the weight with which means of micro-batches are to be averaged
 
 
@@ -48,6 +49,7 @@ def policy_loss(
     dual_clip: float | None = None,
     ref_logp_T: Tensor | None = None,
     kl_coef: float = 0.0,
+    kl_kind: str = "k3",
     ratio_level: str = "token",
     kind: str = "ppo",
     sampler_logp_T: Tensor | None = None,
@@ -76,8 +78,8 @@ def policy_loss(
         slope_L = _sequence_mean(slope_L, ids_L)  # every token moves the ratio of all of its sequence
     kl_L = torch.zeros_like(loss_L)
     if ref_logp_T is not None:
-        kl_L, kl_slope_L = _kl_to_reference(ref_logp_T[keep_T].to(dtype) - logp_L)
-        loss_L, slope_L = loss_L + kl_coef * kl_L, slope_L - kl_coef * kl_slope_L
+        kl_L, kl_slope_L = kl_and_slope(logp_L - ref_logp_T[keep_T].to(dtype), kl_kind)
+        loss_L, slope_L = loss_L + kl_coef * kl_L, slope_L + kl_coef * kl_slope_L
     weight_L, count = _aggregation_weights(loss_L, ids_L, aggregate)
     # As a tensor of the loss's dtype: a float64 normalizer must not widen the loss.
     divisor = torch.as_tensor(max(count, 1) if normalizer is None else normalizer).to(loss_L)
@@ -136,9 +138,16 @@ def _k3(log_ratio_L: Tensor) -> Tensor:
     return torch.expm1(bounded_L) - bounded_L
 
 
-def _kl_to_reference(to_ref_L: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the k3 estimate of each token and its slope by ref - logp."""
-    return _k3(to_ref_L), to_ref_L.expm1().masked_fill(to_ref_L.abs() > MAX_LOG_RATIO, 0.0)
+def kl_and_slope(d_L: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """Return the estimate of each token's KL(new || reference) from d = logp - ref, and its slope by logp."""
+    value_L = {"k1": d_L, "k2": d_L.square() / 2, "k3": _k3(-d_L), "abs": d_L.abs()}[kind.removesuffix("+")]
+    if kind == "k1":
+        return value_L, torch.ones_like(d_L)
+    if kind == "abs":
+        return value_L, d_L.sign()
+    if kind == "k3":
+        return value_L, -torch.expm1(-d_L).masked_fill(d_L.abs() > MAX_LOG_RATIO, 0.0)
+    return value_L, d_L  # k2's, and that of the straight-through kinds
 
 
 def _log_ratio(logp_L: Tensor, old_L: Tensor, ids_L: Tensor | None, ratio_level: str) -> Tensor:

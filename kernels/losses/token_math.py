@@ -57,6 +57,25 @@ def k3(log_ratio):
     return value, value + x
 
 
+@triton.jit
+def kl_to_reference(d, KL: tl.constexpr):
+    """Return the estimate of KL(new || reference) from d = logp - ref, and its slope by logp."""
+    value, slope = d, d  # k1+; the slope also of k2 and k3+
+    if KL == "k1":
+        slope = tl.full(d.shape, 1.0, tl.float32)
+    elif KL == "k2":
+        value = 0.5 * d * d
+    elif KL == "abs":
+        value = tl.abs(d)
+        slope = tl.where(d == 0.0, 0.0, tl.where(d > 0.0, 1.0, tl.where(d < 0.0, -1.0, d)))  # NaN stays
+    elif KL == "k3":
+        value, by_ref = k3(-d)  # pyright: ignore
+        slope = tl.where(is_beyond(d), 0.0, -by_ref)
+    elif KL == "k3+":
+        value, _ = k3(-d)  # pyright: ignore
+    return value, slope
+
+
 # More than 6 parameters: Triton passes pointers, sizes and constants one by one.
 @triton.jit
 def surrogate(ratio, beyond, advantage, logp, clip_floor, clip_ceiling, dual_clip, KIND: tl.constexpr):

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from ..arguments import check_choice
+from ..losses.reference import KL_KINDS
 from .terms import bounded, checked
-
-KINDS = ("k1", "k2", "k3", "abs", "k1+", "k3+")
 
 
 def kl_estimate(logp_T: Tensor, ref_logp_T: Tensor, kind: str = "k3", *, mask_T: Tensor | None = None) -> Tensor:
@@ -23,7 +22,7 @@ def kl_estimate(logp_T: Tensor, ref_logp_T: Tensor, kind: str = "k3", *, mask_T:
     gradient.
     Raises ValueError or TypeError naming the argument.
     """
-    check_choice("kind", kind, KINDS)
+    check_choice("kind", kind, KL_KINDS)
     logp_T, (ref_T,), _ = checked(logp_T, {"ref_logp_T": ref_logp_T}, mask_T)
     d_T = logp_T - ref_T
     k2_T = d_T.square() / 2

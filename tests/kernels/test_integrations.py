@@ -19,6 +19,13 @@ from tests.support.tiny_models import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reuse" / "kernels-integrations.md"
+HEADS = {  # the module of each project that its snippet patches
+    "trl": "trl.trainer.utils",
+    "verl": "verl.utils.kernel.linear_cross_entropy",
+    "slime": "slime.utils.ppo_utils",
+    "prime-rl": "prime_rl.trainer.models.layers.lm_head",
+    "openrlhf": "openrlhf.models.utils",
+}
 EPS32 = torch.finfo(torch.float32).eps
 
 WITHOUT_ASLFAST = """
@@ -64,7 +71,7 @@ def test_installs_alone(tmp_path):
 
 def test_every_snippet_is_known():
     names = re.findall(r"^```python\n# (.*)\n", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
-    assert names == ["plain: before", "plain: after", "trl", "verl"]
+    assert names == ["plain: before", "plain: after", *HEADS]
 
 
 def test_plain_loop_before_and_after(tokenizer):
@@ -89,13 +96,13 @@ def test_plain_loop_before_and_after(tokenizer):
     assert float(exact.abs().max()) > 0.01
 
 
-@pytest.mark.parametrize("name", ["trl", "verl"])
+@pytest.mark.parametrize("name", HEADS)
 def test_one_line_and_back(name, monkeypatch):
-    """The page's lines on stand-ins for the two packages: the first patches, `undo` puts all back."""
+    """The page's lines on stand-ins for the packages: the first patches, `undo` puts all back."""
     made = stand_in_modules() | {f"verl.models.transformers.{kind}": None for kind in VISION}
     for module in made:
         monkeypatch.setitem(sys.modules, module, made[module])
-    head = vars(made["trl.trainer.utils"] if name == "trl" else made["verl.utils.kernel.linear_cross_entropy"])
+    head = vars(made[HEADS[name]])
     before = dict(head)
     patch = snippet(name)["patch"]
     assert head != before

@@ -113,44 +113,6 @@ def test_logit_scale(temperature, softcap, scale):
         check_all(lambda h, w, b, function=function: function(h, w * scale, b * scale), case)
 
 
-@pytest.mark.parametrize("temperatures", [[0.7], [0.1, 1.0, 5.0]])
-@pytest.mark.parametrize("trainable", [False, True])
-def test_temperatures_of_tokens(temperatures, trainable):
-    """Token by token as a call with that token's temperature; masked tokens' temperatures are never read."""
-    hidden, weight, bias, target, upstream = problem((13, 33, 300), torch.float64)
-    upstream, mask = upstream.double(), torch.arange(13) % 4 != 2
-    temperature_T = torch.tensor(temperatures, dtype=torch.float64)[torch.arange(13) % len(temperatures)]
-    results = []
-    for one_by_one in (True, False):
-        leaves = [x.clone().requires_grad_(i == 0 or trainable) for i, x in enumerate((hidden, weight, bias))]
-        options = {"bias": leaves[2], "softcap": 3.0, "return_entropy": True}
-        if one_by_one:
-            calls = [
-                linear_logprob(leaves[0][t : t + 1], leaves[1], target[t : t + 1], temperature=float(value), **options)
-                for t, value in enumerate(temperature_T)
-            ]
-            values = [torch.cat(column) * mask for column in zip(*calls, strict=True)]
-        else:
-            given = temperature_T.masked_fill(~mask, torch.nan)
-            values = linear_logprob(leaves[0], leaves[1], target, temperature=given, mask=mask, **options)
-        sum((v * u).sum() for v, u in zip(values, upstream, strict=True)).backward()
-        results.append([v.detach() for v in values] + [x.grad for x in leaves if x.requires_grad])
-    for exact, got in zip(*results, strict=True):
-        torch.testing.assert_close(got, exact, rtol=1e-12, atol=1e-12)
-
-
-def test_temperatures_of_no_token_and_of_too_many():
-    hidden, weight, _, target, _ = problem((100, 4, 9), torch.float32)
-    leaf = hidden.requires_grad_()
-    logp = linear_logprob(leaf, weight, target, temperature=torch.ones(100), mask=torch.zeros(100))
-    logp.sum().backward()
-    assert float(logp.detach().abs().max()) == 0.0 == float(leaf.grad.abs().max())
-    with pytest.raises(ValueError, match="temperature: got 100 different ones, expected at most 64"):
-        linear_logprob(leaf, weight, target, temperature=torch.arange(1.0, 101.0))
-    with pytest.raises(ValueError, match=r"temperature: got 0\.0"):
-        linear_logprob(leaf, weight, target, temperature=torch.zeros(100))
-
-
 @pytest.mark.parametrize("entropy_weight", [0.0, 1.0])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_saved_residual_with_entropy(dtype, entropy_weight, small_chunks):

@@ -41,16 +41,16 @@ def test_opcheck_of_the_backwards(problem, impl):
     torch.library.opcheck(linear_operator.linear_backward_op, inputs, test_utils=checks)
     torch.library.opcheck(linear_operator.scale_residual_op, (hidden, rows[0]), test_utils=checks)
     logits = hidden @ weight.T
-    inputs = (logits, target, mask, *rows, 0.7, None, impl, torch.empty_like(logits))
+    inputs = (logits, target, mask, rows[0] + 0.5, *rows, 0.7, None, None, impl, torch.empty_like(logits))
     torch.library.opcheck(logits_operator.logits_backward_op, inputs, test_utils=checks)
 
 
 def test_opcheck_from_logits(problem, impl):
     hidden, weight, _, target, mask = problem
     logits = (hidden @ weight.T).requires_grad_()
-    torch.library.opcheck(
-        logits_operator.logits_op, (logits, target, mask, 0.7, None, True, False, impl), test_utils=CHECKS
-    )
+    for temperature_T in (None, torch.linspace(0.5, 2.0, 6, device=logits.device)):
+        inputs = (logits, target, mask, temperature_T, 0.7, None, True, False, None, impl)
+        torch.library.opcheck(logits_operator.logits_op, inputs, test_utils=CHECKS)
 
 
 def losses(problem, impl, inplace=False):

@@ -1,4 +1,4 @@
-"""The vocabulary-parallel head: two gloo processes with uneven slices against one process with the whole head."""
+"""Vocabulary-parallel heads and logits: two gloo processes with uneven slices against one process with the whole."""
 
 import os
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from aslfast_kernels import linear_logprob
+from aslfast_kernels import linear_logprob, logprob
 from tests.support.kernels import triton_interpreter
 
 CASES = {
@@ -14,11 +14,19 @@ CASES = {
     "recomputed": {"residual": "recompute"},
     "trainable with entropy": {"return_entropy": True, "softcap": 5.0, "temperature": 0.7},
 }
+LOGITS = {
+    "logits": {},
+    "logits, in place": {"inplace_backward": True, "temperature": 0.7},
+    "logits with entropy": {"return_entropy": True, "softcap": 5.0, "temperature": torch.linspace(0.5, 2.0, 9)},
+    "logits, one rank's all forbidden": {"return_entropy": True},
+}
 SIZES = (600, 500)
 
 
 def run(case, rows, impl, group=None):
-    """Return the loss, log-probs and the gradients: hidden's, and those of this slice of the head."""
+    """Return the loss, log-probs and the gradients: hidden's, and those of this slice of the head or the logits."""
+    if case in LOGITS:
+        return run_logits(case, rows, impl, group)
     g = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(9, 16, generator=g), torch.randn(1100, 16, generator=g) * 0.5
     bias, target = torch.randn(1100, generator=g), torch.tensor([0, 599, 600, 1099, 5, 700, 42, 1000, 599])
@@ -34,6 +42,22 @@ def run(case, rows, impl, group=None):
     return [loss.detach(), logp.detach(), *(x.grad for x in leaves if x.grad is not None)]
 
 
+def run_logits(case, rows, impl, group):
+    """Return the loss, log-probs, nothing shared, and the gradient of this slice of the logits."""
+    g = torch.Generator().manual_seed(0)
+    logits, target = 3 * torch.randn(9, 1100, generator=g), torch.tensor([0, 599, 600, 1099, 5, 700, 42, 1000, 599])
+    if "forbidden" in case:
+        target[:] = target % 600
+        logits[:, 600:] = -torch.inf
+    leaf = logits[:, rows].clone().requires_grad_()
+    options = LOGITS[case] | {"mask": torch.arange(9) != 4, "impl": impl, "tp_group": group}
+    out = logprob(leaf * 1.0, target, **options)
+    logp, entropy = out if isinstance(out, tuple) else (out, torch.zeros(9))
+    loss = (logp * torch.linspace(-1, 2, 9)).sum() + 0.3 * entropy.sum()
+    loss.backward()
+    return [loss.detach(), logp.detach(), entropy.detach(), leaf.grad.T]
+
+
 def work(rank, folder, impls):
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     torch.set_num_threads(1)
@@ -44,11 +68,15 @@ def work(rank, folder, impls):
     reference.CHUNK_ELEMENTS = 4 * SIZES[0] + 100
     head.WORKSPACE_BYTES = 5 * 512 * 4
     rows = slice(0, SIZES[0]) if rank == 0 else slice(SIZES[0], sum(SIZES))
-    results = {(case, impl): run(case, rows, impl, dist.group.WORLD) for case in CASES for impl in impls}
+    results = {(case, impl): run(case, rows, impl, dist.group.WORLD) for case in [*CASES, *LOGITS] for impl in impls}
     try:
         linear_logprob(torch.zeros(1, 4), torch.zeros(3, 4), torch.tensor([6]), tp_group=dist.group.WORLD)
     except ValueError as error:
         results["refused"] = str(error)
+    try:
+        logprob(torch.zeros(1, 3), torch.tensor([6]), tp_group=dist.group.WORLD)
+    except ValueError as error:
+        results["refused from logits"] = str(error)
     torch.save(results, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -67,7 +95,7 @@ def ranks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("impl", ["torch", "triton"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [*CASES, *LOGITS])
 def test_two_processes_give_what_one_gives(case, impl, ranks):
     loss, logp, *gradients = run(case, slice(None), "torch")
     first, second = (results[case, impl] for results in ranks)
@@ -83,4 +111,5 @@ def test_two_processes_give_what_one_gives(case, impl, ranks):
 
 def test_a_target_beyond_the_whole_vocabulary_is_refused(ranks):
     for results in ranks:
-        assert results["refused"].startswith("target_T[0]: got 6, expected 0..5")
+        for name in ("refused", "refused from logits"):
+            assert results[name].startswith("target_T[0]: got 6, expected 0..5")

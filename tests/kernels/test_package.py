@@ -14,6 +14,7 @@ MODULES = {
     for path in FOLDER.rglob("*.py")
     if "build" not in path.parts
 }
+HOOKS = {"aslfast_kernels.integrations.prime_rl_hook"}  # needs another project, which it patches when imported
 
 
 def imported(name: str) -> set[str]:
@@ -29,7 +30,7 @@ def imported(name: str) -> set[str]:
 
 def test_functions_stay_functions_whatever_is_imported_first():
     """Importing a module binds its name in its package, over a function of that name."""
-    code = f"import {', '.join(sorted(MODULES, reverse=True))}\nfrom aslfast_kernels import *\n"
+    code = f"import {', '.join(sorted(MODULES.keys() - HOOKS, reverse=True))}\nfrom aslfast_kernels import *\n"
     code += "print(*(f.__name__ for f in (group_advantage, linear_logprob, logprob, policy_loss, PolicyMetrics)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

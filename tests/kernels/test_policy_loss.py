@@ -188,6 +188,7 @@ def test_metrics_and_other_inputs_carry_no_gradient():
         ({"normalizer": 0}, ValueError, "normalizer: got 0"),
         ({"normalizer": torch.ones(2)}, ValueError, r"normalizer: got shape \[2\]"),
         ({"kl_coef": 0.1}, ValueError, "ref_logp_T: got None"),
+        ({"kl_kind": "k4"}, ValueError, "kl_kind: got 'k4'"),
         ({"tis_cap": 2.0}, ValueError, "sampler_logp_T and tis_cap"),
         ({"sampler_logp_T": torch.zeros(4)}, ValueError, "sampler_logp_T and tis_cap"),
         ({"dual_clip": 1.0}, ValueError, "dual_clip: got 1.0"),

@@ -13,6 +13,7 @@ import torch
 
 FOLDER = Path(__file__).resolve().parent
 LOGPROBS = [*sorted(FOLDER.glob("triton/test_logprob*.py")), FOLDER / "test_logprob_ops.py"]
+LOGPROBS.append(FOLDER / "test_logprob_temperatures.py")
 OTHERS = sorted({*FOLDER.glob("triton/test_*.py")} - {*LOGPROBS})
 
 pytest.importorskip("triton")

@@ -94,19 +94,26 @@ def test_a_patched_step_is_the_stock_step(name, run):
 
 
 def test_bf16_autocast_is_within_trls_own_error(run):
-    """Both against TRL in float32 on the same completions: at most 1.1 times TRL's error (entropy: 1.25).
+    """Against TRL in float32, where all three sampled the same completions; root mean squares over seeds.
 
-    What the two share weighs most: the backbone in bf16, and the head's weights rounded to it.
+    What the two share weighs most: the backbone in bf16 (with a head in float32 the gradient's error is 2% less). So
+    one seed tells nothing: the ratio of the two errors has a spread of 4.5%, and 3% is two standard errors of ten.
     """
-    exact, stock = run("plain"), run("plain", bf16=True)
-    with patch_trl():
-        ours = run("plain", bf16=True)
-    assert ours.calls == 1 and ours.completions == stock.completions == exact.completions
-    error, own = (float((one.gradient - exact.gradient).norm()) for one in (ours, stock))
-    assert own > 1e-3 * float(exact.gradient.norm()) and error <= 1.1 * own
-    for name in ("entropy", "loss"):
-        own = abs(stock.log[name] - exact.log[name])
-        assert abs(ours.log[name] - exact.log[name]) <= 1.25 * own + 1e-5
+    gradients, entropies = [], []
+    for seed in range(3, 19):
+        exact, stock = run("plain", seed=seed), run("plain", bf16=True, seed=seed)
+        with patch_trl():
+            ours = run("plain", bf16=True, seed=seed)
+        assert ours.calls == 1
+        if ours.completions == stock.completions == exact.completions:
+            size = exact.gradient.norm()
+            gradients.append([float((one.gradient - exact.gradient).norm() / size) for one in (ours, stock)])
+            entropies.append([one.log["entropy"] - exact.log["entropy"] for one in (ours, stock)])
+            assert ours.log["loss"] == pytest.approx(exact.log["loss"], abs=1e-5)
+    ours, stock = torch.tensor(gradients).square().mean(0).sqrt().tolist()
+    assert len(gradients) >= 8 and stock > 0.01 and ours <= 1.03 * stock
+    ours, stock = torch.tensor(entropies).square().mean(0).sqrt().tolist()
+    assert 1e-4 < ours <= 1.5 * stock  # ten numbers of either sign: their ratio is known to a third
 
 
 def test_an_adapter_on_the_head_is_refused(tokenizer, tmp_path):

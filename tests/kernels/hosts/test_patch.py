@@ -4,9 +4,11 @@ import sys
 
 import pytest
 
-from aslfast_kernels import patch_trl, patch_verl
+from aslfast_kernels import patch_openrlhf, patch_prime_rl, patch_slime, patch_trl, patch_verl
 from aslfast_kernels.integrations.patch import Patch
 from tests.support.kernels import host_contracts as host
+
+PRIME_RL = "prime_rl.trainer.models.layers"
 
 
 @pytest.fixture
@@ -28,10 +30,23 @@ def names_of(modules):
         "verl, imported early": modules["verl.models.mcore.model_forward_fused"]["linear_cross_entropy"],
         "verl, loss": registry["vanilla"],
         "verl, forward": modules["verl.models.transformers.dense_common"]["forward_with_triton_backend"],
+        "slime": modules["slime.utils.ppo_utils"]["calculate_log_probs_and_entropy"],
+        "slime, imported early": modules["slime.backends.megatron_utils.loss"]["calculate_log_probs_and_entropy"],
+        "openrlhf": modules["openrlhf.models.utils"]["log_probs_from_logits"],
+        "openrlhf, entropy": modules["openrlhf.models.utils"]["compute_entropy"],
+        "openrlhf, imported early": modules["openrlhf.models.actor"]["log_probs_from_logits"],
+        "openrlhf, loss": modules["openrlhf.models.loss"]["PolicyLoss"],
+        "openrlhf, loss, imported early": modules["openrlhf.trainer.ray.ppo_actor"]["PolicyLoss"],
+        "prime-rl": modules[f"{PRIME_RL}.lm_head"]["_SequenceChunkedLogProbEntropyFn"],
+        "prime-rl, softcap": modules[f"{PRIME_RL}.lm_head_gemma"]["_GemmaChunkedLogProbEntropyFn"],
     }
 
 
-@pytest.mark.parametrize(("patch", "host_name"), [(patch_trl, "trl"), (patch_verl, "verl")])
+HOSTS = [(patch_trl, "trl"), (patch_verl, "verl"), (patch_slime, "slime"), (patch_openrlhf, "openrlhf")]
+HOSTS += [(patch_prime_rl, "prime-rl")]
+
+
+@pytest.mark.parametrize(("patch", "host_name"), HOSTS)
 def test_replaces_all_of_a_host_and_puts_it_back(patch, host_name, modules):
     before = names_of(modules)
     handle = patch()
@@ -50,6 +65,9 @@ def test_replaces_all_of_a_host_and_puts_it_back(patch, host_name, modules):
 @pytest.mark.parametrize(("patch", "name", "kind"), [
     (patch_trl, "trl.trainer.utils", "_ChunkedLogProbFunction"),
     (patch_verl, "verl.utils.kernel.linear_cross_entropy", "LinearCrossEntropy"),
+    (patch_prime_rl, f"{PRIME_RL}.lm_head", "_SequenceChunkedLogProbEntropyFn"),
+    (patch_prime_rl, f"{PRIME_RL}.lm_head_gemma", "_GemmaChunkedLogProbEntropyFn"),
+    (patch_openrlhf, "openrlhf.models.loss", "PolicyLoss"),
 ])  # fmt: skip
 def test_refuses_a_host_with_other_parameters(patch, name, kind, modules):
     class Newer(modules[name][kind]):
@@ -59,7 +77,20 @@ def test_refuses_a_host_with_other_parameters(patch, name, kind, modules):
 
     modules[name][kind] = Newer
     before = names_of(modules)
-    with pytest.raises(RuntimeError, match="label_smoothing, we know ctx, hidden, weight"):
+    with pytest.raises(RuntimeError, match=r"label_smoothing, we know (ctx, hidden, weight|self, log_probs)"):
+        patch()
+    assert names_of(modules) == before
+
+
+@pytest.mark.parametrize(("patch", "name", "function"), [
+    (patch_slime, "slime.utils.ppo_utils", "calculate_log_probs_and_entropy"),
+    (patch_openrlhf, "openrlhf.models.utils", "log_probs_from_logits"),
+    (patch_openrlhf, "openrlhf.models.utils", "compute_entropy"),
+])  # fmt: skip
+def test_refuses_a_function_with_other_parameters(patch, name, function, modules):
+    modules[name][function] = lambda logits, label_smoothing: None
+    before = names_of(modules)
+    with pytest.raises(RuntimeError, match="takes logits, label_smoothing, we know logits"):
         patch()
     assert names_of(modules) == before
 
@@ -79,7 +110,14 @@ def test_refuses_an_older_trl(modules):
 
 
 @pytest.mark.parametrize(
-    ("patch", "name"), [(patch_trl, "trl.trainer.utils"), (patch_verl, "verl.trainer.ppo.core_algos")]
+    ("patch", "name"),
+    [
+        (patch_trl, "trl.trainer.utils"),
+        (patch_verl, "verl.trainer.ppo.core_algos"),
+        (patch_slime, "slime.utils.ppo_utils"),
+        (patch_openrlhf, "openrlhf.models.loss"),
+        (patch_prime_rl, "prime_rl.trainer.models.layers.lm_head_gemma"),
+    ],
 )
 def test_a_missing_host_is_an_import_error(patch, name, modules, monkeypatch):
     before = names_of(modules)

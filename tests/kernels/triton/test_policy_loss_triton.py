@@ -220,7 +220,8 @@ def test_operator(impl):
         columns[k] for k in ("logp_T", "old_logp_T", "advantage", "sequence_ids_T", "mask_T")
     )
     new.requires_grad_()
-    options = (0.1, 0.1, None, None, 0.0, "sequence", "ppo", None, None, "sequence_mean", None, None, "token", impl)
+    options = (0.1, 0.1, None, None, 0.0, "k3", "sequence", "ppo", None, None, "sequence_mean", None, None, "token")
+    options += (impl,)
     torch.library.opcheck(torch.ops.aslfast_kernels.policy_loss.default, (new, old, advantage, ids, mask, *options))
 
     def step(new):

@@ -1,5 +1,5 @@
-"""What TRL 1.16 and verl 0.9 call and expect back, re-stated: stand-ins for their modules where they are not
-installed. tests/kernels/hosts/test_installed_*.py compares both with the packages themselves where they are.
+"""What TRL 1.16 and verl 0.9 call and expect back, re-stated, and stand-ins for the modules of all hosts where they are
+not installed. tests/kernels/hosts/test_installed_*.py compares both with the packages themselves where they are.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from tests.support.kernels import openrlhf_contract, prime_rl_contract, slime_contract
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,8 @@ VISION = ("qwen2_vl", "qwen3_vl", "qwen3_5", "glm4v")  # verl's modules of visio
 
 
 def stand_in_modules() -> dict[str, types.ModuleType]:
-    """Return fresh modules of TRL and verl by name, as far as they are patched."""
-    contents = {
+    """Return fresh modules of all hosts by name, as far as they are patched."""
+    contents: dict[str, dict[str, Any]] = {
         "trl.trainer.utils": {"_ChunkedLogProbFunction": StockHead},
         "verl.utils.kernel.linear_cross_entropy": {
             "LinearCrossEntropy": LinearCrossEntropy, "linear_cross_entropy": LinearCrossEntropy.apply,
@@ -148,6 +150,7 @@ def stand_in_modules() -> dict[str, types.ModuleType]:
         "verl.trainer.ppo.core_algos": {"POLICY_LOSS_REGISTRY": {"vanilla": stock_vanilla}},
         "verl.models.transformers.dense_common": {"forward_with_triton_backend": forward_with_triton_backend},
     }  # fmt: skip
+    contents |= slime_contract.MODULES | openrlhf_contract.MODULES | prime_rl_contract.MODULES
     modules = {}
     for name in contents:
         parts = name.split(".")

@@ -29,7 +29,21 @@ def k3(log_ratio):
     return math.exp(log_ratio) - 1 - log_ratio
 
 
-def naive(b, *, low=0.2, high=0.2, dual=None, beta=0.0, level="token", kind="ppo", cap=None, aggregate, normalizer):
+# By d = logp - ref: the estimate of KL(new || reference), and its slope by logp.
+KL = {
+    "k1": lambda d: (d, 1.0),
+    "k2": lambda d: (d * d / 2, d),
+    "k3": lambda d: (k3(-d), 1 - math.exp(-d)),
+    "abs": lambda d: (abs(d), math.copysign(1.0, d)),
+    "k1+": lambda d: (d, d),
+    "k3+": lambda d: (k3(-d), d),
+}
+
+
+# More than 6 parameters: those of a case.
+def naive(
+    b, *, low=0.2, high=0.2, dual=None, beta=0.0, kl="k3", level="token", kind="ppo", cap=None, aggregate, normalizer
+):
     """Return loss, gradient [T], sum of |terms|, clip fraction, approximate KL, ratio extremes, KL to the reference."""
     new, old, ref, sampler, advantage = (
         b[n].double().tolist() for n in ("logp_T", "old_logp_T", "ref_logp_T", "sampler_logp_T", "advantage")
@@ -62,12 +76,12 @@ def naive(b, *, low=0.2, high=0.2, dual=None, beta=0.0, level="token", kind="ppo
             mates = [t] if level == "sequence_token" else mates
             for m in mates if moves else []:
                 gradient[m] += value / len(mates)
-        kl = weight * beta * k3(ref[t] - new[t])
-        loss, size = loss + value + kl, size + abs(value) + kl
-        gradient[t] += weight * beta * (1 - math.exp(ref[t] - new[t]))
+        estimate, slope = (weight * beta * x for x in KL[kl](new[t] - ref[t]))
+        loss, size = loss + value + estimate, size + abs(value) + abs(estimate)
+        gradient[t] += slope
     count = len(kept)
     approx_kl = sum(k3(new[t] - old[t]) for t in kept) / count
-    kl_ref = sum(k3(ref[t] - new[t]) for t in kept) / count
+    kl_ref = sum(KL[kl](new[t] - ref[t])[0] for t in kept) / count
     return loss, gradient, size, clipped / count, approx_kl, min(ratios), max(ratios), kl_ref
 
 
@@ -78,6 +92,11 @@ CASES = {
     "no upper clip": {"high": math.inf},
     "cispo, no lower clip": {"kind": "cispo", "low": math.inf, "high": 0.3},
     "kl": {"beta": 0.3},
+    "kl k1": {"beta": 0.3, "kl": "k1"},
+    "kl k2": {"beta": 0.3, "kl": "k2"},
+    "kl abs": {"beta": 0.3, "kl": "abs"},
+    "kl k1 straight through": {"beta": 0.3, "kl": "k1+"},
+    "gspo, kl k3 straight through": {"level": "sequence", "low": 0.05, "high": 0.05, "beta": 0.3, "kl": "k3+"},
     "gspo": {"level": "sequence", "low": 0.05, "high": 0.05},
     "gspo-token": {"level": "sequence_token", "low": 0.05, "high": 0.05},
     "gspo dual kl tis": {"level": "sequence", "low": 0.02, "high": 0.04, "dual": 1.1, "beta": 0.1, "cap": 1.2},
@@ -89,7 +108,8 @@ CASES = {
 
 def options_of(case):
     names = {"low": "clip_low", "high": "clip_high", "dual": "dual_clip", "beta": "kl_coef", "level": "ratio_level"}
-    return {{"cap": "tis_cap"}.get(k, names.get(k, k)): v for k, v in case.items()}
+    names |= {"cap": "tis_cap", "kl": "kl_kind"}
+    return {names.get(k, k): v for k, v in case.items()}
 
 
 def call(b, case, **more):
