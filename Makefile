@@ -1,5 +1,5 @@
 # make setup | setup-sglang | setup-browser | demo | real | test | check | fuzz | lint | docs | wheels | wheels-twice | clean.
-# PYTHON names the interpreter for the virtual environment (3.10 to 3.12).
+# PYTHON names the interpreter for the virtual environment (3.10 to 3.13).
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
