@@ -1,11 +1,11 @@
-# make setup | setup-sglang | setup-browser | demo | real | test | check | fuzz | lint | docs | wheels | wheels-twice | clean.
-# PYTHON names the interpreter for the virtual environment (3.10 to 3.12).
+# make setup | setup-sglang | setup-browser | demo | real | test | check | fuzz | lint | docs | wheels | wheels-twice | wheels-tried | clean.
+# PYTHON names the interpreter for the virtual environment (3.10 to 3.13).
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml kernels/pyproject.toml CMakeLists.txt $(wildcard csrc/* csrc/*/* csrc/*/*/*)
 
-.PHONY: setup setup-sglang setup-browser demo real test test-fast check fuzz lint docs setup-docs wheels wheels-twice clean
+.PHONY: setup setup-sglang setup-browser demo real test test-fast check fuzz lint docs setup-docs wheels wheels-twice wheels-tried clean
 
 setup: .venv/.built
 
@@ -104,6 +104,10 @@ wheels: .venv/.wheels
 wheels-twice: wheels
 	$(BIN)/python .ci/wheels.py --out build/again --pythons $(PYTHONS)
 	cd build/again && for file in *; do cmp $$file $(abspath $(DIST))/$$file || exit 1; done
+
+# each one installed with pip in an environment of its own, and used without a compiler
+wheels-tried: wheels
+	$(BIN)/python .ci/try_wheels.py --wheels $(DIST) --pythons $(PYTHONS)
 
 clean:
 	rm -rf build dist *.egg-info aslfast/_bm25.*.so .venv/.built

@@ -27,7 +27,7 @@ SLOW = (
     "checkpoint/test_resumed_config.py",
     "distributed/test_meeting.py", "trainer/test_environments.py", "models/test_from_gguf.py", "cli/test_model.py",
     "metrics/test_monitor.py", "index/test_sharing.py", "index/test_build.py", "project/shipping/test_packaging.py",
-    "project/shipping/test_site.py", "project/shipping/test_h100_page.py",
+    "project/shipping/test_site.py", "project/shipping/test_h100_page.py", "project/shipping/test_notebooks.py",
     "kernels/test_integrations.py", "kernels/test_logprob_parallel.py", "index/test_damage.py",
     "trainer/preflight/test_memory_model.py", "project/test_light_imports.py", "distributed/test_process_group.py",
     "tools/test_mcp_server.py", "rounds/test_concurrency.py", "learner/test_gradients.py",

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from aslfast import _bm25
 from aslfast.data.corpus import Passage
-from aslfast.data.corpus_arrow import AnySource, open_source
+from aslfast.data.corpus_batches import AnySource, open_source
 from aslfast.index.build import Progress, build_index
 from aslfast.index.options import (
     MEMORY_MB,

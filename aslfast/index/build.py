@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from aslfast import _bm25
-from aslfast.data.corpus_arrow import PassageBatch, Source
+from aslfast.data.corpus_batches import PassageBatch, Source
 from aslfast.errors import UserError
 from aslfast.files.atomic import atomic_folder
 from aslfast.index.manifest import Manifest, Segment, write_lock, write_manifest

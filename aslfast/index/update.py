@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from aslfast import _bm25
-from aslfast.data.corpus_arrow import PassageBatch, Source
+from aslfast.data.corpus_batches import PassageBatch, Source
 from aslfast.errors import UserError
 from aslfast.index.build import Progress, describe_segment, explain_writing, write_segment
 from aslfast.index.manifest import (

@@ -8,12 +8,17 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
+from docs.site.notebooks import notebook_text
+
 ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = {  # pages outside docs/, and where they are in the site
     "README.md": "index.md",
     "CONTRIBUTING.md": "contributing.md",
     "kernels/README.md": "kernels/README.md",
     "docs/README.md": "documents.md",
+    "examples/notebooks/README.md": "notebooks/index.md",
+    "examples/notebooks/demo.ipynb": "notebooks/demo.md",
+    "examples/notebooks/kernels.ipynb": "notebooks/kernels.md",
 }
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 FENCE = re.compile(r"(^```.*?^```)", re.DOTALL | re.MULTILINE)
@@ -33,7 +38,9 @@ def write_pages(out: Path) -> None:
         goal = out / place
         goal.parent.mkdir(parents=True, exist_ok=True)
         if place.endswith(".md"):
-            goal.write_text(page((ROOT / source).read_text(encoding="utf-8"), source, where), encoding="utf-8")
+            text = (ROOT / source).read_text(encoding="utf-8")
+            text = notebook_text(text) if source.endswith(".ipynb") else text
+            goal.write_text(page(text, source, where), encoding="utf-8")
         else:
             shutil.copyfile(ROOT / source, goal)
 

@@ -15,7 +15,7 @@ import pytest
 from aslfast.config import load_recipe
 from aslfast.core import Question
 from aslfast.data.corpus import Passage, read_corpus
-from aslfast.data.corpus_arrow import open_source
+from aslfast.data.corpus_batches import open_source
 from aslfast.data.qa_dataset import read_questions
 from aslfast.data.topics import read_topics
 from aslfast.errors import UserError

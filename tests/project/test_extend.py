@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
-NO_PARTS = ("containers", "from_nothing")  # tried by tests/project/shipping/test_packaging.py and test_h100_page.py
+NO_PARTS = ("containers", "from_nothing", "notebooks")  # tried by tests/project/shipping
 EXAMPLES = [page for page in sorted((ROOT / "examples").glob("*/README.md")) if page.parent.name not in NO_PARTS]
 SMALL = (
     "rounds=1 threads=1 data.eval_count=8 policy.steps=1 policy.prompts_per_step=2 policy.group_size=2 "

@@ -71,7 +71,7 @@ def folder(tmp_path_factory) -> Path:
         ("recipes", MODELS | FILES),
         ("recipes tiny", MODELS | FILES),
         ("train --dry-run", MODELS | {"matplotlib"}),
-        ("index build c.jsonl --out new --quiet", MODELS | FILES - {"pyarrow"}),
+        ("index build c.jsonl --out new --quiet", MODELS | FILES),
         ("index info idx", MODELS | FILES),
         ("index search idx dog", MODELS | FILES),
         ("report run", MODELS | FILES - {"matplotlib"}),

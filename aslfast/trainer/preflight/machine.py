@@ -12,7 +12,14 @@ import tempfile
 from pathlib import Path
 
 from aslfast.trainer.preflight.check import CheckResult, run_check
-from aslfast.trainer.preflight.versions import SETUP, SGLANG_SETUP, check_python, check_sglang, check_versions
+from aslfast.trainer.preflight.versions import (
+    SETUP,
+    SGLANG_SETUP,
+    USE_PYTHON,
+    check_python,
+    check_sglang,
+    check_versions,
+)
 
 LOW_MEMORY_GB, LOW_DISK_GB = 4, 5  # the tiny recipe with SGLang on a CPU holds about 2 GB, a run's folder less than 1
 
@@ -20,7 +27,7 @@ LOW_MEMORY_GB, LOW_DISK_GB = 4, 5  # the tiny recipe with SGLang on a CPU holds 
 def check_machine() -> list[CheckResult]:
     """Return the results of all checks without a sampler: 2 to 3 seconds, most of it the import of torch."""
     checks = (
-        ("python", check_python, "use Python 3.10, 3.11 or 3.12"),
+        ("python", check_python, USE_PYTHON),
         ("versions", check_versions, SETUP),
         ("sglang", check_sglang, SGLANG_SETUP),
         ("devices", check_devices, f"torch does not load: {SETUP}"),

@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from aslfast.trainer.preflight.check import CheckResult
 
 SETUP = "run make setup"
+PYTHONS = ((3, 10), (3, 13))  # first and last
+USE_PYTHON = "use Python 3.10, 3.11, 3.12 or 3.13"
 SGLANG_SETUP = "run make setup-sglang (CPU) or pip install 'aslfast[sglang]' (GPU)"
 
 
@@ -52,8 +54,8 @@ def stack_of(torch: str) -> Stack | None:
 def check_python() -> CheckResult:
     """Check the version of Python."""
     found = platform.python_version()
-    fits = (3, 10) <= sys.version_info[:2] <= (3, 12)
-    return CheckResult("python", "ok" if fits else "failed", found, "" if fits else "use Python 3.10, 3.11 or 3.12")
+    fits = PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]
+    return CheckResult("python", "ok" if fits else "failed", found, "" if fits else USE_PYTHON)
 
 
 def check_versions() -> CheckResult:

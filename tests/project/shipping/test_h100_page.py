@@ -135,7 +135,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings["SMALL"] = " ".join(f"--set {setting}" for setting in SMALL.split())
     with (folder / "said").open("w") as said:
         command = ["bash", "-c", script]
-        done = subprocess.run(command, cwd=folder, env=os.environ | settings, stdout=said, stderr=said, timeout=500)
+        done = subprocess.run(command, cwd=folder, env=os.environ | settings, stdout=said, stderr=said, timeout=1500)
     assert done.returncode == 0, (folder / "said").read_text()[-3000:]
     return folder
 

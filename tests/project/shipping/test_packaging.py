@@ -6,6 +6,7 @@ With ASLFAST_WHEELS=dist the wheels that `make wheels` left there are tested ins
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -144,13 +145,24 @@ def test_the_wheel_of_the_kernels_has_them_and_nothing_else(kernels_wheel: Path)
     assert names == owed or not tracked
 
 
-def test_the_index_alone_needs_no_torch(wheel: Path) -> None:
+def test_the_index_alone_needs_no_torch_and_no_pyarrow(wheel: Path) -> None:
     plain = [text for text in metadata_of(wheel) if "extra ==" not in text]
-    assert plain and not [text for text in plain if re.match("torch|triton|transformers|uvicorn|matplotlib", text)]
+    unwanted = "torch|triton|transformers|uvicorn|matplotlib|pyarrow"
+    assert plain and not [text for text in plain if re.match(unwanted, text)]
 
 
 def test_both_packages_have_one_version() -> None:
     assert aslfast_kernels.__version__ == __version__
+
+
+@pytest.mark.parametrize("module", ["aslfast.trainer.preflight.versions", "examples.from_nothing.check"])
+def test_every_place_names_the_same_pythons(module: str) -> None:
+    first, last = importlib.import_module(module).PYTHONS
+    said = f"{first[0]}.{first[1]} to {last[0]}.{last[1]}"
+    for page in ("README.md", "docs/start/install.md", "docs/project/changelog.md", "Makefile"):
+        assert said in (ROOT / page).read_text(encoding="utf-8"), page
+    required = f'requires-python = ">={first[0]}.{first[1]},<{last[0]}.{last[1] + 1}"'
+    assert required in (ROOT / "pyproject.toml").read_text()
 
 
 def test_the_kernels_are_imported_in_a_clean_folder(kernels_wheel: Path, tmp_path: Path) -> None:
@@ -190,7 +202,9 @@ def test_the_index_works_alone(wheel: Path, tmp_path: Path) -> None:
     aslfast = python.parent / "aslfast"
     run(aslfast, "index", "build", "c.jsonl", "--out", "new.idx", cwd=tmp_path, **alone(python))
     assert "running dogs" in run(aslfast, "index", "search", "new.idx", "dog", cwd=tmp_path, **alone(python))
-    for command, extra in (("train", "train"), ("index serve new.idx", "serve")):
+    (tmp_path / "c.parquet").write_bytes(b"")
+    parquet = "index build c.parquet --out parquet.idx"
+    for command, extra in (("train", "train"), ("index serve new.idx", "serve"), (parquet, "parquet")):
         done = subprocess.run(
             [aslfast, *command.split()], cwd=tmp_path, env=os.environ | alone(python), capture_output=True, text=True
         )

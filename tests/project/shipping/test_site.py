@@ -67,6 +67,15 @@ def test_the_reference_is_that_of_the_code(site: Path) -> None:
     assert "BM25Index" in text_of(site / "reference" / "python.html")
 
 
+@pytest.mark.parametrize(
+    ("name", "pictures", "said"), [("demo", 2, "held-out questions"), ("kernels", 1, "counts from 3")]
+)
+def test_a_notebook_is_a_page_with_what_it_drew_and_printed(site: Path, name: str, pictures: int, said: str) -> None:
+    html = (site / "notebooks" / f"{name}.html").read_text(encoding="utf-8")
+    assert html.count('src="data:image/png;base64,') == pictures
+    assert said in html and "\x1b" not in html
+
+
 def test_a_broken_link_stops_the_build(tmp_path: Path) -> None:
     sys.path.insert(0, str(ROOT))
     from docs.site.pages import page

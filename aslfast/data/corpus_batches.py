@@ -1,7 +1,7 @@
-"""A corpus in batches for the index builder: Arrow arrays where the files allow it, without a Python string a passage.
+"""A corpus in batches for the index builder: JSON by msgspec, Parquet as Arrow arrays, without a string a passage.
 
-Arrow's readers are faster and less strict than corpus.py. A batch that they refuse, or may read differently, is read
-again by corpus.py, which decides what is valid and says what is wrong.
+Both are faster than corpus.py and stop at other things. A batch that they refuse, or may read differently, is read
+again by corpus.py, which decides what is valid and says what is wrong. Only Parquet needs pyarrow.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import msgspec
 import numpy as np
 
 from aslfast.data.corpus import (
@@ -33,6 +34,16 @@ if TYPE_CHECKING:
 AnySource: TypeAlias = str | Path | Iterable[str | Path] | Iterable[Passage]
 BATCH_PASSAGES = 8192  # larger batches gain nothing
 BLOCK_BYTES = 8 << 20  # of a JSONL file, parsed at once
+
+
+class _Row(msgspec.Struct, frozen=True, gc=False):
+    """What is read of a line: other types, and lines without these fields, are corpus.py's to judge."""
+
+    id: str | int
+    contents: str
+
+
+_ROWS = msgspec.json.Decoder(_Row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +119,11 @@ def _jsonl_batches(file: Path) -> Iterator[PassageBatch]:
 
 
 def _plain_block(block: bytes) -> PassageBatch | None:
-    """Parse whole lines with Arrow's JSON reader; return None where corpus.py must read them.
+    """Parse whole lines with msgspec; return None where corpus.py must read them.
 
-    Arrow accepts blank lines, several objects in a line and objects over several lines. Where every line begins with {
-    and ends in }, no object goes over several lines; where there are also as many objects as lines, each line is one
-    object.
+    msgspec accepts blank lines, several objects in a line and objects over several lines. Where every line begins with
+    { and ends in }, no object goes over several lines; where there are also as many objects as lines, each line is one
+    object. It does not look at the bytes of fields that it leaves out: they must be UTF-8 too.
     """
     text = np.frombuffer(block, np.uint8)
     ends = np.flatnonzero(text == ord("\n"))
@@ -122,22 +133,16 @@ def _plain_block(block: bytes) -> PassageBatch | None:
     if not ((text[begins] == ord("{")).all() and (text[ends - 1] == ord("}")).all() and _is_utf8(block)):
         return None
     rows = _parse_json(block)
-    return _plain(rows) if rows is not None and len(rows) == len(ends) else None
+    if len(rows) != len(ends) or any(row.id == "" for row in rows):
+        return None
+    return PassageBatch([str(row.id) for row in rows], [row.contents for row in rows])
 
 
-def _parse_json(block: bytes) -> pa.RecordBatch | None:
-    import pyarrow as pa
-    from pyarrow import json
-
-    reading = json.ReadOptions(use_threads=False, block_size=len(block) + 1)
-    for id_type in (pa.string(), pa.int64()):
-        schema = pa.schema([("id", id_type), ("contents", pa.string())])
-        parsing = json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
-        try:
-            return json.read_json(pa.BufferReader(block), reading, parsing).combine_chunks().to_batches()[0]
-        except pa.ArrowInvalid:
-            continue
-    return None
+def _parse_json(block: bytes) -> list[_Row]:
+    try:
+        return _ROWS.decode_lines(block)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return []
 
 
 def _plain(rows: pa.RecordBatch) -> PassageBatch | None:
