@@ -4,10 +4,8 @@ from __future__ import annotations
 
 SERVE = "'aslfast[serve]' to serve an index, 'aslfast[train]' to train"
 TRAIN = "'aslfast[train]'"
-PARQUET = "'aslfast[parquet]'"
 EXTRAS = {  # of pyproject.toml: what brings a module that some command needs
     **dict.fromkeys(("uvicorn", "httptools", "starlette", "httpx", "orjson"), SERVE),
-    "pyarrow": PARQUET,
     **dict.fromkeys(("torch", "triton", "transformers", "peft", "safetensors"), TRAIN),
     **dict.fromkeys(("tokenizers", "matplotlib", "aslfast_kernels"), TRAIN),
 }

@@ -1,7 +1,7 @@
 """A corpus in batches for the index builder: JSON by msgspec, Parquet as Arrow arrays, without a string a passage.
 
 Both are faster than corpus.py and stop at other things. A batch that they refuse, or may read differently, is read
-again by corpus.py, which decides what is valid and says what is wrong. Only Parquet needs pyarrow.
+again by corpus.py, which decides what is valid and says what is wrong. Only Parquet loads pyarrow.
 """
 
 from __future__ import annotations

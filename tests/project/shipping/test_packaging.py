@@ -145,9 +145,9 @@ def test_the_wheel_of_the_kernels_has_them_and_nothing_else(kernels_wheel: Path)
     assert names == owed or not tracked
 
 
-def test_the_index_alone_needs_no_torch_and_no_pyarrow(wheel: Path) -> None:
+def test_the_index_alone_needs_no_torch(wheel: Path) -> None:
     plain = [text for text in metadata_of(wheel) if "extra ==" not in text]
-    unwanted = "torch|triton|transformers|uvicorn|matplotlib|pyarrow"
+    unwanted = "torch|triton|transformers|uvicorn|matplotlib"
     assert plain and not [text for text in plain if re.match(unwanted, text)]
 
 
@@ -202,9 +202,7 @@ def test_the_index_works_alone(wheel: Path, tmp_path: Path) -> None:
     aslfast = python.parent / "aslfast"
     run(aslfast, "index", "build", "c.jsonl", "--out", "new.idx", cwd=tmp_path, **alone(python))
     assert "running dogs" in run(aslfast, "index", "search", "new.idx", "dog", cwd=tmp_path, **alone(python))
-    (tmp_path / "c.parquet").write_bytes(b"")
-    parquet = "index build c.parquet --out parquet.idx"
-    for command, extra in (("train", "train"), ("index serve new.idx", "serve"), (parquet, "parquet")):
+    for command, extra in (("train", "train"), ("index serve new.idx", "serve")):
         done = subprocess.run(
             [aslfast, *command.split()], cwd=tmp_path, env=os.environ | alone(python), capture_output=True, text=True
         )
