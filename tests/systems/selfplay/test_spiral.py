@@ -1,6 +1,7 @@
 """SPIRAL: who wins, what each side is paid, its baseline by role, and games in the lab that both sides learn from."""
 
 import json
+import sqlite3
 
 import pytest
 
@@ -92,8 +93,6 @@ def test_the_next_question_starts_from_the_answer(played):
 
 
 def test_the_baselines_of_both_roles_are_kept(played):
-    import sqlite3
-
     with sqlite3.connect(played.run / "ledger.sqlite") as store:
         states = [json.loads(body)["state"] for (body,) in store.execute("SELECT body FROM commits ORDER BY number")]
     kept = {key for state in states for key in state.get("baselines", {})}
