@@ -35,7 +35,7 @@ def value_of(scores: Sequence[float]) -> float:
 
 
 @dataclass(frozen=True)
-class Options:
+class EvaOptions:
     """check_prompt: what the judge is asked about an evolved question, with {question} and {answer}."""
 
     check_prompt: str
@@ -51,7 +51,7 @@ class Eva(OwnPhase):
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
         self.state = Pool()
-        options_of(self, Options)
+        options_of(self, EvaOptions)
 
     def tasks(self, context: TaskContext) -> list[Question]:
         if not self.state.items:
@@ -62,7 +62,7 @@ class Eva(OwnPhase):
 
     async def play(self, play: Play, task: Task) -> Played:
         asked = Question(task.id, task.question, task.references, task.hops)
-        options = options_of(self, Options)
+        options = options_of(self, EvaOptions)
         if play.rng("evolve").random() < options.evolved:
             asked = await self._evolved(play, asked)
         answers = await asyncio.gather(*(play.act("policy", about=asked) for _ in range(options.answers)))
@@ -84,7 +84,7 @@ class Eva(OwnPhase):
     async def _evolved(self, play: Play, asked: Question) -> Question:
         """Return what the creator makes of a question; the question itself where that passes no check."""
         told = {"answer": asked.reference, "method": play.rng("method").choice(METHODS)}
-        accepted = partial(self._accepted, options_of(self, Options).check_prompt)
+        accepted = partial(self._accepted, options_of(self, EvaOptions).check_prompt)
         checks = [Check("new", partial(_is_new, asked.text), "refill"), Check("accepted", accepted, "refill")]
         found = await filtered(play, partial(play.act, "generator", about=asked, **told), checks, asked)
         answer = (found.output_answer,) if found.output_answer else ()

@@ -57,7 +57,7 @@ class Pools:
 
 
 @dataclass(frozen=True)
-class Options:
+class MAEOptions:
     """question_prompt: what the judge is asked about a question's quality, with {question} and {answer}."""
 
     question_prompt: str
@@ -73,7 +73,7 @@ class MAE(OwnPhase):
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
         self.state = Pools()
-        options_of(self, Options)
+        options_of(self, MAEOptions)
 
     def tasks(self, context: TaskContext) -> list[Question]:
         return [Question(str(i), topic) for i, topic in enumerate(context.data.topics)]
@@ -109,14 +109,14 @@ class MAE(OwnPhase):
                     self.state.pairs.add(Question(act.task.id, asked, (act.output,)), key=f"{asked} {act.output}")
 
     async def _propose(self, play: Play, topic: str) -> Trajectory:
-        shown = play.rng("reference").random() < options_of(self, Options).reference_share
+        shown = play.rng("reference").random() < options_of(self, MAEOptions).reference_share
         example = drawn(self.state.questions, play, "example") if shown else None
         start = example.reference if example else topic
         return await play.act("generator", topic=topic, example=example.text if example else "(none)", start=start)
 
     async def _weigh(self, play: Play, written: Trajectory, own: Question) -> None:
         """Settle the proposer's reward: the question's quality, and how the solver fares at it."""
-        options = options_of(self, Options)
+        options = options_of(self, MAEOptions)
         quality = quality_of(await play.act("grm", options.question_prompt, about=own, answer=own.reference))
         tried = await asyncio.gather(*(play.act("policy", about=own) for _ in range(options.tries)))
         scores = await asyncio.gather(*(self._judged(play, own, act) for act in tried if act.output))

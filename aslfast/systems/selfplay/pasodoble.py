@@ -69,8 +69,8 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Options:
-    """Both step counts 0: online, both players learn in each step. Else offline: they take turns of so many steps."""
+class PasoDobleOptions:
+    """history: questions that novelty looks back on; proposer_steps, solver_steps: of a turn, 0: both learn at once."""
 
     answers: int = 6  # of the solver to a question
     history: int = 100
@@ -87,10 +87,10 @@ class PasoDoble(OwnPhase):
         super().__init__(config, options)
         self.state = Memory()
         self._solving = False
-        options_of(self, Options)
+        options_of(self, PasoDobleOptions)
 
     def tasks(self, context: TaskContext) -> list[Question]:
-        options = options_of(self, Options)
+        options = options_of(self, PasoDobleOptions)
         turn = context.state.phase_step % max(1, options.proposer_steps + options.solver_steps)
         if turn == 0:
             self.state.buffer = []
@@ -119,12 +119,12 @@ class PasoDoble(OwnPhase):
 
     async def learn_from(self, control: Control, groups: Sequence[Group]) -> list[Group]:
         """Leave out the solver's answers in the proposer's turn."""
-        alone = options_of(self, Options).proposer_steps > 0 and not self._solving
+        alone = options_of(self, PasoDobleOptions).proposer_steps > 0 and not self._solving
         return [group for group in groups if not (alone and group.role == "policy")]
 
     def after_step(self, groups: Sequence[Group]) -> None:
-        """Remember what was asked; in the proposer's turn, buffer what paid, and begin anew after the solver's."""
-        options, asked = options_of(self, Options), [group for group in groups if group.role == "generator"]
+        """Remember what was asked; in the proposer's turn, buffer what paid."""
+        options, asked = options_of(self, PasoDobleOptions), [group for group in groups if group.role == "generator"]
         acts = [act for group in asked for act in (*group.trajectories, *group.failed) if act.output]
         self.state.history = [*self.state.history, *(act.output or "" for act in acts)][-options.history :]
         if options.proposer_steps:
@@ -136,7 +136,7 @@ class PasoDoble(OwnPhase):
         return proposer_reward(p or 0.0, novelty(act.output or "", self.state.history))
 
     async def _answers(self, play: Play, asked: Question) -> list[Trajectory]:
-        answers = range(options_of(self, Options).answers)
+        answers = range(options_of(self, PasoDobleOptions).answers)
         return list(await asyncio.gather(*(play.act("policy", about=asked) for _ in answers)))
 
 

@@ -49,7 +49,7 @@ def instructor_reward(shares: Sequence[float | None]) -> float:
 
 
 @dataclass(frozen=True)
-class Options:
+class SEIFOptions:
     """instruction: the question with its conditions, with {question} and {conditions}."""
 
     instruction: str
@@ -66,15 +66,15 @@ class SEIF(OwnPhase):
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
         self._following = False
-        options_of(self, Options)
+        options_of(self, SEIFOptions)
 
     def tasks(self, context: TaskContext) -> list[Question]:
-        self._following = context.state.phase_step >= options_of(self, Options).instructor_steps
+        self._following = context.state.phase_step >= options_of(self, SEIFOptions).instructor_steps
         topics = [Question(str(i), topic) for i, topic in enumerate(context.data.topics)]
         return list(context.data.real_questions) or topics
 
     async def play(self, play: Play, task: Task) -> Played:
-        options, written = options_of(self, Options), await self._conditions(play, task.question)
+        options, written = options_of(self, SEIFOptions), await self._conditions(play, task.question)
         conditions = conditions_of(written.output, options.conditions)
         if conditions is None:
             return (written.act,)
@@ -100,7 +100,7 @@ class SEIF(OwnPhase):
 
     async def _conditions(self, play: Play, question: str) -> Filtered:
         """Return the instructor's act: what is no list, or does not pass the filter, earns it 0 in its own steps."""
-        fails, count = "drop" if self._following else "reward", options_of(self, Options).conditions
+        fails, count = "drop" if self._following else "reward", options_of(self, SEIFOptions).conditions
         checks = [
             Check("a_list", lambda _, act: conditions_of(act.output, count) is not None, fails),
             Check("compatible", partial(self._compatible, question), fails),

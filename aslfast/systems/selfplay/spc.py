@@ -41,7 +41,7 @@ def is_valid(right_after_it: Sequence[bool], right_before: Sequence[bool]) -> bo
 
 
 @dataclass(frozen=True)
-class Options:
+class SPCOptions:
     """go_on: what the solver is told to go on from a step, with {question}. step: which one is spoilt."""
 
     go_on: str
@@ -66,14 +66,14 @@ class SPC(OwnPhase):
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
-        options_of(self, Options)
+        options_of(self, SPCOptions)
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         return context.data.real_questions
 
     async def play(self, play: Play, task: Task) -> Played:
         check = Check("solved", lambda _, act: exact_match(act.output, task.references), "resample",
-                      tries=options_of(self, Options).tries)  # fmt: skip
+                      tries=options_of(self, SPCOptions).tries)  # fmt: skip
         solved = await filtered(play, partial(play.act, "policy", question=task.question), [check])
         if solved.failed:
             return (solved.act,)
@@ -97,7 +97,7 @@ class SPC(OwnPhase):
 
     def _step(self, play: Play, solved: Trajectory) -> Step:
         turns = [i for i, turn in enumerate(solved.turns) if turn.kind == "sampled"]
-        of_answer = options_of(self, Options).step == "answer"
+        of_answer = options_of(self, SPCOptions).step == "answer"
         at = turns[-1] if of_answer else play.rng("step").choice(turns)
         before = " ".join(turn.text for turn in solved.turns[1:at])
         return Step(before, (solved.output or "") if of_answer else solved.turns[at].text)
@@ -121,7 +121,7 @@ class SPC(OwnPhase):
 
     async def _continued(self, play: Play, before: str, text: str) -> list[bool]:
         """Let the solver go on from a step; return which continuations come to the right answer."""
-        options, question = options_of(self, Options), play.task.question
+        options, question = options_of(self, SPCOptions), play.task.question
         asked = play.context.asked("policy", "", question=question)
         messages = [asked, f"{before} {text}".strip(), fill(options.go_on, question=question)]
         ended = await asyncio.gather(*(play.talk("policy", messages) for _ in range(options.continuations)))

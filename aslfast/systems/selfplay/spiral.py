@@ -55,7 +55,7 @@ def _grounded(asked: Trajectory) -> bool:
 
 
 @dataclass(frozen=True)
-class Options:
+class SpiralOptions:
     """turns: the most of a game, of both sides; to_win: right answers that win it for the policy."""
 
     turns: int = 6
@@ -71,7 +71,7 @@ class Spiral(OwnPhase):
         return [Question(str(i), topic) for i, topic in enumerate(context.data.topics)]
 
     async def play(self, play: Play, task: Task) -> Played:
-        options, topic = options_of(self, Options), task.question
+        options, topic = options_of(self, SpiralOptions), task.question
         acts: list[Trajectory] = []
         while len(acts) < options.turns and outcome_of(acts, options.to_win) is None:
             if len(acts) % 2 == 0:
@@ -83,6 +83,6 @@ class Spiral(OwnPhase):
 
     def rewards(self, task: Task, plays: Sequence[Played]) -> list[list[RewardOf]]:
         """Return for each act what its side has at the end of the game."""
-        to_win = options_of(self, Options).to_win
+        to_win = options_of(self, SpiralOptions).to_win
         ends = [PAID[outcome_of(acts, to_win) or "draw"] for acts in plays]
         return [[paid[i % 2] for i, _ in enumerate(acts)] for acts, paid in zip(plays, ends, strict=True)]

@@ -85,7 +85,7 @@ def test_it_learns_as_its_tiny_recipe_does(name):
 def test_it_is_planned_and_plays_a_round(name, files, tmp_path):
     settings = [part for setting in small(name, files) for part in ("--set", setting)]
     assert "2 optimizer steps" in call("train", "--recipe", name, "--dry-run", *settings).stdout
-    planned = call("plan", "--recipe", name, *settings)
+    planned = call("plan", "--recipe", name, "--gpu", "80GB", *settings)
     assert planned.exit_code == 0, planned.output
     train.train(load_recipe(name, small(name, files)), tmp_path / "run")
     (line,) = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()][1:]
