@@ -49,12 +49,18 @@ class Play:
     _acts: int = field(default=0, init=False)
     _settled: list[tuple[Trajectory, RewardOf]] = field(default_factory=list, init=False)
 
-    async def act(self, role: str, prompt: str = "", **gaps: str) -> Trajectory:
+    async def act(self, role: str, prompt: str = "", *, about: Question | None = None, **gaps: str) -> Trajectory:
         """Let a role act. prompt: what it is asked, with {gaps}; empty: its own, roles.NAME.prompt.
 
-        The gaps' texts are data: each is one line of the prompt.
+        The gaps' texts are data: each is one line of the prompt. about: another question than the task's, such as one
+        that was written in the play: it fills {question}, and is that of the trajectory's task, so that acts about it
+        are compared with each other alone.
         """
-        return await self.context.sample(self._next(role, self.context.asked(role, prompt, **gaps)), self.number)
+        filled = {"question": about.text, **gaps} if about else gaps
+        task = self._next(role, self.context.asked(role, prompt, **filled))
+        if about:
+            task = replace(task, question=about.text, references=about.references, hops=about.hops)
+        return await self.context.sample(task, self.number)
 
     async def talk(self, role: str, messages: Sequence[str]) -> Trajectory:
         """Let a role act after a conversation: messages of the user's and its own in turn, the last one the user's."""

@@ -38,6 +38,9 @@ SLOW = (
     "learner/test_learner.py", "kernels/test_package.py", "trainer/test_forward_check.py", "cli/test_encodings.py",
     "distributed/test_watchdog.py", "project/test_phases_page.py", "cli/page/test_watch.py",
     "checkpoint/test_own_phase_resume.py",
+    "systems/selfplay/test_long_recipes.py", "systems/selfplay/test_soar.py", "systems/selfplay/test_mae.py",
+    "systems/selfplay/test_pasodoble.py", "systems/selfplay/test_spiral.py", "systems/selfplay/test_comas.py",
+    "systems/selfplay/test_eva.py", "systems/selfplay/test_spc.py", "systems/selfplay/test_seif.py",
 )  # fmt: skip
 # these share `engine_lab`
 ENGINE = ("trainer/preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")

@@ -74,6 +74,23 @@ def test_the_second_player_reads_what_the_first_said_on_one_line(make_context):
     assert any("reply: Oslo" in prompt for prompt in prompts) and any("say: question 0" in prompt for prompt in prompts)
 
 
+def test_acts_about_a_written_question_are_compared_with_each_other_alone(make_context):
+    asking = [DUEL[0], 'roles.second.prompt="reply: {question}"', DUEL[2]]
+    context = make_context(script=speaker, overrides=settings("Answering", *asking))
+    (phase,) = phases_of(context.config)
+    (task, _) = phase.tasks_now(context.tasks)
+    result = asyncio.run(phase.group_of(context.start_step().for_group(), task))
+    first, *answers = result.groups
+    assert first.role == "first" and {t.task.question for t in first.trajectories} == {task.question}
+    said = {t.output for t in first.trajectories}
+    assert {t.task.question for group in answers for t in group.trajectories} == said == {"Oslo", "Bergen"}
+    for group in answers:
+        about = {(t.task.question, t.task.prompt, t.task.references, t.task.hops) for t in group.trajectories}
+        ((question, prompt, references, hops),) = about
+        assert (prompt, references, hops) == (f"reply: {question}", ("Oslo",), 2)
+    assert sum(len(group.trajectories) for group in answers) == 6
+
+
 def test_a_second_attempt_holds_both_parts_in_one_stream(make_context, monkeypatch):
     context = make_context(script=lambda *_: ["<answer>Rome</answer><|im_end|>"], overrides=settings("Again"))
     steps = recorded(monkeypatch, context)

@@ -1,4 +1,5 @@
-"""Phases of one's own in the engine: each play gathered, rewarded after all plays of its task, and grouped by role."""
+"""Phases of one's own in the engine: each play gathered, rewarded after all plays of its task, and grouped by role and
+question."""
 
 from __future__ import annotations
 
@@ -175,8 +176,8 @@ def _rewarded(act: Trajectory, given: RewardOf, path: str) -> tuple[Trajectory, 
 
 
 def _by_role(rewarded: Iterable[tuple[Trajectory, Reward | None]]) -> tuple[Group, ...]:
-    """Return a group for each role, in the order in which they came."""
-    roles: dict[str, list[tuple[Trajectory, Reward | None]]] = {}
+    """Return a group for each role and what it acted about, in the order in which they came."""
+    groups: dict[tuple[str, str], list[tuple[Trajectory, Reward | None]]] = {}
     for trajectory, reward in rewarded:
-        roles.setdefault(trajectory.task.role, []).append((trajectory, reward))
-    return tuple(Group.of(pairs) for pairs in roles.values())
+        groups.setdefault((trajectory.task.role, trajectory.task.question), []).append((trajectory, reward))
+    return tuple(Group.of(pairs) for pairs in groups.values())

@@ -44,6 +44,18 @@ class Again(OwnPhase):
         return [(None, float(two.output != one.output)) for one, two in plays]
 
 
+class Answering(Duel):
+    """The second answers twice what the first of its play asked."""
+
+    async def play(self, play, task):
+        asked = await play.act("first", asked=task.question)
+        question = Question("q", asked.output or "Nothing?", ("Oslo",), 2)
+        return asked, *[await play.act("second", about=question) for _ in range(2)]
+
+    def rewards(self, task, plays):
+        return [(1.0, float(i), float(i + 1)) for i, _ in enumerate(plays)]
+
+
 class Told(Again):
     """Rewards what the configuration says at the step."""
 
