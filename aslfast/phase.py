@@ -56,6 +56,15 @@ class Play:
         """
         return await self.context.sample(self._next(role, self.context.asked(role, prompt, **gaps)), self.number)
 
+    async def answer(self, role: str, question: Question, prompt: str = "") -> Trajectory:
+        """Let a role answer a question that came up in the play: its task is about that one, with its references.
+
+        prompt: with the gap {question}; empty: the role's own.
+        """
+        task = self._next(role, self.context.asked(role, prompt, question=question.text))
+        about = replace(task, question=question.text, references=question.references, hops=question.hops)
+        return await self.context.sample(about, self.number)
+
     async def talk(self, role: str, messages: Sequence[str]) -> Trajectory:
         """Let a role act after a conversation: messages of the user's and its own in turn, the last one the user's."""
         if len(messages) % 2 == 0:
@@ -78,6 +87,11 @@ class Play:
         """Return what the run's search finds, as a role would read it; empty where it does not answer."""
         found = await self.context.rollout.tool.call(Call(SEARCH, {"query": query}))
         return found.text if found else ""
+
+    async def passages(self, query: str, n: int) -> tuple[str, ...]:
+        """Return the `n` best passages of the run's search, best first; none where it does not answer."""
+        found = await self.context.rollout.tool.call(Call(SEARCH, {"query": query}, n))
+        return found.texts if found else ()
 
     def rng(self, name: str = "") -> random.Random:
         """Return a source of chance that this play has to itself, the same whatever else runs."""
@@ -111,6 +125,14 @@ class OwnPhase(ABC):
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         self.config, self.options = config, options
+
+    def number(self, name: str) -> float:
+        """Return an option that is a number, or true or false. Raise UserError where the recipe has none."""
+        value = self.options.get(name)
+        if not isinstance(value, int | float):
+            where = f"own_phase.{type(self).__name__}.options.{name}"
+            raise UserError(f"{where} is {'not set' if value is None else repr(value)}; set it to a number")
+        return value
 
     @abstractmethod
     def tasks(self, context: TaskContext) -> Sequence[Question | str]:
