@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from aslfast.core import Group, Question, Reward, StopReason, Task, Trajectory
@@ -61,10 +61,12 @@ def imitated(kept: Sequence[Kept], median: float, weight: float) -> list[tuple[T
 
 @dataclass
 class Imitation:
-    """Good trajectories of before, the mean rewards of the last groups, the steps so far, and the extra batches."""
+    """Good trajectories of before, the mean rewards of the last groups, and how many groups, steps and extra batches
+    there were."""
 
     buffer: Replay
-    means: list[float] = field(default_factory=list)
+    means: dict[str, float] = field(default_factory=dict)  # by their numbers: a commit writes the new ones alone
+    groups: int = 0
     steps: int = 0
     batches: int = 0
 
@@ -107,16 +109,21 @@ class Spear(OwnPhase):
         for group in groups:
             if group.rewards:
                 mean = statistics.fmean(reward.total for reward in group.rewards)
-                self.state.means = [*self.state.means, mean][-int(self.number("history")) :]
+                self._remember(mean)
                 self.state.buffer.add([group], control.state.step, _better_than(mean))
         kept = [item for _, items in sorted(self.state.buffer.kept.items()) for item in items]
         if len(kept) >= self.state.buffer.size:
             self._imitate(control, kept)
         return groups
 
+    def _remember(self, mean: float) -> None:
+        self.state.means[str(self.state.groups)] = mean
+        self.state.means.pop(str(self.state.groups - int(self.number("history"))), None)
+        self.state.groups += 1
+
     def _imitate(self, control: Control, kept: Sequence[Kept]) -> None:
         weight = imitation_weight(self.state.steps, int(self.number("imitation_steps")))
-        taught = imitated(kept, statistics.median(self.state.means), weight)
+        taught = imitated(kept, statistics.median(self.state.means.values()), weight)
         self.state.buffer.kept = {}
         if taught and weight and control.learn("policy", [Group.of(taught)]):
             self.state.batches += 1
@@ -126,5 +133,5 @@ class Spear(OwnPhase):
         self.state.steps += 1
 
 
-def _better_than(mean: float):
+def _better_than(mean: float) -> Callable[[Trajectory, Reward], bool]:
     return lambda act, reward: reward.total > mean and act.tool_calls > 0
