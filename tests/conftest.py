@@ -38,9 +38,9 @@ SLOW = (
     "learner/test_learner.py", "kernels/test_package.py", "trainer/test_forward_check.py", "cli/test_encodings.py",
     "distributed/test_watchdog.py", "project/test_phases_page.py", "cli/page/test_watch.py",
     "checkpoint/test_own_phase_resume.py",
-    "systems/search/test_long_recipes.py", "systems/search/test_ssp.py", "systems/search/test_ssrl.py", "systems/search/test_reseek.py",
-    "systems/search/test_re_searcher.py", "systems/search/test_convsearch_r1.py", "systems/search/test_fathom.py",
-    "systems/search/test_spear.py", "systems/search/test_dr_zero.py",
+    "systems/search/test_long_recipes.py", "systems/search/test_ssp.py", "systems/search/test_ssrl.py",
+    "systems/search/test_reseek.py", "systems/search/test_re_searcher.py", "systems/search/test_convsearch_r1.py",
+    "systems/search/test_fathom.py", "systems/search/test_spear.py", "systems/search/test_dr_zero.py",
 )  # fmt: skip
 # these share `engine_lab`
 ENGINE = ("trainer/preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")

@@ -4,8 +4,8 @@ import pytest
 
 from aslfast.config import load_recipe
 from aslfast.systems.search import convsearch_r1
-from tests.support.systems.acts import act, said, search
 from tests.support.systems.played import play_killed, play_small
+from tests.support.systems.turns import act, said, search
 
 SMALL = [
     "rounds=2", "own_phase.ConvSearchR1.steps=1", "own_phase.ConvSearchR1.tasks_per_step=4", "sampler.temperature=1.2",

@@ -6,8 +6,8 @@ from aslfast.config import load_recipe
 from aslfast.core import Group, Reward
 from aslfast.learner.advantage import lesson
 from aslfast.systems.search import dr_zero
-from tests.support.systems.acts import act, said, search, seen
 from tests.support.systems.played import play_killed, play_small
+from tests.support.systems.turns import act, said, search, seen
 
 SMALL = [
     "own_phase.DrZeroProposer.tasks_per_step=6", "own_phase.DrZeroProposer.group_size=1",

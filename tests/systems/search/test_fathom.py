@@ -11,8 +11,8 @@ from aslfast.learner.advantage import lesson
 from aslfast.rounds.task_context import TaskContext, TrainingData
 from aslfast.systems.search import fathom
 from aslfast.systems.search.fathom import Calls
-from tests.support.systems.acts import act, said, search, seen
 from tests.support.systems.played import play_killed, play_small
+from tests.support.systems.turns import act, said, search, seen
 
 SMALL = [
     "data.labelled_count=12", "own_phase.FathomStageOne.tasks_per_step=12", "own_phase.FathomStageOne.group_size=2",

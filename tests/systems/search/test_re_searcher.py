@@ -5,9 +5,9 @@ import pytest
 from aslfast.config import load_recipe
 from aslfast.systems.search import re_searcher
 from aslfast.systems.search.re_searcher import Step
-from tests.support.systems.acts import act, said, search, seen
 from tests.support.systems.played import play_killed, play_small
 from tests.support.systems.scripted import PLACE, RIVER, call, play_scripted
+from tests.support.systems.turns import act, said, search, seen
 
 NAME = "own_phase.ReSearcherByActs"
 SMALL = [f"{NAME}.tasks_per_step=3", f"{NAME}.group_size=4"]

@@ -3,9 +3,9 @@
 import pytest
 
 from aslfast.systems.search import reseek
-from tests.support.systems.acts import act, said, search, seen
 from tests.support.systems.played import play_killed, play_small
 from tests.support.systems.scripted import ELSEWHERE, PLACE, RIVER, call, play_scripted
+from tests.support.systems.turns import act, said, search, seen
 
 NAME = "own_phase.ReSeekByActs"
 SMALL = [f"{NAME}.tasks_per_step=3", f"{NAME}.group_size=4", f"{NAME}.options.gamma=0.5"]

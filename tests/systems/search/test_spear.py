@@ -7,8 +7,8 @@ from aslfast.core import Group, Reward, StopReason
 from aslfast.learner.advantage import lesson
 from aslfast.pool import Kept
 from aslfast.systems.search import spear
-from tests.support.systems.acts import act, said, search, seen
 from tests.support.systems.played import play_killed, play_small
+from tests.support.systems.turns import act, said, search, seen
 
 OPTIONS = {"bonus_steps": 2, "imitation_steps": 2, "buffer": 3, "max_age": 10, "history": 4}
 SMALL = ["own_phase.Spear.steps=4", *(f"own_phase.Spear.options.{key}={value}" for key, value in OPTIONS.items())]

@@ -5,8 +5,8 @@ import pytest
 from aslfast.config import load_recipe
 from aslfast.core import Group, Reward
 from aslfast.systems.search import ssp
-from tests.support.systems.acts import act, said, search, seen
 from tests.support.systems.played import play_killed, play_small
+from tests.support.systems.turns import act, said, search, seen
 
 SMALL = [
     "own_phase.SearchSelfPlay.tasks_per_step=8", "own_phase.SearchSelfPlay.group_size=1", "sampler.max_turns=4",

@@ -4,8 +4,8 @@ import pytest
 
 from aslfast.rewards import AnswerEvidence
 from aslfast.systems.search import ssrl
-from tests.support.systems.acts import act, said, search, seen
 from tests.support.systems.played import play_killed, play_small
+from tests.support.systems.turns import act, said, search, seen
 
 SMALL = ["policy.steps=2", "policy.prompts_per_step=3", "policy.group_size=4"]
 ANSWER = said("<think>it says so</think><answer>Oslo</answer>")
