@@ -110,7 +110,8 @@ class AnsweredFrom:
     """Passes a question if a role answers it from what its author read, among other passages (SSP, arXiv 2510.18821).
 
     prompt: with the gaps {question} and {passages}; empty: the role's own, which should have no tools. noise: the other
-    passages, of which `n_noise` are drawn; all are shuffled.
+    passages, of which `n_noise` are drawn; all are shuffled. The author's answer is what came with its question or,
+    where nothing did, one of its task's references.
     """
 
     role: str
@@ -126,4 +127,5 @@ class AnsweredFrom:
         rng.shuffle(shown)
         passages = " ".join(f"[{i}] {text}" for i, text in enumerate(shown, 1))
         answered = await play.act(self.role, self.prompt, question=trajectory.output or "", passages=passages)
-        return exact_match(answered.output, [trajectory.output_answer or ""])
+        own = trajectory.output_answer
+        return exact_match(answered.output, [own] if own else trajectory.task.references)

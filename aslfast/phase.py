@@ -85,6 +85,11 @@ class Play:
         found = await self.context.rollout.tool.call(Call(SEARCH, {"query": query}))
         return found.text if found else ""
 
+    async def passages(self, query: str, n: int) -> tuple[str, ...]:
+        """Return the `n` best passages of the run's search, best first; none where it does not answer."""
+        found = await self.context.rollout.tool.call(Call(SEARCH, {"query": query}, n))
+        return found.texts if found else ()
+
     def rng(self, name: str = "") -> random.Random:
         """Return a source of chance that this play has to itself, the same whatever else runs."""
         return random.Random(stable_seed(self.context.seed, self.task.id, self.number, name))
@@ -117,6 +122,14 @@ class OwnPhase(ABC):
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         self.config, self.options = config, options
+
+    def number(self, name: str) -> float:
+        """Return an option that is a number, or true or false. Raise UserError where the recipe has none."""
+        value = self.options.get(name)
+        if not isinstance(value, int | float):
+            where = f"own_phase.{type(self).__name__}.options.{name}"
+            raise UserError(f"{where} is {'not set' if value is None else repr(value)}; set it to a number")
+        return value
 
     @abstractmethod
     def tasks(self, context: TaskContext) -> Sequence[Question | str]:

@@ -41,6 +41,12 @@ SLOW = (
     "systems/selfplay/test_long_recipes.py", "systems/selfplay/test_soar.py", "systems/selfplay/test_mae.py",
     "systems/selfplay/test_pasodoble.py", "systems/selfplay/test_spiral.py", "systems/selfplay/test_comas.py",
     "systems/selfplay/test_eva.py", "systems/selfplay/test_spc.py", "systems/selfplay/test_seif.py",
+    "systems/search/test_long_recipes.py", "systems/search/test_ssp.py", "systems/search/test_ssrl.py",
+    "systems/search/test_reseek.py", "systems/search/test_re_searcher.py", "systems/search/test_convsearch_r1.py",
+    "systems/search/test_fathom.py", "systems/search/test_spear.py", "systems/search/test_dr_zero.py",
+    "systems/improve/test_b_star.py", "systems/improve/test_exit.py", "systems/improve/test_knowrl.py",
+    "systems/improve/test_nft.py", "systems/improve/test_score.py", "systems/improve/test_spice.py",
+    "bench/test_league.py",
 )  # fmt: skip
 # these share `engine_lab`
 ENGINE = ("trainer/preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")

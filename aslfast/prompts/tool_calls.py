@@ -34,6 +34,7 @@ class Call:
 
     name: str
     arguments: Mapping[str, object]
+    top_k: int = 0  # passages of a search that the model did not write; 0: as many as the tool gives
 
     @property
     def queries(self) -> tuple[str, ...]:

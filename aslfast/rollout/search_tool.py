@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from aslfast.data.corpus import Passage
 from aslfast.prompts.schemas import Schema
@@ -37,6 +37,7 @@ class Observation:
 
     text: str
     passages: tuple[str, ...] = ()
+    texts: tuple[str, ...] = field(default=(), compare=False)  # theirs, which `text` is made of
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,14 @@ class SearchTool:
 
     def answer(self, calls: Sequence[Call]) -> list[Observation]:
         """Return one observation per call; the queries of all calls are searched as one batch."""
-        queries = [queries_of(call) for call in calls]
+        queries, wanted = [queries_of(call) for call in calls], [call.top_k or self.top_k for call in calls]
         flat = [query for of_call in queries for query in of_call]
-        found = iter([[] for _ in flat] if self.index is None else retrieve(self.index, flat, self.top_k))
-        return [self._observation([next(found) for _ in of_call]) for of_call in queries]
+        found = iter([[] for _ in flat] if self.index is None else retrieve(self.index, flat, max(wanted)))
+        each = zip(queries, wanted, strict=True)
+        return [self._observation([next(found)[:k] for _ in of_call]) for of_call, k in each]
 
     def _observation(self, results: Sequence[Sequence[Passage]]) -> Observation:
         passages = dict.fromkeys(passage for result in results for passage in result)
-        text = "\n".join(passage.contents[: self.max_passage_chars] for passage in passages)
-        return Observation(text or NOTHING_FOUND, tuple(dict.fromkeys(passage.id for passage in passages)))
+        texts = tuple(passage.contents[: self.max_passage_chars] for passage in passages)
+        ids = tuple(dict.fromkeys(passage.id for passage in passages))
+        return Observation("\n".join(texts) or NOTHING_FOUND, ids, texts)

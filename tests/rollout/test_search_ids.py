@@ -9,7 +9,7 @@ from aslfast import rewards
 from aslfast.core import Question
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.tool_calls import search_call
+from aslfast.prompts.tool_calls import Call, search_call
 from aslfast.rollout.multi_turn import Rollout
 from aslfast.rollout.open_trajectory import Limits
 from aslfast.rollout.search_tool import Observation, SearchTool
@@ -51,7 +51,13 @@ def passages_of(trajectory):
 )
 def test_ids_are_in_the_order_of_the_text_each_once(index, queries, top_k, found, ids):
     """Over the queries of a call, as the text has the passages themselves."""
-    assert SearchTool(index, top_k).answer([search_call(*queries)]) == [Observation("\n".join(found), ids)]
+    (answer,) = SearchTool(index, top_k).answer([search_call(*queries)])
+    assert answer == Observation("\n".join(found), ids) and answer.texts == (tuple(found) if ids else ())
+
+
+def test_a_call_of_ones_own_may_ask_for_more_passages(index):
+    calls = [Call("search", {"query": "Oslo"}, 2), search_call("Oslo")]  # of one batch
+    assert [found.passages for found in SearchTool(index, 1).answer(calls)] == [("b", "a"), ("b",)]
 
 
 @pytest.mark.parametrize("threaded", [False, True])

@@ -18,9 +18,9 @@ ROLES = [*ASK, 'roles.policy.prompt="answer: {question}"', 'roles.judge.prompt="
 ASKED = "<think>so</think><question>Which town?</question><answer>Oslo</answer>"
 
 
-def play_of(make_context, script, task="t"):
-    context = make_context(script=script, overrides=ROLES)
-    return Play(context.start_step().for_group(), Task(task, "asker", "", "Norway"), 0)
+def play_of(make_context, script, *more, references=()):
+    context = make_context(script=script, overrides=[*ROLES, *more])
+    return Play(context.start_step().for_group(), Task("t", "asker", "", "Norway", references), 0)
 
 
 def run(play, *checks, refill=None):
@@ -110,6 +110,18 @@ def test_answered_from_what_was_read_among_noise(make_context, answer, passes):
     assert (
         sorted(re.findall(r"\[\d\]", shown)) == ["[1]", "[2]", "[3]"] and len(set(re.findall(r"noise \d", shown))) == 2
     )
+
+
+@pytest.mark.parametrize(("gold", "passes"), [("Oslo", True), ("Bergen", False)])
+def test_without_an_answer_of_the_author_the_task_has_it(make_context, gold, passes):
+    def script(prompt, seed):
+        return ["<answer>Oslo</answer>"] if "read: " in prompt else ["<question>Which town?</question>"]
+
+    async def noise(play):
+        return []
+
+    play = play_of(make_context, script, 'roles.asker.output=["question"]', references=(gold,))
+    assert (run(play, Check("solvable", AnsweredFrom("reader", noise))).output is not None) == passes
 
 
 def test_a_play_has_a_search_and_chance_of_its_own(make_context):

@@ -6,12 +6,13 @@ import json
 import pytest
 
 from aslfast.config import from_tree, load_recipe, to_toml, toml
-from aslfast.core import Task
+from aslfast.core import Question, Task
 from aslfast.errors import UserError
 from aslfast.phase import Play
 from aslfast.rounds.round import run_round
 from aslfast.systems.registry import phases_of, plan_of
-from tests.support.scripted_world import actors
+from tests.support.own.phases import Again
+from tests.support.scripted_world import WORLD, actors
 
 MODULE = "tests.support.own.phases"
 STEPS = ["{name}.steps=2", "{name}.tasks_per_step=2", "{name}.group_size=3"]
@@ -141,6 +142,34 @@ def test_going_on_from_the_middle(make_context, turns, learn, learnt):
     assert sum(second.loss_mask[:n]) == (sum(first.loss_mask) if learn else 0)
     assert sum(turn.kind == "sampled" for turn in second.turns) == 2
     assert (second.n_sampled > second.turns[-1].end - second.turns[-1].start) == (learnt == 2)
+
+
+def test_an_option_that_must_be_a_number():
+    config = load_recipe("tiny", settings("Again"))
+    phase = Again(config, {"tries": 3, "share": 0.5, "word": "x"})
+    assert (phase.number("tries"), phase.number("share")) == (3, 0.5)
+    for name, said in (("word", "'x'"), ("none", "not set")):
+        with pytest.raises(UserError, match=rf"own_phase\.Again\.options\.{name} is {said}; set it to a number"):
+            phase.number(name)
+
+
+def test_an_answer_is_about_the_question_that_came_up(make_context):
+    context = make_context(script=speaker, overrides=settings("Again", 'roles.policy.prompt="answer: {question}"'))
+    play = Play(context.start_step(), Task("t", "policy", "", "Norway", ("none",)), 0)
+    act = asyncio.run(play.act("policy", about=Question("q", "Which\ntown?", ("Oslo",), 2)))
+    assert (act.task.question, act.task.references, act.task.hops) == ("Which\ntown?", ("Oslo",), 2)
+    assert act.task.prompt == "answer: Which town?" and act.task.id == "t.policy1"  # data is one line of the prompt
+
+
+def test_a_play_sees_more_passages_than_a_role_does(make_context):
+    play = Play(make_context(script=speaker).start_step(), Task("t", "policy", ""), 0)
+    query = f"{WORLD.passages()[3].title} genre"
+
+    async def both():
+        return await asyncio.gather(play.passages(query, 7), play.search(query))
+
+    found, shown = asyncio.run(both())
+    assert len(found) == len(set(found)) == 7 and found[0] == shown == WORLD.passages()[3].contents
 
 
 def test_a_conversation_to_start_from_is_data(make_context):

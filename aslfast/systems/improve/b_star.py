@@ -105,7 +105,7 @@ class BStar(OwnPhase):
         self.state = HeldBack()
 
     def tasks(self, context: TaskContext) -> Sequence[Question | str]:
-        self.state.questions = list(context.data.real_questions[: int(self._option("held_back"))])
+        self.state.questions = list(context.data.real_questions[: int(self.number("held_back"))])
         return context.data.real_questions[len(self.state.questions) :]
 
     async def play(self, play: Play, task: Task) -> Sequence[Trajectory]:
@@ -118,7 +118,7 @@ class BStar(OwnPhase):
         return [list(_rewarded(acts)) for acts in plays]
 
     async def learn_from(self, control: Control, groups: Sequence[Group]) -> Sequence[Group]:
-        threshold, keep = self._option("threshold"), int(self._option("keep"))
+        threshold, keep = self.number("threshold"), int(self.number("keep"))
         kept = [kept_samples(group, threshold, keep) for group in groups if group.role == "policy"]
         return [group for group in kept if group]
 
@@ -135,7 +135,7 @@ class BStar(OwnPhase):
     async def _samples(self, control: Control) -> list[list[Sample]]:
         """Return the samples of each question held back, judged."""
         asked = self.state.questions
-        answered = await control.sample("policy", asked, n=int(self._option("tries")))
+        answered = await control.sample("policy", asked, n=int(self.number("tries")))
         said = [act for acts in answered for act in acts if act.output is not None]
         judged = await control.sample(
             "grm", [_judged(i, act) for i, act in enumerate(said)], str(self.options["judge"])
@@ -144,10 +144,7 @@ class BStar(OwnPhase):
         return [[_sample(act, verdicts[id(act)]) for act in acts if act.output is not None] for acts in answered]
 
     def _grid(self, name: str) -> list[float]:
-        return grid(*(self._option(f"{name}_{end}") for end in ("low", "high", "step")))
-
-    def _option(self, name: str) -> float:
-        return float(self.options[name])  # type: ignore[arg-type]
+        return grid(*(self.number(f"{name}_{end}") for end in ("low", "high", "step")))
 
 
 def _rewarded(acts: Played) -> Iterator[RewardOf]:

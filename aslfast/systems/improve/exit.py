@@ -101,15 +101,15 @@ class ExIt(OwnPhase):
             context.state.phase_step,
             context.data.real_questions,
         )
-        due = math.floor(self._number("share") * n) if len(self.state.histories) >= self._number("least") else 0
-        drawn = self.state.pool.draw(due, context.rng(f"ExIt {step}"), self._number("kappa"))
+        due = math.floor(self.number("share") * n) if len(self.state.histories) >= self.number("least") else 0
+        drawn = self.state.pool.draw(due, context.rng(f"ExIt {step}"), self.number("kappa"))
         return [*drawn, *(base[(step * n + i) % len(base)] for i in range(n - len(drawn)))]
 
     async def play(self, play: Play, task: Task) -> Sequence[Trajectory]:
         history = self._history_of(task)
         if history is None:
             return (await play.act("policy", question=task.question),)
-        request = "another" if play.rng("request").random() < self._number("diverge") else "improve"
+        request = "another" if play.rng("request").random() < self.number("diverge") else "improve"
         message = play.context.asked("policy", str(self.options[request]), question=task.question)
         return (await play.go_on(history.trajectory, message, history.turns, learn_before=False),)
 
@@ -150,7 +150,7 @@ class ExIt(OwnPhase):
         """Keep the `size` histories of the highest priorities, of equal ones the newest."""
         items = self.state.pool.items
         order = sorted(items, key=lambda key: (-items[key].priority, -int(key.removeprefix("history"))))
-        stay = set(order[: int(self._number("size"))])
+        stay = set(order[: int(self.number("size"))])
         self.state.pool.items = {key: item for key, item in items.items() if key in stay}
         self.state.histories = {key: one for key, one in self.state.histories.items() if key in stay}
 
@@ -158,9 +158,6 @@ class ExIt(OwnPhase):
         """Return what a task goes on from; None of a question, whatever its id."""
         found = self.state.histories.get(_key(task))
         return found if found and found.trajectory.task.question == task.question else None
-
-    def _number(self, name: str) -> float:
-        return float(self.options[name])  # type: ignore[arg-type]
 
 
 def _key(task: Task) -> str:

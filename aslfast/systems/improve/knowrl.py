@@ -59,7 +59,7 @@ class KnowRL(OwnPhase):
         self.state = Pool()
 
     def tasks(self, context: TaskContext) -> Sequence[Question | str]:
-        kinds = KINDS if self.options["infeasible"] else KINDS[:1]
+        kinds = KINDS if self.number("infeasible") else KINDS[:1]
         return [Question(str(i), topic, (kinds[i % len(kinds)],)) for i, topic in enumerate(context.data.topics)]
 
     async def play(self, play: Play, task: Task) -> Sequence[Trajectory]:
@@ -67,9 +67,9 @@ class KnowRL(OwnPhase):
         written = await play.act("writer", topic=task.question, kind=kind, examples=self._examples(play, kind))
         if written.output is None:
             return (written,)
-        asked = {"question": written.output, "answer": written.output_answer or ""}
-        k = int(self.options["verdicts"])  # type: ignore[call-overload]
-        return written, *await asyncio.gather(*(play.act("knower", **asked) for _ in range(k)))
+        asked, answer = Question(written.task.id, written.output), written.output_answer or ""
+        said = (play.act("knower", about=asked, answer=answer) for _ in range(int(self.number("verdicts"))))
+        return written, *await asyncio.gather(*said)
 
     def rewards(self, task: Task, plays: Sequence[Played]) -> Sequence[Sequence[RewardOf]]:
         return [self._of_play(task.references[0], *acts) for acts in plays]
@@ -88,11 +88,11 @@ class KnowRL(OwnPhase):
 
     def _accept(self, group: Group) -> None:
         for written, reward in zip(group.trajectories, group.rewards, strict=True):
-            if written.output and reward.total >= float(self.options["accept"]):  # type: ignore[arg-type]
+            if written.output and reward.total >= self.number("accept"):
                 self.state.add(Question(written.task.id, written.output, written.task.references))
 
     def _examples(self, play: Play, kind: str) -> str:
         """Return some of the pool's questions of a kind, for the writer to read."""
         known = [item.question.text for _, item in sorted(self.state.items.items()) if kind in item.question.references]
-        n = min(int(self.options["shown"]), len(known))  # type: ignore[call-overload]
+        n = min(int(self.number("shown")), len(known))
         return " / ".join(play.rng("shown").sample(known, n)) or "none yet"

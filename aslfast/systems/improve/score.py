@@ -50,7 +50,8 @@ def attempt_spans(
 
 
 class _Attempts(OwnPhase):
-    """Two attempts at a labelled question, one after the other. options: again, what is said between them; bonus."""
+    """Two attempts at a labelled question, one after the other. options: again, what is said between
+    them; bonus; first_kl, times loss.kl_coef, of the first attempt."""
 
     roles = ("policy",)
     stage = 1
@@ -70,12 +71,8 @@ class _Attempts(OwnPhase):
 
     def _of_both(self, first: Trajectory, both: Trajectory) -> SegmentRewards:
         matches = [float(exact_match(act.output, act.task.references)) for act in (first, both)]
-        bonus, first_kl = self._number("bonus", 10.0), self._number("first_kl", 1.0)
-        rewards = attempt_rewards(matches[0], matches[1], self.stage, bonus)
-        return SegmentRewards(attempt_spans(first, both, rewards, first_kl))
-
-    def _number(self, name: str, default: float) -> float:
-        return float(self.options.get(name, default))  # type: ignore[arg-type]
+        rewards = attempt_rewards(matches[0], matches[1], self.stage, self.number("bonus"))
+        return SegmentRewards(attempt_spans(first, both, rewards, self.number("first_kl")))
 
 
 class StageOne(_Attempts):

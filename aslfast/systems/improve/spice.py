@@ -49,7 +49,7 @@ class Spice(OwnPhase):
         return list(context.data.topics)
 
     async def play(self, play: Play, task: Task) -> Sequence[Trajectory]:
-        document, tries = await play.search(task.question), range(self._number("tries"))
+        document, tries = await play.search(task.question), range(int(self.number("tries")))
         asking = (play.act("challenger", topic=task.question, document=document) for _ in tries)
         asked = await asyncio.gather(*asking)
         answered = await asyncio.gather(*(self._answers(play, act) for act in asked if is_valid(act)))
@@ -59,12 +59,13 @@ class Spice(OwnPhase):
         return [self._of_document(acts) for acts in plays]
 
     async def _answers(self, play: Play, asked: Trajectory) -> list[Trajectory]:
-        acts = (play.act("policy", question=asked.output or "") for _ in range(self._number("answers")))
+        question = Question(asked.task.id, asked.output or "", (asked.output_answer or "",))
+        acts = (play.act("policy", about=question) for _ in range(int(self.number("answers"))))
         return list(await asyncio.gather(*acts))
 
     def _of_document(self, acts: Played) -> list[RewardOf]:
         """Return the rewards of the questions, then of the answers: those to the first valid question alone."""
-        tries, n = self._number("tries"), self._number("answers")
+        tries, n = int(self.number("tries")), int(self.number("answers"))
         asked, answers = acts[:tries], list(acts[tries:])
         earned: list[RewardOf] = []
         given: list[RewardOf] = []
@@ -77,6 +78,3 @@ class Spice(OwnPhase):
             earned.append(challenger_reward(sum(right) / n))
             given += right if not given else [None] * n
         return [*earned, *given]
-
-    def _number(self, name: str) -> int:
-        return int(self.options[name])  # type: ignore[call-overload]

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from safetensors.torch import load_file
 
 from aslfast.config import RunConfig, load_recipe
+from aslfast.data.trajectories import spans_of
 from aslfast.plugins import is_import_path, name_in
 from aslfast.rounds.records import Observer, StepRecord
 from aslfast.trainer import train
@@ -53,9 +54,10 @@ class Played:
 
     @property
     def rows(self) -> list[dict]:
-        """Its trajectories as they are recorded, a row each."""
+        """Its trajectories as they are recorded, a row each, with parts of rewards and spans as values."""
         files = sorted((self.run / "trajectories").iterdir())
-        return [row for file in files for row in pq.read_table(file).to_pylist()]
+        rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+        return [row | {"reward_parts": json.loads(row["reward_parts"] or "{}"), "spans": spans_of(row)} for row in rows]
 
     def same_as(self, other: "Played") -> bool:
         """Whether lines without timing, adapters, trajectories and what was kept are the same, bit by bit."""

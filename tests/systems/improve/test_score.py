@@ -1,6 +1,6 @@
 """SCoRe: rewards of two attempts by stage, their spans, and a round in the lab."""
 
-import json
+import dataclasses
 
 import pytest
 
@@ -35,7 +35,7 @@ def test_a_round_in_the_lab(tmp_path):
     assert [line["phase"] for line in whole.lines] == ["StageOne"] * 2 + ["StageTwo"] * 2 and whole.moved == {"policy"}
     spans = {line["phase"]: [] for line in whole.lines}
     for row in whole.rows:
-        spans[phase_of(row)] += json.loads(row["spans"] or "[]")
+        spans[phase_of(row)] += [dataclasses.asdict(span) for span in row["spans"]]
     for phase, found in spans.items():
         by_name = {name: [span for span in found if span["name"] == name] for name in (FIRST, SECOND)}
         assert by_name[FIRST] and len(by_name[FIRST]) == len(by_name[SECOND])
