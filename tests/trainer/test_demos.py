@@ -85,7 +85,7 @@ def test_the_policy_searches_and_answers(make):
     assert sampled(found["demo-policy-q1"]) == [
         '<think>I search for city river Aker run through.</think>\n<tool_call>{"name": "search", "arguments": '
         '{"query": "city river Aker run through"}}</tool_call>',
-        "<think>The answer is Oslo.</think>\n<answer>Oslo</answer>",
+        "<think>Question: Which city does the river Aker run through?</think>\n<answer>Oslo</answer>",
     ]
     assert {name: t.output for name, t in found.items()} == {
         "demo-policy-q1": "Oslo", "demo-policy-q2": "Rome", "demo-policy-q3": "700,000", "demo-policy-q4": "Tiber",
@@ -132,7 +132,7 @@ def test_where_the_template_opens_the_thinking_it_is_not_opened_twice(maker, cor
     own = byte_tokenizer(template, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], [], "<|im_end|>")
     found, _ = maker(own)("policy")
     assert [text.partition(".")[0] for text in sampled(found["demo-policy-q2"])] == [
-        "I search for capital Italy", "The answer is Rome",
+        "I search for capital Italy", "Question: What is the capital of Italy?</think>\n<answer>Rome</answer>",
     ]  # fmt: skip
     for t in found.values():
         assert_a_rollout(t, own, corpus_index)

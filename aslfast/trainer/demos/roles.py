@@ -1,7 +1,8 @@
 """One demonstration of each role: what a careful person would have searched, and concluded from what was found.
 
-The evidence is not quoted: a small model that learns to quote learns to copy, and answers half as many questions right
-(docs/real.md)."""
+The evidence is not quoted: a small model that learns to quote learns to copy, and answers half as many questions right.
+The question is said again after the passage, where the reading practice has it (docs/real.md).
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ class RolePlayer:
         task = self.prompts.policy(f"demo-policy-{question.id}", question)
         writer = DemonstrationWriter(self.chat, task, self.system)
         writer.search(_plan(lookup.query), lookup.query, lookup.observation)
-        writer.close(f"The answer is {evidence.answer}.", answer=evidence.answer)
+        writer.close(_asked(question), answer=evidence.answer)
         return writer.trajectory(self.limits)
 
     def judge(
@@ -57,7 +58,7 @@ class RolePlayer:
         writer = DemonstrationWriter(self.chat, task, self.system)
         writer.search(_plan(lookup.query), lookup.query, lookup.observation)
         compared = f"The student says {answer}: {'the same' if label == 'correct' else 'something else'}."
-        writer.close(f"The answer is {evidence.answer}. {compared}", verdict=label)
+        writer.close(f"{_asked(question)} The answer is {evidence.answer}. {compared}", verdict=label)
         return writer.trajectory(self.limits)
 
     def generator(self, question: Question, lookup: Lookup, evidence: Evidence) -> Written:
@@ -67,6 +68,10 @@ class RolePlayer:
         writer.search(_plan(lookup.query), lookup.query, lookup.observation)
         writer.close(f"I ask for {evidence.answer}.", question=one_line(question.text), answer=evidence.answer)
         return writer.trajectory(self.limits)
+
+
+def _asked(question: Question) -> str:
+    return f"Question: {one_line(question.text)}"
 
 
 def _plan(query: str) -> str:
