@@ -46,7 +46,7 @@ SLOW = (
     "systems/search/test_fathom.py", "systems/search/test_spear.py", "systems/search/test_dr_zero.py",
     "systems/improve/test_b_star.py", "systems/improve/test_exit.py", "systems/improve/test_knowrl.py",
     "systems/improve/test_nft.py", "systems/improve/test_score.py", "systems/improve/test_spice.py",
-    "bench/test_league.py",
+    "bench/league/test_league.py",
 )  # fmt: skip
 # these share `engine_lab`
 ENGINE = ("trainer/preflight/test_doctor.py", "sampler/test_sglang_sampler.py", "sampler/test_sync_check.py")

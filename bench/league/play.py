@@ -36,7 +36,8 @@ def lab_recipes() -> list[str]:
 
 def arm_of(recipe: str, rounds: int, settings: Sequence[str]) -> Arm:
     """Return a recipe as an arm of so many rounds, on one thread."""
-    return Arm(recipe, recipe, recipe, ("threads=1", *settings, f"rounds={rounds}"))
+    name = Path(recipe).stem if recipe.endswith(".toml") else recipe
+    return Arm(name, name, recipe, ("threads=1", *settings, f"rounds={rounds}"))
 
 
 def rounds_for(recipe: str, seed: int, budget: int, settings: Sequence[str], out: Path, made: dict[str, Any]) -> int:
@@ -61,7 +62,7 @@ def play(recipes: Sequence[str], seeds: Sequence[int], budget: int, settings: Se
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="names of recipes of the lab, or all")
+    parser.add_argument("recipes", nargs="+", metavar="RECIPE", help="names of recipes of the lab or files, or all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--tokens", type=int, default=300_000, help="sampled tokens of a run")
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs, new or to go on with")

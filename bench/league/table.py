@@ -1,8 +1,8 @@
-"""The league's table and plot, from league.json, and the page that holds them.
+"""The page of systems: what they are, from their recipes; and the league's table and plot, from league.json.
 
-    python -m bench.league.table bench/results/league.json
+    python -m bench.league.table [bench/results/league.json]
 
-Rewrites what is between the markers of docs/field.md, and docs/img/league.png.
+Rewrites what is between the markers of docs/field.md and, with a result, docs/img/league.png.
 """
 
 from __future__ import annotations
@@ -16,13 +16,20 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from aslfast.config import about_recipe, recipe_names
+from aslfast.config.checks.about import NEEDS
 from aslfast.files.atomic import write_text
 from bench.paper_claims.statistics import mean_difference
 from bench.shared.pages import replace_block
 from bench.shared.results import Result, read_result
 from bench.shared.stamp import ROOT
 
-BEGIN, END = "<!-- made by bench/league/table.py -->", "<!-- end -->"
+PAGE, PICTURE = ROOT / "docs" / "field.md", ROOT / "docs" / "img" / "league.png"
+SYSTEMS, LEAGUE, END = (
+    "<!-- systems: made by bench/league/table.py -->",
+    "<!-- league: made by it too -->",
+    "<!-- end -->",
+)
 COLUMNS = "| recipe | accuracy | gain, points (95%) | 1/2/3 hops | judge | solvable | gap | steps | minutes |"
 
 
@@ -85,15 +92,36 @@ def draw(result: Result, file: Path) -> None:
     figure.savefig(file, format="png", metadata={"Software": None})
 
 
+def systems() -> Iterator[str]:
+    """Yield a row for each recipe of a paper that has one in the lab too, by name."""
+    yield "| recipe | what it is | roles | needs | source |"
+    yield "|---|---|---|---|---|"
+    names = recipe_names()
+    for name in names:
+        if f"{name}-tiny" in names:
+            about = about_recipe(name)
+            line = about.line.partition(": ")[2] or about.line
+            needs = ", ".join(NEEDS[need] for need in about.needs) or "-"
+            yield f"| `{name}` | {line} | {', '.join(about.roles)} | {needs} | {about.paper} |"
+
+
+def page(text: str, result: Result | None) -> str:
+    """Return the page with its table of systems and, where there is a result, the league's."""
+    text = replace_block(text, SYSTEMS, END, list(systems()))
+    if result is None:
+        return text
+    return replace_block(text, LEAGUE, END, [*tables(result), "", "![Accuracy at the same budget](img/league.png)"])
+
+
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("result", type=Path)
-    result = read_result(parser.parse_args().result)
-    page, picture = ROOT / "docs" / "field.md", ROOT / "docs" / "img" / "league.png"
-    lines = [*tables(result), "", "![Accuracy of each recipe at the same budget](img/league.png)"]
-    write_text(page, replace_block(page.read_text(encoding="utf-8"), BEGIN, END, lines))
-    draw(result, picture)
+    parser.add_argument("result", type=Path, nargs="?")
+    file = parser.parse_args().result
+    result = read_result(file) if file else None
+    write_text(PAGE, page(PAGE.read_text(encoding="utf-8"), result))
+    if result:
+        draw(result, PICTURE)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class HeldBack:
 
 
 @dataclass(frozen=True)
-class Sample:
+class ScoredSample:
     """One sample of a question: what it said, whether that was right, and its score."""
 
     output: str
@@ -58,14 +58,14 @@ def score(right: bool, verdict: str | None) -> float:
     return float(right) + STEP_WEIGHT * (1.0 if verdict == "correct" else -1.0)
 
 
-def balance(samples: Sequence[Sample], threshold: float) -> float:
+def balance(samples: Sequence[ScoredSample], threshold: float) -> float:
     """Return the balance of a question's samples of which those above the threshold are kept."""
     kept = [sample for sample in samples if sample.score > threshold]
     right = len({normalize(sample.output) for sample in kept if sample.right})
     return min(right / FULL, 1.0) * right / len(kept) if kept else 0.0
 
 
-def best_knobs(found: dict[float, list[list[Sample]]], thresholds: Sequence[float]) -> tuple[float, float]:
+def best_knobs(found: dict[float, list[list[ScoredSample]]], thresholds: Sequence[float]) -> tuple[float, float]:
     """Return temperature and threshold of the best mean balance, the first of equal ones."""
 
     def mean(temperature: float, threshold: float) -> float:
@@ -132,7 +132,7 @@ class BStar(OwnPhase):
         control.set("sampler.temperature", temperature)
         control.set(KEY, threshold)
 
-    async def _samples(self, control: Control) -> list[list[Sample]]:
+    async def _samples(self, control: Control) -> list[list[ScoredSample]]:
         """Return the samples of each question held back, judged."""
         asked = self.state.questions
         answered = await control.sample("policy", asked, n=int(self.number("tries")))
@@ -154,9 +154,9 @@ def _rewarded(acts: Played) -> Iterator[RewardOf]:
     yield from [None] * (len(acts) - 1)
 
 
-def _sample(act: Trajectory, verdict: str | None) -> Sample:
+def _sample(act: Trajectory, verdict: str | None) -> ScoredSample:
     right = exact_match(act.output, act.task.references)
-    return Sample(act.output or "", right, score(right, verdict))
+    return ScoredSample(act.output or "", right, score(right, verdict))
 
 
 def _judged(number: int, act: Trajectory) -> Question:

@@ -83,7 +83,7 @@ def _label(call: Call, passages: set[str], seen: set[str], opened: Counter[str])
 
 
 @dataclass
-class Progress:
+class PromptRecord:
     """The epoch that is running, the last one of each prompt and its rate of right answers then, the prompts that are
     dropped for good, and successes."""
 
@@ -104,7 +104,7 @@ class FathomStageOne(OwnPhase):
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
-        self.state: Progress = Progress()
+        self.state: PromptRecord = PromptRecord()
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         """Return some questions that this epoch has not asked; a new one begins where it has too few."""

@@ -31,7 +31,7 @@ def reflection(reflected: Sequence[bool | None], judged: Sequence[bool]) -> floa
 
 
 @dataclass(frozen=True)
-class Step:
+class SearchStep:
     """A search: its goal (empty: none was stated), what it found, and what the policy says of that (None: nothing)."""
 
     goal: str
@@ -39,14 +39,14 @@ class Step:
     reached: bool | None
 
 
-def steps(act: Trajectory) -> list[Step]:
+def steps(act: Trajectory) -> list[SearchStep]:
     """Return the searches of an act that were followed by an observation and another turn.
 
     The goal stands in the call, as the argument `goal`; the reflection in the turn after the observation.
     """
     each = zip(act.turns, act.turns[1:], act.turns[2:], strict=False)
     found = [three for three in each if [turn.kind for turn in three] == ["sampled", "tool", "sampled"]]
-    return [Step(_goal(said.said), seen.text, _reflection(after.said)) for said, seen, after in found]
+    return [SearchStep(_goal(said.said), seen.text, _reflection(after.said)) for said, seen, after in found]
 
 
 def _goal(said: str) -> str:

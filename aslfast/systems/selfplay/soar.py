@@ -74,7 +74,7 @@ class SOAROptions:
 
 
 @dataclass
-class Progress:
+class TeachingState:
     """rewards: the teacher's, of the steps since the last promotion; stored: the sets that led to promotions."""
 
     hard: list[Question] = field(default_factory=list)
@@ -93,7 +93,7 @@ class SOAR(OwnPhase):
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
-        self.state = Progress()
+        self.state = TeachingState()
         self.students = sorted(name for name in config.roles if name.startswith(STUDENT))
         if not self.students or CANDIDATE not in config.roles:
             raise UserError(f"SOAR teaches roles named {STUDENT}_1, ... and keeps one as {CANDIDATE}; add their tables")

@@ -51,7 +51,7 @@ class SPCOptions:
 
 
 @dataclass(frozen=True)
-class Step:
+class SolutionStep:
     """A step of a right solution, and what stands before it, as texts."""
 
     before: str
@@ -95,14 +95,14 @@ class SPC(OwnPhase):
         """Return nothing: the players' are settled in the play, and the solver never learns."""
         return [[None for _ in acts] for acts in plays]
 
-    def _step(self, play: Play, solved: Trajectory) -> Step:
+    def _step(self, play: Play, solved: Trajectory) -> SolutionStep:
         turns = [i for i, turn in enumerate(solved.turns) if turn.kind == "sampled"]
         of_answer = options_of(self, SPCOptions).step == "answer"
         at = turns[-1] if of_answer else play.rng("step").choice(turns)
         before = " ".join(turn.text for turn in solved.turns[1:at])
-        return Step(before, (solved.output or "") if of_answer else solved.turns[at].text)
+        return SolutionStep(before, (solved.output or "") if of_answer else solved.turns[at].text)
 
-    async def _spoilt(self, play: Play, step: Step, sneaky: str) -> Filtered:
+    async def _spoilt(self, play: Play, step: SolutionStep, sneaky: str) -> Filtered:
         """Return the spoilt step: none where it is the right one, or misleads nobody, which earns -1."""
         told = {"question": play.task.question, "before": step.before, "step": step.text}
         prompt = self.config.roles["generator"].prompt
@@ -115,7 +115,7 @@ class SPC(OwnPhase):
         ]
         return await filtered(play, ask, checks)
 
-    async def _misleads(self, step: Step, play: Play, written: Trajectory) -> bool:
+    async def _misleads(self, step: SolutionStep, play: Play, written: Trajectory) -> bool:
         right_after = await self._continued(play, step.before, written.output or "")
         return is_valid(right_after, await self._continued(play, step.before, step.text))
 
@@ -127,6 +127,6 @@ class SPC(OwnPhase):
         ended = await asyncio.gather(*(play.talk("policy", messages) for _ in range(options.continuations)))
         return [exact_match(act.output, play.task.references) for act in ended]
 
-    async def _judged(self, play: Play, step: Step, text: str, critic: str) -> Trajectory:
+    async def _judged(self, play: Play, step: SolutionStep, text: str, critic: str) -> Trajectory:
         prompt = self.config.roles["grm"].prompt
         return await play.act(critic, prompt, question=play.task.question, before=step.before, step=text)

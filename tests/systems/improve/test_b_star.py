@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from aslfast.core import Group, Reward
-from aslfast.systems.improve.b_star import Sample, balance, best_knobs, grid, kept_samples, score
+from aslfast.systems.improve.b_star import ScoredSample, balance, best_knobs, grid, kept_samples, score
 from tests.support.systems.played import play_killed, play_small
 from tests.support.token_streams import trajectory
 
@@ -24,17 +24,17 @@ def test_a_score_is_the_match_and_a_fifth_of_the_verdict():
 def test_balance():
     """Four kept of five, three right, of which two are the same: min(2 / 8, 1) 2 / 4."""
     samples = [
-        Sample("Oslo", True, 1.2), Sample("oslo", True, 1.2), Sample("Oslo, Norway", True, 0.8),
-        Sample("Bergen", False, 0.2), Sample("Rome", False, -0.2),
+        ScoredSample("Oslo", True, 1.2), ScoredSample("oslo", True, 1.2), ScoredSample("Oslo, Norway", True, 0.8),
+        ScoredSample("Bergen", False, 0.2), ScoredSample("Rome", False, -0.2),
     ]  # fmt: skip
     assert balance(samples, 0.0) == pytest.approx(0.125)
     assert balance(samples, 0.5) == pytest.approx(0.25 * 2 / 3)
     assert balance(samples, 1.2) == 0.0
-    assert balance([Sample(f"{i}", True, 1.2) for i in range(10)], 0.0) == 1.0  # no more than 8 are needed
+    assert balance([ScoredSample(f"{i}", True, 1.2) for i in range(10)], 0.0) == 1.0  # no more than 8 are needed
 
 
 def test_the_best_knobs_are_those_of_the_best_mean_balance():
-    right, wrong = Sample("a", True, 1.2), Sample("b", False, 0.2)
+    right, wrong = ScoredSample("a", True, 1.2), ScoredSample("b", False, 0.2)
     found = {0.5: [[right], [wrong]], 0.9: [[right, wrong], [right, wrong]]}
     # at 0.5: (1/8 + 0) / 2 with both thresholds; at 0.9: 1/16 with the lower one, 1/8 with the higher
     assert best_knobs(found, [0.0, 0.4]) == (0.9, 0.4)

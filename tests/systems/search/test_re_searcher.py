@@ -4,7 +4,7 @@ import pytest
 
 from aslfast.config import load_recipe
 from aslfast.systems.search import re_searcher
-from aslfast.systems.search.re_searcher import Step
+from aslfast.systems.search.re_searcher import SearchStep
 from tests.support.systems.played import play_killed, play_small
 from tests.support.systems.scripted import PLACE, RIVER, call, play_scripted
 from tests.support.systems.turns import act, said, search, seen
@@ -44,8 +44,8 @@ def answered(*words, goals=("its capital", "its river")):
 
 def test_searches_have_goals_and_reflections():
     assert re_searcher.steps(answered("True", "maybe", goals=("its capital", ""))) == [
-        Step("its capital", "Oslo is it", True),
-        Step("", "The Aker", None),
+        SearchStep("its capital", "Oslo is it", True),
+        SearchStep("", "The Aker", None),
     ]
 
 

@@ -12,7 +12,7 @@ from bench.league.play import lab_recipes
 from bench.league.rows import entry_of
 from bench.league.table import draw, tables
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SMALL = [
     "data.eval_count=4", "monitor.judge_probe=0", "data.labelled_count=12", "lora.rank=4", "sampler.max_turns=3",
     "policy.steps=1", "policy.prompts_per_step=2", "policy.group_size=4", "generator.steps=1",
