@@ -99,8 +99,9 @@ class Verdict:
 
     async def __call__(self, play: Play, trajectory: Trajectory) -> bool:
         """Return whether the role accepts the act."""
-        gaps = {"question": trajectory.output or "", "answer": trajectory.output_answer or ""}
-        given = await asyncio.gather(*(play.act(self.role, self.prompt, **gaps) for _ in range(self.votes)))
+        asked, answer = trajectory.output or "", trajectory.output_answer or ""
+        acts = (play.act(self.role, self.prompt, question=asked, answer=answer) for _ in range(self.votes))
+        given = await asyncio.gather(*acts)
         accepted = [normalize(act.output or "") == normalize(self.accept) for act in given]
         return sum(accepted) >= self.share * self.votes
 
