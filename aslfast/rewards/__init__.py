@@ -11,7 +11,7 @@ from aslfast.core import Attempt
 from aslfast.prompts.parsing import WrittenQuestion, answer, grade, question, valid_question, verdict
 from aslfast.rewards.distractors import plausible_wrong
 from aslfast.rewards.format import format_reward
-from aslfast.rewards.generator import GENERATOR_REWARDS, QuestionEvidence, question_evidence
+from aslfast.rewards.generator import GENERATOR_REWARDS, QuestionEvidence, question_evidence, share_failed
 from aslfast.rewards.judge import GRM_REWARDS, offered
 from aslfast.rewards.labels import LABELS, REFERENCES, Labels, balanced, gold_labels
 from aslfast.rewards.match import contains_match, cover_match, exact_match, f1, normalize, substring_match
@@ -47,5 +47,5 @@ __all__ = [
     "format_reward", "generator_reward", "generator_rule", "gold_labels", "grade", "grm_reward", "judge_rule",
     "label_source", "majority", "normalize", "offered", "plausible_wrong", "policy_reward", "policy_rule", "question",
     "question_evidence", "question_filter", "question_similarity", "rank_of", "reference_source", "repetition_shares",
-    "sentence_bleu", "substring_match", "valid_question", "verdict", "verdict_entropy", "verdict_score",
+    "sentence_bleu", "share_failed", "substring_match", "valid_question", "verdict", "verdict_entropy", "verdict_score",
 ]  # fmt: skip

@@ -118,8 +118,14 @@ def ssp(evidence: QuestionEvidence) -> dict[str, float]:
 
 def dr_zero(evidence: QuestionEvidence) -> dict[str, float]:
     """Return (n - k) / (n - 1) if 0 < k < n, else 0: k of n attempts pass (Dr. Zero, arXiv 2601.07055); 1 for k = 1."""
-    n, k = len(evidence.verdicts), sum(map(favourable, evidence.verdicts))
-    return {"difficulty": (n - k) / (n - 1) if evidence.passed and 0 < k < n else 0.0}
+    right = [favourable(verdict) for verdict in evidence.verdicts]
+    return {"difficulty": share_failed(right) if evidence.passed else 0.0}
+
+
+def share_failed(right: Sequence[bool]) -> float:
+    """Return (n - k) / (n - 1) if k of n tries are right, 0 < k < n, else 0 (Dr. Zero): from 1 down to 1 / (n - 1)."""
+    n, k = len(right), sum(right)
+    return (n - k) / (n - 1) if 0 < k < n else 0.0
 
 
 def r_zero(evidence: QuestionEvidence) -> dict[str, float]:

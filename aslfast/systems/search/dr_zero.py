@@ -10,16 +10,10 @@ from dataclasses import replace
 
 from aslfast.core import Question, Task, Trajectory
 from aslfast.phase import OwnPhase, Play, Played, RewardOf, TaskContext
-from aslfast.rewards import contains_match, exact_match, normalize, substring_match
+from aslfast.rewards import contains_match, exact_match, normalize, share_failed, substring_match
 
 HOPS = (1, 1, 1, 1, 2, 2, 2, 3, 3, 4)  # 4:3:2:1
 MOST_WORDS = 50  # of a question that the solver is asked
-
-
-def difficulty(right: Sequence[bool]) -> float:
-    """Return d = (n - k) / (n - 1) for 0 < k < n right of n tries, else 0: (5 - k) / 4 (Dr. Zero's code)."""
-    n, k = len(right), sum(right)
-    return (n - k) / (n - 1) if 0 < k < n else 0.0
 
 
 def form(act: Trajectory, hops: int, passage: str) -> float:
@@ -83,7 +77,7 @@ class DrZeroProposer(_FromPassages):
         f = form(asked, task.hops, passage)
         tries = await self._tries(play, asked) if f else ()
         right = [exact_match(act.output, act.task.references) for act in tries]
-        play.settle(asked, {"format": 0.5 * f, "difficulty": difficulty(right)})
+        play.settle(asked, {"format": 0.5 * f, "difficulty": share_failed(right)})
         return asked, *tries
 
     async def _tries(self, play: Play, asked: Trajectory) -> Sequence[Trajectory]:

@@ -23,7 +23,7 @@ def whole(tmp_path_factory):
 
 @pytest.mark.parametrize(("k", "d"), [(0, 0.0), (1, 1.0), (2, 0.75), (3, 0.5), (4, 0.25), (5, 0.0)])
 def test_difficulty(k, d):
-    assert dr_zero.difficulty([True] * k + [False] * (5 - k)) == d
+    assert dr_zero.share_failed([True] * k + [False] * (5 - k)) == d
 
 
 CLOSED = said("<think>so</think><question>Which town?</question><answer>Oslo</answer>")
