@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from aslfast.config.algorithms import with_algorithm
 from aslfast.config.checks.about import About, read_about, told_with
@@ -15,14 +16,22 @@ from aslfast.config.validate import Origin, nearest, read_tree
 from aslfast.errors import UserError
 from aslfast.files.text import read_text
 
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
+
 RECIPES = files("aslfast.config") / "recipes"
 FOLDERS = (RECIPES, RECIPES / "systems")
 
 
 def recipe_names() -> list[str]:
     """Return the names of the recipes that ship with aslfast, in order."""
-    shipped = [path.name for folder in FOLDERS for path in folder.iterdir()]
-    return sorted(name[: -len(".toml")] for name in shipped if name.endswith(".toml"))
+    return sorted(_shipped())
+
+
+def _shipped() -> dict[str, Traversable]:
+    """Return the files of the shipped recipes by name."""
+    files_in = (path for folder in FOLDERS for path in folder.iterdir())
+    return {path.name[: -len(".toml")]: path for path in files_in if path.name.endswith(".toml")}
 
 
 def about_recipe(name: str) -> About:
@@ -82,8 +91,7 @@ def _read_tree(name: str) -> tuple[Tree, str]:
         if not path.is_file():
             raise UserError(f"{path}: no such recipe file")
         text, place = _read_text(path), str(path)
-    elif name in recipe_names():
-        file = next(folder / f"{name}.toml" for folder in FOLDERS if (folder / f"{name}.toml").is_file())
+    elif file := _shipped().get(name):
         text, place = file.read_text(encoding="utf-8"), f"recipe {name}"
     else:
         shipped = ", ".join(recipe_names())

@@ -22,7 +22,8 @@ from aslfast.config import load_recipe, recipe_names
 from aslfast.errors import UserError
 from aslfast.files.atomic import write_text
 from aslfast.files.jsonl import read_lines
-from bench.league.rows import Entry, entry_of, log_of
+from aslfast.metrics.run_log import RunLog
+from bench.league.rows import Entry, entry_of
 from bench.league.table import tables
 from bench.paper_claims.arms import Arm
 from bench.paper_claims.bench_claims import train, train_runs
@@ -56,7 +57,7 @@ def play(recipes: Sequence[str], seeds: Sequence[int], budget: int, settings: Se
     """Train what is not trained; return each recipe's entries by seed. Raise UserError."""
     arms = [arm_of(name, rounds_for(name, seeds[0], budget, settings, out, made), settings) for name in recipes]
     train_runs([(arm, seed) for seed in seeds for arm in arms], out, jobs, made)
-    return {arm.key: [entry_of(log_of(arm.folder(out, seed)), seed, budget) for seed in seeds] for arm in arms}
+    return {arm.key: [entry_of(RunLog.read(arm.folder(out, seed)), seed, budget) for seed in seeds] for arm in arms}
 
 
 def main() -> None:

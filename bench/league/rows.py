@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,11 +31,6 @@ class Entry:
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON data."""
         return asdict(self)
-
-
-def log_of(run: Path) -> RunLog:
-    """Return the lines of a finished run. Raise UserError."""
-    return RunLog.read(run)
 
 
 def entry_of(log: RunLog, seed: int, budget: int) -> Entry:

@@ -18,6 +18,7 @@ over the mean distance of the group, so that it favours but does not shrink a st
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -126,9 +127,7 @@ class ExIt(OwnPhase):
 
     def _score(self, group: Group) -> None:
         """Give a history the variance of its group's rewards, and let what came of it enter."""
-        rewards = [reward.total for reward in group.rewards]
-        mean = sum(rewards) / len(rewards)
-        variance = sum((reward - mean) ** 2 for reward in rewards) / len(rewards)
+        variance = statistics.pvariance(reward.total for reward in group.rewards)
         task = group.trajectories[0].task
         if self._history_of(task) is not None:
             self.state.pool.add(Question(_key(task), task.question, task.references), variance, _key(task))
