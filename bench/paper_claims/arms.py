@@ -1,4 +1,4 @@
-"""What arms.toml says: the arms of each claim, and the differences that decide it."""
+"""What arms.toml, for the lab's second world arms2.toml, says: the arms of each claim, and what decides it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 
 from aslfast.config import RunConfig, load_recipe, toml
 from aslfast.errors import UserError
+from bench.paper_claims.moments import Moment
 
-FILE = Path(__file__).with_name("arms.toml")
-VALUES = ("accuracy", "reward")
+FILES = {1: Path(__file__).with_name("arms.toml"), 2: Path(__file__).with_name("arms2.toml")}  # by the lab's world
+NAMES = {1: "claims", 2: "claims2"}  # of their page, picture and result files
+VALUES = {"accuracy": "accuracy", "reward": "reward", "judge": "grm", "gap": "gap"}  # in a term -> in a result file
 FORMER_VALUES = {"truth": "accuracy"}  # in older result files
 
 
@@ -35,21 +37,24 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """+1 or -1 times a value of an arm's run after a round."""
+    """+1 or -1 times a value of an arm's run at a moment."""
 
     sign: int
     value: str
     arm: str
-    round: int
+    at: Moment
 
     @classmethod
     def read(cls, text: str) -> Term:
-        """Return the term that a text such as "+ accuracy asl 4" stands for. Raise UserError."""
-        words = [FORMER_VALUES.get(word, word) for word in text.split()]
-        if len(words) != 4 or words[0] not in ("+", "-") or words[1] not in VALUES or not words[3].isdigit():
-            wanted = f"'+ VALUE ARM ROUND' or '- VALUE ARM ROUND', VALUE one of {', '.join(VALUES)}"
-            raise UserError(f"{FILE}: the term {text!r} cannot be read; write it as {wanted}")
-        return cls(1 if words[0] == "+" else -1, words[1], words[2], int(words[3]))
+        """Return the term that a text such as "+ accuracy asl 4" or "- gap asl 50%" stands for. Raise UserError."""
+        try:
+            sign, value, arm, at = (FORMER_VALUES.get(word, word) for word in text.split())
+            if value not in VALUES:
+                raise ValueError(value)
+            return cls({"+": 1, "-": -1}[sign], value, arm, Moment.read(at))
+        except (KeyError, ValueError) as error:
+            wanted = f"'+ VALUE ARM AT', or with -; VALUE one of {', '.join(VALUES)}; AT a round or a % of the budget"
+            raise UserError(f"the term {text!r} cannot be read; write it as {wanted}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,23 +87,28 @@ class Claim:
     arms: tuple[Arm, ...]
     checks: tuple[Mapping[str, Any], ...]
     show_reward: bool  # in the plot, along with the accuracy
+    seeds: int  # how many decide it, said before any is run
+    budget: int | None = None  # sampled tokens at which every run is read; None: all of its rounds
 
 
-def read_claims(file: Path = FILE) -> dict[str, Claim]:
+def read_claims(file: Path = FILES[1]) -> dict[str, Claim]:
     """Return all claims by letter. Raise UserError for a claim, or one of its checks, that names an unknown arm."""
     tree = toml.parse(file.read_text(encoding="utf-8"))
     arms = {
         key: Arm(key, arm["name"], arm["recipe"], (*tree["set"], *arm.get("set", ())))
         for key, arm in tree["arms"].items()
     }
-    return {key: _claim(key, claim, arms) for key, claim in tree["claims"].items()}
+    try:
+        return {key: _claim(key, claim, arms, tree.get("budget")) for key, claim in tree["claims"].items()}
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
 
 
-def _claim(key: str, claim: Mapping[str, Any], arms: Mapping[str, Arm]) -> Claim:
+def _claim(key: str, claim: Mapping[str, Any], arms: Mapping[str, Arm], budget: int | None) -> Claim:
     named = {term.arm for check in claim["checks"] for term in Check.read(check).terms}
     for arm in (*claim["arms"], *sorted(named)):
         if arm not in arms or arm not in claim["arms"]:
-            raise UserError(f"{FILE}: claim {key} names the arm {arm!r}; define it in [arms], list it in the claim")
+            raise UserError(f"claim {key} names the arm {arm!r}; define it in [arms], list it in the claim")
     own = tuple(arms[arm] for arm in claim["arms"])
-    shown = claim.get("show_reward", False)
-    return Claim(key, claim["title"], claim["sentence"], own, tuple(claim["checks"]), shown)
+    shown, seeds = claim.get("show_reward", False), claim.get("seeds", 3)
+    return Claim(key, claim["title"], claim["sentence"], own, tuple(claim["checks"]), shown, seeds, budget)

@@ -1,6 +1,8 @@
-"""The paper's claims in small, on the lab: one command per claim; arms.toml says what its arms are.
+"""The paper's claims in small, on the lab: one command per claim; arms.toml says what its arms are, arms2.toml those of
+the second world.
 
-    python -m bench.paper_claims.bench_claims a --seeds 0 1 2 --out runs/claims
+    python -m bench.paper_claims.bench_claims a --out runs/claims
+    python -m bench.paper_claims.bench_claims a --world 2 --out runs/claims2
 
 Trains each arm with each seed into runs/claims/<arm>-s<seed>, at most two at a time (--jobs), one thread each. Resumes
 runs that were stopped and skips those that are finished (claims share arms), then writes claims-a.json there and prints
@@ -23,7 +25,7 @@ from typing import Any
 from aslfast.errors import UserError
 from aslfast.files.atomic import write_text
 from aslfast.files.jsonl import append_line
-from bench.paper_claims.arms import Arm, Claim, read_claims
+from bench.paper_claims.arms import FILES, NAMES, Arm, Claim, read_claims
 from bench.paper_claims.finished_runs import check_same, finished, gather, read_made, started
 from bench.paper_claims.report_claims import section
 from bench.shared.stamp import git, stamp
@@ -86,50 +88,59 @@ def collect(claim: Claim, seeds: list[int], runs: Path, made_at: str | None) -> 
         "sentence": claim.sentence,
         "checks": claim.checks,
         "show_reward": claim.show_reward,
+        "budget": claim.budget,
         "seeds": seeds,
         "arms": {
             arm.key: {
                 "name": arm.name,
                 "recipe": arm.recipe,
                 "set": arm.overrides,
-                "runs": {str(seed): _one(arm, seed, runs, made_at) for seed in seeds},
+                "runs": {str(seed): _one(arm, seed, runs, made_at, claim.budget) for seed in seeds},
             }
             for arm in claim.arms
         },
     }
 
 
-def _one(arm: Arm, seed: int, runs: Path, made_at: str | None) -> dict[str, Any]:
+def _one(arm: Arm, seed: int, runs: Path, made_at: str | None, budget: int | None) -> dict[str, Any]:
     run = arm.folder(runs, seed)
     made = read_made(_stamps(run)) or ([{"commit": made_at}] if made_at else [])
     if not made:
         raise UserError(f"{run}: its commit is not recorded; name it with --made-at")
-    return gather(run, arm, seed, made)
+    found = gather(run, arm, seed, made)
+    sampled = sum(entry["sampled_tokens"] for entry in found["rounds"])
+    if budget and sampled < budget:
+        raise UserError(f"{run}: {sampled:,} sampled tokens of a budget of {budget:,}; give its arm more rounds")
+    return found
 
 
 def main() -> None:
     """Run from the command line."""
-    claims = read_claims()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("claim", choices=claims)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, shared by all claims")
+    parser.add_argument("claim", help="its letter")
+    parser.add_argument("--world", type=int, choices=FILES, default=1, help="of the lab")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: 0, 1, ..., as many as the claim says")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs, shared by all claims of a world")
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=2, help="runs at a time")
     parser.add_argument("--collect", action="store_true", help="only collect finished runs")
     parser.add_argument("--made-at", help="commit that made the runs that have no stamp of their own")
     parser.add_argument("--allow-dirty", action="store_true")
     args = parser.parse_args()
-    if len(set(args.seeds)) < 3:
+    claims, made = read_claims(FILES[args.world]), stamp("claims", args.allow_dirty)
+    if args.claim not in claims:
+        parser.error(f"claim {args.claim!r}: world {args.world} has {', '.join(claims)}")
+    claim = claims[args.claim]
+    seeds = args.seeds or list(range(claim.seeds))
+    if len(set(seeds)) < 3:
         parser.error("--seeds: at least 3 different ones, or the interval says nothing")
-    claim, made = claims[args.claim], stamp("claims", args.allow_dirty)
     made_at = git("rev-parse", args.made_at) if args.made_at else None
     try:
         if not args.collect:
-            train_all(claim, args.seeds, args.out, args.jobs, made)
-        result = {**made, **collect(claim, args.seeds, args.out, made_at)}
+            train_all(claim, seeds, args.out, args.jobs, made)
+        result = {**made, **collect(claim, seeds, args.out, made_at)}
     except UserError as error:
         sys.exit(f"claims: {error}")
-    write_text(args.out / f"claims-{claim.key}.json", json.dumps(result, indent=1) + "\n")
+    write_text(args.out / f"{NAMES[args.world]}-{claim.key}.json", json.dumps(result, indent=1) + "\n")
     print("\n".join(section(result)))
 
 

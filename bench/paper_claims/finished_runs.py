@@ -109,6 +109,7 @@ def _entry(log: RunLog, line: Mapping[str, Any], pool_questions: int) -> dict[st
         "n_eval": line["n_eval"],
         "grm": line["grm_accuracy"],
         "solvable": line["solvable_share"],
+        "gap": line.get("true_gap"),
         "reward": sum(judged) / len(judged) if judged else None,
         "rewards": {role: log.reward(line["round"], role) for role in ROLES},
         "pool_questions": pool_questions,

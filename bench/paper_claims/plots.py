@@ -12,13 +12,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from bench.paper_claims.metrics import entries, last_round, mean_of, scores_RK
+from bench.paper_claims.metrics import mean_of, moments, scores_RK, values
+from bench.paper_claims.moments import Moment
 from bench.paper_claims.statistics import interquartile_mean
 from bench.shared.results import Result
 
 # Okabe and Ito 2008: distinguishable with any kind of colour vision; by their markers in grey too
 STYLES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"))
-SHIFT = 0.06  # of a round, so that intervals do not cover each other
+SHIFT = 0.015  # of the axis, so that intervals do not cover each other
 WIDE = 3  # panels in a row
 
 
@@ -42,13 +43,13 @@ def draw(results: Mapping[str, Result], file: Path) -> None:
 def _panel(axes: Axes, result: Result) -> None:
     """Draw one claim."""
     for place, (arm, (colour, marker)) in enumerate(zip(result["arms"], STYLES, strict=False)):
-        shift, name = SHIFT * (place - (len(result["arms"]) - 1) / 2), result["arms"][arm]["name"]
+        shift, name = place - (len(result["arms"]) - 1) / 2, result["arms"][arm]["name"]
         _accuracy(axes, result, arm, shift, {"color": colour, "marker": marker, "label": name})
         if result["show_reward"]:
             _reward(axes, result, arm, {"color": colour, "marker": marker, "label": f"{name}: reward seen"})
     n = len(result["seeds"])
     axes.set_title(f"({result['claim']}) {result['title']}, {n} seeds", loc="left", fontsize=11)
-    axes.set_xlabel("round (0: the base)")
+    axes.set_xlabel("million sampled tokens (0: the base)" if result.get("budget") else "round (0: the base)")
     axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(labelleft=True)
@@ -61,16 +62,23 @@ def _panel(axes: Axes, result: Result) -> None:
 
 
 def _accuracy(axes: Axes, result: Result, arm: str, shift: float, style: dict[str, Any]) -> None:
-    """Draw an arm's accuracy by round, with its intervals."""
-    numbers = range(last_round(result, arm) + 1)
-    found = [interquartile_mean(scores_RK(result, arm, number)) for number in numbers]
-    values = [interval.value for interval in found]
+    """Draw an arm's accuracy over time, with its intervals."""
+    places = np.array([_place(result, at) for at in moments(result, arm)])
+    found = [interquartile_mean(scores_RK(result, arm, at)) for at in moments(result, arm)]
+    means = [interval.value for interval in found]
     spread = [[max(0.0, i.value - i.low) for i in found], [max(0.0, i.high - i.value) for i in found]]
-    axes.errorbar([number + shift for number in numbers], values, spread, lw=2, elinewidth=1.2, capsize=2, **style)
+    moved = places + shift * SHIFT * places[-1]
+    axes.errorbar(moved, means, spread, lw=2, elinewidth=1.2, capsize=2, **style)
 
 
 def _reward(axes: Axes, result: Result, arm: str, style: dict[str, Any]) -> None:
-    """Draw what the policy's judge said of its answers in the round, the mean over seeds: dashed and hollow."""
-    numbers = range(1, last_round(result, arm) + 1)
-    values = [mean_of(entries(result, arm, number), "reward") for number in numbers]
-    axes.plot(numbers, np.array(values, dtype=float), ls="--", lw=1.5, markerfacecolor="white", **style)
+    """Draw what the policy's judge said of its answers, the mean over seeds: dashed and hollow. The base has none."""
+    shown = moments(result, arm)[1:]
+    means = [mean_of(values(result, arm, at, "reward")) for at in shown]
+    places = [_place(result, at) for at in shown]
+    axes.plot(places, np.array(means, dtype=float), ls="--", lw=1.5, markerfacecolor="white", **style)
+
+
+def _place(result: Result, at: Moment) -> float:
+    """Return a moment's place on the axis: the round, or millions of tokens."""
+    return at.number / 100 * result["budget"] / 1e6 if at.of_budget else at.number

@@ -1,10 +1,11 @@
 """The tables and the plot of the paper's claims in small, from the results of bench_claims.py.
 
     python -m bench.paper_claims.report_claims bench/results/claims-*.json
+    python -m bench.paper_claims.report_claims --world 2 bench/results/claims2-*.json
 
-Rewrites what is between the markers of docs/results/claims.md, and docs/img/claims.png. Every answer follows from a
-number by the rules in statistics.py; the wording of claims is that of arms.toml. A claim without a result is "not
-measured yet".
+Rewrites what is between the markers of docs/results/claims.md, and docs/img/claims.png; for the lab's second world
+claims2.md and claims2.png. Every answer follows from a number by the rules in statistics.py; the wording of claims is
+that of arms.toml. A claim without a result is "not measured yet".
 """
 
 from __future__ import annotations
@@ -15,17 +16,8 @@ from pathlib import Path
 
 from aslfast.errors import UserError
 from aslfast.files.atomic import write_text
-from bench.paper_claims.arms import Check, Claim, read_claims
-from bench.paper_claims.metrics import (
-    better,
-    checks,
-    differences,
-    entries,
-    last_round,
-    mean_of,
-    mean_sum,
-    scores_RK,
-)
+from bench.paper_claims.arms import FILES, NAMES, Check, Claim, read_claims
+from bench.paper_claims.metrics import better, checks, differences, mean_of, mean_sum, moments, scores_RK, values
 from bench.paper_claims.plots import draw
 from bench.paper_claims.statistics import YES, Interval, answer, answer_of_all, interquartile_mean
 from bench.shared.pages import replace_block
@@ -62,7 +54,7 @@ def summary_table(results: Mapping[str, Result], claims: Mapping[str, Claim]) ->
 
 def _row(result: Result) -> list[str]:
     ends = [
-        f"{arm['name']} {percent_interval(interquartile_mean(scores_RK(result, key, last_round(result, key))))}"
+        f"{arm['name']} {percent_interval(interquartile_mean(scores_RK(result, key, moments(result, key)[-1])))}"
         for key, arm in result["arms"].items()
     ]
     found = checks(result)
@@ -93,9 +85,10 @@ def check_table(result: Result) -> Iterator[str]:
 
 def arm_table(result: Result) -> Iterator[str]:
     """Yield one row per arm: accuracy by round and at the end, means over seeds of the rest."""
+    by, first = ("quarter of the budget", "first quarter") if result.get("budget") else ("round", "round 1")
     yield (
-        "| arm | accuracy by round, % | final (95%) | final, each seed | 1/2/3 hops | judge | "
-        "reward, round 1 to last | solvable | question pool | sampled tokens | minutes |"
+        f"| arm | accuracy by {by}, % | final (95%) | final, each seed | {_hops(result)} hops | judge | "
+        f"reward, {first} to last | solvable | question pool | sampled tokens | minutes |"
     )
     yield "|---|---|---:|---|---:|---:|---:|---:|---:|---:|---:|"
     for key, arm in result["arms"].items():
@@ -104,22 +97,26 @@ def arm_table(result: Result) -> Iterator[str]:
 
 def arm_cells(result: Result, arm: str) -> list[str]:
     """Return an arm's cells."""
-    last = last_round(result, arm)
-    by_round = [interquartile_mean(scores_RK(result, arm, number)) for number in range(last + 1)]
-    ended = entries(result, arm, last)
+    shown = moments(result, arm)
+    last, by_moment = shown[-1], [interquartile_mean(scores_RK(result, arm, at)) for at in shown]
     tokens, seconds = (mean_sum(result, arm, key) for key in ("sampled_tokens", "seconds"))
     return [
-        " ".join(f"{100 * interval.value:.0f}" for interval in by_round),
-        percent_interval(by_round[-1]),
-        ", ".join(f"{entry['accuracy']:.1%}" for entry in ended),
+        " ".join(f"{100 * interval.value:.0f}" for interval in by_moment),
+        percent_interval(by_moment[-1]),
+        ", ".join(percent(value) for value in values(result, arm, last, "accuracy")),
         "/".join(f"{100 * value:.0f}" for value in scores_RK(result, arm, last).mean(axis=0)),
-        percent(mean_of(ended, "grm")),
-        " to ".join(percent(mean_of(entries(result, arm, number), "reward")) for number in (1, last)),
-        percent(mean_of(ended, "solvable")),
-        f"{mean_of(ended, 'pool_questions'):.0f}",
+        percent(mean_of(values(result, arm, last, "grm"))),
+        " to ".join(percent(mean_of(values(result, arm, at, "reward"))) for at in (shown[1], last)),
+        percent(mean_of(values(result, arm, last, "solvable"))),
+        f"{mean_of(values(result, arm, last, 'pool_questions')):.0f}",
         f"{tokens / 1e6:.2f}M",
         f"{seconds / 60:.0f}",
     ]
+
+
+def _hops(result: Result) -> str:
+    first = next(iter(next(iter(result["arms"].values()))["runs"].values()))
+    return "/".join(first["rounds"][0]["by_hops"])
 
 
 def made_how(result: Result) -> str:
@@ -130,9 +127,10 @@ def made_how(result: Result) -> str:
     stamps = [result, *(made for run in runs for made in run["made"])]
     dirty = ", uncommitted changes" if any(stamp.get("dirty") for stamp in stamps) else ""
     settings = "; ".join(f"{arm['name']}: {arm['recipe']}, {' '.join(arm['set'])}" for arm in result["arms"].values())
+    budget = f"Read at {result['budget'] / 1e6:g} million sampled tokens. " if result.get("budget") else ""
     return (
-        f"{runs[0]['rounds'][0]['n_eval']} held-out questions per seed and round. {settings}. Runs trained at commit "
-        f"{', '.join(commits)}, torch {', '.join(torch)}; collected at {result['commit'][:8]}{dirty} on "
+        f"{runs[0]['rounds'][0]['n_eval']} held-out questions per seed and round. {budget}{settings}. Runs trained at "
+        f"commit {', '.join(commits)}, torch {', '.join(torch)}; collected at {result['commit'][:8]}{dirty} on "
         f"{result['device']}, {result['cores']} cores, {result['date'][:10]}."
     )
 
@@ -152,10 +150,10 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}%"
 
 
-def docs_block(results: Mapping[str, Result], claims: Mapping[str, Claim]) -> list[str]:
-    """Return the summary, the plot and one section per claim."""
+def docs_block(results: Mapping[str, Result], claims: Mapping[str, Claim], name: str = "claims") -> list[str]:
+    """Return the summary, the plot and one section per claim. name: of the plot's file."""
     lines = ["## The answers", "", *summary_table(results, claims), ""]
-    lines += ["![Accuracy by round, a panel per claim](../img/claims.png)", ""] if results else []
+    lines += [f"![Accuracy by round, a panel per claim](../img/{name}.png)", ""] if results else []
     for key, claim in claims.items():
         missing = [f"## ({key}) {claim.title.capitalize()}", "", claim.sentence, "", "Not measured yet."]
         lines += [*(section(results[key]) if key in results else missing), ""]
@@ -170,13 +168,15 @@ def between(page: str, lines: list[str]) -> str:
 def main() -> None:
     """Run from the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, nargs="+")
+    parser.add_argument("results", type=Path, nargs="*")
+    parser.add_argument("--world", type=int, choices=FILES, default=1, help="of the lab")
     args = parser.parse_args()
-    claims = read_claims()
+    claims, name = read_claims(FILES[args.world]), NAMES[args.world]
     results = read_results(args.results, claims)
-    page = ROOT / "docs" / "results" / "claims.md"
-    write_text(page, between(page.read_text(encoding="utf-8"), docs_block(results, claims)))
-    draw(results, ROOT / "docs" / "img" / "claims.png")
+    page = ROOT / "docs" / "results" / f"{name}.md"
+    write_text(page, between(page.read_text(encoding="utf-8"), docs_block(results, claims, name)))
+    if results:
+        draw(results, ROOT / "docs" / "img" / f"{name}.png")
 
 
 if __name__ == "__main__":

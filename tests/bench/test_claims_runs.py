@@ -140,5 +140,5 @@ def test_training_that_fails_names_its_log_and_starts_no_other(tmp_path, monkeyp
 def test_arm_that_cannot_be_is_told_before_anything_is_trained(tmp_path):
     wrong = Arm("wrong", "", "tiny", ("grm.stepz=0",))
     with pytest.raises(UserError, match=r"unknown key 'grm\.stepz'"):
-        bench_claims.train_all(Claim("x", "", "", (SMALL, wrong), (), False), [0], tmp_path / "runs", 1, {})
+        bench_claims.train_all(Claim("x", "", "", (SMALL, wrong), (), False, 3), [0], tmp_path / "runs", 1, {})
     assert not (tmp_path / "runs").exists()
