@@ -117,6 +117,15 @@ def test_tokens_and_logprobs_are_those_without_sharing(model, tokenizer, steps):
     check_turns(model, copy.deepcopy(model).double(), list(zip(GROUPS, shared, strict=True)))
 
 
+def test_weights_of_16_bit_are_attended_in_float32(model, tokenizer, steps):
+    """Against the same weights in float64, as far off as transformers' own bfloat16 at most twice."""
+    narrow = copy.deepcopy(model).bfloat16()
+    sampler = LocalSampler(narrow, tokenizer)
+    samples = run(gather(sampler, GROUPS))
+    assert max(steps) > 12 and sampler._slots.cache.kv_L2RSHD.dtype == torch.float32
+    check_turns(narrow, copy.deepcopy(narrow).double(), list(zip(GROUPS, samples, strict=True)))
+
+
 def test_a_narrow_model_reads_as_before(model, tokenizer, steps, monkeypatch):
     monkeypatch.setattr(forward_pass, "MIN_QUERY_WIDTH", 9 * 32 + 1)
     run(gather(LocalSampler(model, tokenizer), GROUPS))

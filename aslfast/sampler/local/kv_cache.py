@@ -25,7 +25,7 @@ class KVCache(Cache):
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, like: torch.Tensor) -> None:
         super().__init__(layers=[])
         self._shape = (n_layers, n_kv_heads, head_dim)
-        self._like = like  # any weight: gives the dtype and the device
+        self._like = like  # any tensor: gives the dtype and the device
         self.drop()
 
     def drop(self) -> None:
@@ -87,6 +87,7 @@ class KVCache(Cache):
         In a step with shared reads: of the tails, [B*H, S, D].
         """
         key, value = self._flat[layer_idx]
+        key_states, value_states = key_states.to(key.dtype), value_states.to(key.dtype)
         key.index_copy_(0, self._index, key_states.transpose(1, 2).flatten(0, 1))
         value.index_copy_(0, self._index, value_states.transpose(1, 2).flatten(0, 1))
         if reads := current_reads():
@@ -113,15 +114,17 @@ def grouped_attention(
     """Compute attention with the query heads of one kv head along the query's length: no key or value is repeated.
 
     query [B, G*H, T, D], key and value [B, H, S, D], attention_mask [B, 1, G*T, S] (additive, tiled by `causal_mask`).
-    Head h*G+g reads kv head h, as in transformers' repeat_kv. Return [B, T, G*H, D].
+    Head h*G+g reads kv head h, as in transformers' repeat_kv. Return [B, T, G*H, D], in the query's dtype; the products
+    are in that of keys and values.
     Raise UserError for a model whose attention is more than a softmax of scaled products.
     """
     check_plain_softmax(softcap, s_aux, "the local sampler")
     n_batch, n_heads, n_tokens, head_dim = query.shape
+    wide = query.to(key.dtype)
     if reads := current_reads():
-        return reads.attention(query, key, value, attention_mask, scaling or head_dim**-0.5), None
-    grouped = query.reshape(n_batch, key.shape[1], -1, head_dim)
-    out = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling)
+        return reads.attention(wide, key, value, attention_mask, scaling or head_dim**-0.5).to(query.dtype), None
+    grouped = wide.reshape(n_batch, key.shape[1], -1, head_dim)
+    out = scaled_dot_product_attention(grouped, key, value, attn_mask=attention_mask, scale=scaling).to(query.dtype)
     return out.reshape(n_batch, n_heads, n_tokens, head_dim).transpose(1, 2), None
 
 
