@@ -18,7 +18,7 @@ from bench.real import kept_dtype
 from bench.real_run import played
 from bench.real_run.folder import RunFolder, newest_adapter
 from bench.real_run.pipeline import read_record
-from bench.real_run.settings import cold_config
+from bench.real_run.settings import cold_config, rule_config
 from bench.real_run.stages import RealRun, check_inputs
 from tests.support.cli.commands import as_json
 from tests.support.killed_runs import started
@@ -142,10 +142,11 @@ def test_eval_reads_the_adapters_in_bfloat16(whole, data):
     source = "--data", whole / "dev.parquet", "--index", whole / "wiki.idx", "--limit", SIZE.dev_questions
     told = as_json("eval", folder, *source)
     assert told["adapter_version"] == 1 and told["n_eval"] == SIZE.dev_questions
-    settings = small_settings(data)
+    settings, place = small_settings(data), RunFolder(whole)
     unrounded = json.loads((whole / "real.json").read_text())["evaluations"]["dev"]["rule"]["policy"]
     assert told["searches"] == pytest.approx(unrounded["searches"], abs=0.5)
-    assert cold_config(settings, RunFolder(whole)).sampler.temperature == 0.7
+    evaluated, trained = cold_config(settings, place), rule_config(settings, place, full)
+    assert evaluated.temperature_of("policy") == trained.temperature_of("policy")
 
 
 def test_it_starts_from_given_adapters(whole, data, tmp_path):
