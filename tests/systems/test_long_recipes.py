@@ -18,8 +18,9 @@ from tests.support.cli.commands import call
 from tests.support.tiny_models import CHATML, byte_tokenizer, tiny_model
 
 SEARCH = ("ssp", "ssrl", "reseek", "re-searcher", "convsearch-r1", "fathom", "spear", "dr-zero")
-SELFPLAY = ("mae", "spiral", "pasodoble", "soar", "comas", "eva", "spc", "seif")
-IMPROVE = ("nft", "score", "b-star", "knowrl", "exit", "spice")
+SELFPLAY = ("mae", "spiral", "pasodoble", "soar", "comas", "eva", "spc", "seif", "self-redteam")
+IMPROVE = ("nft", "score", "b-star", "knowrl", "exit", "spice", "sage", "agent-r")
+PREFERENCE = ("spo", "sppo", "ssr-zero", "act")
 GAPS = {
     "generator": {"answer", "topic", "hops", "searches", "passage"}, "policy": {"question"}, "tester": {"question"},
     "reader": {"question", "passages"}, "judge": {"goal", "result", "question", "answer"},
@@ -44,7 +45,8 @@ SMALL = (
 OWN = {"steps": 2, "tasks_per_step": 2, "group_size": 2}  # of each phase of a system
 FEW = {
     "answers": 2, "tries": 2, "continuations": 1, "hard_tries": 2, "asked": 2, "inner_steps": 1, "batch": 2,
-    "rounds": 2, "turns": 2, "instructor_steps": 1, "verdicts": 2, "held_back": 1, "temperature_high": 0.6,
+    "rounds": 2, "turns": 2, "instructor_steps": 1, "attempts": 2, "choices": 2,
+    "epochs": 2, "verdicts": 2, "held_back": 1, "temperature_high": 0.6,
 }  # fmt: skip
 
 
@@ -82,7 +84,7 @@ def test_a_prompt_has_gaps_that_its_role_is_given(recipe):
         assert set(re.findall(r"\{(\w+)\}", role.prompt)) <= GAPS[name], name
 
 
-@pytest.mark.parametrize("name", SELFPLAY)
+@pytest.mark.parametrize("name", [*SELFPLAY, "sppo"])
 def test_it_learns_as_its_tiny_recipe_does(name):
     long, tiny = load_recipe(name), load_recipe(f"{name}-tiny")
     assert (long.loss, long.advantage) == (tiny.loss, tiny.advantage)
@@ -90,7 +92,7 @@ def test_it_learns_as_its_tiny_recipe_does(name):
         assert long.advantage_of(role) == tiny.advantage_of(role)
 
 
-@pytest.mark.parametrize("recipe", [*SEARCH, *SELFPLAY, *IMPROVE])
+@pytest.mark.parametrize("recipe", [*SEARCH, *SELFPLAY, *IMPROVE, *PREFERENCE])
 def test_it_is_planned(recipe, files):
     assert call("train", "--recipe", recipe, "--dry-run").exit_code == 0
     settings = [part for setting in small(recipe, files) for part in ("--set", setting)]
@@ -102,7 +104,7 @@ def test_it_is_planned(recipe, files):
     assert small_plan.exit_code == 0, small_plan.output
 
 
-@pytest.mark.parametrize("recipe", [*SEARCH, *SELFPLAY, *IMPROVE])
+@pytest.mark.parametrize("recipe", [*SEARCH, *SELFPLAY, *IMPROVE, *PREFERENCE])
 def test_one_round_of_a_random_model(recipe, files, tmp_path):
     train.train(load_recipe(recipe, small(recipe, files)), tmp_path / "run")
     rounds = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]

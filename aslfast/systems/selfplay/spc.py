@@ -58,6 +58,14 @@ class SolutionStep:
     text: str
 
 
+def step_of(play: Play, solved: Trajectory, which: Literal["any", "answer"]) -> SolutionStep:
+    """Return one step of a solution: any of its turns, drawn, or the answer that it ends with."""
+    turns = [i for i, turn in enumerate(solved.turns) if turn.kind == "sampled"]
+    at = turns[-1] if which == "answer" else play.rng("step").choice(turns)
+    before = " ".join(turn.text for turn in solved.turns[1:at])
+    return SolutionStep(before, (solved.output or "") if which == "answer" else solved.turns[at].text)
+
+
 class SPC(OwnPhase):
     """A play is a game about one step. In even ones the generator learns, against the critic as the round began; in odd
     ones the critic learns, against the generator as the round began."""
@@ -77,7 +85,7 @@ class SPC(OwnPhase):
         solved = await filtered(play, partial(play.act, "policy", question=task.question), [check])
         if solved.failed:
             return (solved.act,)
-        step = self._step(play, solved.act)
+        step = step_of(play, solved.act, options_of(self, SPCOptions).step)
         sneaky, critic = ("past_generator", "grm") if play.number % 2 else ("generator", "past_grm")
         spoilt = await self._spoilt(play, step, sneaky)
         if spoilt.output is None:
@@ -94,13 +102,6 @@ class SPC(OwnPhase):
     def rewards(self, task: Task, plays: Sequence[Played]) -> list[list[RewardOf]]:
         """Return nothing: the players' are settled in the play, and the solver never learns."""
         return [[None for _ in acts] for acts in plays]
-
-    def _step(self, play: Play, solved: Trajectory) -> SolutionStep:
-        turns = [i for i, turn in enumerate(solved.turns) if turn.kind == "sampled"]
-        of_answer = options_of(self, SPCOptions).step == "answer"
-        at = turns[-1] if of_answer else play.rng("step").choice(turns)
-        before = " ".join(turn.text for turn in solved.turns[1:at])
-        return SolutionStep(before, (solved.output or "") if of_answer else solved.turns[at].text)
 
     async def _spoilt(self, play: Play, step: SolutionStep, sneaky: str) -> Filtered:
         """Return the spoilt step: none where it is the right one, or misleads nobody, which earns -1."""
