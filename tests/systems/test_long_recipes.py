@@ -101,7 +101,7 @@ def test_a_prompt_has_gaps_that_its_role_is_given(recipe):
         assert set(re.findall(r"\{(\w+)\}", role.prompt)) <= GAPS[name], name
 
 
-@pytest.mark.parametrize("name", [*SELFPLAY, "sppo"])
+@pytest.mark.parametrize("name", [*SELFPLAY, "spo", "sppo"])
 def test_it_learns_as_its_tiny_recipe_does(name):
     long, tiny = load_recipe(name), load_recipe(f"{name}-tiny")
     assert (long.loss, long.advantage) == (tiny.loss, tiny.advantage)
