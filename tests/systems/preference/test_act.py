@@ -71,5 +71,4 @@ def test_a_round_in_the_lab(tmp_path):
     assert {name for line in whole.lines for name in line.get("failed_checks", {})} == {"right", "another"}
     choices = [row for row in whole.rows if row["role"] == "critic"]
     assert {row["reward"] for row in choices} == {0.0, 1.0} and len(choices) % 4 == 0
-    assert {(row["output"] == "correct") == (row["reward"] == 1.0) for row in choices} == {True, False}  # both orders
     assert play_killed("act-tiny", tmp_path / "killed", SMALL).same_as(whole)
