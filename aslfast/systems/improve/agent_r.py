@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from aslfast.core import Turn
 from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
 from aslfast.rewards import exact_match
-from aslfast.systems.selfplay.options import options_of
 
 THOUGHTS = (  # of the ten that the code draws from
     "I realize my approach was flawed. I need to revise it.",
@@ -85,13 +84,13 @@ class AgentR(OwnPhase):
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
-        options_of(self, AgentROptions)
+        self.options_as(AgentROptions)
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         return context.data.real_questions
 
     async def play(self, play: Play, task: Task) -> Played:
-        n = options_of(self, AgentROptions).attempts
+        n = self.options_as(AgentROptions).attempts
         tries = await asyncio.gather(*(play.act("policy", question=task.question) for _ in range(n)))
         right = [act for act in tries if exact_match(act.output, task.references)]
         wrong = [act for act in tries if act not in right and sampled_starts(act)]

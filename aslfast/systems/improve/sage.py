@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from aslfast.metrics.health import queries_of
 from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
 from aslfast.rewards import exact_match, normalize
-from aslfast.systems.selfplay.options import options_of
 
 GAP = "..."
 
@@ -69,7 +68,7 @@ class SAGE(OwnPhase):
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
         self.questions: Sequence[Question] = ()
-        options_of(self, SAGEOptions)
+        self.options_as(SAGEOptions)
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         self.questions = context.data.real_questions
@@ -78,31 +77,31 @@ class SAGE(OwnPhase):
     async def play(self, play: Play, task: Task) -> Played:
         first, other = await play.act("first", question=task.question), self._like(task)
         skill = self._skill(first, other)
-        prompt = options_of(self, SAGEOptions).second
+        prompt = self.options_as(SAGEOptions).second
         return first, await play.act("policy", prompt, about=other, skill=skill or "none yet")
 
     def rewards(self, task: Task, plays: Sequence[Played]) -> list[list[RewardOf]]:
         return [self._of_chain(*acts) for acts in plays]
 
     def _of_chain(self, first: Trajectory, second: Trajectory) -> list[RewardOf]:
-        said = first.output_answer if options_of(self, SAGEOptions).written else first.output
+        said = first.output_answer if self.options_as(SAGEOptions).written else first.output
         answers = (said, first.task.references), (second.output, second.task.references)
         right = [float(exact_match(answer, references)) for answer, references in answers]
         skill = self._skill(first, Question("", second.task.question))
         used = any(uses(query, skill) for query in queries_of(second))
-        bonus = options_of(self, SAGEOptions).bonus * right[1] * used
+        bonus = self.options_as(SAGEOptions).bonus * right[1] * used
         return [{"right": one, "skill": bonus} for one in right]
 
     def _skill(self, first: Trajectory, other: Question) -> str:
         """Return the skill that the first answer leaves; empty where there is none."""
-        if options_of(self, SAGEOptions).written:
+        if self.options_as(SAGEOptions).written:
             return first.output or ""
         return next((skill_of(query, other.text) for query in reversed(queries_of(first))), "")
 
     def _like(self, task: Task) -> Question:
         """Return another question like a task's, the same for all plays of it."""
         others = [i for i, question in enumerate(self.questions) if question.text != task.question]
-        drawn = random.Random(task.id).sample(others, min(len(others), options_of(self, SAGEOptions).among))
+        drawn = random.Random(task.id).sample(others, min(len(others), self.options_as(SAGEOptions).among))
         if not drawn:  # it is the only one
             return Question(task.id, task.question, task.references, task.hops)
         return self.questions[max(drawn, key=lambda i: (likeness(self.questions[i].text, task.question), -i))]

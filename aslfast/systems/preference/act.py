@@ -21,7 +21,6 @@ from aslfast.filters import Check, filtered
 from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
 from aslfast.rewards import exact_match, normalize
 from aslfast.systems.preference.compared import choice
-from aslfast.systems.selfplay.options import options_of
 from aslfast.systems.selfplay.spc import SolutionStep, step_of
 
 
@@ -47,13 +46,13 @@ class ACT(OwnPhase):
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
-        options_of(self, ACTOptions)
+        self.options_as(ACTOptions)
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         return context.data.real_questions
 
     async def play(self, play: Play, task: Task) -> Played:
-        options = options_of(self, ACTOptions)
+        options = self.options_as(ACTOptions)
         check = Check("right", lambda _, act: exact_match(act.output, task.references), "resample", tries=options.tries)
         path = await filtered(play, partial(play.act, "policy", question=task.question), [check])
         if path.failed:
@@ -71,7 +70,7 @@ class ACT(OwnPhase):
         """Return what the policy does itself where the expert's step was to come."""
         question = play.task.question
         asked = play.context.asked("policy", "", question=question)
-        again = play.context.asked("novice", options_of(self, ACTOptions).go_on, question=question)
+        again = play.context.asked("novice", self.options_as(ACTOptions).go_on, question=question)
         return await play.talk("novice", [asked, step.before, again] if step.before else [asked])
 
     async def _chosen(self, play: Play, step: SolutionStep, own: str) -> Played:
@@ -80,7 +79,7 @@ class ACT(OwnPhase):
         first, second = (step.text, own) if expert_first else (own, step.text)
         about = Question("pair", f"{play.task.question} 1: {first} 2: {second}")
         told = {"question": play.task.question, "before": step.before, "first": first, "second": second}
-        n = options_of(self, ACTOptions).choices
+        n = self.options_as(ACTOptions).choices
         choices = await asyncio.gather(*(play.act("critic", about=about, **told) for _ in range(n)))
         for act in choices:
             play.settle(act, choice_reward(act.output, expert_first))
@@ -88,6 +87,6 @@ class ACT(OwnPhase):
 
     def _action(self, act: Trajectory) -> str:
         """Return what an act did: its answer, or the text of its turn."""
-        if options_of(self, ACTOptions).step == "answer":
+        if self.options_as(ACTOptions).step == "answer":
             return act.output or ""
         return next((turn.text for turn in reversed(act.turns) if turn.kind == "sampled"), "")

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
 from aslfast.rewards import normalize
-from aslfast.systems.selfplay.options import options_of
 
 
 def choice(said: str | None) -> float:
@@ -50,13 +49,13 @@ class Compared(OwnPhase):
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
-        options_of(self, self.options_kind)
+        self.options_as(self.options_kind)
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         return context.data.real_questions
 
     async def play(self, play: Play, task: Task) -> Played:
-        n = options_of(self, self.options_kind).answers
+        n = self.options_as(self.options_kind).answers
         answers = await asyncio.gather(*(play.act("policy", question=task.question) for _ in range(n)))
         pairs = list(itertools.combinations(range(n), 2))
         shares = await asyncio.gather(*(self._preferred(play, answers[i], answers[j]) for i, j in pairs))

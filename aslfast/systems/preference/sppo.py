@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from aslfast.phase import Control, Group
 from aslfast.systems.preference.compared import Compared, ComparedOptions
-from aslfast.systems.selfplay.options import options_of
 
 
 def target(rate: float, beta: float) -> float:
@@ -46,10 +45,10 @@ class SPPO(Compared):
     options_kind = SPPOOptions
 
     def reward(self, rate: float) -> float:
-        return target(rate, options_of(self, SPPOOptions).beta)
+        return target(rate, self.options_as(SPPOOptions).beta)
 
     async def learn_from(self, control: Control, groups: Sequence[Group]) -> Sequence[Group]:
         pairs = [pair for pair in map(best_and_worst, groups) if pair]
-        for _ in range(options_of(self, SPPOOptions).epochs - 1):
+        for _ in range(self.options_as(SPPOOptions).epochs - 1):
             control.learn("policy", pairs)
         return pairs

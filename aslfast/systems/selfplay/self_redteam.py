@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
 from aslfast.rewards import normalize
-from aslfast.systems.selfplay.options import options_of
 
 KINDS = {"answerable": "that one passage answers", "trap": "built on something that no passage says or that is untrue"}
 REFUSAL = "unanswerable"  # what a defender answers to a trap
@@ -78,10 +77,10 @@ class SelfRedTeam(OwnPhase):
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
-        options_of(self, SelfRedTeamOptions)
+        self.options_as(SelfRedTeamOptions)
 
     def tasks(self, context: TaskContext) -> list[Question]:
-        kinds = list(KINDS) if options_of(self, SelfRedTeamOptions).traps else list(KINDS)[:1]
+        kinds = list(KINDS) if self.options_as(SelfRedTeamOptions).traps else list(KINDS)[:1]
         return [Question(str(i), topic, (kinds[i % len(kinds)],)) for i, topic in enumerate(context.data.topics)]
 
     async def play(self, play: Play, task: Task) -> Played:
@@ -104,7 +103,7 @@ class SelfRedTeam(OwnPhase):
         """Return what the guard says of a game; None where an answer or a label is missing."""
         if answered.output is None:
             return None
-        options, refused = options_of(self, SelfRedTeamOptions), normalize(answered.output) == REFUSAL
+        options, refused = self.options_as(SelfRedTeamOptions), normalize(answered.output) == REFUSAL
         fair = await self._label(play, options.question_prompt, asked.output, asked.output_answer)
         supported = refused or await self._label(play, options.answer_prompt, asked.output, answered.output)
         if fair is None or supported is None:

@@ -16,7 +16,6 @@ from aslfast.filters import Check, Filtered, filtered
 from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
 from aslfast.prompts.templates import fill
 from aslfast.rewards import exact_match, normalize
-from aslfast.systems.selfplay.options import options_of
 
 KINDS = (  # of errors that are asked for
     "take another fact of the passage", "mix up two names", "draw a conclusion that does not follow",
@@ -74,18 +73,18 @@ class SPC(OwnPhase):
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
-        options_of(self, SPCOptions)
+        self.options_as(SPCOptions)
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         return context.data.real_questions
 
     async def play(self, play: Play, task: Task) -> Played:
         check = Check("solved", lambda _, act: exact_match(act.output, task.references), "resample",
-                      tries=options_of(self, SPCOptions).tries)  # fmt: skip
+                      tries=self.options_as(SPCOptions).tries)  # fmt: skip
         solved = await filtered(play, partial(play.act, "policy", question=task.question), [check])
         if solved.failed:
             return (solved.act,)
-        step = step_of(play, solved.act, options_of(self, SPCOptions).step)
+        step = step_of(play, solved.act, self.options_as(SPCOptions).step)
         sneaky, critic = ("past_generator", "grm") if play.number % 2 else ("generator", "past_grm")
         spoilt = await self._spoilt(play, step, sneaky)
         if spoilt.output is None:
@@ -122,7 +121,7 @@ class SPC(OwnPhase):
 
     async def _continued(self, play: Play, before: str, text: str) -> list[bool]:
         """Let the solver go on from a step; return which continuations come to the right answer."""
-        options, question = options_of(self, SPCOptions), play.task.question
+        options, question = self.options_as(SPCOptions), play.task.question
         asked = play.context.asked("policy", "", question=question)
         messages = [asked, f"{before} {text}".strip(), fill(options.go_on, question=question)]
         ended = await asyncio.gather(*(play.talk("policy", messages) for _ in range(options.continuations)))
