@@ -8,8 +8,10 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
 
 from aslfast.config import RunConfig
 from aslfast.core import Group, Question, Reward, Span, Task, Trajectory
@@ -19,6 +21,8 @@ from aslfast.rollout.context import RolloutContext
 from aslfast.rollout.multi_turn import stable_seed
 from aslfast.rounds.control import Control
 from aslfast.rounds.task_context import TaskContext
+
+T = TypeVar("T")
 
 __all__ = [
     "Control", "Group", "OwnPhase", "Play", "Question", "Reward", "RunConfig", "SegmentRewards", "Span", "Task",
@@ -114,7 +118,7 @@ class OwnPhase(ABC):
     state: what it keeps from step to step, of a type that JSON can hold (numbers, texts, lists, dicts by text,
     dataclasses of them); set its initial value in `__init__`. It is committed with each step, read back before the next
     one, and must be changed on every rank alike: not in `play` and `rewards`. All else that the object keeps is lost
-    when a run is resumed. options: those of the table [own_phase.NAME.options].
+    when a run is resumed. options: those of the table [own_phase.NAME.options], which `options_as` reads.
     """
 
     roles: Sequence[str] = ()  # that play, in the order in which their adapters learn
@@ -123,13 +127,15 @@ class OwnPhase(ABC):
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         self.config, self.options = config, options
 
-    def number(self, name: str) -> float:
-        """Return an option that is a number, or true or false. Raise UserError where the recipe has none."""
-        value = self.options.get(name)
-        if not isinstance(value, int | float):
-            where = f"own_phase.{type(self).__name__}.options.{name}"
-            raise UserError(f"{where} is {'not set' if value is None else repr(value)}; set it to a number")
-        return value
+    def options_as(self, kind: type[T]) -> T:
+        """Return the options as they are now, as this frozen dataclass. Raise UserError for what it has not."""
+        place, known = f"own_phase.{type(self).__name__}.options", [item.name for item in fields(kind)]  # pyright: ignore[reportArgumentType]
+        if unknown := sorted(self.options.keys() - set(known)):
+            raise UserError(f"unknown key {place}.{unknown[0]}; use {', '.join(known)}")
+        try:
+            return msgspec.convert(dict(self.options), kind)
+        except msgspec.ValidationError as error:
+            raise UserError(f"{place}: {error}") from None
 
     @abstractmethod
     def tasks(self, context: TaskContext) -> Sequence[Question | str]:

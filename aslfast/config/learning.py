@@ -18,8 +18,9 @@ MOVING = ("moving", "fifo_median")  # baselines over steps
 class LossConfig:
     """The formulas are in docs/recipes/losses.md; what makes which algorithm, in recipes/algorithms."""
 
-    # "ppo": clipped surrogate; "cispo": clipped weights; "nft": negative-aware fine-tuning; "sft": successes alone
-    kind: Literal["ppo", "cispo", "nft", "sft"] = "ppo"
+    # "ppo": clipped surrogate; "cispo": clipped weights; "nft": negative-aware fine-tuning; "sft": successes alone;
+    # "squared": a trajectory's log-ratio regresses on its advantage
+    kind: Literal["ppo", "cispo", "nft", "sft", "squared"] = "ppo"
     # "sequence": one ratio a trajectory (GSPO); "sequence_token": that ratio, each token with its own gradient
     ratio_level: Literal["token", "sequence", "sequence_token"] = "token"
     clip_low: float = fraction(0.2)
@@ -71,6 +72,9 @@ def conflicts(loss: LossConfig, advantage: AdvantageConfig) -> Iterator[Conflict
         yield from _of_other_kinds(loss)
     if loss.kind == "nft" and loss.success != "reward":
         yield ("loss.success", "loss.kind"), "loss.success is 'advantage'; with loss.kind=nft set it to reward"
+    if loss.kind == "squared" and loss.aggregate != "sequence_mean":
+        what = f"loss.aggregate is {loss.aggregate!r}; with loss.kind=squared, one value a trajectory, set it to"
+        yield ("loss.aggregate", "loss.kind"), f"{what} sequence_mean"
     yield from _of_importance_weights(loss)
     if loss.cov_low >= loss.cov_high:
         what = f"loss.cov_low is {loss.cov_low:g}; it must be below loss.cov_high, {loss.cov_high:g}"
@@ -81,9 +85,9 @@ def conflicts(loss: LossConfig, advantage: AdvantageConfig) -> Iterator[Conflict
 
 
 def _of_other_kinds(loss: LossConfig) -> Iterator[Conflict]:
-    """Yield what only a surrogate with a ratio and an advantage has a use for, not a likelihood."""
+    """Yield what only a surrogate with a ratio and an advantage has a use for."""
     neutral: dict[str, object] = {"dual_clip": 0}
-    if loss.kind in ("nft", "sft"):
+    if loss.kind != "cispo":
         neutral |= {"ratio_level": "token", "tis_cap": 0, "cov_fraction": 0}
     for key, value in neutral.items():
         if getattr(loss, key) != value:

@@ -11,9 +11,10 @@ from aslfast.config.learning import LossConfig
 from aslfast.learner.losses.by_sequence import aggregated, sequence_mean
 from aslfast.learner.losses.importance import MAX_LOG_RATIO, importance_weights, is_kernels_own
 from aslfast.learner.losses.nft import nft_loss
+from aslfast.learner.losses.squared import squared_loss
 from aslfast_kernels import PolicyMetrics, policy_loss
 
-LIKELIHOODS = ("nft", "sft")  # kinds without a surrogate
+WITHOUT_SURROGATE = ("nft", "sft", "squared")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ def loss_of(inputs: LossInputs, config: LossConfig) -> tuple[Tensor, PolicyMetri
         off-policy RL training"; per token, as in the source). Other weights: losses/importance.py.
     ratio_level "sequence_token": r_t = stopgrad(s) pi(t) / stopgrad(pi(t)) with s the trajectory's ratio (GSPO-token,
         arXiv 2507.18071): its value is s, its gradient that of the token.
-    kind "nft": losses/nft.py. kind "sft": -log pi(t). sft_weight_S adds that of some trajectories to any kind.
+    kind "nft": losses/nft.py. kind "squared": losses/squared.py. kind "sft": -log pi(t). sft_weight_S adds that of
+    some trajectories to any kind.
     """
     loss, metrics = _surrogate(inputs, config)
     for weight, value_L in _added_terms(inputs, config):
@@ -59,7 +61,7 @@ def loss_of(inputs: LossInputs, config: LossConfig) -> tuple[Tensor, PolicyMetri
 
 
 def _surrogate(inputs: LossInputs, config: LossConfig) -> tuple[Tensor, PolicyMetrics]:
-    """Return the policy-gradient loss with its KL as k3, and the metrics; of a likelihood the latter two alone."""
+    """Return the policy-gradient loss with its KL as k3, and the metrics; of other kinds the latter two alone."""
     advantage, level = _advantage(inputs, config)
     kernel_tis = bool(config.tis_cap) and is_kernels_own(config)
     return policy_loss(
@@ -68,7 +70,7 @@ def _surrogate(inputs: LossInputs, config: LossConfig) -> tuple[Tensor, PolicyMe
         advantage,
         sequence_ids_T=inputs.sequence_L,
         advantage_level=level,
-        kind="ppo" if config.kind in LIKELIHOODS else config.kind,
+        kind="ppo" if config.kind in WITHOUT_SURROGATE else config.kind,
         ratio_level="token" if config.ratio_level == "sequence_token" else config.ratio_level,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
@@ -97,7 +99,7 @@ def _advantage(inputs: LossInputs, config: LossConfig) -> tuple[Tensor, str]:
 
     Weights multiply the advantage: both surrogates are linear in it where weights are not negative.
     """
-    if config.kind in LIKELIHOODS:
+    if config.kind in WITHOUT_SURROGATE:
         return torch.zeros_like(inputs.advantage_S), "sequence"
     weighted = bool(config.tis_cap) and not is_kernels_own(config)
     if inputs.advantage_L is None and not weighted:
@@ -118,6 +120,9 @@ def _added_terms(inputs: LossInputs, config: LossConfig) -> list[tuple[float, Te
         terms.append((1.0, _nft(inputs, config)))
     if config.kind == "sft":
         terms.append((1.0, -inputs.logp_L))
+    if config.kind == "squared":
+        log_ratio_L, target_L = inputs.logp_L - inputs.sampler_logp_L, inputs.advantage_S[inputs.sequence_L]
+        terms.append((1.0, squared_loss(log_ratio_L, target_L, inputs.sequence_L)))
     if inputs.sft_weight_S is not None:
         terms.append((1.0, -inputs.sft_weight_S[inputs.sequence_L] * inputs.logp_L))
     return terms

@@ -187,6 +187,7 @@ def choices_of(kind, item):
 NEEDS = {  # what a choice is of use only with
     "environment": ["environment=my_code:MyEnvironment"],
     **{choice: ["loss.tis_cap=2"] for choice in ("sequence", "geometric", "mask")},
+    "squared": ["loss.aggregate=sequence_mean"],
     **{choice: ["advantage.group_by=batch"] for choice in ("moving", "fifo_median")},
 }
 

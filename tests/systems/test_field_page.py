@@ -12,7 +12,7 @@ TEXT = (Path(__file__).resolve().parents[2] / "docs" / "field.md").read_text(enc
 SYSTEMS = [
     "ssp", "ssrl", "reseek", "re-searcher", "convsearch-r1", "fathom", "spear", "dr-zero", "mae", "spiral", "pasodoble",
     "soar", "comas", "eva", "spc", "seif", "b-star", "knowrl", "nft", "score", "exit", "spice", "search-r1",
-    "absolute-zero", "r-zero",
+    "absolute-zero", "r-zero", "spo", "sppo", "ssr-zero", "act", "self-redteam", "sage", "agent-r",
 ]  # fmt: skip
 SMALL = [
     "rounds=1", "threads=1", "data.eval_count=2", "lora.rank=4", "sampler.max_turns=3", "generator.steps=1",

@@ -2,7 +2,9 @@
 of each runs with a small random model over a few passages."""
 
 import json
+import os
 import re
+from pathlib import Path
 
 import pytest
 import transformers
@@ -18,8 +20,9 @@ from tests.support.cli.commands import call
 from tests.support.tiny_models import CHATML, byte_tokenizer, tiny_model
 
 SEARCH = ("ssp", "ssrl", "reseek", "re-searcher", "convsearch-r1", "fathom", "spear", "dr-zero")
-SELFPLAY = ("mae", "spiral", "pasodoble", "soar", "comas", "eva", "spc", "seif")
-IMPROVE = ("nft", "score", "b-star", "knowrl", "exit", "spice")
+SELFPLAY = ("mae", "spiral", "pasodoble", "soar", "comas", "eva", "spc", "seif", "self-redteam")
+IMPROVE = ("nft", "score", "b-star", "knowrl", "exit", "spice", "sage", "agent-r")
+PREFERENCE = ("spo", "sppo", "ssr-zero", "act")
 GAPS = {
     "generator": {"answer", "topic", "hops", "searches", "passage"}, "policy": {"question"}, "tester": {"question"},
     "reader": {"question", "passages"}, "judge": {"goal", "result", "question", "answer"},
@@ -44,7 +47,8 @@ SMALL = (
 OWN = {"steps": 2, "tasks_per_step": 2, "group_size": 2}  # of each phase of a system
 FEW = {
     "answers": 2, "tries": 2, "continuations": 1, "hard_tries": 2, "asked": 2, "inner_steps": 1, "batch": 2,
-    "rounds": 2, "turns": 2, "instructor_steps": 1, "verdicts": 2, "held_back": 1, "temperature_high": 0.6,
+    "rounds": 2, "turns": 2, "instructor_steps": 1, "attempts": 2, "choices": 2,
+    "epochs": 2, "verdicts": 2, "held_back": 1, "temperature_high": 0.6,
 }  # fmt: skip
 
 
@@ -52,16 +56,31 @@ FEW = {
 def files(tmp_path_factory):
     """Settings that name a small random model, passages, questions and topics."""
     folder = tmp_path_factory.mktemp("long")
+    BM25Index.build(PASSAGES, folder / "idx", threads=1)
+    write_questions(folder / "q.parquet", QUESTIONS)
+    (folder / "topics.txt").write_text("Colin Archer\nLarvik\nFram\n")
+    return settings_of(folder, folder / "q.parquet", folder / "topics.txt")
+
+
+@pytest.fixture(scope="module")
+def real_files(tmp_path_factory):
+    """The same with the passages and questions of the folder that ASLFAST_DATA names, and the shipped topics."""
+    if not (given := os.environ.get("ASLFAST_DATA")):
+        pytest.skip("ASLFAST_DATA names no folder with passages.parquet and questions.parquet")
+    folder = tmp_path_factory.mktemp("real")
+    BM25Index.build(Path(given) / "passages.parquet", folder / "idx", threads=1)
+    return settings_of(folder, Path(given) / "questions.parquet", "general")
+
+
+def settings_of(folder, questions, topics):
+    """Settings for the index of a folder, and a small random model that is written there."""
     tokenizer = byte_tokenizer(CHATML, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"], [], "<|im_end|>")
     model = tiny_model(tokenizer)
     model.config.max_position_embeddings = 8192
     transformers.Qwen2ForCausalLM(model.config).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    BM25Index.build(PASSAGES, folder / "idx", threads=1)
-    write_questions(folder / "q.parquet", QUESTIONS)
-    (folder / "topics.txt").write_text("Colin Archer\nLarvik\nFram\n")
-    data = {"index": "idx", "topics": "topics.txt", "eval_questions": "q.parquet", "labelled": "q.parquet"}
-    return [f"model.path={folder / 'model'}", *(f"data.{key}={folder / name}" for key, name in data.items())]
+    data = {"index": folder / "idx", "topics": topics, "eval_questions": questions, "labelled": questions}
+    return [f"model.path={folder / 'model'}", *(f"data.{key}={value}" for key, value in data.items())]
 
 
 def small(recipe, files):
@@ -82,7 +101,7 @@ def test_a_prompt_has_gaps_that_its_role_is_given(recipe):
         assert set(re.findall(r"\{(\w+)\}", role.prompt)) <= GAPS[name], name
 
 
-@pytest.mark.parametrize("name", SELFPLAY)
+@pytest.mark.parametrize("name", [*SELFPLAY, "spo", "sppo"])
 def test_it_learns_as_its_tiny_recipe_does(name):
     long, tiny = load_recipe(name), load_recipe(f"{name}-tiny")
     assert (long.loss, long.advantage) == (tiny.loss, tiny.advantage)
@@ -90,7 +109,7 @@ def test_it_learns_as_its_tiny_recipe_does(name):
         assert long.advantage_of(role) == tiny.advantage_of(role)
 
 
-@pytest.mark.parametrize("recipe", [*SEARCH, *SELFPLAY, *IMPROVE])
+@pytest.mark.parametrize("recipe", [*SEARCH, *SELFPLAY, *IMPROVE, *PREFERENCE])
 def test_it_is_planned(recipe, files):
     assert call("train", "--recipe", recipe, "--dry-run").exit_code == 0
     settings = [part for setting in small(recipe, files) for part in ("--set", setting)]
@@ -102,8 +121,17 @@ def test_it_is_planned(recipe, files):
     assert small_plan.exit_code == 0, small_plan.output
 
 
-@pytest.mark.parametrize("recipe", [*SEARCH, *SELFPLAY, *IMPROVE])
+@pytest.mark.parametrize("recipe", [*SEARCH, *SELFPLAY, *IMPROVE, *PREFERENCE])
 def test_one_round_of_a_random_model(recipe, files, tmp_path):
+    play_a_round(recipe, files, tmp_path)
+
+
+@pytest.mark.parametrize("recipe", [*SEARCH, *SELFPLAY, *IMPROVE, *PREFERENCE])
+def test_one_round_over_real_passages(recipe, real_files, tmp_path):
+    play_a_round(recipe, real_files, tmp_path)
+
+
+def play_a_round(recipe, files, tmp_path):
     train.train(load_recipe(recipe, small(recipe, files)), tmp_path / "run")
     rounds = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
     assert [line["round"] for line in rounds] == [0, 1] and rounds[1]["n_eval"] == 2

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import dataclass
 
 import pytest
 
@@ -144,13 +145,23 @@ def test_going_on_from_the_middle(make_context, turns, learn, learnt):
     assert (second.n_sampled > second.turns[-1].end - second.turns[-1].start) == (learnt == 2)
 
 
-def test_an_option_that_must_be_a_number():
+@dataclass(frozen=True)
+class Options:
+    tries: int
+    share: float = 0.5
+
+
+def test_options_are_read_as_a_dataclass():
     config = load_recipe("tiny", settings("Again"))
-    phase = Again(config, {"tries": 3, "share": 0.5, "word": "x"})
-    assert (phase.number("tries"), phase.number("share")) == (3, 0.5)
-    for name, said in (("word", "'x'"), ("none", "not set")):
-        with pytest.raises(UserError, match=rf"own_phase\.Again\.options\.{name} is {said}; set it to a number"):
-            phase.number(name)
+    phase = Again(config, {"tries": 3})
+    assert phase.options_as(Options) == Options(3, 0.5)
+    for given, said in (
+        ({"tries": "x"}, "Expected `int`, got `str`"), ({}, "missing required field `tries`"),
+        ({"tries": 3, "shares": 1.0}, r"unknown key own_phase\.Again\.options\.shares; use tries, share"),
+    ):  # fmt: skip
+        phase.options = given
+        with pytest.raises(UserError, match=said):
+            phase.options_as(Options)
 
 
 def test_an_answer_is_about_the_question_that_came_up(make_context):

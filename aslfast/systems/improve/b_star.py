@@ -90,13 +90,36 @@ def kept_samples(group: Group, threshold: float, keep: int) -> Group | None:
     return Group.of(list(distinct.values())[:keep]) if distinct else None
 
 
-class BStar(OwnPhase):
-    """The policy answers, a frozen judge reads it, and the best samples are learnt.
+@dataclass(frozen=True)
+class BStarOptions:
+    """keep: samples a question. held_back: questions to tune on; tries: samples of each; judge: the judge's prompt for
+    them. The grids of both knobs go from low to high in such steps."""
 
-    options: threshold; keep, samples a question; held_back, questions to tune on, and tries, samples of each; judge,
-    the judge's prompt for them; the grid of temperatures from temperature_low to temperature_high in steps of
-    temperature_step, and of thresholds likewise.
-    """
+    threshold: float
+    keep: int
+    held_back: int
+    tries: int
+    judge: str
+    temperature_low: float
+    temperature_high: float
+    temperature_step: float
+    threshold_low: float
+    threshold_high: float
+    threshold_step: float
+
+    @property
+    def temperatures(self) -> list[float]:
+        """Those that are tried."""
+        return grid(self.temperature_low, self.temperature_high, self.temperature_step)
+
+    @property
+    def thresholds(self) -> list[float]:
+        """Those that are tried."""
+        return grid(self.threshold_low, self.threshold_high, self.threshold_step)
+
+
+class BStar(OwnPhase):
+    """The policy answers, a frozen judge reads it, and the best samples are learnt."""
 
     roles = ("policy", "grm")
 
@@ -105,7 +128,7 @@ class BStar(OwnPhase):
         self.state = HeldBack()
 
     def tasks(self, context: TaskContext) -> Sequence[Question | str]:
-        self.state.questions = list(context.data.real_questions[: int(self.number("held_back"))])
+        self.state.questions = list(context.data.real_questions[: self.options_as(BStarOptions).held_back])
         return context.data.real_questions[len(self.state.questions) :]
 
     async def play(self, play: Play, task: Task) -> Sequence[Trajectory]:
@@ -118,33 +141,29 @@ class BStar(OwnPhase):
         return [list(_rewarded(acts)) for acts in plays]
 
     async def learn_from(self, control: Control, groups: Sequence[Group]) -> Sequence[Group]:
-        threshold, keep = self.number("threshold"), int(self.number("keep"))
-        kept = [kept_samples(group, threshold, keep) for group in groups if group.role == "policy"]
+        options = self.options_as(BStarOptions)
+        kept = [kept_samples(group, options.threshold, options.keep) for group in groups if group.role == "policy"]
         return [group for group in kept if group]
 
     async def after_phase(self, control: Control) -> None:
         """Try each temperature on the questions held back, and set the best pair of knobs."""
+        options = self.options_as(BStarOptions)
         found = {
             temperature: await self._samples(control.trying("sampler.temperature", temperature))
-            for temperature in self._grid("temperature")
+            for temperature in options.temperatures
         }
-        temperature, threshold = best_knobs(found, self._grid("threshold"))
+        temperature, threshold = best_knobs(found, options.thresholds)
         control.set("sampler.temperature", temperature)
         control.set(KEY, threshold)
 
     async def _samples(self, control: Control) -> list[list[ScoredSample]]:
         """Return the samples of each question held back, judged."""
-        asked = self.state.questions
-        answered = await control.sample("policy", asked, n=int(self.number("tries")))
+        asked, options = self.state.questions, self.options_as(BStarOptions)
+        answered = await control.sample("policy", asked, n=options.tries)
         said = [act for acts in answered for act in acts if act.output is not None]
-        judged = await control.sample(
-            "grm", [_judged(i, act) for i, act in enumerate(said)], str(self.options["judge"])
-        )
+        judged = await control.sample("grm", [_judged(i, act) for i, act in enumerate(said)], options.judge)
         verdicts = {id(act): verdict.output for act, (verdict,) in zip(said, judged, strict=True)}
         return [[_sample(act, verdicts[id(act)]) for act in acts if act.output is not None] for acts in answered]
-
-    def _grid(self, name: str) -> list[float]:
-        return grid(*(self.number(f"{name}_{end}") for end in ("low", "high", "step")))
 
 
 def _rewarded(acts: Played) -> Iterator[RewardOf]:

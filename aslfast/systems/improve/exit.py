@@ -82,12 +82,22 @@ def _dot(one: Counter[str], other: Counter[str]) -> float:
     return float(sum(n * other[word] for word, n in one.items()))
 
 
-class ExIt(OwnPhase):
-    """Questions and histories, answered once a play.
+@dataclass(frozen=True)
+class ExItOptions:
+    """share: of a step's tasks that are histories. least: in the buffer before any is. size: of the buffer. diverge:
+    share of histories that shall be answered differently. improve, another: the two requests."""
 
-    options: share, of a step's tasks that are histories; least, in the buffer before any is; kappa; size, of the
-    buffer; diverge, the share of histories that shall be answered differently; improve, another: the two requests.
-    """
+    share: float
+    least: int
+    kappa: float
+    size: int
+    diverge: float
+    improve: str
+    another: str
+
+
+class ExIt(OwnPhase):
+    """Questions and histories, answered once a play."""
 
     roles = ("policy",)
 
@@ -102,16 +112,18 @@ class ExIt(OwnPhase):
             context.state.phase_step,
             context.data.real_questions,
         )
-        due = math.floor(self.number("share") * n) if len(self.state.histories) >= self.number("least") else 0
-        drawn = self.state.pool.draw(due, context.rng(f"ExIt {step}"), self.number("kappa"))
+        options = self.options_as(ExItOptions)
+        due = math.floor(options.share * n) if len(self.state.histories) >= options.least else 0
+        drawn = self.state.pool.draw(due, context.rng(f"ExIt {step}"), options.kappa)
         return [*drawn, *(base[(step * n + i) % len(base)] for i in range(n - len(drawn)))]
 
     async def play(self, play: Play, task: Task) -> Sequence[Trajectory]:
         history = self._history_of(task)
         if history is None:
             return (await play.act("policy", question=task.question),)
-        request = "another" if play.rng("request").random() < self.number("diverge") else "improve"
-        message = play.context.asked("policy", str(self.options[request]), question=task.question)
+        options = self.options_as(ExItOptions)
+        request = options.another if play.rng("request").random() < options.diverge else options.improve
+        message = play.context.asked("policy", request, question=task.question)
         return (await play.go_on(history.trajectory, message, history.turns, learn_before=False),)
 
     def rewards(self, task: Task, plays: Sequence[Played]) -> Sequence[Sequence[RewardOf]]:
@@ -149,7 +161,7 @@ class ExIt(OwnPhase):
         """Keep the `size` histories of the highest priorities, of equal ones the newest."""
         items = self.state.pool.items
         order = sorted(items, key=lambda key: (-items[key].priority, -int(key.removeprefix("history"))))
-        stay = set(order[: int(self.number("size"))])
+        stay = set(order[: self.options_as(ExItOptions).size])
         self.state.pool.items = {key: item for key, item in items.items() if key in stay}
         self.state.histories = {key: one for key, one in self.state.histories.items() if key in stay}
 

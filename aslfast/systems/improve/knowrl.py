@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from aslfast.phase import Group, OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
 from aslfast.pool import Pool
@@ -45,12 +46,19 @@ def as_kind(said: str | None) -> str | None:
     return text if text in KINDS else SAID.get(text)
 
 
-class KnowRL(OwnPhase):
-    """The writer writes a question about a topic, and the knower says k times whether it is feasible.
+@dataclass(frozen=True)
+class KnowRLOptions:
+    """verdicts: k. shown: questions of the pool before the writer. accept: the least reward to join the pool.
+    infeasible: whether every second question shall be."""
 
-    options: verdicts, k; shown, questions of the pool before the writer; accept, the least reward to join the pool;
-    infeasible, whether every second question shall be infeasible.
-    """
+    verdicts: int
+    shown: int
+    accept: float
+    infeasible: bool
+
+
+class KnowRL(OwnPhase):
+    """The writer writes a question about a topic, and the knower says k times whether it is feasible."""
 
     roles = ("writer", "knower")
 
@@ -59,7 +67,7 @@ class KnowRL(OwnPhase):
         self.state = Pool()
 
     def tasks(self, context: TaskContext) -> Sequence[Question | str]:
-        kinds = KINDS if self.number("infeasible") else KINDS[:1]
+        kinds = KINDS if self.options_as(KnowRLOptions).infeasible else KINDS[:1]
         return [Question(str(i), topic, (kinds[i % len(kinds)],)) for i, topic in enumerate(context.data.topics)]
 
     async def play(self, play: Play, task: Task) -> Sequence[Trajectory]:
@@ -68,7 +76,7 @@ class KnowRL(OwnPhase):
         if written.output is None:
             return (written,)
         asked, answer = Question(written.task.id, written.output), written.output_answer or ""
-        said = (play.act("knower", about=asked, answer=answer) for _ in range(int(self.number("verdicts"))))
+        said = (play.act("knower", about=asked, answer=answer) for _ in range(self.options_as(KnowRLOptions).verdicts))
         return written, *await asyncio.gather(*said)
 
     def rewards(self, task: Task, plays: Sequence[Played]) -> Sequence[Sequence[RewardOf]]:
@@ -88,11 +96,11 @@ class KnowRL(OwnPhase):
 
     def _accept(self, group: Group) -> None:
         for written, reward in zip(group.trajectories, group.rewards, strict=True):
-            if written.output and reward.total >= self.number("accept"):
+            if written.output and reward.total >= self.options_as(KnowRLOptions).accept:
                 self.state.add(Question(written.task.id, written.output, written.task.references))
 
     def _examples(self, play: Play, kind: str) -> str:
         """Return some of the pool's questions of a kind, for the writer to read."""
         known = [item.question.text for _, item in sorted(self.state.items.items()) if kind in item.question.references]
-        n = min(int(self.number("shown")), len(known))
+        n = min(self.options_as(KnowRLOptions).shown, len(known))
         return " / ".join(play.rng("shown").sample(known, n)) or "none yet"

@@ -15,6 +15,7 @@ the other plays of the question (the paper: REINFORCE over batches of 512).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from aslfast.phase import (
     OwnPhase,
@@ -49,9 +50,17 @@ def attempt_spans(
     ]
 
 
+@dataclass(frozen=True)
+class AttemptOptions:
+    """again: what is said between the attempts. first_kl: times loss.kl_coef, of the first."""
+
+    again: str
+    bonus: float
+    first_kl: float
+
+
 class _Attempts(OwnPhase):
-    """Two attempts at a labelled question, one after the other. options: again, what is said between
-    them; bonus; first_kl, times loss.kl_coef, of the first attempt."""
+    """Two attempts at a labelled question, one after the other."""
 
     roles = ("policy",)
     stage = 1
@@ -63,7 +72,7 @@ class _Attempts(OwnPhase):
         first = await play.act("policy", question=task.question)
         if first.turns[-1].kind != "sampled":  # a search was its last turn: there is nothing to look at again
             return (first,)
-        again = play.context.asked("policy", str(self.options["again"]), question=task.question)
+        again = play.context.asked("policy", self.options_as(AttemptOptions).again, question=task.question)
         return first, await play.go_on(first, again)
 
     def rewards(self, task: Task, plays: Sequence[Played]) -> Sequence[Sequence[RewardOf]]:
@@ -71,8 +80,9 @@ class _Attempts(OwnPhase):
 
     def _of_both(self, first: Trajectory, both: Trajectory) -> SegmentRewards:
         matches = [float(exact_match(act.output, act.task.references)) for act in (first, both)]
-        rewards = attempt_rewards(matches[0], matches[1], self.stage, self.number("bonus"))
-        return SegmentRewards(attempt_spans(first, both, rewards, self.number("first_kl")))
+        options = self.options_as(AttemptOptions)
+        rewards = attempt_rewards(matches[0], matches[1], self.stage, options.bonus)
+        return SegmentRewards(attempt_spans(first, both, rewards, options.first_kl))
 
 
 class StageOne(_Attempts):

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, Task, TaskContext, Trajectory
 from aslfast.rewards import contains_match, exact_match, valid_question
@@ -37,11 +38,16 @@ def is_valid(asked: Trajectory) -> bool:
     return valid_question(asked.output or "") and bool(answer) and contains_match(read, [answer])
 
 
-class Spice(OwnPhase):
-    """A play is a document: questions about it, and the answers to each valid one.
+@dataclass(frozen=True)
+class SpiceOptions:
+    """tries: questions a document. answers: K, to each valid one."""
 
-    options: tries, questions a document; answers, K, to each valid one.
-    """
+    tries: int
+    answers: int
+
+
+class Spice(OwnPhase):
+    """A play is a document: questions about it, and the answers to each valid one."""
 
     roles = ("challenger", "policy")
 
@@ -49,7 +55,7 @@ class Spice(OwnPhase):
         return list(context.data.topics)
 
     async def play(self, play: Play, task: Task) -> Sequence[Trajectory]:
-        document, tries = await play.search(task.question), range(int(self.number("tries")))
+        document, tries = await play.search(task.question), range(self.options_as(SpiceOptions).tries)
         asking = (play.act("challenger", topic=task.question, document=document) for _ in tries)
         asked = await asyncio.gather(*asking)
         answered = await asyncio.gather(*(self._answers(play, act) for act in asked if is_valid(act)))
@@ -60,13 +66,13 @@ class Spice(OwnPhase):
 
     async def _answers(self, play: Play, asked: Trajectory) -> list[Trajectory]:
         question = Question(asked.task.id, asked.output or "", (asked.output_answer or "",))
-        acts = (play.act("policy", about=question) for _ in range(int(self.number("answers"))))
+        acts = (play.act("policy", about=question) for _ in range(self.options_as(SpiceOptions).answers))
         return list(await asyncio.gather(*acts))
 
     def _of_document(self, acts: Played) -> list[RewardOf]:
         """Return the rewards of the questions, then of the answers: those to the first valid question alone."""
-        tries, n = int(self.number("tries")), int(self.number("answers"))
-        asked, answers = acts[:tries], list(acts[tries:])
+        options = self.options_as(SpiceOptions)
+        n, asked, answers = options.answers, acts[: options.tries], list(acts[options.tries :])
         earned: list[RewardOf] = []
         given: list[RewardOf] = []
         for act in asked:

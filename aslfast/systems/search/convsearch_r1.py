@@ -5,6 +5,7 @@ the rank at which that finds a gold passage. First it is fine-tuned on its own r
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from aslfast.core import Question, Task, Trajectory
 from aslfast.metrics.health import queries_of
@@ -30,11 +31,15 @@ def rank_of_gold(passages: Sequence[str], references: Sequence[str]) -> int | No
     return next((rank for rank, text in enumerate(passages, 1) if contains_match(text, references)), None)
 
 
-class ConvSearchR1(OwnPhase):
-    """The rewriter learns by rank. In the first round, the recipe's loss is that of successes alone (`sft`).
+@dataclass(frozen=True)
+class ConvSearchOptions:
+    """by_call: the rewrite is the query of its first call, not its output."""
 
-    options: by_call (the rewrite is the query of its first call, not its output).
-    """
+    by_call: bool
+
+
+class ConvSearchR1(OwnPhase):
+    """The rewriter learns by rank. In the first round, the recipe's loss is that of successes alone (`sft`)."""
 
     roles = ("rewriter",)
 
@@ -56,7 +61,7 @@ class ConvSearchR1(OwnPhase):
 
     def rewrite(self, act: Trajectory) -> str | None:
         """Return the query that an act has written; None where it is malformed."""
-        return next(iter(queries_of(act)), None) if self.number("by_call") else act.output
+        return next(iter(queries_of(act)), None) if self.options_as(ConvSearchOptions).by_call else act.output
 
     def rewards(self, task: Task, plays: Sequence[Played]) -> Sequence[Sequence[RewardOf]]:
         """Return nothing beside what is settled: a rank is known where it was searched."""

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from aslfast.core import Question, Task, Trajectory
 from aslfast.phase import OwnPhase, Play, Played, RewardOf, TaskContext
@@ -40,19 +40,29 @@ def supported(answer: str, read: str) -> float:
     return 1.0 if words <= 5 else 0.5 if words <= 10 else 0.0
 
 
+@dataclass(frozen=True)
+class DrZeroOptions:
+    """tries: n, at a question. passage_chars: of a passage that is shown. proposals: to each passage, of the solver."""
+
+    tries: int
+    most_hops: int
+    passage_chars: int
+    proposals: int = 5
+
+
 class _FromPassages(OwnPhase):
-    """Passages to ask about, each with a number of hops. options: most_hops, passage_chars."""
+    """Passages to ask about, each with a number of hops."""
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         """Return the topics whose passages are asked about, in an order of the round, with hops 4:3:2:1."""
         rng, topics = context.rng(f"passages of {type(self).__name__}"), list(context.data.topics)
         rng.shuffle(topics)
-        hops = [each for each in HOPS if each <= self.number("most_hops")]
+        hops = [each for each in HOPS if each <= self.options_as(DrZeroOptions).most_hops]
         return [Question(f"{i}", topic, (), rng.choice(hops)) for i, topic in enumerate(topics)]
 
     async def passage(self, play: Play) -> str:
         """Return what is found about the topic, cut."""
-        return (await play.search(play.task.question))[: int(self.number("passage_chars"))]
+        return (await play.search(play.task.question))[: self.options_as(DrZeroOptions).passage_chars]
 
     async def ask(self, play: Play, passage: str) -> Trajectory:
         """Let the proposer write a question about a passage."""
@@ -65,7 +75,7 @@ class _FromPassages(OwnPhase):
 class DrZeroProposer(_FromPassages):
     """The proposer learns: one question a passage, and n tries at it by the solver as the round began.
 
-    options: tries (n), besides those of the passages. The tries are recorded, and nobody learns from them.
+    The tries are recorded, and nobody learns from them.
     """
 
     roles = ("generator", "tester")
@@ -82,7 +92,8 @@ class DrZeroProposer(_FromPassages):
 
     async def _tries(self, play: Play, asked: Trajectory) -> Sequence[Trajectory]:
         question = _question(asked)
-        return await asyncio.gather(*(play.act("tester", about=question) for _ in range(int(self.number("tries")))))
+        n = self.options_as(DrZeroOptions).tries
+        return await asyncio.gather(*(play.act("tester", about=question) for _ in range(n)))
 
     def rewards(self, task: Task, plays: Sequence[Played]) -> Sequence[Sequence[RewardOf]]:
         """Return 1 for each right try; what the question earns is settled, since it takes its passage to know."""
@@ -92,21 +103,21 @@ class DrZeroProposer(_FromPassages):
 class DrZeroSolver(_FromPassages):
     """The solver learns from the best in form of a few questions to each passage, however bad that is.
 
-    options: proposals, tries, besides those of the passages. The proposals are the trained proposer's. We differ: they
-    are made when they are needed, not all before; a passage to which none has a question and an answer is left out.
+    The proposals are the trained proposer's. We differ: they are made when they are needed, not all before; a passage
+    to which none has a question and an answer is left out.
     """
 
     roles = ("policy",)
 
     async def play(self, play: Play, task: Task) -> Played:
         """Return the tries at the best question, or the proposals, not learnt from, where there is none."""
-        passage = await self.passage(play)
-        made = await asyncio.gather(*(self.ask(play, passage) for _ in range(int(self.number("proposals")))))
+        passage, options = await self.passage(play), self.options_as(DrZeroOptions)
+        made = await asyncio.gather(*(self.ask(play, passage) for _ in range(options.proposals)))
         best = max(made, key=lambda act: (act.output is not None, form(act, task.hops, passage)))
         if best.output is None:
             return tuple(made)
         cut = replace(_question(best), text=" ".join(best.output.split()[:MOST_WORDS]))
-        return tuple(await asyncio.gather(*(play.act("policy", about=cut) for _ in range(int(self.number("tries"))))))
+        return tuple(await asyncio.gather(*(play.act("policy", about=cut) for _ in range(options.tries))))
 
     def rewards(self, task: Task, plays: Sequence[Played]) -> Sequence[Sequence[RewardOf]]:
         """Return 1 for each right answer."""

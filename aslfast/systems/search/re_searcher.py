@@ -59,10 +59,17 @@ def _reflection(said: str) -> bool | None:
     return found[0].lower() == "true" if len(found) == 1 else None
 
 
+@dataclass(frozen=True)
+class ReSearcherOptions:
+    """weight: w, of the reflections."""
+
+    weight: float
+
+
 class ReSearcher(OwnPhase):
     """The policy searches for goals and reflects in its own turns; the role `judge` judges each result by its goal.
 
-    options: weight (w, of the reflections). We differ: the judge says whether the result reaches the goal without
+    We differ: the judge says whether the result reaches the goal without
     seeing the reflection, and the reflection is right if it says the same.
     """
 
@@ -82,19 +89,23 @@ class ReSearcher(OwnPhase):
         """Return the policy's rewards; the judge earns none."""
         return [[self._reward(*acts), *(None for _ in acts[1:])] for acts in plays]
 
+    @property
+    def _weight(self) -> float:
+        return self.options_as(ReSearcherOptions).weight
+
     def _reward(self, act: Trajectory, *judged: Trajectory) -> dict[str, float]:
         made = steps(act)
         form = act.stop is StopReason.FINISHED and all(one.goal and one.reached is not None for one in made)
         reached = [verdict.output == "correct" for verdict in judged]
         return {
             "answer": outcome(exact_match(act.output, act.task.references), form),
-            "reflection": self.number("weight") * reflection([one.reached for one in made], reached),
+            "reflection": self._weight * reflection([one.reached for one in made], reached),
         }
 
 
 class ReSearcherByActs(ReSearcher):
     """The same for a model that cannot reflect in its turn: the role `grm`, on the policy's adapter, reflects on the
-    answer, and the judge judges it too. Both learn from the sum. options: weight.
+    answer, and the judge judges it too. Both learn from the sum.
     """
 
     roles = ("policy", "grm", "judge")
@@ -112,7 +123,7 @@ class ReSearcherByActs(ReSearcher):
         form = act.stop is StopReason.FINISHED
         return {
             "answer": outcome(exact_match(act.output, act.task.references), form),
-            "reflection": self.number("weight") * reflection([reached], [truth.output == "correct"]),
+            "reflection": self._weight * reflection([reached], [truth.output == "correct"]),
         }
 
     def rewards(self, task: Task, plays: Sequence[Played]) -> Sequence[Sequence[RewardOf]]:

@@ -67,8 +67,16 @@ def rewarded(act: Trajectory, gamma: float) -> SegmentRewards:
     return SegmentRewards(spans, {"answer": gamma ** len(judged) * right})
 
 
+@dataclass(frozen=True)
+class ReSeekOptions:
+    """gamma: of a later judgement. attempts: of `ReSeekByActs`, at most."""
+
+    gamma: float
+    attempts: int = 1
+
+
 class ReSeek(OwnPhase):
-    """The policy writes <judge>Yes</judge> or <judge>No</judge> in its turn after each search. options: gamma."""
+    """The policy writes <judge>Yes</judge> or <judge>No</judge> in its turn after each search."""
 
     roles: Sequence[str] = ("policy",)
 
@@ -82,12 +90,12 @@ class ReSeek(OwnPhase):
 
     def rewards(self, task: Task, plays: Sequence[Played]) -> Sequence[Sequence[RewardOf]]:
         """Return the rewards of judgements and answers."""
-        return [[rewarded(act, self.number("gamma"))] for (act,) in plays]
+        return [[rewarded(act, self.options_as(ReSeekOptions).gamma)] for (act,) in plays]
 
 
 class ReSeekByActs(ReSeek):
     """The same for a model that cannot judge in its turn: the role `grm`, on the policy's adapter, judges each answer,
-    and the policy tries again where it is rejected. options: gamma, attempts.
+    and the policy tries again where it is rejected.
     """
 
     roles = ("policy", "grm")
@@ -95,7 +103,7 @@ class ReSeekByActs(ReSeek):
     async def play(self, play: Play, task: Task) -> Played:
         """Return attempts and judgements in turn, until one is accepted."""
         acts: list[Trajectory] = []
-        for _ in range(int(self.number("attempts"))):
+        for _ in range(self.options_as(ReSeekOptions).attempts):
             acts.append(await play.act("policy", question=task.question))
             acts.append(await play.act("grm", question=task.question, answer=acts[-1].output or "nothing"))
             if acts[-1].output == "correct":
@@ -107,7 +115,7 @@ class ReSeekByActs(ReSeek):
         return [self._of_play(task, acts) for acts in plays]
 
     def _of_play(self, task: Task, acts: Played) -> list[RewardOf]:
-        gamma, found = self.number("gamma"), list[RewardOf]()
+        gamma, found = self.options_as(ReSeekOptions).gamma, list[RewardOf]()
         accepted = acts[-1].output == "correct"
         end = {"answer": gamma ** (len(acts) // 2) * (exact_match(acts[-2].output, task.references) and accepted)}
         for i, (attempt, verdict) in enumerate(zip(acts[::2], acts[1::2], strict=True)):

@@ -71,18 +71,29 @@ class Imitation:
     batches: int = 0
 
 
+@dataclass(frozen=True)
+class SpearOptions:
+    """buffer: trajectories. max_age: steps. history: means of groups."""
+
+    bonus_steps: int
+    imitation_steps: int
+    buffer: int
+    max_age: int
+    history: int
+
+
 class Spear(OwnPhase):
     """The policy answers labelled questions; when the buffer is full, it is one extra batch, and is emptied.
 
-    The role `imitator` is the policy's adapter with advantages that are the rewards themselves. options: bonus_steps,
-    imitation_steps, buffer (trajectories), max_age (steps), history (group means).
+    The role `imitator` is the policy's adapter with advantages that are the rewards themselves.
     """
 
     roles = ("policy",)
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
-        self.state: Imitation = Imitation(Replay(int(self.number("buffer")), int(self.number("max_age"))))
+        own = self.options_as(SpearOptions)
+        self.state: Imitation = Imitation(Replay(own.buffer, own.max_age))
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         """Return the labelled questions."""
@@ -97,7 +108,7 @@ class Spear(OwnPhase):
         return [[self._reward(act) if worth_learning(act) else None] for (act,) in plays]
 
     def _reward(self, act: Trajectory) -> dict[str, float]:
-        fading = bonus_weight(self.state.steps, int(self.number("bonus_steps")))
+        fading = bonus_weight(self.state.steps, self.options_as(SpearOptions).bonus_steps)
         return {
             "answer": float(exact_match(act.output, act.task.references)),
             "tools": fading * tool_bonus(act.tool_calls),
@@ -118,11 +129,11 @@ class Spear(OwnPhase):
 
     def _remember(self, mean: float) -> None:
         self.state.means[str(self.state.groups)] = mean
-        self.state.means.pop(str(self.state.groups - int(self.number("history"))), None)
+        self.state.means.pop(str(self.state.groups - self.options_as(SpearOptions).history), None)
         self.state.groups += 1
 
     def _imitate(self, control: Control, kept: Sequence[Kept]) -> None:
-        weight = imitation_weight(self.state.steps, int(self.number("imitation_steps")))
+        weight = imitation_weight(self.state.steps, self.options_as(SpearOptions).imitation_steps)
         taught = imitated(kept, statistics.median(self.state.means.values()), weight)
         self.state.buffer.kept = {}
         if taught and weight and control.learn("policy", [Group.of(taught)]):

@@ -49,11 +49,23 @@ class Asked:
     steps: int = 0
 
 
+@dataclass(frozen=True)
+class SSPOptions:
+    """tries: K. noise: passages of the gate. reset_every: steps. answer_first: false: a topic is no answer, and the
+    proposer gives one with its question."""
+
+    tries: int
+    most_hops: int
+    least_words: int
+    least_searches: int
+    noise: int
+    reset_every: int
+    answer_first: bool
+
+
 class SearchSelfPlay(OwnPhase):
     """One proposal a play and K tries at it. An invalid one earns 0, and a valid question of before takes its place.
 
-    options: tries (K), most_hops, least_words, least_searches, noise (passages of the gate), reset_every (steps),
-    answer_first (false: a topic is no answer, and the proposer gives one with its question).
     We differ: the gate's noise is what other answers find, since other proposers still search; right is an exact match,
     without a judge; the same question may stand in for two.
     """
@@ -69,7 +81,8 @@ class SearchSelfPlay(OwnPhase):
         """Return the answers to ask about, in an order of the round, with numbers of hops in turn."""
         self.answers = list(context.data.topics)
         context.rng("answers").shuffle(self.answers)
-        most, gold = int(self.number("most_hops")), self.number("answer_first")
+        options = self.options_as(SSPOptions)
+        most, gold = options.most_hops, options.answer_first
         return [Question(f"{i}", a, (a,) if gold else (), 1 + i % most) for i, a in enumerate(self.answers)]
 
     async def play(self, play: Play, task: Task) -> Played:
@@ -79,7 +92,8 @@ class SearchSelfPlay(OwnPhase):
         question = self._question(play, asked)
         if question is None:
             return (asked.act,)
-        tries = await asyncio.gather(*(play.act("policy", about=question) for _ in range(int(self.number("tries")))))
+        n = self.options_as(SSPOptions).tries
+        tries = await asyncio.gather(*(play.act("policy", about=question) for _ in range(n)))
         return asked.act, *tries
 
     def rewards(self, task: Task, plays: Sequence[Played]) -> Sequence[Sequence[RewardOf]]:
@@ -98,20 +112,21 @@ class SearchSelfPlay(OwnPhase):
                 if "difficulty" in reward.parts:
                     self.state.pool.add(Question(act.task.id, act.output or "", (_answer(act),), act.task.hops))
         self.state.steps += 1
-        if self.state.steps % int(self.number("reset_every")) == 0:
+        if self.state.steps % self.options_as(SSPOptions).reset_every == 0:
             self.state.pool.reset()
 
     def _checks(self, task: Task) -> list[Check]:
-        words, searches = int(self.number("least_words")), int(self.number("least_searches"))
+        own = self.options_as(SSPOptions)
         return [
-            rule("sound", lambda act: sound(act, _answer(act), words), "reward"),
-            rule("searched", lambda act: searched(act, searches), "reward"),
-            Check("answerable", AnsweredFrom("reader", self._noise, n_noise=int(self.number("noise"))), "reward"),
+            rule("sound", lambda act: sound(act, _answer(act), own.least_words), "reward"),
+            rule("searched", lambda act: searched(act, own.least_searches), "reward"),
+            Check("answerable", AnsweredFrom("reader", self._noise, n_noise=own.noise), "reward"),
         ]
 
     async def _noise(self, play: Play) -> Sequence[str]:
         """Return what other answers find."""
-        others = play.rng("others").sample(self.answers, min(len(self.answers), 1 + int(self.number("noise"))))
+        n = min(len(self.answers), 1 + self.options_as(SSPOptions).noise)
+        others = play.rng("others").sample(self.answers, n)
         return await asyncio.gather(*(play.search(other) for other in others if other != play.task.question))
 
     def _question(self, play: Play, asked: Filtered) -> Question | None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from aslfast.errors import UserError
 from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
 from aslfast.systems.selfplay.judged import score_of
-from aslfast.systems.selfplay.options import options_of
 
 CRITIC, SCORER = "_critic", "_scorer"  # what ends the names of an agent's two other roles
 SHOWN = 2  # rounds of the discussion that a solver reads
@@ -45,14 +44,14 @@ class CoMAS(OwnPhase):
         self.roles = [name + part for name in self.agents for part in ("", CRITIC, SCORER)]
         if not self.agents:
             raise UserError(f"CoMAS: no role is an agent; add tables roles.NAME{CRITIC} and roles.NAME{SCORER} to one")
-        options_of(self, CoMASOptions)
+        self.options_as(CoMASOptions)
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         return context.data.real_questions
 
     async def play(self, play: Play, task: Task) -> Played:
         rng, acts, history = play.rng("agents"), list[Trajectory](), list[str]()
-        for _ in range(options_of(self, CoMASOptions).rounds or 2 * len(self.agents)):
+        for _ in range(self.options_as(CoMASOptions).rounds or 2 * len(self.agents)):
             agents = [rng.choice(self.agents) for _ in range(3)]
             solution, critique, score = await self._round(play, task.question, agents, " ".join(history[-SHOWN:]))
             acts += [solution, critique, score]
@@ -60,7 +59,7 @@ class CoMAS(OwnPhase):
         return tuple(acts)
 
     async def _round(self, play: Play, question: str, agents: Sequence[str], history: str) -> Sequence[Trajectory]:
-        options, seen = options_of(self, CoMASOptions), history or "(nothing yet)"
+        options, seen = self.options_as(CoMASOptions), history or "(nothing yet)"
         solver, critic, scorer = agents[0], agents[1] + CRITIC, agents[2] + SCORER
         solution = await play.act(solver, options.solve, question=question, history=seen)
         answer = solution.output or "(no answer)"

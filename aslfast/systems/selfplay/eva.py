@@ -15,7 +15,6 @@ from aslfast.phase import Group, OwnPhase, Play, Played, Question, RewardOf, Run
 from aslfast.pool import Pool
 from aslfast.rewards import normalize
 from aslfast.systems.selfplay.judged import score_of
-from aslfast.systems.selfplay.options import options_of
 
 METHODS = (  # the paper's, in depth and in breadth
     "add a condition", "go deeper into it", "make it more concrete", "ask for one step of reasoning more", "expand it",
@@ -51,7 +50,7 @@ class Eva(OwnPhase):
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
         self.state = Pool()
-        options_of(self, EvaOptions)
+        self.options_as(EvaOptions)
 
     def tasks(self, context: TaskContext) -> list[Question]:
         if not self.state.items:
@@ -62,7 +61,7 @@ class Eva(OwnPhase):
 
     async def play(self, play: Play, task: Task) -> Played:
         asked = Question(task.id, task.question, task.references, task.hops)
-        options = options_of(self, EvaOptions)
+        options = self.options_as(EvaOptions)
         if play.rng("evolve").random() < options.evolved:
             asked = await self._evolved(play, asked)
         answers = await asyncio.gather(*(play.act("policy", about=asked) for _ in range(options.answers)))
@@ -84,7 +83,7 @@ class Eva(OwnPhase):
     async def _evolved(self, play: Play, asked: Question) -> Question:
         """Return what the creator makes of a question; the question itself where that passes no check."""
         told = {"answer": asked.reference, "method": play.rng("method").choice(METHODS)}
-        accepted = partial(self._accepted, options_of(self, EvaOptions).check_prompt)
+        accepted = partial(self._accepted, self.options_as(EvaOptions).check_prompt)
         checks = [Check("new", partial(_is_new, asked.text), "refill"), Check("accepted", accepted, "refill")]
         found = await filtered(play, partial(play.act, "generator", about=asked, **told), checks, asked)
         answer = (found.output_answer,) if found.output_answer else ()

@@ -14,7 +14,6 @@ from aslfast.core import StopReason
 from aslfast.phase import Group, OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
 from aslfast.pool import Pool
 from aslfast.systems.selfplay.judged import drawn, score_of
-from aslfast.systems.selfplay.options import options_of
 
 GOOD = 0.7  # quality from which a question is pooled, and its difficulty counts
 UNREAD = 0.5  # of a score that cannot be read
@@ -73,7 +72,7 @@ class MAE(OwnPhase):
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
         self.state = Pools()
-        options_of(self, MAEOptions)
+        self.options_as(MAEOptions)
 
     def tasks(self, context: TaskContext) -> list[Question]:
         return [Question(str(i), topic) for i, topic in enumerate(context.data.topics)]
@@ -109,14 +108,14 @@ class MAE(OwnPhase):
                     self.state.pairs.add(Question(act.task.id, asked, (act.output,)), key=f"{asked} {act.output}")
 
     async def _propose(self, play: Play, topic: str) -> Trajectory:
-        shown = play.rng("reference").random() < options_of(self, MAEOptions).reference_share
+        shown = play.rng("reference").random() < self.options_as(MAEOptions).reference_share
         example = drawn(self.state.questions, play, "example") if shown else None
         start = example.reference if example else topic
         return await play.act("generator", topic=topic, example=example.text if example else "(none)", start=start)
 
     async def _weigh(self, play: Play, written: Trajectory, own: Question) -> None:
         """Settle the proposer's reward: the question's quality, and how the solver fares at it."""
-        options = options_of(self, MAEOptions)
+        options = self.options_as(MAEOptions)
         quality = quality_of(await play.act("grm", options.question_prompt, about=own, answer=own.reference))
         tried = await asyncio.gather(*(play.act("policy", about=own) for _ in range(options.tries)))
         scores = await asyncio.gather(*(self._judged(play, own, act) for act in tried if act.output))

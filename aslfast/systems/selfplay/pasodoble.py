@@ -25,7 +25,6 @@ from aslfast.phase import (
     Trajectory,
 )
 from aslfast.rewards import contains_match, exact_match, normalize
-from aslfast.systems.selfplay.options import options_of
 
 SOLVED_ABOVE, NEW_ABOVE = 0.2, 0.3  # of a question that pays its proposer: share of right answers, novelty
 ALIKE_ABOVE = 0.8  # token-set Jaccard
@@ -87,10 +86,10 @@ class PasoDoble(OwnPhase):
         super().__init__(config, options)
         self.state = Memory()
         self._solving = False
-        options_of(self, PasoDobleOptions)
+        self.options_as(PasoDobleOptions)
 
     def tasks(self, context: TaskContext) -> list[Question]:
-        options = options_of(self, PasoDobleOptions)
+        options = self.options_as(PasoDobleOptions)
         turn = context.state.phase_step % max(1, options.proposer_steps + options.solver_steps)
         if turn == 0:
             self.state.buffer = []
@@ -119,12 +118,12 @@ class PasoDoble(OwnPhase):
 
     async def learn_from(self, control: Control, groups: Sequence[Group]) -> list[Group]:
         """Leave out the solver's answers in the proposer's turn."""
-        alone = options_of(self, PasoDobleOptions).proposer_steps > 0 and not self._solving
+        alone = self.options_as(PasoDobleOptions).proposer_steps > 0 and not self._solving
         return [group for group in groups if not (alone and group.role == "policy")]
 
     def after_step(self, groups: Sequence[Group]) -> None:
         """Remember what was asked; in the proposer's turn, buffer what paid."""
-        options, asked = options_of(self, PasoDobleOptions), [group for group in groups if group.role == "generator"]
+        options, asked = self.options_as(PasoDobleOptions), [group for group in groups if group.role == "generator"]
         acts = [act for group in asked for act in (*group.trajectories, *group.failed) if act.output]
         self.state.history = [*self.state.history, *(act.output or "" for act in acts)][-options.history :]
         if options.proposer_steps:
@@ -136,7 +135,7 @@ class PasoDoble(OwnPhase):
         return proposer_reward(p or 0.0, novelty(act.output or "", self.state.history))
 
     async def _answers(self, play: Play, asked: Question) -> list[Trajectory]:
-        answers = range(options_of(self, PasoDobleOptions).answers)
+        answers = range(self.options_as(PasoDobleOptions).answers)
         return list(await asyncio.gather(*(play.act("policy", about=asked) for _ in answers)))
 
 

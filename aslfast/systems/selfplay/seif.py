@@ -17,7 +17,6 @@ import msgspec
 from aslfast.filters import Check, Filtered, filtered
 from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
 from aslfast.prompts.templates import fill
-from aslfast.systems.selfplay.options import options_of
 
 
 def conditions_of(output: str | None, count: int) -> list[str] | None:
@@ -66,15 +65,15 @@ class SEIF(OwnPhase):
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
         self._following = False
-        options_of(self, SEIFOptions)
+        self.options_as(SEIFOptions)
 
     def tasks(self, context: TaskContext) -> list[Question]:
-        self._following = context.state.phase_step >= options_of(self, SEIFOptions).instructor_steps
+        self._following = context.state.phase_step >= self.options_as(SEIFOptions).instructor_steps
         topics = [Question(str(i), topic) for i, topic in enumerate(context.data.topics)]
         return list(context.data.real_questions) or topics
 
     async def play(self, play: Play, task: Task) -> Played:
-        options, written = options_of(self, SEIFOptions), await self._conditions(play, task.question)
+        options, written = self.options_as(SEIFOptions), await self._conditions(play, task.question)
         conditions = conditions_of(written.output, options.conditions)
         if conditions is None:
             return (written.act,)
@@ -100,7 +99,7 @@ class SEIF(OwnPhase):
 
     async def _conditions(self, play: Play, question: str) -> Filtered:
         """Return the instructor's act: what is no list, or does not pass the filter, earns it 0 in its own steps."""
-        fails, count = "drop" if self._following else "reward", options_of(self, SEIFOptions).conditions
+        fails, count = "drop" if self._following else "reward", self.options_as(SEIFOptions).conditions
         checks = [
             Check("a_list", lambda _, act: conditions_of(act.output, count) is not None, fails),
             Check("compatible", partial(self._compatible, question), fails),

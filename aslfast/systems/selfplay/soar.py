@@ -30,7 +30,6 @@ from aslfast.phase import (
 )
 from aslfast.rewards import contains_match, exact_match
 from aslfast.rollout.multi_turn import stable_seed
-from aslfast.systems.selfplay.options import options_of
 
 TEACHER, BASELINE, CANDIDATE, STUDENT = "generator", "policy", "candidate", "student"  # roles; students end in a number
 GREEDY = 0.01  # temperature of evaluations: what a run may sample at is above 0
@@ -97,7 +96,7 @@ class SOAR(OwnPhase):
         self.students = sorted(name for name in config.roles if name.startswith(STUDENT))
         if not self.students or CANDIDATE not in config.roles:
             raise UserError(f"SOAR teaches roles named {STUDENT}_1, ... and keeps one as {CANDIDATE}; add their tables")
-        options_of(self, SOAROptions)
+        self.options_as(SOAROptions)
 
     def tasks(self, context: TaskContext) -> list[str]:
         self._topics, self._labelled = context.data.topics, context.data.real_questions
@@ -117,7 +116,7 @@ class SOAR(OwnPhase):
         """Return the sets with what they are worth; promote the best one's student where that has lasted."""
         if not self.state.hard:
             self.state.hard = await self._hard_ones(control)
-        options, written = options_of(self, SOAROptions), [group for group in groups if group.trajectories]
+        options, written = self.options_as(SOAROptions), [group for group in groups if group.trajectories]
         rng = random.Random(stable_seed(control.config.seed, control.state.step, "SOAR"))
         asked = rng.sample(self.state.hard, min(options.asked, len(self.state.hard)))
         baseline = await self._accuracy(control, BASELINE, asked)
@@ -132,7 +131,7 @@ class SOAR(OwnPhase):
 
     async def _hard_ones(self, control: Control) -> list[Question]:
         """Return the labelled questions that the policy never answers. Raise UserError where there are none."""
-        played = await control.sample(BASELINE, self._labelled, n=options_of(self, SOAROptions).hard_tries)
+        played = await control.sample(BASELINE, self._labelled, n=self.options_as(SOAROptions).hard_tries)
         failed = [not any(exact_match(t.output, t.task.references) for t in samples) for samples in played]
         hard = [question for question, fails in zip(self._labelled, failed, strict=True) if fails]
         if not hard:
@@ -141,7 +140,7 @@ class SOAR(OwnPhase):
 
     async def _taught(self, control: Control, student: str, group: Group, asked: Sequence[Question]) -> float:
         """Teach a copy of the baseline the pairs of a set; return its accuracy on the hard questions."""
-        options, pairs = options_of(self, SOAROptions), _pairs(group)
+        options, pairs = self.options_as(SOAROptions), _pairs(group)
         control.copy(BASELINE, student)
         for step in range(options.inner_steps + MORE_STEPS * self.state.promotions):
             first = step * options.batch
@@ -161,7 +160,7 @@ class SOAR(OwnPhase):
         """Let the best set's student be the baseline, where the teacher's mean reward of three steps is high enough."""
         self.state.rewards = [*self.state.rewards, fmean(worth)][-WINDOW:]
         lasting = len(self.state.rewards) == WINDOW
-        if lasting and fmean(self.state.rewards) > options_of(self, SOAROptions).promote_above:
+        if lasting and fmean(self.state.rewards) > self.options_as(SOAROptions).promote_above:
             control.copy(CANDIDATE, BASELINE)
             self.state.stored += _pairs(written[worth.index(max(worth))])
             self.state.rewards, self.state.promotions = [], self.state.promotions + 1

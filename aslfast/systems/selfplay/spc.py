@@ -16,7 +16,6 @@ from aslfast.filters import Check, Filtered, filtered
 from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
 from aslfast.prompts.templates import fill
 from aslfast.rewards import exact_match, normalize
-from aslfast.systems.selfplay.options import options_of
 
 KINDS = (  # of errors that are asked for
     "take another fact of the passage", "mix up two names", "draw a conclusion that does not follow",
@@ -58,6 +57,14 @@ class SolutionStep:
     text: str
 
 
+def step_of(play: Play, solved: Trajectory, which: Literal["any", "answer"]) -> SolutionStep:
+    """Return one step of a solution: any of its turns, drawn, or the answer that it ends with."""
+    turns = [i for i, turn in enumerate(solved.turns) if turn.kind == "sampled"]
+    at = turns[-1] if which == "answer" else play.rng("step").choice(turns)
+    before = " ".join(turn.text for turn in solved.turns[1:at])
+    return SolutionStep(before, (solved.output or "") if which == "answer" else solved.turns[at].text)
+
+
 class SPC(OwnPhase):
     """A play is a game about one step. In even ones the generator learns, against the critic as the round began; in odd
     ones the critic learns, against the generator as the round began."""
@@ -66,18 +73,18 @@ class SPC(OwnPhase):
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
-        options_of(self, SPCOptions)
+        self.options_as(SPCOptions)
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         return context.data.real_questions
 
     async def play(self, play: Play, task: Task) -> Played:
         check = Check("solved", lambda _, act: exact_match(act.output, task.references), "resample",
-                      tries=options_of(self, SPCOptions).tries)  # fmt: skip
+                      tries=self.options_as(SPCOptions).tries)  # fmt: skip
         solved = await filtered(play, partial(play.act, "policy", question=task.question), [check])
         if solved.failed:
             return (solved.act,)
-        step = self._step(play, solved.act)
+        step = step_of(play, solved.act, self.options_as(SPCOptions).step)
         sneaky, critic = ("past_generator", "grm") if play.number % 2 else ("generator", "past_grm")
         spoilt = await self._spoilt(play, step, sneaky)
         if spoilt.output is None:
@@ -94,13 +101,6 @@ class SPC(OwnPhase):
     def rewards(self, task: Task, plays: Sequence[Played]) -> list[list[RewardOf]]:
         """Return nothing: the players' are settled in the play, and the solver never learns."""
         return [[None for _ in acts] for acts in plays]
-
-    def _step(self, play: Play, solved: Trajectory) -> SolutionStep:
-        turns = [i for i, turn in enumerate(solved.turns) if turn.kind == "sampled"]
-        of_answer = options_of(self, SPCOptions).step == "answer"
-        at = turns[-1] if of_answer else play.rng("step").choice(turns)
-        before = " ".join(turn.text for turn in solved.turns[1:at])
-        return SolutionStep(before, (solved.output or "") if of_answer else solved.turns[at].text)
 
     async def _spoilt(self, play: Play, step: SolutionStep, sneaky: str) -> Filtered:
         """Return the spoilt step: none where it is the right one, or misleads nobody, which earns -1."""
@@ -121,7 +121,7 @@ class SPC(OwnPhase):
 
     async def _continued(self, play: Play, before: str, text: str) -> list[bool]:
         """Let the solver go on from a step; return which continuations come to the right answer."""
-        options, question = options_of(self, SPCOptions), play.task.question
+        options, question = self.options_as(SPCOptions), play.task.question
         asked = play.context.asked("policy", "", question=question)
         messages = [asked, f"{before} {text}".strip(), fill(options.go_on, question=question)]
         ended = await asyncio.gather(*(play.talk("policy", messages) for _ in range(options.continuations)))

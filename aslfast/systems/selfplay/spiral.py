@@ -12,7 +12,6 @@ from typing import Literal
 
 from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, Task, TaskContext, Trajectory
 from aslfast.rewards import contains_match, exact_match
-from aslfast.systems.selfplay.options import options_of
 
 Outcome = Literal[
     "generator", "policy", "draw", "generator illegal", "policy illegal"
@@ -71,7 +70,7 @@ class Spiral(OwnPhase):
         return [Question(str(i), topic) for i, topic in enumerate(context.data.topics)]
 
     async def play(self, play: Play, task: Task) -> Played:
-        options, topic = options_of(self, SpiralOptions), task.question
+        options, topic = self.options_as(SpiralOptions), task.question
         acts: list[Trajectory] = []
         while len(acts) < options.turns and outcome_of(acts, options.to_win) is None:
             if len(acts) % 2 == 0:
@@ -83,6 +82,6 @@ class Spiral(OwnPhase):
 
     def rewards(self, task: Task, plays: Sequence[Played]) -> list[list[RewardOf]]:
         """Return for each act what its side has at the end of the game."""
-        to_win = options_of(self, SpiralOptions).to_win
+        to_win = self.options_as(SpiralOptions).to_win
         ends = [PAID[outcome_of(acts, to_win) or "draw"] for acts in plays]
         return [[paid[i % 2] for i, _ in enumerate(acts)] for acts, paid in zip(plays, ends, strict=True)]

@@ -62,7 +62,8 @@ def test_an_invalid_proposal_teaches_nothing_of_the_question_in_its_place():
 
 
 def test_valid_questions_are_pooled_and_forgotten():
-    phase = ssp.SearchSelfPlay(load_recipe("ssp-tiny"), {"reset_every": 2})
+    config = load_recipe("ssp-tiny")
+    phase = ssp.SearchSelfPlay(config, {**config.own_phase["SearchSelfPlay"].options, "reset_every": 2})
     asked = [act(role="generator", output=f"Which town {i}?", answer="Oslo") for i in range(2)]
     groups = [Group.of([(asked[0], Reward({"difficulty": 0.5})), (asked[1], Reward({"sound": 0.0}))])]
     phase.after_step(groups)
