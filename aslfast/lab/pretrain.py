@@ -33,7 +33,7 @@ Report = Callable[[str, int, int, float], None]  # stage, tokens done, tokens in
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What a base learns: its vocabulary, the stages, and the examples of a stage (by a seed, with a scratch folder)."""
+    """What a base learns: its vocabulary, the stages, and the examples of a stage, by a seed, in a scratch folder."""
 
     tokenizer: Callable[[], PreTrainedTokenizerFast]
     stages: Sequence[Stage]
@@ -123,9 +123,7 @@ def train_stage(
         report(seen, loss)
 
 
-def train_base(
-    out: str | Path, seed: int = 0, report: Report = lambda *_: None, course: Course = COURSE
-) -> Path:
+def train_base(out: str | Path, seed: int = 0, report: Report = lambda *_: None, course: Course = COURSE) -> Path:
     """Train the base and write it to the new folder `out` as safetensors, with its tokenizer.
 
     The same seed, torch and processor give the same bytes. Raise UserError if `out` holds anything.

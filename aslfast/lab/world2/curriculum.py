@@ -12,7 +12,7 @@ from aslfast.index.bm25 import BM25Index
 from aslfast.lab.curriculum import EXAMPLES_PER_WORLD, TOP_K, VERDICT_WEIGHT, Stage
 from aslfast.lab.examples import Example
 from aslfast.lab.pretrain import Course
-from aslfast.lab.world2.demonstrations import Demonstrator2, wrong_answer2
+from aslfast.lab.world2.demonstrations import Demonstrator2, wrong_value
 from aslfast.lab.world2.noise import NoiseRates2
 from aslfast.lab.world2.practice import compare_example2, copy_example2, look_up_example2, rewrite_example2
 from aslfast.lab.world2.schema import VALUE_KINDS, random_literal
@@ -82,7 +82,7 @@ class ExampleStream2:
         if self.rng.random() < IN_VAIN:
             return self._judge_in_vain()
         asked = world.ask(self.rng, self._hops())
-        value = asked.answer if self.rng.random() < 0.5 else wrong_answer2(world, asked, self.rng)
+        value = asked.answer if self.rng.random() < 0.5 else wrong_value(world, asked.question, self.rng)
         answer = self.rng.choice(world.forms(value))
         return self._demonstrator.judge(asked.question, value, answer, VERDICT_WEIGHT)
 

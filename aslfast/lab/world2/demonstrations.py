@@ -162,21 +162,24 @@ def judged_answer(world: World2, value: str, answer: str, right: bool, seen: boo
     return JudgedAnswer(right, seen, False, several and answer == forms[0], several and answer == forms[-1])
 
 
-def wrong_answer2(world: World2, asked: Asked, rng: random.Random) -> str:
-    """Return a plausible wrong answer, as a value: half of the time one of the right type that stands in a passage on
-    the way, else another value from there, a namesake, or any of the same kind.
+def wrong_value(world: World2, question: str, rng: random.Random) -> str:
+    """Return a plausible wrong value for a question with one answer: half of the time one of the right type that stands
+    in a passage on the way, else another from there, a namesake, or any of the same kind.
     """
+    subject, relations = _parsed(question)
+    chain = world.walk(world.named(subject)[0], relations)
+    assert chain is not None
+    answer = chain[-1]
     near = [
         value
-        for entity in asked.chain[:-1]
+        for entity in chain[:-1]
         for value in (*world.facts[entity].values(), *world.told[entity].mentioned)
-        if value not in (asked.answer, asked.chain[0])
+        if value not in (answer, chain[0])
     ]
-    kind = world.value_kind(asked.answer)
-    of_type = [value for value in near if world.value_kind(value) == kind]
-    last = world.names[asked.answer].last if asked.answer in world.names else ""
-    namesakes = [other for other in world.named(last) if other != asked.answer]
-    any_of_kind = world.alternatives(asked.answer, rng)
+    of_type = [value for value in near if world.value_kind(value) == world.value_kind(answer)]
+    last = world.names[answer].last if answer in world.names else ""
+    namesakes = [other for other in world.named(last) if other != answer]
+    any_of_kind = world.alternatives(answer, rng)
     if of_type and rng.random() < 0.5:
         return rng.choice(of_type)
     return rng.choice(rng.choice([values for values in (near, namesakes, any_of_kind) if values]))

@@ -94,9 +94,11 @@ def _pair(rng: random.Random) -> tuple[str, str, bool]:
     kind = rng.choice((*SCHEMA2, *SCHEMA2, "date", "date", "number", "number", rng.choice(list(LITERALS))))
     if kind in SCHEMA2:
         name = _name(kind, rng)
-        if not same:
-            return *_told_apart([name, _near(name, kind, rng) if rng.random() < 0.6 else _other(name, kind, rng)], rng), False
-        return rng.choice(name.forms), rng.choice(name.forms), True
+        if same:
+            return rng.choice(name.forms), rng.choice(name.forms), True
+        near = _near(name, kind, rng) if rng.random() < 0.6 else _other(name, kind, rng)
+        left, right = _told_apart([name, near], rng)
+        return left, right, False
     value = random_literal(kind, rng)
     other = value if same else _near_literal(kind, value, rng)
     return rng.choice(literal_forms(kind, value)), rng.choice(literal_forms(kind, other)), same
@@ -114,6 +116,7 @@ def _near_literal(kind: str, value: str, rng: random.Random) -> str:
     """Return another literal; of dates half of the time one that differs in a single part."""
     other = random_literal(kind, rng)
     if kind == "date" and rng.random() < 0.5:
-        part = rng.randrange(3)
-        other = " ".join(b if i == part else a for i, (a, b) in enumerate(zip(value.split(), other.split(), strict=True)))
+        part, parts = rng.randrange(3), value.split()
+        parts[part] = other.split()[part]
+        other = " ".join(parts)
     return other if other != value else _near_literal(kind, value, rng)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 from aslfast.data.corpus import Passage
 from aslfast.lab.names import NameClass
@@ -57,6 +58,7 @@ class Told:
 class World2:
     """Facts by subject and relation. An entity stands for itself by its full name, a literal by its first form."""
 
+    MOST_HOPS: ClassVar[int] = 4
     names: Mapping[str, EntityName]
     kinds: Mapping[str, str]
     facts: Mapping[str, Mapping[str, str]]
@@ -129,18 +131,25 @@ class World2:
             chain.append(value)
         return chain
 
-    def answers(self, question: str) -> list[str]:
-        """Return the distinct answers: none where a fact is missing, several where namesakes lead to several."""
+    def answer_values(self, question: str) -> list[str]:
+        """Return the distinct values that answer a question: none where a fact is missing, several where namesakes lead
+        to several.
+        """
         parsed = parse_question2(question)
         if parsed is None:
             return []
         chains = [self.walk(subject, parsed[1]) for subject in self.named(parsed[0])]
         return list(dict.fromkeys(chain[-1] for chain in chains if chain))
 
-    def right_answers(self, question: str) -> tuple[str, ...]:
+    def answer(self, question: str) -> tuple[str, ...]:
         """Return every right spelling of a question's one answer; () where it has none or several. The oracle."""
-        answers = self.answers(question)
-        return self.forms(answers[0]) if len(answers) == 1 else ()
+        values = self.answer_values(question)
+        return self.forms(values[0]) if len(values) == 1 else ()
+
+    def references(self, asked: Asked) -> tuple[str, ...]:
+        """Return the right spellings of a question's answer, first that of the passage which states it."""
+        written = self.told[asked.chain[-2]].written[asked.relations[-1]]
+        return tuple(dict.fromkeys((written, *self.forms(asked.answer))))
 
     def alternatives(self, value: str, rng: random.Random) -> list[str]:
         """Return other values of the same kind, from which plausible wrong answers are drawn."""
@@ -173,7 +182,7 @@ class World2:
             relations = [*asked.relations[:-1], rng.choice(missing)]
             subject = rng.choice(self.forms(asked.chain[0]))
             question = write_question(subject, relations)
-            if not self.answers(question):
+            if not self.answer_values(question):
                 return question
 
     def questions(self, rng: random.Random, count: int, hops: Sequence[int] = (1, 2, 3, 4)) -> list[Asked]:
