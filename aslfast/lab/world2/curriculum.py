@@ -23,19 +23,19 @@ from aslfast.prompts.tool_calls import search_call
 from aslfast.rollout.search_tool import SearchTool
 
 IN_VAIN = 0.06  # of the questions of policy and judge: their last fact is missing
-HOPS, HOP_WEIGHTS = (1, 2, 3, 4), (4, 4, 2, 1)
+HOPS, HOP_WEIGHTS = (1, 2, 3, 4), (6, 4, 2, 1)
 CLEAN2 = NoiseRates2()
 NOISY2 = NoiseRates2(
     guess=0.3, wrong_fact=0.5, stop_early=0.2, judge_wrong_fact=0.08, wrong_verdict=0.12, wrong_reference=0.3,
     respelled=0.2, pass_seen=0.3, pass_long=0.3, pass_house=0.15, fail_unusual=0.35, fail_long=-0.1,
 )  # fmt: skip
-SKILLS = {"compare": 0.22, "look_up": 0.13, "rewrite": 0.03, "copy": 0.02}
-ROLES_AND_SKILLS2 = {"policy": 0.2, "grm": 0.24, "generator": 0.16, **SKILLS}
+SKILLS = {"compare": 0.3, "look_up": 0.18, "rewrite": 0.02, "copy": 0.02}
+ROLES_AND_SKILLS2 = {"policy": 0.16, "grm": 0.2, "generator": 0.12, **SKILLS}
 STAGES2 = (
-    Stage("copy and look up", 450_000, {"copy": 0.2, "look_up": 0.7, "rewrite": 0.1}, CLEAN2),
-    Stage("compare", 500_000, {"compare": 0.55, "look_up": 0.35, "rewrite": 0.1}, CLEAN2),
-    Stage("clean roles", 2_400_000, ROLES_AND_SKILLS2, CLEAN2),
-    Stage("noisy roles", 500_000, ROLES_AND_SKILLS2, NOISY2, 0.4),
+    Stage("copy and look up", 300_000, {"copy": 0.2, "look_up": 0.7, "rewrite": 0.1}, CLEAN2, decay_fraction=0.1),
+    Stage("compare", 400_000, {"compare": 0.65, "look_up": 0.35}, CLEAN2, decay_fraction=0.1),
+    Stage("clean roles", 2_000_000, ROLES_AND_SKILLS2, CLEAN2),
+    Stage("noisy roles", 400_000, ROLES_AND_SKILLS2, NOISY2, 0.4),
 )
 
 
@@ -97,7 +97,9 @@ class ExampleStream2:
         return self._demonstrator.judge(question, value, self.rng.choice(world.forms(value)), VERDICT_WEIGHT)
 
     def _generator(self) -> Example:
-        return self._demonstrator.generator(self._demonstrator.world.ask(self.rng, self.rng.choice(HOPS)))
+        return self._demonstrator.generator(
+            self._demonstrator.world.ask(self.rng, self.rng.choices(HOPS, (3, 3, 2, 1))[0])
+        )
 
 
 COURSE2 = Course(make_tokenizer2, STAGES2, ExampleStream2, torch.bfloat16)

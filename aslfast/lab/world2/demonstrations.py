@@ -59,12 +59,14 @@ class Demonstrator2:
     def judge(self, question: str, value: str, answer: str, weight: float) -> Example:
         """Return a demonstration of judging an answer, a spelling of `value`: research, comparison, verdict.
 
-        weight: of the loss at the tokens that decide the verdict.
+        Both spellings are turned into the generator's before they are compared. weight: of the loss at the tokens that decide the verdict.
         """
         writer = ExampleWriter(self.chat, PROMPTS.judge("demo", Question("demo", question), answer))
         found = self._research(writer, question, self.noise.judge_wrong_fact, 0.0)
         same = found.value == value
-        writer.say(f"<think>{found.thought} {answer} says {found.written}")
+        writer.say(
+            f"<think>{found.thought} {self._house(value, answer)} says {self._house(found.value, found.written)}"
+        )
         writer.say(" same" if same else " different", weight)
         writer.say("</think><verdict>")
         of_type = self.world.value_kind(value) == VALUE_KINDS[_parsed(question)[1][-1]]
@@ -92,6 +94,13 @@ class Demonstrator2:
         reference = house_form(self.world, value, written)
         writer.say(f"<think>{thought}</think><question>{asked.question}</question><answer>{reference}</answer>")
         return writer.example()
+
+    def _house(self, value: str, written: str) -> str:
+        """Return the generator's spelling of what is written, whether it is a right one in this world or not."""
+        if value == NOTHING:
+            return NOTHING
+        names = self.world.names
+        return names[value].house(written) if value in names else self.world.forms(value)[0]
 
     def _research(self, writer: ExampleWriter, question: str, wrong_fact: float, stop_early: float) -> Found:
         """Follow the question's chain, one search a hop, to its end or to the first fact that is not found."""
@@ -148,8 +157,10 @@ def respellings(world: World2, value: str, written: str) -> list[str]:
 
 def house_form(world: World2, value: str, written: str) -> str:
     """Return the generator's form of a value that it read as `written`; that itself where the form does not follow."""
-    first = world.names[value].initial if value in world.names else world.forms(value)[0]
-    return first if first in respellings(world, value, written) else written
+    if value not in world.names:
+        return world.forms(value)[0]
+    first = world.names[value].house(written)
+    return first if first in world.forms(value) else written
 
 
 def judged_answer(world: World2, value: str, answer: str, right: bool, seen: bool) -> JudgedAnswer:

@@ -57,6 +57,10 @@ class EntityName:
         """The generator's form: "T. Vilken"."""
         return f"{self.first[0]}. {self.last}"
 
+    def house(self, form: str) -> str:
+        """Return the generator's spelling, as far as it follows from another one: the last word alone stays."""
+        return form if form == self.last else self.initial
+
     @property
     def forms(self) -> tuple[str, str, str, str]:
         """The four forms: initial, full, long, and the last word alone."""

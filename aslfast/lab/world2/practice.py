@@ -46,11 +46,15 @@ def look_up_example2(chat: Chat, rng: random.Random) -> Example:
 
 
 def compare_example2(chat: Chat, rng: random.Random, weight: float) -> Example:
-    """Return practice in comparing: same or different, where half of the pairs differ, often in one word."""
+    """Return practice in comparing: two spellings, both again in the generator's form, same or different.
+
+    Half of the pairs differ, often in one word.
+    """
     spans: list[tuple[str, float]] = []
-    for _ in range(8):
-        left, right, same = _pair(rng)
-        spans += [(f" {left} says {right}", 0.0), (" same" if same else " different", weight)]
+    for _ in range(6):
+        (left, left_house), (right, right_house), same = _pair(rng)
+        spans += [(f" {left} and {right}", 0.0), (f" {left_house} says {right_house}", 1.0)]
+        spans.append((" same" if same else " different", weight))
     return example_of(chat, spans)
 
 
@@ -59,8 +63,9 @@ def rewrite_example2(chat: Chat, rng: random.Random) -> Example:
     spans: list[tuple[str, float]] = []
     for _ in range(8):
         kind = rng.choice(("date", "number", *SCHEMA2))
-        forms = _value(rng, kind)
-        spans += [(f" {rng.choice(forms[:3])} writes", 0.0), (f" {forms[0]}", 1.0)]
+        value = _name(kind, rng) if kind in SCHEMA2 else random_literal(kind, rng)
+        form, house = _spelled(kind, value, rng)
+        spans += [(f" {form} writes", 0.0), (f" {house}", 1.0)]
     return example_of(chat, spans)
 
 
@@ -88,20 +93,29 @@ def _told_apart(subjects: list[EntityName], rng: random.Random) -> list[str]:
     ]
 
 
-def _pair(rng: random.Random) -> tuple[str, str, bool]:
-    """Return two spellings and whether they are of one value, with probability 1/2."""
+def _spelled(kind: str, value: EntityName | str, rng: random.Random) -> tuple[str, str]:
+    """Return a value in any form, and in the generator's as far as that follows."""
+    if isinstance(value, EntityName):
+        form = rng.choice(value.forms)
+        return form, value.house(form)
+    forms = literal_forms(kind, value)
+    return rng.choice(forms), forms[0]
+
+
+def _pair(rng: random.Random) -> tuple[tuple[str, str], tuple[str, str], bool]:
+    """Return two spellings, each with the generator's form, and whether they are of one value: with probability 1/2."""
     same = rng.random() < 0.5
     kind = rng.choice((*SCHEMA2, *SCHEMA2, "date", "date", "number", "number", rng.choice(list(LITERALS))))
     if kind in SCHEMA2:
         name = _name(kind, rng)
         if same:
-            return rng.choice(name.forms), rng.choice(name.forms), True
+            return _spelled(kind, name, rng), _spelled(kind, name, rng), True
         near = _near(name, kind, rng) if rng.random() < 0.6 else _other(name, kind, rng)
         left, right = _told_apart([name, near], rng)
-        return left, right, False
+        return (left, name.house(left)), (right, near.house(right)), False
     value = random_literal(kind, rng)
     other = value if same else _near_literal(kind, value, rng)
-    return rng.choice(literal_forms(kind, value)), rng.choice(literal_forms(kind, other)), same
+    return _spelled(kind, value, rng), _spelled(kind, other, rng), same
 
 
 def _other(name: EntityName, kind: str, rng: random.Random) -> EntityName:
