@@ -97,9 +97,8 @@ class ExampleStream2:
         return self._demonstrator.judge(question, value, self.rng.choice(world.forms(value)), VERDICT_WEIGHT)
 
     def _generator(self) -> Example:
-        return self._demonstrator.generator(
-            self._demonstrator.world.ask(self.rng, self.rng.choices(HOPS, (3, 3, 2, 1))[0])
-        )
+        hops = self.rng.choices(HOPS, (3, 3, 2, 1))[0]
+        return self._demonstrator.generator(self._demonstrator.world.ask(self.rng, hops))
 
 
 COURSE2 = Course(make_tokenizer2, STAGES2, ExampleStream2, torch.bfloat16)

@@ -59,14 +59,14 @@ class Demonstrator2:
     def judge(self, question: str, value: str, answer: str, weight: float) -> Example:
         """Return a demonstration of judging an answer, a spelling of `value`: research, comparison, verdict.
 
-        Both spellings are turned into the generator's before they are compared. weight: of the loss at the tokens that decide the verdict.
+        Both spellings are turned into the generator's before they are compared. weight: of the loss at the tokens that
+        decide the verdict.
         """
         writer = ExampleWriter(self.chat, PROMPTS.judge("demo", Question("demo", question), answer))
         found = self._research(writer, question, self.noise.judge_wrong_fact, 0.0)
         same = found.value == value
-        writer.say(
-            f"<think>{found.thought} {self._house(value, answer)} says {self._house(found.value, found.written)}"
-        )
+        left, right = self._house(value, answer), self._house(found.value, found.written)
+        writer.say(f"<think>{found.thought} {left} says {right}")
         writer.say(" same" if same else " different", weight)
         writer.say("</think><verdict>")
         of_type = self.world.value_kind(value) == VALUE_KINDS[_parsed(question)[1][-1]]
