@@ -16,14 +16,14 @@ from aslfast.lab.examples import Example, ExampleWriter
 from aslfast.lab.world import LITERALS, sentence
 from aslfast.lab.world2.noise import JudgedAnswer, NoiseRates2
 from aslfast.lab.world2.schema import VALUE_KINDS
-from aslfast.lab.world2.world import Asked, World2, parse_question2
+from aslfast.lab.world2.world import AskedQuestion, World2, parse_question2
 from aslfast.prompts.chat_template import Chat
 
 NOTHING = "nothing"  # the answer where a fact is missing: never a right one
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundValue:
     """A value that was read, as the passage spells it, the thought that states it, and all that was read."""
 
     value: str
@@ -76,7 +76,7 @@ class Demonstrator2:
         writer.say("</verdict>")
         return writer.example()
 
-    def generator(self, asked: Asked) -> Example:
+    def generator(self, asked: AskedQuestion) -> Example:
         """Return a demonstration of writing a question: reads about the topic, then about what it found, then asks."""
         subject, known = asked.chain[0], _parsed(asked.question)[0]
         writer = ExampleWriter(self.chat, PROMPTS.generator("demo", known, asked.hops))
@@ -102,7 +102,7 @@ class Demonstrator2:
         names = self.world.names
         return names[value].house(written) if value in names else self.world.forms(value)[0]
 
-    def _research(self, writer: ExampleWriter, question: str, wrong_fact: float, stop_early: float) -> Found:
+    def _research(self, writer: ExampleWriter, question: str, wrong_fact: float, stop_early: float) -> FoundValue:
         """Follow the question's chain, one search a hop, to its end or to the first fact that is not found."""
         known, relations = _parsed(question)
         entity, thought, read = self.world.named(known)[0], "", ""
@@ -114,7 +114,7 @@ class Demonstrator2:
             read += text
             told = self.world.told[entity]
             if relation not in told.written or self.world.text_of(entity) not in text:
-                return Found(NOTHING, NOTHING, "nothing found", read)
+                return FoundValue(NOTHING, NOTHING, "nothing found", read)
             value, known = self.world.facts[entity][relation], told.written[relation]
             if self.rng.random() < wrong_fact:
                 value, known = self._wrong_fact(entity, relation, must_be_entity=not last)
@@ -122,7 +122,7 @@ class Demonstrator2:
             if not last and self.rng.random() < stop_early:
                 break
             entity = value
-        return Found(value, known, thought, read)
+        return FoundValue(value, known, thought, read)
 
     def _wrong_fact(self, entity: str, relation: str, must_be_entity: bool) -> tuple[str, str]:
         """Return another value that stands in the entity's passage, as written; within a chain, an entity."""

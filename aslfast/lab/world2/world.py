@@ -24,7 +24,7 @@ _QUESTION = re.compile(r"what is ((?:the [a-z]+ of )+)([\w.]+(?: [\w.]+)*) ?\?")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class AskedQuestion:
     """A question of the second world whose one answer is known. chain: values from the subject to the answer."""
 
     question: str
@@ -146,7 +146,7 @@ class World2:
         values = self.answer_values(question)
         return self.forms(values[0]) if len(values) == 1 else ()
 
-    def references(self, asked: Asked) -> tuple[str, ...]:
+    def references(self, asked: AskedQuestion) -> tuple[str, ...]:
         """Return the right spellings of a question's answer, first that of the passage which states it."""
         written = self.told[asked.chain[-2]].written[asked.relations[-1]]
         return tuple(dict.fromkeys((written, *self.forms(asked.answer))))
@@ -158,7 +158,7 @@ class World2:
             return [entity for entity, own in self.kinds.items() if own == kind and entity != value]
         return [other for other in (random_literal(kind, rng) for _ in range(20)) if other != value]
 
-    def ask(self, rng: random.Random, hops: int) -> Asked:
+    def ask(self, rng: random.Random, hops: int) -> AskedQuestion:
         """Return a random question of that many hops with one answer, whose chain visits no value twice.
 
         Its subject stands in any of its right spellings.
@@ -172,7 +172,7 @@ class World2:
                 chain.append(self.facts[chain[-1]][relation])
             if len(relations) == hops and len(set(chain)) == len(chain):
                 subject = rng.choice(self.forms(chain[0]))
-                return Asked(write_question(subject, relations), tuple(relations), tuple(chain))
+                return AskedQuestion(write_question(subject, relations), tuple(relations), tuple(chain))
 
     def ask_in_vain(self, rng: random.Random, hops: int) -> str:
         """Return a question of that many hops whose last fact is missing."""
@@ -185,9 +185,9 @@ class World2:
             if not self.answer_values(question):
                 return question
 
-    def questions(self, rng: random.Random, count: int, hops: Sequence[int] = (1, 2, 3, 4)) -> list[Asked]:
+    def questions(self, rng: random.Random, count: int, hops: Sequence[int] = (1, 2, 3, 4)) -> list[AskedQuestion]:
         """Return distinct questions, with the numbers of hops in turn."""
-        found: dict[str, Asked] = {}
+        found: dict[str, AskedQuestion] = {}
         while len(found) < count:
             asked = self.ask(rng, hops[len(found) % len(hops)])
             found.setdefault(asked.question, asked)
