@@ -31,12 +31,13 @@ NOISY2 = NoiseRates2(
 )  # fmt: skip
 SKILLS = {"compare": 0.3, "look_up": 0.18, "rewrite": 0.02, "copy": 0.02}
 ROLES_AND_SKILLS2 = {"policy": 0.16, "grm": 0.2, "generator": 0.12, **SKILLS}
-NO_DECAY = 1e-6  # the noisy stage's decay serves all
+NO_DECAY = 1e-6
 STAGES2 = (
     Stage("copy and look up", 300_000, {"copy": 0.2, "look_up": 0.7, "rewrite": 0.1}, CLEAN2, decay_fraction=0.1),
     Stage("compare", 300_000, {"compare": 0.65, "look_up": 0.35}, CLEAN2, decay_fraction=NO_DECAY),
-    Stage("clean roles", 2_000_000, ROLES_AND_SKILLS2, CLEAN2, decay_fraction=NO_DECAY),
-    Stage("noisy roles", 400_000, ROLES_AND_SKILLS2, NOISY2, 0.5, decay_fraction=0.6),
+    Stage("clean roles", 1_000_000, ROLES_AND_SKILLS2, CLEAN2, decay_fraction=NO_DECAY),
+    Stage("clean roles at a falling rate", 600_000, ROLES_AND_SKILLS2, CLEAN2, decay_fraction=1.0),
+    Stage("noisy roles", 300_000, ROLES_AND_SKILLS2, NOISY2, 0.4),
 )
 
 
