@@ -144,6 +144,7 @@ def train_base(out: str | Path, seed: int = 0, report: Report = lambda *_: None,
             stream = batches(iter(course.examples(chat, stage, seed, Path(scratch))), BATCH_TOKENS)
             train_stage(model, optimizers, stage, stream, report_stage)
             done += stage.tokens
-    model.to(course.dtype).save_pretrained(folder)
+    model.to(course.dtype)  # pyright: ignore[reportArgumentType]  # transformers' decorator hides the signature
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
