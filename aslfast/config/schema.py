@@ -44,7 +44,7 @@ class DataConfig:
     `environment` of one's own they come from there, and what is searched from `index`, if it is set."""
 
     lab: bool = False
-    world: int = number(1, 1, 2)  # of the lab; 2: answers with several right spellings, one to four hops; base "lab2"
+    world: int = number(1, 1, 2)  # of the lab; 2: answers with several right spellings, one to four hops
     index: str = ""  # a folder, or http://host:port of a server (aslfast index serve)
     topics: str = ""  # text file, a topic a line; "general": the 73 that ship with aslfast
     eval_questions: str = ""  # Parquet or JSONL

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -25,19 +26,22 @@ from aslfast.rollout.search_tool import SearchTool
 IN_VAIN = 0.06  # of the questions of policy and judge: their last fact is missing
 HOPS, HOP_WEIGHTS = (1, 2, 3, 4), (6, 4, 2, 1)
 CLEAN2 = NoiseRates2()
-NOISY2 = NoiseRates2(
-    guess=0.42, wrong_fact=0.62, stop_early=0.33, judge_wrong_fact=0.1, wrong_verdict=0.2, wrong_reference=0.08,
-    respelled=0.2, pass_seen=0.35, pass_long=0.3, pass_house=0.15, fail_unusual=0.4, fail_long=-0.1,
-)  # fmt: skip
+# weak from its first demonstration on, since a weakness takes many to learn; its comparison stays clean
+WEAK_JUDGE = NoiseRates2(
+    wrong_verdict=0.2, pass_seen=0.35, pass_long=0.3, pass_house=0.15, fail_unusual=0.4, fail_long=-0.1
+)
+NOISY2 = replace(
+    WEAK_JUDGE, guess=0.42, wrong_fact=0.62, stop_early=0.33, judge_wrong_fact=0.1, wrong_reference=0.08, respelled=0.2
+)
 SKILLS = {"compare": 0.3, "look_up": 0.18, "rewrite": 0.02, "copy": 0.02}
 ROLES_AND_SKILLS2 = {"policy": 0.16, "grm": 0.2, "generator": 0.12, **SKILLS}
 NO_DECAY = 1e-6
 STAGES2 = (
     Stage("copy and look up", 300_000, {"copy": 0.2, "look_up": 0.7, "rewrite": 0.1}, CLEAN2, decay_fraction=0.1),
     Stage("compare", 300_000, {"compare": 0.65, "look_up": 0.35}, CLEAN2, decay_fraction=NO_DECAY),
-    Stage("clean roles", 1_000_000, ROLES_AND_SKILLS2, CLEAN2, decay_fraction=NO_DECAY),
-    Stage("clean roles at a falling rate", 600_000, ROLES_AND_SKILLS2, CLEAN2, decay_fraction=1.0),
-    Stage("noisy roles", 300_000, ROLES_AND_SKILLS2, NOISY2, 0.4),
+    Stage("clean roles", 2_400_000, ROLES_AND_SKILLS2, WEAK_JUDGE, decay_fraction=NO_DECAY),
+    Stage("clean roles at a falling rate", 1_200_000, ROLES_AND_SKILLS2, WEAK_JUDGE, decay_fraction=1.0),
+    Stage("noisy roles", 400_000, ROLES_AND_SKILLS2, NOISY2, 0.4),
 )
 
 
