@@ -21,7 +21,6 @@ from aslfast.trainer.evaluation import Evaluation
 from aslfast.trainer.lab_datasets import lab_datasets, lab_questions
 from aslfast.trainer.lab_evaluation import evaluate_base
 
-
 shipped = pytest.mark.skipif(
     not LAB_BASES["lab2"].exists(), reason="base 2 does not ship yet: aslfast lab train-base --world 2"
 )
