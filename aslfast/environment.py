@@ -55,8 +55,11 @@ class Environment(ABC):
         """Return what search finds, in training or in the evaluation; None: data.index or data.eval_index, if set."""
         return None
 
-    def oracle(self, question: str, held_out: bool) -> str | None:
-        """Return the true answer to any question, None where there is none. For the monitor: no reward sees it."""
+    def oracle(self, question: str, held_out: bool) -> str | Sequence[str] | None:
+        """Return the true answer to any question, or all its right spellings; None where there is none.
+
+        For the monitor: no reward sees it.
+        """
         return None
 
     def reset(self, task: Task, seed: int) -> Episode | None:

@@ -31,7 +31,7 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    path: str = ""  # model folder; "lab": the tiny base that ships with aslfast
+    path: str = ""  # model folder; "lab", "lab2": the tiny bases that ship with aslfast, of the lab's two worlds
     dtype: Dtype = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": the GPU where there is one, else the CPU
     prompts: str = "full"  # prompt set: "compact", "small", "full", or a folder of one's own: prompts/templates.py
@@ -44,6 +44,7 @@ class DataConfig:
     `environment` of one's own they come from there, and what is searched from `index`, if it is set."""
 
     lab: bool = False
+    world: int = number(1, 1, 2)  # of the lab; 2: answers with several right spellings, one to four hops
     index: str = ""  # a folder, or http://host:port of a server (aslfast index serve)
     topics: str = ""  # text file, a topic a line; "general": the 73 that ship with aslfast
     eval_questions: str = ""  # Parquet or JSONL

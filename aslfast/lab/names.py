@@ -12,10 +12,10 @@ from typing import Literal
 
 NameClass = Literal["base", "train", "heldout"]
 # of the pair of words i and j: a name's class is that of (i + j) modulo 5
-_REMAINDERS: Mapping[NameClass, tuple[int, ...]] = {"base": (2, 3, 4), "train": (0,), "heldout": (1,)}
+REMAINDERS: Mapping[NameClass, tuple[int, ...]] = {"base": (2, 3, 4), "train": (0,), "heldout": (1,)}
 
 
-def _words(pattern: Sequence[str], count: int, seed: int) -> tuple[str, ...]:
+def random_words(pattern: Sequence[str], count: int, seed: int) -> tuple[str, ...]:
     """Return distinct random words, each with a letter of every part of the pattern."""
     rng = random.Random(seed)
     words: dict[str, None] = {}
@@ -24,9 +24,9 @@ def _words(pattern: Sequence[str], count: int, seed: int) -> tuple[str, ...]:
     return tuple(words)
 
 
-_CONSONANTS, _VOWELS = "bdfgklmnprtvz", "aeiou"
-FIRST_WORDS = _words((_CONSONANTS, _VOWELS, _CONSONANTS, _VOWELS), 100, seed=1)
-SECOND_WORDS = _words((_CONSONANTS, _VOWELS, "lrnm", "bdgkpt", _VOWELS, "kmnr"), 100, seed=2)
+CONSONANTS, VOWELS = "bdfgklmnprtvz", "aeiou"
+FIRST_WORDS = random_words((CONSONANTS, VOWELS, CONSONANTS, VOWELS), 100, seed=1)
+SECOND_WORDS = random_words((CONSONANTS, VOWELS, "lrnm", "bdgkpt", VOWELS, "kmnr"), 100, seed=2)
 
 
 def names(name_class: NameClass, rng: random.Random) -> Iterator[str]:
@@ -35,7 +35,7 @@ def names(name_class: NameClass, rng: random.Random) -> Iterator[str]:
     while True:
         i, j = rng.randrange(len(FIRST_WORDS)), rng.randrange(len(SECOND_WORDS))
         name = f"{FIRST_WORDS[i]} {SECOND_WORDS[j]}"
-        if (i + j) % 5 in _REMAINDERS[name_class] and name not in seen:
+        if (i + j) % 5 in REMAINDERS[name_class] and name not in seen:
             seen.add(name)
             yield name
 
@@ -49,5 +49,5 @@ def near_name(name: str, name_class: NameClass, rng: random.Random) -> str:
         other_first, other_second = next(others).split()
         near = f"{first} {other_second}" if keep_first else f"{other_first} {second}"
         i, j = (words.index(word) for words, word in zip((FIRST_WORDS, SECOND_WORDS), near.split(), strict=True))
-        if near != name and (i + j) % 5 in _REMAINDERS[name_class]:
+        if near != name and (i + j) % 5 in REMAINDERS[name_class]:
             return near

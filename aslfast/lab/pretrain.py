@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from aslfast.checkpoint.run_dir import check_new_run_dir
 from aslfast.lab.curriculum import STAGES, ExampleStream, Stage
@@ -28,6 +29,19 @@ LOSS_FRACTION = 0.3  # of a batch's tokens that carry loss, about: the constant 
 
 MicroBatch = list[Example]
 Report = Callable[[str, int, int, float], None]  # stage, tokens done, tokens in all, loss
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """What a base learns: its vocabulary, the stages, and the examples of a stage, by a seed, in a scratch folder."""
+
+    tokenizer: Callable[[], PreTrainedTokenizerFast]
+    stages: Sequence[Stage]
+    examples: Callable[[Chat, Stage, int, Path], Iterable[Example]]
+    dtype: torch.dtype = torch.float32  # of the weights in the file
+
+
+COURSE = Course(make_tokenizer, STAGES, ExampleStream)
 
 
 def batches(examples: Iterator[Example], tokens: int) -> Iterator[list[MicroBatch]]:
@@ -109,9 +123,7 @@ def train_stage(
         report(seen, loss)
 
 
-def train_base(
-    out: str | Path, seed: int = 0, report: Report = lambda *_: None, stages: Sequence[Stage] = STAGES
-) -> Path:
+def train_base(out: str | Path, seed: int = 0, report: Report = lambda *_: None, course: Course = COURSE) -> Path:
     """Train the base and write it to the new folder `out` as safetensors, with its tokenizer.
 
     The same seed, torch and processor give the same bytes. Raise UserError if `out` holds anything.
@@ -120,18 +132,19 @@ def train_base(
     check_new_run_dir(folder)
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # sums in one order, whatever the number of cores
-    tokenizer = make_tokenizer()
+    tokenizer = course.tokenizer()
     chat, model = Chat(tokenizer), make_model(tokenizer, seed).train()
-    optimizers, total, done = Optimizers(model), sum(stage.tokens for stage in stages), 0
+    optimizers, total, done = Optimizers(model), sum(stage.tokens for stage in course.stages), 0
     with tempfile.TemporaryDirectory() as scratch:
-        for stage in stages:
+        for stage in course.stages:
 
             def report_stage(seen: int, loss: float, stage: Stage = stage, before: int = done) -> None:
                 report(stage.name, min(before + seen, total), total, loss)
 
-            stream = batches(iter(ExampleStream(chat, stage, seed, Path(scratch))), BATCH_TOKENS)
+            stream = batches(iter(course.examples(chat, stage, seed, Path(scratch))), BATCH_TOKENS)
             train_stage(model, optimizers, stage, stream, report_stage)
             done += stage.tokens
+    model.to(course.dtype)  # pyright: ignore[reportArgumentType]  # transformers' decorator hides the signature
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -19,19 +21,22 @@ FRAME_WORDS = (
     *("user", "assistant", "tool", "answer", "judge", "ask", "what", "is", "the", "of", "has", "find", "guess", "says"),
     *("same", "different", "correct", "wrong", "nothing", "found", "1", "2", "3"),
 )
+LAB_WORDS = (
+    *FIRST_WORDS, *SECOND_WORDS, *(word for values in LITERALS.values() for word in values), *RELATIONS, *FRAME_WORDS,
+)  # fmt: skip
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a byte-level BPE in which each word of the lab is one token, the same after a tag as after a space."""
+def make_tokenizer(words: Sequence[str] = LAB_WORDS) -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE in which each of the words is one token, the same after a tag as after a space."""
     tokenizer = Tokenizer(models.BPE())
-    words = pre_tokenizers.Split(Regex(' ?["\n]'), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=True)])
+    apart = pre_tokenizers.Split(Regex(' ?["\n]'), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([apart, pre_tokenizers.ByteLevel(add_prefix_space=True)])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
         vocab_size=4000, min_frequency=2, initial_alphabet=sorted(alphabet), show_progress=False
     )
-    tokenizer.train_from_iterator(_vocabulary_text(), trainer)
+    tokenizer.train_from_iterator(_vocabulary_text(words), trainer)
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in CONTROL])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in (*MARKS, *CALL_FRAME)])
     return PreTrainedTokenizerFast(
@@ -39,8 +44,6 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def _vocabulary_text() -> list[str]:
+def _vocabulary_text(words: Sequence[str]) -> list[str]:
     """Return the text that the BPE is trained on: each word twice, each on its own."""
-    literals = [word for values in LITERALS.values() for word in values]
-    words = [*FIRST_WORDS, *SECOND_WORDS, *literals, *RELATIONS, *FRAME_WORDS]
     return [f" {word} {word}" for word in words] + [' "', ' "', " \n", " \n"]

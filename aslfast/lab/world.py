@@ -6,6 +6,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from aslfast.data.corpus import Passage
 from aslfast.lab.names import NameClass, names
@@ -46,6 +47,7 @@ class LabQuestion:
 class World:
     """Facts by subject and relation, and the kind of each entity."""
 
+    MOST_HOPS: ClassVar[int] = 3
     kinds: Mapping[str, str]
     facts: Mapping[str, Mapping[str, str]]
 

@@ -14,7 +14,8 @@ from aslfast.metrics.run_log import Line, by_role_of
 from aslfast.prompts.parsing import without_thinking
 from aslfast.prompts.tool_calls import NO_LIMIT, parse_calls
 
-Oracle = Callable[[str], str | None]  # a question -> its true answer, or None
+# a question -> its true answer, or all right spellings of it; None or () where it has none
+Oracle = Callable[[str], str | Sequence[str] | None]
 
 MOST_QUESTIONS = 256  # of a step that are compared, each with each: 33,000 pairs
 ROLE_METRICS = ("tokens", "entropy", "finished", "repeated_queries")
@@ -75,11 +76,8 @@ def diversity(questions: Sequence[str]) -> float | None:
 
 def _solvable(written: Sequence[Trajectory], oracle: Oracle) -> float:
     """Return the fraction whose question has an answer, and the right one as its reference."""
-    truths = [oracle(t.output) if t.output is not None else None for t in written]
-    return fraction(
-        truth is not None and rewards.exact_match(t.output_answer, [truth])
-        for t, truth in zip(written, truths, strict=True)
-    )
+    truths = [rewards.spellings(oracle(t.output)) if t.output is not None else () for t in written]
+    return fraction(rewards.exact_match(t.output_answer, truth) for t, truth in zip(written, truths, strict=True))
 
 
 def reward_against_truth(
@@ -89,11 +87,11 @@ def reward_against_truth(
 
     Over the attempts at questions that the oracle can answer, without the format reward; None where it can answer none.
     """
-    truths = [oracle(t.task.question) for t in attempts]
-    known = [(t, r, truth) for t, r, truth in zip(attempts, given, truths, strict=True) if truth is not None]
+    truths = [rewards.spellings(oracle(t.task.question)) for t in attempts]
+    known = [(t, r, truth) for t, r, truth in zip(attempts, given, truths, strict=True) if truth]
     if not known:
         return {"true_reward": None, "true_gap": None}
-    right = fraction(rewards.exact_match(t.output, [truth]) for t, _, truth in known)
+    right = fraction(rewards.exact_match(t.output, truth) for t, _, truth in known)
     rewarded = sum(r.total - r.parts.get("format", 0.0) for _, r, _ in known) / len(known)
     return {"true_reward": right, "true_gap": rewarded - right}
 

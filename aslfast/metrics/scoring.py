@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from aslfast import rewards
 from aslfast.core import Trajectory
+from aslfast.metrics.health import Oracle
 
 Z95 = 1.959964  # standard deviations to each side hold 95% of a normal distribution
 
@@ -113,12 +114,10 @@ def grm_scores(trajectories: Sequence[Trajectory]) -> Scores:
     }
 
 
-def generator_scores(trajectories: Sequence[Trajectory], oracle: Callable[[str], str | None]) -> Scores:
+def generator_scores(trajectories: Sequence[Trajectory], oracle: Oracle) -> Scores:
     """Return solvable_share: the fraction of tasks whose question the oracle can solve and whose reference is right."""
     valid = [t for t in trajectories if t.output is not None and rewards.valid_question(t.output)]
-    truths = [(t, oracle(t.output or "")) for t in valid]
-    solvable = [(t, truth) for t, truth in truths if truth is not None]
-    right = sum(rewards.exact_match(t.output_answer, [truth]) for t, truth in solvable)
+    right = sum(rewards.exact_match(t.output_answer, rewards.spellings(oracle(t.output or ""))) for t in valid)
     n = len(trajectories)
     return {
         "solvable_share": right / n,

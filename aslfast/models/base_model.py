@@ -23,13 +23,15 @@ from aslfast.models.tokenizer import load_tokenizer
 from aslfast.models.weight_files import WeightFiles
 
 LAB_BASE = Path(__file__).parent.parent / "lab" / "tiny-base"
+LAB_BASES = {"lab": LAB_BASE, "lab2": LAB_BASE.with_name("tiny-base2")}
+LAB_RECIPES = {"lab": "tiny", "lab2": "tiny2"}  # which plays a base in its world
 
 LoadedModel = tuple[PreTrainedModel, dict[str, Any]]  # the model, transformers' report of its keys
 
 
 def model_folder(path: str) -> Path:
-    """Return the folder that a configuration's model.path names; "lab" is the tiny base that ships with aslfast."""
-    return LAB_BASE if path == "lab" else Path(path)
+    """Return the folder that a configuration's model.path names; "lab" and "lab2" are bases that ship with aslfast."""
+    return LAB_BASES.get(path, Path(path))
 
 
 def load_base(

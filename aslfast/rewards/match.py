@@ -32,6 +32,11 @@ def _normalize(text: str) -> str:
 _normalize_short = lru_cache(maxsize=1 << 15)(_normalize)  # at most some 20 MB
 
 
+def spellings(truth: str | Sequence[str] | None) -> Sequence[str]:
+    """Return what an oracle says as references: its one answer, all spellings of it, or none."""
+    return (truth,) if isinstance(truth, str) else truth or ()
+
+
 def exact_match(answer: str | None, references: Sequence[str]) -> bool:
     """Return EM (SQuAD, Search-R1, FlashRAG): normalize(answer) = normalize(reference) for any reference."""
     return answer is not None and normalize(answer) in {normalize(reference) for reference in references}

@@ -14,6 +14,7 @@ from aslfast.data.qa_dataset import read_questions
 from aslfast.data.topics import read_topics
 from aslfast.environment import Environment
 from aslfast.errors import UserError
+from aslfast.metrics.health import Oracle
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.prompts.tool_calls import SEARCH
 from aslfast.retrieval.retriever import AnyIndex, open_index
@@ -25,8 +26,9 @@ from aslfast.rollout.environments.own_environment import OwnEnvironment, as_ques
 class Datasets:
     """The data of a run. Evaluation tasks of generator and judge exist in the lab alone.
 
-    An oracle maps a question to its true answer, or None. `oracle` is that of the held-out world; `train_oracle`, of
-    the training world, is used by the monitor only: no reward depends on it.
+    An oracle maps a question to its true answer, or to all right spellings of it; to None or () where it has none.
+    `oracle` is that of the held-out world; `train_oracle`, of the training world, is used by the monitor only: no
+    reward depends on it.
     """
 
     index: AnyIndex | None  # None: nothing to search
@@ -35,8 +37,8 @@ class Datasets:
     policy_evals: Sequence[Task]
     grm_evals: Sequence[Task] = ()
     generator_evals: Sequence[Task] = ()
-    oracle: Callable[[str], str | None] | None = None
-    train_oracle: Callable[[str], str | None] | None = None
+    oracle: Oracle | None = None
+    train_oracle: Oracle | None = None
     labelled: Sequence[Question] = ()  # labelled questions to learn from, if the recipe uses any
     environment: OwnEnvironment | None = None  # of one's own
 

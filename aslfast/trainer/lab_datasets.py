@@ -14,9 +14,12 @@ from aslfast.environment import Environment
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab import demonstrations
 from aslfast.lab.world import World
+from aslfast.lab.world2.demonstrations import wrong_value
+from aslfast.lab.world2.world import World2
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.trainer.datasets import Datasets, datasets_of
 
+AnyWorld = World | World2
 MOST_GENERATOR_EVALS = 150  # questions to write
 MOST_GRM_EVALS = 300  # answers to judge
 
@@ -36,14 +39,16 @@ class LabEnvironment(Environment):
 
     def __init__(self, config: RunConfig, folder: Path) -> None:
         super().__init__(config)
-        self.learned, self.heldout = World.make(config.seed, "train"), World.make(config.seed, "heldout")
+        world = World2 if config.data.world == 2 else World
+        self.learned, self.heldout = world.make(config.seed, "train"), world.make(config.seed, "heldout")
         self._indexes = _index(self.learned, folder / "train.idx"), _index(self.heldout, folder / "heldout.idx")
         self.questions = lab_questions(self.heldout, config.seed, config.data.eval_count)
         write_questions(folder / "heldout.parquet", self.questions)
 
     def tasks(self) -> list[Question]:
-        """Return labelled questions of the world to learn in."""
-        return lab_questions(self.learned, self.config.seed, self.config.data.labelled_count)
+        """Return labelled questions of the world to learn in, each with one spelling of its answer, the passage's."""
+        found = lab_questions(self.learned, self.config.seed, self.config.data.labelled_count)
+        return [replace(question, references=question.references[:1]) for question in found]
 
     def eval_tasks(self) -> list[Question]:
         """Return questions of the held-out world."""
@@ -57,8 +62,8 @@ class LabEnvironment(Environment):
         """Return the index of a world's passages."""
         return self._indexes[held_out]
 
-    def oracle(self, question: str, held_out: bool) -> str | None:
-        """Return the answer that follows from a world's facts."""
+    def oracle(self, question: str, held_out: bool) -> str | tuple[str, ...] | None:
+        """Return the answer that follows from a world's facts, in the second world all right spellings of it."""
         return (self.heldout if held_out else self.learned).answer(question)
 
 
@@ -72,17 +77,21 @@ def lab_datasets(config: RunConfig, folder: Path) -> Datasets:
     )
 
 
-def _index(world: World, folder: Path) -> BM25Index:
+def _index(world: AnyWorld, folder: Path) -> BM25Index:
     return BM25Index.open(folder) if folder.exists() else BM25Index.build(world.passages(), folder)
 
 
-def lab_questions(world: World, seed: int, count: int) -> list[Question]:
-    """Return `count` questions of a world with their answers."""
-    found = world.questions(random.Random(f"questions-{seed}"), count)
-    return [Question(f"h{i}", q.question, (q.answer,), q.hops) for i, q in enumerate(found)]
+def lab_questions(world: AnyWorld, seed: int, count: int) -> list[Question]:
+    """Return `count` questions of a world with every right spelling of their answers."""
+    rng = random.Random(f"questions-{seed}")
+    if isinstance(world, World2):
+        asked = [(q.question, world.references(q), q.hops) for q in world.questions(rng, count)]
+    else:
+        asked = [(q.question, (q.answer,), q.hops) for q in world.questions(rng, count)]
+    return [Question(f"h{i}", text, references, hops) for i, (text, references, hops) in enumerate(asked)]
 
 
-def lab_judgements(world: World, questions: Sequence[Question], config: RunConfig) -> list[Task]:
+def lab_judgements(world: AnyWorld, questions: Sequence[Question], config: RunConfig) -> list[Task]:
     """Return the judge's evaluation tasks: right and plausible wrong answers in turn.
 
     With two judges, each gets every second question.
@@ -91,16 +100,23 @@ def lab_judgements(world: World, questions: Sequence[Question], config: RunConfi
     builder, tasks = PromptBuilder(config.model.prompts, grm.variant), []
     for i in range(eval_counts(config)[0]):
         question = questions[i // 2 % len(questions)]
-        right = question.reference
-        answer = right if i % 2 == 0 else demonstrations.wrong_answer(world, question.text, right, rng)
         label = "correct" if i % 2 == 0 else "wrong"
+        answer = _judged_answer(world, question, label, rng)
         fold = i // 2 % 2 + 1 if grm.folds > 1 else 0
         tasks.append(builder.judge(f"eval-j{i}", question, answer, label, fold))
     return tasks
 
 
-def lab_generator_tasks(world: World, config: RunConfig) -> list[Task]:
-    """Return the generator's evaluation tasks: topics of the world, with one to three hops."""
+def _judged_answer(world: AnyWorld, question: Question, label: str, rng: random.Random) -> str:
+    if isinstance(world, World2):
+        right = label == "correct"
+        return rng.choice(question.references if right else world.forms(wrong_value(world, question.text, rng)))
+    right = question.reference
+    return right if label == "correct" else demonstrations.wrong_answer(world, question.text, right, rng)
+
+
+def lab_generator_tasks(world: AnyWorld, config: RunConfig) -> list[Task]:
+    """Return the generator's evaluation tasks: topics of the world, with one to three or four hops."""
     topics = random.Random(f"topics-{config.seed}").sample(list(world.facts), eval_counts(config)[1])
     builder = PromptBuilder(config.model.prompts)
-    return [builder.generator(f"eval-g{i}", topic, i % 3 + 1) for i, topic in enumerate(topics)]
+    return [builder.generator(f"eval-g{i}", topic, i % world.MOST_HOPS + 1) for i, topic in enumerate(topics)]

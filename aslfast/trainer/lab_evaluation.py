@@ -16,13 +16,13 @@ from aslfast.trainer.evaluation import Evaluation, ground_truth_scores
 from aslfast.trainer.lab_datasets import lab_datasets
 
 
-def evaluate_base(model_path: str, seeds: Sequence[int]) -> list[Scores]:
-    """Return the scores of the three roles on the held-out world of each seed, sampled as in the recipe tiny."""
-    return [_evaluate_world(model_path, seed) for seed in seeds]
+def evaluate_base(model_path: str, seeds: Sequence[int], recipe: str = "tiny") -> list[Scores]:
+    """Return the scores of the three roles on the held-out world of each seed, sampled as in the recipe."""
+    return [_evaluate_world(model_path, seed, recipe) for seed in seeds]
 
 
-def _evaluate_world(model_path: str, seed: int) -> Scores:
-    config = load_recipe("tiny", seed=seed)
+def _evaluate_world(model_path: str, seed: int, recipe: str) -> Scores:
+    config = load_recipe(recipe, seed=seed)
     prepare_torch(config)
     model, tokenizer = load_base(model_folder(model_path))
     with tempfile.TemporaryDirectory() as folder:

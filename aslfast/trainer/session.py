@@ -17,7 +17,7 @@ from aslfast.config.schema import ModelConfig, RunConfig, SamplerConfig
 from aslfast.core import Task, Trajectory
 from aslfast.errors import UserError
 from aslfast.models import lora
-from aslfast.models.base_model import LAB_BASE, model_folder
+from aslfast.models.base_model import LAB_BASES, LAB_RECIPES, model_folder
 from aslfast.models.context_limit import context_limit
 from aslfast.prompts.tool_calls import searchers_in
 from aslfast.retrieval.retriever import AnyIndex
@@ -61,12 +61,17 @@ class Session:
 
 
 def settings_of(target: str, prompts: str | None = None) -> RunConfig:
-    """Return a run's configuration, the recipe tiny for the lab's base, defaults for other models. Raise UserError."""
+    """Return a run's configuration, that of its recipe for a base of the lab, defaults for other models.
+
+    Raise UserError.
+    """
     folder = model_folder(target)
     if (folder / "config.toml").is_file():
         config = read_run_config(folder)
     elif (folder / "config.json").is_file():
-        config = load_recipe("tiny") if folder.resolve() == LAB_BASE.resolve() else _defaults()
+        recipes = {LAB_BASES[name].resolve(): recipe for name, recipe in LAB_RECIPES.items()}
+        recipe = recipes.get(folder.resolve())
+        config = load_recipe(recipe) if recipe else _defaults()
         config = replace(config, recipe="", model=replace(config.model, path=target))
     else:
         raise UserError(

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -39,7 +40,8 @@ def short_training(folder, seed):
         curriculum.Stage("practice", 4000, {"copy": 0.5, "look_up": 0.5}),
         curriculum.Stage("roles", 6000, {"grm": 1.0}, curriculum.NOISY),
     ]
-    return (pretrain.train_base(folder, seed, stages=stages) / "model.safetensors").read_bytes()
+    course = replace(pretrain.COURSE, stages=stages)
+    return (pretrain.train_base(folder, seed, course=course) / "model.safetensors").read_bytes()
 
 
 def test_the_same_seed_trains_the_same_bytes(tmp_path):

@@ -59,6 +59,12 @@ def test_exact_match(answer, reference, equal):
     assert not rewards.exact_match(answer, [])
 
 
+def test_an_oracle_says_one_spelling_or_all_or_none():
+    """A text is one spelling, not its letters."""
+    assert rewards.spellings("Oslo") == ("Oslo",) and rewards.spellings(("Oslo", "Oslo city")) == ("Oslo", "Oslo city")
+    assert not rewards.spellings(None) and not rewards.exact_match("Oslo", rewards.spellings(()))
+
+
 def test_contains_match_takes_whole_words():
     assert rewards.contains_match("It is the city of Oslo, Norway.", ["oslo"])
     assert not rewards.contains_match("Osloer", ["Oslo"])

@@ -12,6 +12,9 @@ from aslfast.cli.options import Json, Quiet, print_json
 from aslfast.limits import MOST_SEED, MOST_WORLDS
 
 FIRST_WORLD = 1001  # far from the seeds that runs use
+World = Annotated[
+    int, typer.Option("--world", min=1, max=2, help="1: one spelling of each answer; 2: several, one to four hops.")
+]
 lab_app = typer.Typer(no_args_is_help=True, help="The lab: train and evaluate the tiny base that ships with aslfast.")
 
 
@@ -21,11 +24,13 @@ def train_base(
     seed: Annotated[
         int, typer.Option("--seed", min=0, max=MOST_SEED, help="Random seed; the same seed gives the same model.")
     ] = 0,
+    world: World = 1,
     quiet: Quiet = False,
 ) -> None:
-    """Train the tiny base from scratch, in the same way as the one that ships."""
+    """Train a tiny base from scratch, in the same way as the one that ships."""
     from aslfast.cli.progress import Meter, quiet_libraries
     from aslfast.lab import pretrain
+    from aslfast.lab.world2.curriculum import COURSE2
 
     quiet_libraries()
     with Meter("train-base", None, "tokens", quiet) as meter:
@@ -34,16 +39,19 @@ def train_base(
             meter.total = total
             meter.move_to(done, note=f"{stage}, loss {loss:.2f}")
 
-        pretrain.train_base(out, seed, report)
-    print(f"{out}: evaluate it with: aslfast lab measure {out}")
+        pretrain.train_base(out, seed, report, COURSE2 if world == 2 else pretrain.COURSE)
+    print(f"{out}: evaluate it with: aslfast lab measure {out}" + " --world 2" * (world == 2))
 
 
 @lab_app.command("measure", epilog="Example: aslfast lab measure lab --worlds 3")
 def measure(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder, or lab for the tiny base.")] = "lab",
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model folder, or lab or lab2 for a tiny base.")
+    ] = "lab",
     worlds: Annotated[
         int, typer.Option("--worlds", min=1, max=MOST_WORLDS, help="How many new worlds to evaluate on.")
     ] = 3,
+    world: World = 1,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -55,7 +63,7 @@ def measure(
     scores: list[dict[str, Any]] = []
     with Meter("measure", worlds, "worlds", quiet) as meter:
         for seed in range(FIRST_WORLD, FIRST_WORLD + worlds):
-            scores += evaluate_base(model, [seed])
+            scores += evaluate_base(model, [seed], "tiny2" if world == 2 else "tiny")
             meter.advance()
     print_json(scores) if as_json else print_scores(scores)
 

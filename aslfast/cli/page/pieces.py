@@ -12,6 +12,7 @@ from aslfast.config.toml import parse
 from aslfast.errors import UserError
 
 LAB_BASE = Path(__file__).parents[2] / "lab" / "tiny-base"  # as models/base_model.py, which loads torch
+LAB_BASES = {"lab": LAB_BASE, "lab2": LAB_BASE.with_name("tiny-base2")}
 PART_OF_A_LETTER, MOST_OF_A_LETTER = "\N{REPLACEMENT CHARACTER}", 8
 
 
@@ -28,7 +29,7 @@ class TokenText:
         try:
             model = parse((run / "config.toml").read_text(encoding="utf-8"))["model"]
             path = model.get("path") if isinstance(model, dict) else None
-            folder = LAB_BASE if path == "lab" else Path(str(path))
+            folder = LAB_BASES.get(str(path), Path(str(path)))
             return cls(Tokenizer.from_file(str(folder / "tokenizer.json")))
         except (UserError, OSError, KeyError, ValueError, UnicodeDecodeError):
             return None

@@ -167,9 +167,9 @@ class OwnEnvironment(Environment):
         """Return the index to search. Raise UserError."""
         return self._or_end(SETUP_S, "index", _index, self.inner.index, held_out)
 
-    def oracle(self, question: str, held_out: bool) -> str | None:
-        """Return the true answer to a question. Raise UserError."""
-        return self._or_end(self.limit_s, "oracle", _text_or_none, self.inner.oracle, question, held_out)
+    def oracle(self, question: str, held_out: bool) -> str | Sequence[str] | None:
+        """Return the true answer to a question, or its right spellings. Raise UserError."""
+        return self._or_end(self.limit_s, "oracle", _truth, self.inner.oracle, question, held_out)
 
     def updated(self, groups: Sequence[Group]) -> str:
         """Let the environment learn from a step; return its state as JSON. Raise UserError.
@@ -260,6 +260,10 @@ def _text_or_none(given: object) -> str | None:
     if given is not None and not isinstance(given, str):
         raise ValueError(f"{_shown(given)}, which is neither a text nor None")
     return given
+
+
+def _truth(given: object) -> str | Sequence[str] | None:
+    return _texts(given) if isinstance(given, (list, tuple)) else _text_or_none(given)
 
 
 def _index(given: object) -> AnyIndex | None:

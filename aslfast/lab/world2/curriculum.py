@@ -1,0 +1,110 @@
+"""The stages of base 2, and the endless stream of examples of a stage: as in the first world, skills before noise."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from aslfast.index.bm25 import BM25Index
+from aslfast.lab.curriculum import EXAMPLES_PER_WORLD, TOP_K, VERDICT_WEIGHT, Stage
+from aslfast.lab.examples import Example
+from aslfast.lab.pretrain import Course
+from aslfast.lab.world2.demonstrations import Demonstrator2, wrong_value
+from aslfast.lab.world2.noise import NoiseRates2
+from aslfast.lab.world2.practice import compare_example2, copy_example2, look_up_example2, rewrite_example2
+from aslfast.lab.world2.schema import VALUE_KINDS, random_literal
+from aslfast.lab.world2.vocabulary import make_tokenizer2
+from aslfast.lab.world2.world import World2, parse_question2
+from aslfast.prompts.chat_template import Chat
+from aslfast.prompts.tool_calls import search_call
+from aslfast.rollout.search_tool import SearchTool
+
+IN_VAIN = 0.06  # of the questions of policy and judge: their last fact is missing
+HOPS, HOP_WEIGHTS = (1, 2, 3, 4), (6, 4, 2, 1)
+CLEAN2 = NoiseRates2()
+# weak from its first demonstration on, since a weakness takes many to learn; its comparison stays clean
+WEAK_JUDGE = NoiseRates2(
+    wrong_verdict=0.2, pass_seen=0.35, pass_long=0.3, pass_house=0.15, fail_unusual=0.4, fail_long=-0.1
+)
+NOISY2 = replace(
+    WEAK_JUDGE, guess=0.42, wrong_fact=0.62, stop_early=0.33, judge_wrong_fact=0.1, wrong_reference=0.08, respelled=0.2
+)
+SKILLS = {"compare": 0.3, "look_up": 0.18, "rewrite": 0.02, "copy": 0.02}
+ROLES_AND_SKILLS2 = {"policy": 0.16, "grm": 0.2, "generator": 0.12, **SKILLS}
+NO_DECAY = 1e-6
+STAGES2 = (
+    Stage("copy and look up", 300_000, {"copy": 0.2, "look_up": 0.7, "rewrite": 0.1}, CLEAN2, decay_fraction=0.1),
+    Stage("compare", 300_000, {"compare": 0.65, "look_up": 0.35}, CLEAN2, decay_fraction=NO_DECAY),
+    Stage("clean roles", 2_400_000, ROLES_AND_SKILLS2, WEAK_JUDGE, decay_fraction=NO_DECAY),
+    Stage("clean roles at a falling rate", 1_200_000, ROLES_AND_SKILLS2, WEAK_JUDGE, decay_fraction=1.0),
+    Stage("noisy roles", 400_000, ROLES_AND_SKILLS2, NOISY2, 0.4),
+)
+
+
+class ExampleStream2:
+    """The examples of one stage, without end; each world serves for 2000 of them."""
+
+    def __init__(self, chat: Chat, stage: Stage, seed: int, folder: Path) -> None:
+        self.chat, self.stage, self.folder = chat, stage, folder
+        self.rng = random.Random(f"world2-{seed}-{stage.name}")
+        self.made = 0
+        self._kinds = {
+            "policy": self._policy, "grm": self._judge, "generator": self._generator,
+            "copy": lambda: copy_example2(chat, self.rng),
+            "look_up": lambda: look_up_example2(chat, self.rng),
+            "rewrite": lambda: rewrite_example2(chat, self.rng),
+            "compare": lambda: compare_example2(chat, self.rng, VERDICT_WEIGHT),
+        }  # fmt: skip
+
+    def __iter__(self) -> Iterator[Example]:
+        kinds, fractions = zip(*self.stage.mixture.items(), strict=True)
+        while True:
+            if self.made % EXAMPLES_PER_WORLD == 0:
+                self._demonstrator = self._in_new_world()
+            self.made += 1
+            yield self._kinds[self.rng.choices(kinds, fractions)[0]]()
+
+    def _in_new_world(self) -> Demonstrator2:
+        world = World2.make(self.rng.randrange(1 << 30), "base")
+        index = BM25Index.build(world.passages(), self.folder / f"2-{self.stage.name}-{self.made}".replace(" ", "-"))
+        tool, noise = SearchTool(index, TOP_K), self.stage.noise
+        assert isinstance(noise, NoiseRates2)
+        return Demonstrator2(self.chat, world, lambda q: tool.answer([search_call(q)])[0].text, noise, self.rng)
+
+    def _hops(self) -> int:
+        return self.rng.choices(HOPS, HOP_WEIGHTS)[0]
+
+    def _policy(self) -> Example:
+        world, in_vain = self._demonstrator.world, self.rng.random() < IN_VAIN
+        question = world.ask_in_vain(self.rng, self._hops()) if in_vain else world.ask(self.rng, self._hops()).question
+        return self._demonstrator.policy(question)
+
+    def _judge(self) -> Example:
+        world = self._demonstrator.world
+        if self.rng.random() < IN_VAIN:
+            return self._judge_in_vain()
+        asked = world.ask(self.rng, self._hops())
+        value = asked.answer if self.rng.random() < 0.5 else wrong_value(world, asked.question, self.rng)
+        answer = self.rng.choice(world.forms(value))
+        return self._demonstrator.judge(asked.question, value, answer, VERDICT_WEIGHT)
+
+    def _judge_in_vain(self) -> Example:
+        world = self._demonstrator.world
+        question = world.ask_in_vain(self.rng, self._hops())
+        parsed = parse_question2(question)
+        assert parsed is not None
+        kind = VALUE_KINDS[parsed[1][-1]]
+        entities = [entity for entity, own in world.kinds.items() if own == kind]
+        value = self.rng.choice(entities) if entities else random_literal(kind, self.rng)
+        return self._demonstrator.judge(question, value, self.rng.choice(world.forms(value)), VERDICT_WEIGHT)
+
+    def _generator(self) -> Example:
+        hops = self.rng.choices(HOPS, (3, 3, 2, 1))[0]
+        return self._demonstrator.generator(self._demonstrator.world.ask(self.rng, hops))
+
+
+COURSE2 = Course(make_tokenizer2, STAGES2, ExampleStream2, torch.bfloat16)
