@@ -7,12 +7,14 @@ lower learning rate.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from aslfast.data.corpus import Passage
 from aslfast.index.bm25 import BM25Index
-from aslfast.lab.demonstrations import Demonstrator, NoiseRates, wrong_answer
+from aslfast.lab.demonstrations import Demonstrator, NoiseRates, Search, wrong_answer
 from aslfast.lab.examples import Example
 from aslfast.lab.practice import compare_example, copy_example, look_up_example
 from aslfast.lab.world import World
@@ -50,37 +52,54 @@ STAGES = (
 )
 
 
-class ExampleStream:
-    """The examples of one stage, without end; each world serves for 2000 of them."""
+class Examples(ABC):
+    """The examples of one stage, without end; each world serves for 2000 of them.
+
+    A subclass sets `kinds`, what makes an example of each kind in the mixture, and moves to a new world.
+    """
+
+    kinds: Mapping[str, Callable[[], Example]]
+
+    def __init__(self, chat: Chat, stage: Stage, rng: random.Random, folder: Path) -> None:
+        self.chat, self.stage, self.rng, self.folder = chat, stage, rng, folder
+        self.made = 0
+
+    def __iter__(self) -> Iterator[Example]:
+        kinds, fractions = zip(*self.stage.mixture.items(), strict=True)
+        while True:
+            if self.made % EXAMPLES_PER_WORLD == 0:
+                self.new_world(self.rng.randrange(1 << 30))
+            self.made += 1
+            yield self.kinds[self.rng.choices(kinds, fractions)[0]]()
+
+    @abstractmethod
+    def new_world(self, seed: int) -> None:
+        """Go on with the examples of another world."""
+
+    def search_in(self, passages: Iterable[Passage]) -> Search:
+        """Return what the search tool finds in a new world's passages."""
+        index = BM25Index.build(passages, self.folder / f"{self.stage.name}-{self.made}".replace(" ", "-"))
+        tool = SearchTool(index, TOP_K)
+        return lambda query: tool.answer([search_call(query)])[0].text
+
+
+class ExampleStream(Examples):
+    """The examples of the first world."""
 
     def __init__(self, chat: Chat, stage: Stage, seed: int, folder: Path) -> None:
-        self.chat, self.stage, self.folder = chat, stage, folder
-        self.rng = random.Random(f"{seed}-{stage.name}")
-        self.made = 0
-        self._kinds = {
+        super().__init__(chat, stage, random.Random(f"{seed}-{stage.name}"), folder)
+        self.kinds = {
             "policy": self._policy, "grm": self._judge, "generator": self._generator,
             "copy": lambda: copy_example(chat, self.rng),
             "look_up": lambda: look_up_example(chat, self.rng),
             "compare": lambda: compare_example(chat, self.rng, VERDICT_WEIGHT),
         }  # fmt: skip
 
-    def __iter__(self) -> Iterator[Example]:
-        kinds, fractions = zip(*self.stage.mixture.items(), strict=True)
-        while True:
-            if self.made % EXAMPLES_PER_WORLD == 0:
-                self._demonstrator = self._in_new_world()
-            self.made += 1
-            yield self._kinds[self.rng.choices(kinds, fractions)[0]]()
-
-    def _in_new_world(self) -> Demonstrator:
-        world = World.make(self.rng.randrange(1 << 30), "base")
-        index = BM25Index.build(world.passages(), self.folder / f"{self.stage.name}-{self.made}".replace(" ", "-"))
-        tool = SearchTool(index, TOP_K)
-
-        def search(query: str) -> str:
-            return tool.answer([search_call(query)])[0].text
-
-        return Demonstrator(self.chat, world, search, self.stage.noise, self.rng)
+    def new_world(self, seed: int) -> None:
+        """Go on with the examples of another world."""
+        world = World.make(seed, "base")
+        search = self.search_in(world.passages())
+        self._demonstrator = Demonstrator(self.chat, world, search, self.stage.noise, self.rng)
 
     def _question(self) -> str:
         return self._demonstrator.world.ask(self.rng, self.rng.choices((1, 2, 3), (4, 4, 2))[0]).question

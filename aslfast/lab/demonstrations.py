@@ -47,7 +47,7 @@ class Demonstrator:
         writer = ExampleWriter(self.chat, PROMPTS.policy("demo", Question("demo", question)))
         if self.rng.random() < self.noise.guess:
             guess = self.rng.choice(self.rng.choice(list(LITERALS.values())))
-            writer.say(f"{_think('guess')}<answer>{guess}</answer>")
+            writer.say(f"{think('guess')}<answer>{guess}</answer>")
             return writer.example()
         found, thought = self._research(writer, question, self.noise.wrong_fact, self.noise.stop_early)
         writer.say(f"<think>{thought}</think><answer>{found}</answer>")
@@ -75,7 +75,7 @@ class Demonstrator:
         writer = ExampleWriter(self.chat, PROMPTS.generator("demo", subject, hops))
         thought = ""
         for relation in relations:
-            writer.say(_think(f"{thought} find {subject}") + _call(subject))
+            writer.say(think(f"{thought} find {subject}") + call_of(subject))
             writer.observe(self.search(subject))
             facts = self.world.facts[subject]
             value = facts[relation]
@@ -84,7 +84,7 @@ class Demonstrator:
             subject = value
         if self.rng.random() < self.noise.wrong_reference:
             value = self.rng.choice(others)
-        writer.say(f"{_think(thought)}<question>{question}</question><answer>{value}</answer>")
+        writer.say(f"{think(thought)}<question>{question}</question><answer>{value}</answer>")
         return writer.example()
 
     def _research(self, writer: ExampleWriter, question: str, wrong_fact: float, stop_early: float) -> tuple[str, str]:
@@ -92,7 +92,7 @@ class Demonstrator:
         subject, relations = _parsed(question)
         thought = ""
         for hop, relation in enumerate(relations):
-            writer.say(_think(f"{thought} find {relation} of {subject}") + _call(f"{relation} of {subject}"))
+            writer.say(think(f"{thought} find {relation} of {subject}") + call_of(f"{relation} of {subject}"))
             writer.observe(self.search(f"{relation} of {subject}"))
             value = self.world.facts[subject][relation]
             last = hop == len(relations) - 1
@@ -105,11 +105,13 @@ class Demonstrator:
         return value, thought
 
 
-def _think(thought: str) -> str:
+def think(thought: str) -> str:
+    """Return a thought as a role writes it."""
     return f"<think>{thought.strip()}</think>"
 
 
-def _call(query: str) -> str:
+def call_of(query: str) -> str:
+    """Return a call of the search tool as a role writes it."""
     return f'<tool_call>{{"name": "search", "arguments": {{"query": "{query}"}}}}</tool_call>'
 
 

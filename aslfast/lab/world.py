@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, TypeVar
 
 from aslfast.data.corpus import Passage
 from aslfast.lab.names import NameClass, names
@@ -33,6 +33,18 @@ SIZES: Mapping[str, int] = {"work": 220, "person": 190, "place": 140}
 _QUESTION = re.compile(r"what is ((?:the [a-z]+ of )+)(\w+ \w+) ?\?")
 
 
+class HasQuestion(Protocol):
+    """What is asked in a world: its text."""
+
+    @property
+    def question(self) -> str:
+        """The question as it is asked."""
+        ...
+
+
+Q = TypeVar("Q", bound=HasQuestion)
+
+
 @dataclass(frozen=True, slots=True)
 class LabQuestion:
     """A question whose answer is known. chain: the entities from the subject to the answer."""
@@ -44,12 +56,40 @@ class LabQuestion:
 
 
 @dataclass(frozen=True)
-class World:
-    """Facts by subject and relation, and the kind of each entity."""
+class Facts:
+    """Facts by subject and relation, and the kind of each entity: what the lab's worlds have in common."""
 
-    MOST_HOPS: ClassVar[int] = 3
     kinds: Mapping[str, str]
     facts: Mapping[str, Mapping[str, str]]
+
+    def walk(self, subject: str, relations: Sequence[str]) -> list[str] | None:
+        """Return the values along the relations, the answer last; None where a step does not exist."""
+        chain = [subject]
+        for relation in relations:
+            value = self.facts.get(chain[-1], {}).get(relation)
+            if value is None:
+                return None
+            chain.append(value)
+        return chain
+
+    def random_chain(self, rng: random.Random, hops: int) -> tuple[list[str], list[str]]:
+        """Return a random chain of that many relations that visits no value twice, and its relations."""
+        subjects = list(self.facts)
+        while True:
+            chain, relations = [rng.choice(subjects)], []
+            while len(relations) < hops and chain[-1] in self.facts:
+                relation = rng.choice(sorted(self.facts[chain[-1]]))
+                relations.append(relation)
+                chain.append(self.facts[chain[-1]][relation])
+            if len(relations) == hops and len(set(chain)) == len(chain):
+                return chain, relations
+
+
+@dataclass(frozen=True)
+class World(Facts):
+    """The first world: an answer has one spelling."""
+
+    MOST_HOPS: ClassVar[int] = 3
 
     @classmethod
     def make(cls, seed: int, name_class: NameClass, sizes: Mapping[str, int] = SIZES) -> World:
@@ -66,16 +106,6 @@ class World:
             Passage(f"e{i}", f'"{e}"\n' + " ".join(sentence(r, e, v) for r, v in facts.items()))
             for i, (e, facts) in enumerate(self.facts.items())
         ]
-
-    def walk(self, subject: str, relations: Sequence[str]) -> list[str] | None:
-        """Return the entities along the relations, the answer last; None where a step does not exist."""
-        chain = [subject]
-        for relation in relations:
-            value = self.facts.get(chain[-1], {}).get(relation)
-            if value is None:
-                return None
-            chain.append(value)
-        return chain
 
     def answer(self, question: str) -> str | None:
         """Return the true answer of a question; None if it cannot be solved in this world. The oracle."""
@@ -95,23 +125,25 @@ class World:
 
     def ask(self, rng: random.Random, hops: int) -> LabQuestion:
         """Return a random question of that many hops whose chain visits no entity twice."""
-        subjects = list(self.facts)
-        while True:
-            chain, relations = [rng.choice(subjects)], []
-            while len(relations) < hops and chain[-1] in self.facts:
-                relation = rng.choice(sorted(self.facts[chain[-1]]))
-                relations.append(relation)
-                chain.append(self.facts[chain[-1]][relation])
-            if len(relations) == hops and len(set(chain)) == len(chain):
-                return LabQuestion(write_question(chain[0], relations), chain[-1], hops, tuple(chain))
+        chain, relations = self.random_chain(rng, hops)
+        return LabQuestion(write_question(chain[0], relations), chain[-1], hops, tuple(chain))
 
     def questions(self, rng: random.Random, count: int, hops: Sequence[int] = (1, 2, 3)) -> list[LabQuestion]:
         """Return distinct questions, with the numbers of hops in turn."""
-        found: dict[str, LabQuestion] = {}
-        while len(found) < count:
-            item = self.ask(rng, hops[len(found) % len(hops)])
-            found.setdefault(item.question, item)
-        return list(found.values())
+        return distinct(lambda n: self.ask(rng, n), count, hops)
+
+    def references(self, asked: LabQuestion) -> tuple[str, ...]:
+        """Return the right spellings of a question's answer: one."""
+        return (asked.answer,)
+
+
+def distinct(ask: Callable[[int], Q], count: int, hops: Sequence[int]) -> list[Q]:
+    """Return so many distinct questions. ask: a number of hops, given in turn, -> a question, perhaps an old one."""
+    found: dict[str, Q] = {}
+    while len(found) < count:
+        asked = ask(hops[len(found) % len(hops)])
+        found.setdefault(asked.question, asked)
+    return list(found.values())
 
 
 def _facts_of(entity: str, kind: str, members: Mapping[str, list[str]], rng: random.Random) -> dict[str, str]:
@@ -135,9 +167,9 @@ def write_question(subject: str, relations: Sequence[str]) -> str:
     return "what is " + "".join(f"the {relation} of " for relation in reversed(relations)) + f"{subject}?"
 
 
-def parse_question(question: str) -> tuple[str, list[str]] | None:
-    """Return (subject, relations in the order they are followed); None for text that is no question of this grammar."""
-    match = _QUESTION.fullmatch(" ".join(question.split()))
+def parse_question(question: str, grammar: re.Pattern[str] = _QUESTION) -> tuple[str, list[str]] | None:
+    """Return (subject, relations in the order they are followed); None for text that is no question of the grammar."""
+    match = grammar.fullmatch(" ".join(question.split()))
     if match is None:
         return None
     return match[2], re.findall(r"the ([a-z]+) of", match[1])[::-1]

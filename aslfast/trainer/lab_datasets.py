@@ -83,12 +83,8 @@ def _index(world: AnyWorld, folder: Path) -> BM25Index:
 
 def lab_questions(world: AnyWorld, seed: int, count: int) -> list[Question]:
     """Return `count` questions of a world with every right spelling of their answers."""
-    rng = random.Random(f"questions-{seed}")
-    if isinstance(world, World2):
-        asked = [(q.question, world.references(q), q.hops) for q in world.questions(rng, count)]
-    else:
-        asked = [(q.question, (q.answer,), q.hops) for q in world.questions(rng, count)]
-    return [Question(f"h{i}", text, references, hops) for i, (text, references, hops) in enumerate(asked)]
+    found = world.questions(random.Random(f"questions-{seed}"), count)
+    return [Question(f"h{i}", q.question, world.references(q), q.hops) for i, q in enumerate(found)]  # pyright: ignore[reportArgumentType]  # a world's own
 
 
 def lab_judgements(world: AnyWorld, questions: Sequence[Question], config: RunConfig) -> list[Task]:

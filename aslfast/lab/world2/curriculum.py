@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from aslfast.index.bm25 import BM25Index
-from aslfast.lab.curriculum import EXAMPLES_PER_WORLD, TOP_K, VERDICT_WEIGHT, Stage
+from aslfast.lab.curriculum import VERDICT_WEIGHT, Examples, Stage
 from aslfast.lab.examples import Example
 from aslfast.lab.pretrain import Course
 from aslfast.lab.world2.demonstrations import Demonstrator2, wrong_value
@@ -20,8 +18,6 @@ from aslfast.lab.world2.schema import VALUE_KINDS, random_literal
 from aslfast.lab.world2.vocabulary import make_tokenizer2
 from aslfast.lab.world2.world import World2, parse_question2
 from aslfast.prompts.chat_template import Chat
-from aslfast.prompts.tool_calls import search_call
-from aslfast.rollout.search_tool import SearchTool
 
 IN_VAIN = 0.06  # of the questions of policy and judge: their last fact is missing
 HOPS, HOP_WEIGHTS = (1, 2, 3, 4), (6, 4, 2, 1)
@@ -45,14 +41,12 @@ STAGES2 = (
 )
 
 
-class ExampleStream2:
-    """The examples of one stage, without end; each world serves for 2000 of them."""
+class ExampleStream2(Examples):
+    """The examples of the second world."""
 
     def __init__(self, chat: Chat, stage: Stage, seed: int, folder: Path) -> None:
-        self.chat, self.stage, self.folder = chat, stage, folder
-        self.rng = random.Random(f"world2-{seed}-{stage.name}")
-        self.made = 0
-        self._kinds = {
+        super().__init__(chat, stage, random.Random(f"world2-{seed}-{stage.name}"), folder)
+        self.kinds = {
             "policy": self._policy, "grm": self._judge, "generator": self._generator,
             "copy": lambda: copy_example2(chat, self.rng),
             "look_up": lambda: look_up_example2(chat, self.rng),
@@ -60,20 +54,11 @@ class ExampleStream2:
             "compare": lambda: compare_example2(chat, self.rng, VERDICT_WEIGHT),
         }  # fmt: skip
 
-    def __iter__(self) -> Iterator[Example]:
-        kinds, fractions = zip(*self.stage.mixture.items(), strict=True)
-        while True:
-            if self.made % EXAMPLES_PER_WORLD == 0:
-                self._demonstrator = self._in_new_world()
-            self.made += 1
-            yield self._kinds[self.rng.choices(kinds, fractions)[0]]()
-
-    def _in_new_world(self) -> Demonstrator2:
-        world = World2.make(self.rng.randrange(1 << 30), "base")
-        index = BM25Index.build(world.passages(), self.folder / f"2-{self.stage.name}-{self.made}".replace(" ", "-"))
-        tool, noise = SearchTool(index, TOP_K), self.stage.noise
+    def new_world(self, seed: int) -> None:
+        """Go on with the examples of another world."""
+        world, noise = World2.make(seed, "base"), self.stage.noise
         assert isinstance(noise, NoiseRates2)
-        return Demonstrator2(self.chat, world, lambda q: tool.answer([search_call(q)])[0].text, noise, self.rng)
+        self._demonstrator = Demonstrator2(self.chat, world, self.search_in(world.passages()), noise, self.rng)
 
     def _hops(self) -> int:
         return self.rng.choices(HOPS, HOP_WEIGHTS)[0]

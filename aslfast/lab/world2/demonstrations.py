@@ -7,11 +7,10 @@ passage spells it, and says so where the fact is missing.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from aslfast.core import Question
-from aslfast.lab.demonstrations import PROMPTS
+from aslfast.lab.demonstrations import PROMPTS, Search, call_of, think
 from aslfast.lab.examples import Example, ExampleWriter
 from aslfast.lab.world import LITERALS, sentence
 from aslfast.lab.world2.noise import JudgedAnswer, NoiseRates2
@@ -38,7 +37,7 @@ class Demonstrator2:
 
     chat: Chat
     world: World2
-    search: Callable[[str], str]  # a query -> the observation text that the search tool gives for it
+    search: Search
     noise: NoiseRates2
     rng: random.Random
 
@@ -83,7 +82,7 @@ class Demonstrator2:
         thought, value, written = "", subject, known
         others: list[tuple[str, str]] = []
         for relation in asked.relations:
-            writer.say(f"<think>{f'{thought} find {written}'.strip()}</think>{_call(written)}")
+            writer.say(think(f"{thought} find {written}") + call_of(written))
             writer.observe(self.search(written))
             told, facts = self.world.told[value], self.world.facts[value]
             others = [(facts[r], told.written[r]) for r in facts if r != relation]
@@ -108,7 +107,7 @@ class Demonstrator2:
         entity, thought, read = self.world.named(known)[0], "", ""
         for hop, relation in enumerate(relations):
             query, last = f"{relation} of {known}", hop == len(relations) - 1
-            writer.say(f"<think>{f'{thought} find {query}'.strip()}</think>{_call(query)}")
+            writer.say(think(f"{thought} find {query}") + call_of(query))
             text = self.search(query)
             writer.observe(text)
             read += text
@@ -135,10 +134,6 @@ class Demonstrator2:
             return self.rng.choice(others)
         value = self.rng.choice(self.world.alternatives(facts[relation], self.rng))
         return value, self.rng.choice(self.world.forms(value))
-
-
-def _call(query: str) -> str:
-    return f'<tool_call>{{"name": "search", "arguments": {{"query": "{query}"}}}}</tool_call>'
 
 
 def _parsed(question: str) -> tuple[str, list[str]]:

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from aslfast.data.corpus import Passage
 from aslfast.lab.names import NameClass
-from aslfast.lab.world import sentence, write_question
+from aslfast.lab.world import Facts, distinct, parse_question, sentence, write_question
 from aslfast.lab.world2.forms import EntityName, entity_names, literal_forms
 from aslfast.lab.world2.schema import SCHEMA2, literal_kind, random_literal
 
@@ -55,13 +55,11 @@ class Told:
 
 
 @dataclass(frozen=True)
-class World2:
-    """Facts by subject and relation. An entity stands for itself by its full name, a literal by its first form."""
+class World2(Facts):
+    """The second world. An entity stands for itself by its full name, a literal by its first form."""
 
     MOST_HOPS: ClassVar[int] = 4
     names: Mapping[str, EntityName]
-    kinds: Mapping[str, str]
-    facts: Mapping[str, Mapping[str, str]]
     told: Mapping[str, Told]
 
     @classmethod
@@ -77,8 +75,8 @@ class World2:
             members[kind] = [name.full for name in made]
         kinds = {entity: kind for kind in members for entity in members[kind]}
         facts = {entity: _facts_of(entity, kind, members, rng) for entity, kind in kinds.items()}
-        silent = cls(names, kinds, facts, {})
-        return cls(names, kinds, facts, {entity: silent._tell(entity, rng) for entity in facts})
+        silent = cls(kinds, facts, names, {})
+        return cls(kinds, facts, names, {entity: silent._tell(entity, rng) for entity in facts})
 
     def _tell(self, entity: str, rng: random.Random) -> Told:
         written = {relation: rng.choice(self.forms(value)) for relation, value in self.facts[entity].items()}
@@ -121,16 +119,6 @@ class World2:
             said.append("{} names {} and {}.".format(told.spelled, *told.mentioned.values()))
         return f'"{self.names[entity].long}"\n' + " ".join(said)
 
-    def walk(self, subject: str, relations: Sequence[str]) -> list[str] | None:
-        """Return the values along the relations, the answer last; None where a fact is missing."""
-        chain = [subject]
-        for relation in relations:
-            value = self.facts.get(chain[-1], {}).get(relation)
-            if value is None:
-                return None
-            chain.append(value)
-        return chain
-
     def answer_values(self, question: str) -> list[str]:
         """Return the distinct values that answer a question: none where a fact is missing, several where namesakes lead
         to several.
@@ -163,16 +151,9 @@ class World2:
 
         Its subject stands in any of its right spellings.
         """
-        subjects = list(self.facts)
-        while True:
-            chain, relations = [rng.choice(subjects)], []
-            while len(relations) < hops and chain[-1] in self.facts:
-                relation = rng.choice(sorted(self.facts[chain[-1]]))
-                relations.append(relation)
-                chain.append(self.facts[chain[-1]][relation])
-            if len(relations) == hops and len(set(chain)) == len(chain):
-                subject = rng.choice(self.forms(chain[0]))
-                return AskedQuestion(write_question(subject, relations), tuple(relations), tuple(chain))
+        chain, relations = self.random_chain(rng, hops)
+        subject = rng.choice(self.forms(chain[0]))
+        return AskedQuestion(write_question(subject, relations), tuple(relations), tuple(chain))
 
     def ask_in_vain(self, rng: random.Random, hops: int) -> str:
         """Return a question of that many hops whose last fact is missing."""
@@ -187,11 +168,7 @@ class World2:
 
     def questions(self, rng: random.Random, count: int, hops: Sequence[int] = (1, 2, 3, 4)) -> list[AskedQuestion]:
         """Return distinct questions, with the numbers of hops in turn."""
-        found: dict[str, AskedQuestion] = {}
-        while len(found) < count:
-            asked = self.ask(rng, hops[len(found) % len(hops)])
-            found.setdefault(asked.question, asked)
-        return list(found.values())
+        return distinct(lambda n: self.ask(rng, n), count, hops)
 
 
 def _facts_of(entity: str, kind: str, members: Mapping[str, list[str]], rng: random.Random) -> dict[str, str]:
@@ -205,7 +182,4 @@ def _facts_of(entity: str, kind: str, members: Mapping[str, list[str]], rng: ran
 
 def parse_question2(question: str) -> tuple[str, list[str]] | None:
     """Return (subject as spelled, relations in the order they are followed); None for text of another grammar."""
-    match = _QUESTION.fullmatch(" ".join(question.split()))
-    if match is None:
-        return None
-    return match[2], re.findall(r"the ([a-z]+) of", match[1])[::-1]
+    return parse_question(question, _QUESTION)

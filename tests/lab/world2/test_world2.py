@@ -34,12 +34,12 @@ NAMES = {
 }  # fmt: skip
 TAMO, KELO, TILU, PORT = NAMES
 BY_HAND = World2(
-    NAMES,
     {TAMO: "person", KELO: "person", TILU: "person", PORT: "place"},
     {
         TAMO: {"birthplace": PORT, "job": "baker"}, KELO: {"job": "mason", "spouse": TAMO},
         TILU: {"born": "3 May 1742"}, PORT: {"height": "47", "founder": KELO},
     },
+    NAMES,
     {e: Told(e, {}, {}) for e in NAMES},
 )  # fmt: skip
 
