@@ -122,10 +122,13 @@ class OwnPhase(ABC):
     """
 
     roles: Sequence[str] = ()  # that play, in the order in which their adapters learn
+    options_kind: type | None = None  # the options' dataclass: read when the phase is made, so that a wrong one is told
     state: Any = None
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         self.config, self.options = config, options
+        if self.options_kind:
+            self.options_as(self.options_kind)
 
     def options_as(self, kind: type[T]) -> T:
         """Return the options as they are now, as this frozen dataclass. Raise UserError for what it has not."""

@@ -13,11 +13,11 @@ step that is the answer itself is left out before the thought, since an answer e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from aslfast.core import Turn
-from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
+from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, Task, TaskContext, Trajectory
 from aslfast.rewards import exact_match
 
 THOUGHTS = (  # of the ten that the code draws from
@@ -81,10 +81,7 @@ class AgentR(OwnPhase):
     """A play is the attempts at a question. The role `critic`, on the policy's adapter, says which step is wrong."""
 
     roles = ("policy",)
-
-    def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
-        super().__init__(config, options)
-        self.options_as(AgentROptions)
+    options_kind = AgentROptions
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         return context.data.real_questions

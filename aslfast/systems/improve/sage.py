@@ -64,11 +64,11 @@ class SAGE(OwnPhase):
     """The role `first`, on the policy's adapter, answers and leaves a skill; the policy answers with it."""
 
     roles = ("first", "policy")
+    options_kind = SAGEOptions
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
         self.questions: Sequence[Question] = ()
-        self.options_as(SAGEOptions)
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         self.questions = context.data.real_questions

@@ -12,13 +12,13 @@ demonstrations are needed; the size of a group is not public and ours.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from aslfast.filters import Check, filtered
-from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
+from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, Task, TaskContext, Trajectory
 from aslfast.rewards import exact_match, normalize
 from aslfast.systems.preference.compared import choice
 from aslfast.systems.selfplay.spc import SolutionStep, step_of
@@ -43,10 +43,7 @@ class ACT(OwnPhase):
     """A play is one pair of actions. The roles `novice`, which takes one turn, and `critic` are the policy."""
 
     roles = ("critic",)
-
-    def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
-        super().__init__(config, options)
-        self.options_as(ACTOptions)
+    options_kind = ACTOptions
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         return context.data.real_questions

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
+from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, Task, TaskContext, Trajectory
 from aslfast.rewards import normalize
 
 
@@ -46,10 +46,6 @@ class Compared(OwnPhase):
 
     roles = ("policy",)
     options_kind: type[ComparedOptions] = ComparedOptions
-
-    def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
-        super().__init__(config, options)
-        self.options_as(self.options_kind)
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         return context.data.real_questions

@@ -46,11 +46,11 @@ class Eva(OwnPhase):
     """A task is a question of the pool, a play the answers to it or to what the creator makes of it."""
 
     roles = ("policy",)
+    options_kind = EvaOptions
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
         self.state = Pool()
-        self.options_as(EvaOptions)
 
     def tasks(self, context: TaskContext) -> list[Question]:
         if not self.state.items:

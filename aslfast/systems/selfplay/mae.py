@@ -68,11 +68,11 @@ class MAE(OwnPhase):
     """A play: the proposer asks, the solver answers a question of the pool, the judge scores a pair of the other."""
 
     roles = ("generator", "policy", "grm")
+    options_kind = MAEOptions
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
         self.state = Pools()
-        self.options_as(MAEOptions)
 
     def tasks(self, context: TaskContext) -> list[Question]:
         return [Question(str(i), topic) for i, topic in enumerate(context.data.topics)]

@@ -81,12 +81,12 @@ class PasoDoble(OwnPhase):
     """A play: a passage about a topic, a question from it, the solver's answers; or answers to a buffered question."""
 
     roles = ("generator", "policy")
+    options_kind = PasoDobleOptions
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
         self.state = Memory()
         self._solving = False
-        self.options_as(PasoDobleOptions)
 
     def tasks(self, context: TaskContext) -> list[Question]:
         options = self.options_as(PasoDobleOptions)

@@ -61,11 +61,11 @@ class SEIF(OwnPhase):
     """A play: conditions to a question, which the filter passes, and the follower's answers, which the judge checks."""
 
     roles = ("generator", "policy")
+    options_kind = SEIFOptions
 
     def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
         super().__init__(config, options)
         self._following = False
-        self.options_as(SEIFOptions)
 
     def tasks(self, context: TaskContext) -> list[Question]:
         self._following = context.state.phase_step >= self.options_as(SEIFOptions).instructor_steps

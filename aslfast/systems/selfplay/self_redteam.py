@@ -7,10 +7,10 @@ one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
+from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, Task, TaskContext, Trajectory
 from aslfast.rewards import normalize
 
 KINDS = {"answerable": "that one passage answers", "trap": "built on something that no passage says or that is untrue"}
@@ -74,10 +74,7 @@ class SelfRedTeam(OwnPhase):
     """
 
     roles = ("generator", "policy")
-
-    def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
-        super().__init__(config, options)
-        self.options_as(SelfRedTeamOptions)
+    options_kind = SelfRedTeamOptions
 
     def tasks(self, context: TaskContext) -> list[Question]:
         kinds = list(KINDS) if self.options_as(SelfRedTeamOptions).traps else list(KINDS)[:1]

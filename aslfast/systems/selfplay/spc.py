@@ -7,13 +7,13 @@ and 0.15 times the likelihood of what won (`loss.sft_coef`).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 from aslfast.filters import Check, Filtered, filtered
-from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, RunConfig, Task, TaskContext, Trajectory
+from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, Task, TaskContext, Trajectory
 from aslfast.prompts.templates import fill
 from aslfast.rewards import exact_match, normalize
 
@@ -70,10 +70,7 @@ class SPC(OwnPhase):
     ones the critic learns, against the generator as the round began."""
 
     roles = ("generator", "grm")
-
-    def __init__(self, config: RunConfig, options: Mapping[str, object]) -> None:
-        super().__init__(config, options)
-        self.options_as(SPCOptions)
+    options_kind = SPCOptions
 
     def tasks(self, context: TaskContext) -> Sequence[Question]:
         return context.data.real_questions
