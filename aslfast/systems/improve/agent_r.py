@@ -20,12 +20,12 @@ from aslfast.core import Turn
 from aslfast.phase import OwnPhase, Play, Played, Question, RewardOf, Task, TaskContext, Trajectory
 from aslfast.rewards import exact_match
 
-THOUGHTS = (  # of the ten that the code draws from
-    "I realize my approach was flawed. I need to revise it.",
-    "I took the wrong steps. I need to identify the right path.",
-    "My actions were incorrect. I must adjust my strategy.",
-    "I see an error in my actions. I need to fix it.",
-    "I went off course. I need to steer back on track.",
+THOUGHTS = (  # in our own words; the code draws from ten
+    "That step led nowhere. I go back and choose another way.",
+    "This does not lead to the answer. I start again from before it.",
+    "I followed the wrong trail, so I leave it here.",
+    "What I did last was a mistake. I do it differently now.",
+    "I was on the wrong path. The next step has to be another one.",
 )
 NO_VERSION = -1  # of the adapter: no version of it said all of a spliced text
 
