@@ -126,14 +126,17 @@ def main() -> None:
     parser.add_argument("--made-at", help="commit that made the runs that have no stamp of their own")
     parser.add_argument("--allow-dirty", action="store_true")
     args = parser.parse_args()
-    claims, made = read_claims(FILES[args.world]), stamp("claims", args.allow_dirty)
+    try:
+        claims = read_claims(FILES[args.world])
+    except UserError as error:
+        parser.error(str(error))
     if args.claim not in claims:
         parser.error(f"claim {args.claim!r}: world {args.world} has {', '.join(claims)}")
     claim = claims[args.claim]
     seeds = args.seeds or list(range(claim.seeds))
     if len(set(seeds)) < 3:
         parser.error("--seeds: at least 3 different ones, or the interval says nothing")
-    made_at = git("rev-parse", args.made_at) if args.made_at else None
+    made, made_at = stamp("claims", args.allow_dirty), git("rev-parse", args.made_at) if args.made_at else None
     try:
         if not args.collect:
             train_all(claim, seeds, args.out, args.jobs, made)
