@@ -146,7 +146,7 @@ def test_eval_reads_the_adapters_in_bfloat16(whole, data):
     unrounded = json.loads((whole / "real.json").read_text())["evaluations"]["dev"]["rule"]["policy"]
     assert told["searches"] == pytest.approx(unrounded["searches"], abs=0.5)
     evaluated, trained = cold_config(settings, place), rule_config(settings, place, full)
-    assert evaluated.temperature_of("policy") == trained.temperature_of("policy")
+    assert evaluated.temperature_of("policy") == trained.temperature_of("policy") == 1.0
 
 
 def test_it_starts_from_given_adapters(whole, data, tmp_path):

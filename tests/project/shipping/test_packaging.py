@@ -285,7 +285,7 @@ def test_the_steps_of_the_container_lead_to_the_wheels(
 ) -> None:
     """Every copy and command, pip's and apt's recorded; then the wheels are installed and its ENTRYPOINT is run.
 
-    Of the extras only `train` is installed, which all others of a container hold: what else they need is not at hand.
+    Of CUDA's extras only `train` is installed, which `sglang` holds: what else they need is not at hand.
     """
     context, image = tmp_path / "context", tmp_path / "image"
     (context / "dist").mkdir(parents=True)
@@ -296,11 +296,12 @@ def test_the_steps_of_the_container_lead_to_the_wheels(
     users = run_steps(file, context, image, IN_THE_IMAGE, os.environ | {"IMAGE": str(image)})
     assert set(users) == {"root"} and (image / "data").is_dir() and not (image / "wheels").exists()
     assert not list(image.glob("var/lib/apt/lists/*"))
-    *before, rest = (image / "pip").read_text().splitlines()
-    assert f"--find-links {image}/wheels" in rest
-    assert file.suffix == ".cuda" or re.search(r"/whl/cpu torch==[\d.]+$", before[0])
-    assert set(re.search(r"aslfast\[(.*)\]$", rest)[1].split(",")) <= extras_of(wheel)
-    python = installed([wheel, kernels_wheel], {"train"}, tmp_path)
+    *torch, rest = (image / "pip").read_text().splitlines()
+    assert f"--find-links {image}/wheels" in rest and len(torch) == (file.suffix == ".cpu")
+    assert all(re.search(r"/whl/cpu torch==[\d.]+$", line) for line in torch)
+    extras = set(re.search(r"aslfast\[(.*)\]$", rest)[1].split(","))
+    assert extras <= extras_of(wheel)
+    python = installed([wheel, kernels_wheel], extras if file.suffix == ".cpu" else {"train"}, tmp_path)
     entry = json.loads(dict(instructions(file))["ENTRYPOINT"])
     assert "Usage: aslfast" in run(python.parent / entry[0], "--help", cwd=tmp_path, **alone(python))
 
