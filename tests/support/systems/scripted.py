@@ -1,8 +1,10 @@
 """One scripted step of a phase of a system: the policy says what a script says, about one labelled question."""
 
+import asyncio
 import dataclasses
 
 from aslfast.core import Question
+from aslfast.phase import Play
 from tests.support.scripted_world import WORLD, play
 from tests.support.systems.played import Played
 
@@ -25,3 +27,10 @@ def play_scripted(make_context, path, script, *settings, plays=4):
     context.data = dataclasses.replace(context.data, labelled=[QUESTION])
     (line,) = play(context)
     return Played(context.checkpointer.run.path, [line]).rows, line, context
+
+
+def play_once(kind, context, task, number=0):
+    """The acts of one play of a task by a phase of this class, and the play."""
+    phase = kind(context.config, context.config.own_phase[kind.__name__].options)
+    play = Play(context.start_step().for_group(), task, number)
+    return asyncio.run(phase.play(play, task)), play

@@ -1,13 +1,11 @@
 """ACT: what a choice earns, what is compared with what, and a round in the lab."""
 
-import asyncio
-
 import pytest
 
 from aslfast.core import Task
-from aslfast.phase import Play
 from aslfast.systems.preference.act import ACT, choice_reward
 from tests.support.systems.played import play_killed, play_small
+from tests.support.systems.scripted import play_once
 
 SMALL = ("own_phase.ACT.tasks_per_step=8", "own_phase.ACT.group_size=1", "own_phase.ACT.options.choices=4",
          "policy.group_size=4")  # fmt: skip
@@ -39,9 +37,7 @@ def compared(make_context, number=0, step="answer", right=True, own="Bergen", ch
         return [f"<answer>{own}</answer>"] if last.startswith("go on: ") else [f"<choice>{choose}</choice>"]
 
     context = make_context(script=script, overrides=[*OVERRIDES, f"own_phase.ACT.options.step={step}"])
-    phase = ACT(context.config, context.config.own_phase["ACT"].options)
-    play = Play(context.start_step().for_group(), Task("t", "critic", "", "Which town?", ("Oslo",)), number)
-    acts = asyncio.run(phase.play(play, play.task))
+    acts, play = play_once(ACT, context, Task("t", "critic", "", "Which town?", ("Oslo",)), number)
     return [(a.task.role, play.settled(a, None)) for a in acts], play.context.counters.failed_checks, acts
 
 

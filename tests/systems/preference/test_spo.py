@@ -1,14 +1,12 @@
 """SPO: win rates by hand, a play of scripted answers, and a round in the lab."""
 
-import asyncio
-
 import pytest
 
 from aslfast.core import Task
-from aslfast.phase import Play
 from aslfast.systems.preference.compared import choice, win_rates
 from aslfast.systems.preference.spo import SPO
 from tests.support.systems.played import play_killed, play_small
+from tests.support.systems.scripted import play_once
 
 SMALL = ("own_phase.SPO.tasks_per_step=3", "own_phase.SPO.group_size=1", "own_phase.SPO.options.answers=4")
 OVERRIDES = [
@@ -43,9 +41,7 @@ def settled(make_context, answers, prefer):
         return [f"<choice>{prefer(first, second.strip())}</choice>"]
 
     context = make_context(script=script, overrides=OVERRIDES)
-    phase = SPO(context.config, context.config.own_phase["SPO"].options)
-    play = Play(context.start_step().for_group(), Task("t", "policy", "", "Which town?", ("Oslo",)), 0)
-    acts = asyncio.run(phase.play(play, play.task))
+    acts, play = play_once(SPO, context, Task("t", "policy", "", "Which town?", ("Oslo",)))
     asked = sum("compare " in context.rollout.chat.text(r.token_ids) for r in context.rollout.sampler.requests)
     return {act.output: play.settled(act, None) for act in acts}, asked
 

@@ -1,15 +1,13 @@
 """eva: what a question is worth, which evolved ones are taken, and a pool in the lab that is drawn from by value."""
 
-import asyncio
-
 import pytest
 
 from aslfast.config import load_recipe
 from aslfast.core import Group, Question, Reward, Task
-from aslfast.phase import Play
 from aslfast.systems.selfplay.eva import Eva, value_of
 from tests.support.systems.acts import act
 from tests.support.systems.played import play_killed, play_small
+from tests.support.systems.scripted import play_once
 
 SMALL = ("own_phase.Eva.tasks_per_step=4", "own_phase.Eva.group_size=1", "own_phase.Eva.options.answers=4")
 PHASE = 'phases=["aslfast.systems.selfplay.eva:Eva"]'
@@ -56,9 +54,7 @@ def play_one(make_context, evolved, check="9", name="run"):
         return [f"<answer>{next(answers)}</answer>"]
 
     context = make_context(name, script=script, overrides=[PHASE, *PROMPTS, "own_phase.Eva.options.evolved=1.0"])
-    phase = Eva(context.config, context.config.own_phase["Eva"].options)
-    play = Play(context.start_step().for_group(), Task("t", "policy", "", "Which town?", ("Oslo",)), 0)
-    acts = asyncio.run(phase.play(play, play.task))
+    acts, play = play_once(Eva, context, Task("t", "policy", "", "Which town?", ("Oslo",)))
     return acts, [play.settled(each, None) for each in acts], play.context.counters.failed_checks
 
 

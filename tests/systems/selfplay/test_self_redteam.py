@@ -1,11 +1,8 @@
 """Self-RedTeam: rewards of both sides by the labels, which games count, and a round in the lab."""
 
-import asyncio
-
 import pytest
 
 from aslfast.core import StopReason, Task, Trajectory, Turn
-from aslfast.phase import Play
 from aslfast.systems.selfplay.self_redteam import (
     Labels,
     SelfRedTeam,
@@ -14,6 +11,7 @@ from aslfast.systems.selfplay.self_redteam import (
     thought_reward,
 )
 from tests.support.systems.played import play_killed, play_small
+from tests.support.systems.scripted import play_once
 
 SMALL = ("own_phase.SelfRedTeam.tasks_per_step=10", "own_phase.SelfRedTeam.group_size=1")
 OVERRIDES = [
@@ -63,9 +61,7 @@ def game(make_context, answered="unanswerable", fair="wrong", held="correct", as
         return [f"<verdict>{fair if last.startswith('fair ') else held}</verdict>"]
 
     context = make_context(script=script, overrides=OVERRIDES)
-    phase = SelfRedTeam(context.config, context.config.own_phase["SelfRedTeam"].options)
-    play = Play(context.start_step().for_group(), Task("t", "generator", "", "the moon", ("trap",)), 0)
-    acts = asyncio.run(phase.play(play, play.task))
+    acts, play = play_once(SelfRedTeam, context, Task("t", "generator", "", "the moon", ("trap",)))
     held_asked = sum("held " in context.rollout.chat.text(r.token_ids) for r in context.rollout.sampler.requests)
     return [(act.task.role, play.settled(act, None)) for act in acts], held_asked
 

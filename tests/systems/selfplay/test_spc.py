@@ -1,16 +1,14 @@
 """SPC: who wins a game about a step, which spoilt steps count, its loss, and games in the lab."""
 
-import asyncio
-
 import pytest
 
 from aslfast.config import load_recipe
 from aslfast.core import Group, Reward, Task
 from aslfast.learner.advantage import lesson
-from aslfast.phase import Play
 from aslfast.systems.selfplay.spc import SPC, critic_reward, is_valid
 from tests.support.systems.acts import act
 from tests.support.systems.played import play_killed, play_small
+from tests.support.systems.scripted import play_once
 
 SMALL = ("own_phase.SPC.tasks_per_step=4", "own_phase.SPC.group_size=4", "own_phase.SPC.options.tries=3",
          "own_phase.SPC.options.continuations=2")  # fmt: skip
@@ -70,9 +68,7 @@ def game(make_context, number, spoilt="Bergen it is", solves=True, misled=True, 
         return [f"<verdict>{verdict if spoilt in last else 'correct'}</verdict>"]
 
     context = make_context(script=script, overrides=[*OVERRIDES, f"own_phase.SPC.options.step={step}"])
-    phase = SPC(context.config, context.config.own_phase["SPC"].options)
-    play = Play(context.start_step().for_group(), Task("t", "generator", "", "Which town?", ("Oslo",)), number)
-    acts = asyncio.run(phase.play(play, play.task))
+    acts, play = play_once(SPC, context, Task("t", "generator", "", "Which town?", ("Oslo",)), number)
     asked = {request.adapter for request in context.rollout.sampler.requests}
     return [(a.task.role, play.settled(a, None)) for a in acts], play.context.counters.failed_checks, asked
 
