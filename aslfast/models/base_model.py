@@ -16,21 +16,18 @@ from transformers import (
 )
 
 from aslfast.errors import UserError
+from aslfast.files.shipped import LAB_BASES
 from aslfast.models.base_source import BaseSource
 from aslfast.models.base_weights import BaseWeights, placeholder
 from aslfast.models.folder_check import check_model_folder
 from aslfast.models.tokenizer import load_tokenizer
 from aslfast.models.weight_files import WeightFiles
 
-LAB_BASE = Path(__file__).parent.parent / "lab" / "tiny-base"
-LAB_BASES = {"lab": LAB_BASE, "lab2": LAB_BASE.with_name("tiny-base2")}
-LAB_RECIPES = {"lab": "tiny", "lab2": "tiny2"}  # which plays a base in its world
-
 LoadedModel = tuple[PreTrainedModel, dict[str, Any]]  # the model, transformers' report of its keys
 
 
 def model_folder(path: str) -> Path:
-    """Return the folder that a configuration's model.path names; "lab" and "lab2" are bases that ship with aslfast."""
+    """Return the folder that a configuration's model.path names; "lab" and "lab2" are those of the lab."""
     return LAB_BASES.get(path, Path(path))
 
 

@@ -16,8 +16,9 @@ from aslfast.config.roles import BASE, PREVIOUS, RoleConfig, adapter_of
 from aslfast.config.schema import ModelConfig, RunConfig, SamplerConfig
 from aslfast.core import Task, Trajectory
 from aslfast.errors import UserError
+from aslfast.files.shipped import LAB_BASES
 from aslfast.models import lora
-from aslfast.models.base_model import LAB_BASES, LAB_RECIPES, model_folder
+from aslfast.models.base_model import model_folder
 from aslfast.models.context_limit import context_limit
 from aslfast.prompts.tool_calls import searchers_in
 from aslfast.retrieval.retriever import AnyIndex
@@ -26,6 +27,7 @@ from aslfast.trainer.build import build_rollout, build_sampler, build_tools, loa
 from aslfast.trainer.evaluation import Evaluation
 
 MIN_NEW_TOKENS = 16  # a turn; fewer are too short for any output
+LAB_RECIPES = {"lab": "tiny", "lab2": "tiny2"}  # which plays a base of the lab in its world
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from peft import PeftModel
 
 from aslfast.config.schema import LearnerConfig, LossConfig
 from aslfast.core import Trajectory
+from aslfast.files.shipped import LAB_BASE
 from aslfast.learner.batch import make_batch
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
-from aslfast.models.base_model import LAB_BASE, load_base
+from aslfast.models.base_model import load_base
 from bench.learner.padded_step import PaddedStep
 from bench.learner.variants import ROLE, Side
 

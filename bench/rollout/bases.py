@@ -12,8 +12,9 @@ from peft import PeftModel
 from peft.tuners.lora import Linear as LoraLinear
 
 from aslfast.config.roles import ROLES
+from aslfast.files.shipped import LAB_BASE
 from aslfast.models import lora
-from aslfast.models.base_model import LAB_BASE, load_base
+from aslfast.models.base_model import load_base
 
 SHAPES = {
     "random-7b": {  # Qwen2.5-7B's

@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from aslfast.data.qa_dataset import write_questions
+from aslfast.files.shipped import LAB_BASE
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab.world import World
-from aslfast.models.base_model import LAB_BASE
 from aslfast.trainer.lab_datasets import lab_questions
 from tests.support.cli.commands import as_json, call, refused
 

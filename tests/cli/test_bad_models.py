@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from aslfast.cli.main import app
+from aslfast.files.shipped import LAB_BASE
 from aslfast.index import BM25Index
-from aslfast.models.base_model import LAB_BASE
 from aslfast.models.folder_check import LFS_POINTER
 from tests.support.cli import commands
 from tests.support.tiny_architectures import tiny_architecture

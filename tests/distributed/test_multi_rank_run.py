@@ -15,7 +15,7 @@ import pytest
 from aslfast.config import from_tree, load_recipe, to_toml, toml
 from aslfast.config.schema import DistributedConfig
 from aslfast.distributed.watchdog import GRACE_S
-from aslfast.models.base_model import LAB_BASE
+from aslfast.files.shipped import LAB_BASE
 from tests.support.killed_runs import lab_config, untimed
 from tests.support.rank_processes import command, exit_codes, ranks_of, same_run, stderr_of
 

@@ -11,6 +11,7 @@ from peft import PeftModel
 
 from aslfast.config import load_recipe
 from aslfast.errors import UserError
+from aslfast.files.shipped import LAB_BASE
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab import curriculum, pretrain
 from aslfast.lab.demonstrations import Demonstrator, NoiseRates
@@ -20,7 +21,7 @@ from aslfast.lab.tokenizer import make_tokenizer
 from aslfast.lab.world import World
 from aslfast.metrics import scoring
 from aslfast.models import lora
-from aslfast.models.base_model import LAB_BASE, load_base
+from aslfast.models.base_model import load_base
 from aslfast.prompts.chat_template import Chat
 from aslfast.prompts.parsing import parse_output
 from aslfast.prompts.tool_calls import parse_calls

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from aslfast.errors import UserError
-from aslfast.models.base_model import LAB_BASE, load_base, model_folder
+from aslfast.files.shipped import LAB_BASE
+from aslfast.models.base_model import load_base, model_folder
 from tests.support.tiny_models import tiny_model
 
 IDS = torch.tensor([[1, 5, 9, 200, 17, 3]])

@@ -8,8 +8,9 @@ import transformers
 
 from aslfast.config import load_recipe
 from aslfast.data.corpus import Passage
+from aslfast.files.shipped import LAB_BASE
 from aslfast.models import lora
-from aslfast.models.base_model import LAB_BASE, load_base
+from aslfast.models.base_model import load_base
 from aslfast.trainer.build import build_sampler
 
 CHATML = (

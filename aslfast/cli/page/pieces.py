@@ -10,9 +10,8 @@ from tokenizers import Tokenizer
 
 from aslfast.config.toml import parse
 from aslfast.errors import UserError
+from aslfast.files.shipped import LAB_BASES
 
-LAB_BASE = Path(__file__).parents[2] / "lab" / "tiny-base"  # as models/base_model.py, which loads torch
-LAB_BASES = {"lab": LAB_BASE, "lab2": LAB_BASE.with_name("tiny-base2")}
 PART_OF_A_LETTER, MOST_OF_A_LETTER = "\N{REPLACEMENT CHARACTER}", 8
 
 

@@ -20,7 +20,7 @@ CHOICES = {
 class SftConfig:
     """What to learn from, and how. Each field is an option of `aslfast sft`. Raise UserError for one out of bounds."""
 
-    model: str  # folder; "lab", "lab2": the tiny bases that ship with aslfast
+    model: str  # folder; "lab": the tiny base that ships with aslfast
     data: str  # trajectories.parquet or chat.jsonl
     role: str = "policy"  # of the adapter, and of the rows of a file of trajectories
     init_adapter: str = ""  # PEFT folder to start from; its rank and alpha are kept

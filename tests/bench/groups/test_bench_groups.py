@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from aslfast.data.corpus import Passage
+from aslfast.files.shipped import LAB_BASE
 from aslfast.index.bm25 import BM25Index
-from aslfast.models.base_model import LAB_BASE
 from aslfast.sampler.local.sampler import LocalSampler
 from bench.groups.sides import endless_copy, generate, load_model
 from bench.groups.traffic import open_recordings, play, sampled_tokens

@@ -8,12 +8,13 @@ import pytest
 
 from aslfast.config import load_recipe
 from aslfast.core import Question
+from aslfast.files.shipped import LAB_BASES
 from aslfast.lab import pretrain
 from aslfast.lab.curriculum import Stage
 from aslfast.lab.world2.curriculum import CLEAN2, COURSE2, NOISY2
 from aslfast.lab.world2.demonstrations import wrong_value
 from aslfast.lab.world2.world import World2
-from aslfast.models.base_model import LAB_BASES, load_base, model_folder
+from aslfast.models.base_model import load_base, model_folder
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.rewards import exact_match
 from aslfast.trainer.build import build_rollout, build_sampler, build_tools, prepare_torch

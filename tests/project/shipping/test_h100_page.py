@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from aslfast.files.shipped import LAB_BASE
 from aslfast.lab.world import World
-from aslfast.models.base_model import LAB_BASE
 from tests.support.source_tree import pages
 
 PAGE = (pages.ROOT / "docs" / "start" / "h100.md").read_text(encoding="utf-8")

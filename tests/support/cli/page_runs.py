@@ -14,10 +14,10 @@ from tokenizers import Tokenizer
 from aslfast.checkpoint.commits import Commit, Provenance
 from aslfast.checkpoint.ledger import Ledger
 from aslfast.checkpoint.run_dir import LEDGER
-from aslfast.cli.page.pieces import LAB_BASE
 from aslfast.config import load_recipe, to_toml
 from aslfast.core import Reward, StopReason, Task, Trajectory, Turn
 from aslfast.data.trajectories import Record, write_trajectories
+from aslfast.files.shipped import LAB_BASE
 from tests.support.run_files import round_line, write_run
 
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2"> & ümläut'

@@ -16,9 +16,10 @@ from aslfast.config.roles import ROLES
 from aslfast.config.schema import LearnerConfig, LossConfig, RunConfig
 from aslfast.core import StopReason, Task, Trajectory
 from aslfast.errors import UserError
+from aslfast.files.shipped import LAB_BASE
 from aslfast.learner.learner import Learner
 from aslfast.models import lora
-from aslfast.models.base_model import LAB_BASE, load_base
+from aslfast.models.base_model import load_base
 from aslfast.models.context_limit import check_context
 from aslfast.sampler.local.kv_cache import KVCache
 from aslfast.trainer.preflight import layer_memory, memory_model
