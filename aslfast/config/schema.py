@@ -31,9 +31,7 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    path: str = (
-        ""  # model folder; "lab": the tiny base that ships with aslfast; "lab2": of world 2, yet to ship
-    )
+    path: str = ""  # model folder; "lab": the tiny base that ships with aslfast; "lab2": of world 2, yet to ship
     dtype: Dtype = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": the GPU where there is one, else the CPU
     prompts: str = "full"  # prompt set: "compact", "small", "full", or a folder of one's own: prompts/templates.py
@@ -54,6 +52,7 @@ class DataConfig:
     eval_count: int = positive(300)  # questions; in the lab the judge and the generator are evaluated in proportion
     labelled: str = ""  # Parquet or JSONL: real questions with answers to learn from, where a recipe uses any
     labelled_count: int = positive(300)
+    labelled_hops: tuple[int, ...] = positive((), 4)  # of the lab's labelled questions, in turn; empty: all that it has
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ def prepare_torch(config: RunConfig) -> None:
     torch.use_deterministic_algorithms(config.deterministic, warn_only=True)
     debugging: Any = torch.utils.deterministic
     debugging.fill_uninitialized_memory = False  # else every new tensor is written to
+    # oneDNN keeps what it compiles for each shape of a 16-bit product on a CPU, by default 1,024 of them
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS may sum in any order
 

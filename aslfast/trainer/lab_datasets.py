@@ -47,7 +47,8 @@ class LabEnvironment(Environment):
 
     def tasks(self) -> list[Question]:
         """Return labelled questions of the world to learn in, each with one spelling of its answer, the passage's."""
-        found = lab_questions(self.learned, self.config.seed, self.config.data.labelled_count)
+        data = self.config.data
+        found = lab_questions(self.learned, self.config.seed, data.labelled_count, data.labelled_hops)
         return [replace(question, references=question.references[:1]) for question in found]
 
     def eval_tasks(self) -> list[Question]:
@@ -81,9 +82,9 @@ def _index(world: AnyWorld, folder: Path) -> BM25Index:
     return BM25Index.open(folder) if folder.exists() else BM25Index.build(world.passages(), folder)
 
 
-def lab_questions(world: AnyWorld, seed: int, count: int) -> list[Question]:
-    """Return `count` questions of a world with every right spelling of their answers."""
-    found = world.questions(random.Random(f"questions-{seed}"), count)
+def lab_questions(world: AnyWorld, seed: int, count: int, hops: Sequence[int] = ()) -> list[Question]:
+    """Return `count` questions of a world, with every right spelling of their answers. hops: in turn; empty: all."""
+    found = world.questions(random.Random(f"questions-{seed}"), count, hops or range(1, world.MOST_HOPS + 1))
     return [Question(f"h{i}", q.question, world.references(q), q.hops) for i, q in enumerate(found)]  # pyright: ignore[reportArgumentType]  # a world's own
 
 

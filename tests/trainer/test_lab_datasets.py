@@ -47,6 +47,13 @@ def test_a_labelled_question_of_the_second_world_has_one_spelling_its_passages(s
         assert question.reference in datasets.train_oracle(question.text)
 
 
+def test_labelled_questions_have_the_hops_asked_for(tmp_path):
+    config = load_recipe("search-r1-tiny", [*SECOND, "data.labelled_hops=[1,2]"], seed=4)
+    lab = lab_datasets.LabEnvironment(config, tmp_path)
+    assert [question.hops for question in lab.tasks()] == [1, 2] * 15
+    assert {question.hops for question in lab.eval_tasks()} == {1, 2, 3, 4}
+
+
 def test_the_second_worlds_judgements_are_right_and_wrong_in_turn(second):
     _, datasets = second
     for task in datasets.grm_evals:

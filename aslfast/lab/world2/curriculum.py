@@ -35,8 +35,8 @@ NO_DECAY = 1e-6
 STAGES2 = (
     Stage("copy and look up", 300_000, {"copy": 0.2, "look_up": 0.7, "rewrite": 0.1}, CLEAN2, decay_fraction=0.1),
     Stage("compare", 300_000, {"compare": 0.65, "look_up": 0.35}, CLEAN2, decay_fraction=NO_DECAY),
-    Stage("clean roles", 2_400_000, ROLES_AND_SKILLS2, WEAK_JUDGE, decay_fraction=NO_DECAY),
-    Stage("clean roles at a falling rate", 1_200_000, ROLES_AND_SKILLS2, WEAK_JUDGE, decay_fraction=1.0),
+    Stage("clean roles", 5_000_000, ROLES_AND_SKILLS2, WEAK_JUDGE, decay_fraction=NO_DECAY),
+    Stage("clean roles at a falling rate", 2_000_000, ROLES_AND_SKILLS2, WEAK_JUDGE, decay_fraction=1.0),
     Stage("noisy roles", 400_000, ROLES_AND_SKILLS2, NOISY2, 0.4),
 )
 

@@ -27,6 +27,7 @@ from aslfast.sampler.local.sampling import draw_tokens
 from aslfast.sampler.prefix_index import common_prefix
 from aslfast.sampler.protocol import FinishReason, Sample, SampleRequest
 from aslfast.sampler.stop_strings import StopFinder, TokenPieces
+from aslfast.speed import return_freed_memory
 
 ADMIT_FRACTION = 8  # a prefill pass is worth its cost once 1/8 as many requests wait as run
 SHARED_TOKENS = 16  # a request waits for another's context if it begins with at least so many tokens more of it
@@ -112,6 +113,7 @@ class LocalSampler:
         self._running.clear()
         self._slots.drop()
         self._forward.refresh()
+        return_freed_memory()  # the learner's, before the cache grows again
 
     def close(self) -> None:
         """Free the keys and values."""
