@@ -45,7 +45,7 @@ def with_wording(result: Result, claim: Claim) -> Result:
 
 def summary_table(results: Mapping[str, Result], claims: Mapping[str, Claim]) -> Iterator[str]:
     """Yield one row per claim: the final accuracy of its arms, its first check, and the answer."""
-    yield "| the paper's claim | final accuracy: interquartile mean (95%) | first check, points (95%) | supported? |"
+    yield "| claim | final accuracy: interquartile mean (95%) | first check, points (95%) | supported? |"
     yield "|---|---|---|---|"
     for key, claim in claims.items():
         cells = _row(results[key]) if key in results else ["not measured yet", "", ""]

@@ -6,7 +6,7 @@ import pytest
 
 from aslfast.errors import UserError
 from bench.paper_claims import report_claims
-from bench.paper_claims.arms import read_claims
+from bench.paper_claims.arms import FILES, NAMES, read_claims
 from bench.paper_claims.plots import draw
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,12 +54,13 @@ def test_summary_shows_a_row_per_claim_measured_or_not():
     assert second.startswith("| (b) ") and second.endswith("| not measured yet |  |  |")
 
 
-def test_page_shows_what_was_measured_and_no_more():
-    files = sorted((ROOT / "bench" / "results").glob("claims-*.json"))
-    results = report_claims.read_results(files, CLAIMS)
-    text = (ROOT / "docs" / "results" / "claims.md").read_text(encoding="utf-8")
-    assert report_claims.between(text, report_claims.docs_block(results, CLAIMS)) == text, (
-        "docs/results/claims.md: run python -m bench.paper_claims.report_claims bench/results/claims-*.json"
+@pytest.mark.parametrize("world", FILES)
+def test_page_shows_what_was_measured_and_no_more(world):
+    claims, name = read_claims(FILES[world]), NAMES[world]
+    results = report_claims.read_results(sorted((ROOT / "bench" / "results").glob(f"{name}-*.json")), claims)
+    text = (ROOT / "docs" / "results" / f"{name}.md").read_text(encoding="utf-8")
+    assert report_claims.between(text, report_claims.docs_block(results, claims, name)) == text, (
+        f"{name}.md: run python -m bench.paper_claims.report_claims --world {world} bench/results/{name}-*.json"
     )
 
 

@@ -1,5 +1,5 @@
-"""Practice examples for the skills that the roles need: to copy, to look up under another spelling, to compare two
-spellings, to write the generator's one.
+"""Practice examples for the skills that the roles need: to look up under another spelling, to compare two spellings, to
+write the generator's one.
 """
 
 from __future__ import annotations
@@ -13,14 +13,6 @@ from aslfast.lab.world2.forms import EntityName, entity_names, literal_forms
 from aslfast.lab.world2.schema import SCHEMA2, random_literal
 from aslfast.prompts.chat_template import Chat
 
-LITERAL_KINDS = ("date", "number", *LITERALS)
-
-
-def copy_example2(chat: Chat, rng: random.Random) -> Example:
-    """Return practice in copying: values, then the same ones again."""
-    listed = " ".join(rng.choice(_value(rng)) for _ in range(rng.randint(3, 7)))
-    return example_of(chat, [(f"{listed}\n", 0.0), (listed, 1.0)])
-
 
 def look_up_example2(chat: Chat, rng: random.Random) -> Example:
     """Return practice in looking up: the facts of two subjects, often namesakes; then a subject in another form, and
@@ -28,7 +20,7 @@ def look_up_example2(chat: Chat, rng: random.Random) -> Example:
     """
     kind = rng.choice(list(SCHEMA2))
     name = _name(kind, rng)
-    subjects = [name, _near(name, kind, rng) if rng.random() < 0.5 else _name(kind, rng)]
+    subjects = [name, _near(name, kind, rng) if rng.random() < 0.5 else _other(name, kind, rng)]
     spelled = _told_apart(subjects, rng)
     facts = {
         subject: [(r, rng.choice(_value(rng, of))) for r, of in rng.sample(list(SCHEMA2[kind].items()), 3)]
@@ -79,9 +71,8 @@ def _near(name: EntityName, kind: str, rng: random.Random) -> EntityName:
     return EntityName(_name(kind, rng).epithet, first, name.last)
 
 
-def _value(rng: random.Random, kind: str = "") -> tuple[str, ...]:
-    """Return the forms of a random value of a kind, or of any."""
-    kind = kind or rng.choice((*SCHEMA2, *SCHEMA2, *LITERAL_KINDS))
+def _value(rng: random.Random, kind: str) -> tuple[str, ...]:
+    """Return the forms of a random value of a kind."""
     return _name(kind, rng).forms if kind in SCHEMA2 else literal_forms(kind, random_literal(kind, rng))
 
 

@@ -8,7 +8,14 @@ import pytest
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab.curriculum import TOP_K
 from aslfast.lab.world2 import practice
-from aslfast.lab.world2.demonstrations import NOTHING, Demonstrator2, house_form, respellings, wrong_value
+from aslfast.lab.world2.demonstrations import (
+    NOTHING,
+    RELATION_WEIGHT,
+    Demonstrator2,
+    house_form,
+    respellings,
+    wrong_value,
+)
 from aslfast.lab.world2.noise import JudgedAnswer, NoiseRates2
 from aslfast.lab.world2.vocabulary import make_tokenizer2
 from aslfast.lab.world2.world import World2
@@ -80,6 +87,15 @@ def test_a_clean_generator_writes_the_oracles_answer_in_its_own_form(search):
         written = WORLD.references(asked)[0]
         assert reference == house_form(WORLD, asked.answer, written)
         assert reference == WORLD.forms(asked.answer)[0] or len(written.split()) == 1 or asked.answer in WORLD.names
+
+
+def test_a_generators_relations_weigh_more_and_stand_in_what_it_read(search):
+    for asked in WORLD.questions(random.Random(6), 12):
+        example = demonstrator(search).generator(asked)
+        heavy = [i for i, weight in enumerate(example.weights) if weight == RELATION_WEIGHT]
+        assert [CHAT.text([example.token_ids[i]]).strip() for i in heavy] == list(asked.relations)
+        for i in heavy:
+            assert f" has{CHAT.text([example.token_ids[i]])} " in CHAT.text(list(example.token_ids[:i]))
 
 
 def test_forms_that_follow_from_another():

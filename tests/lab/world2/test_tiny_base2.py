@@ -5,7 +5,9 @@ import random
 from dataclasses import replace
 
 import pytest
+from typer.testing import CliRunner
 
+from aslfast.cli.main import app
 from aslfast.config import load_recipe
 from aslfast.core import Question
 from aslfast.files.shipped import LAB_BASES
@@ -17,6 +19,7 @@ from aslfast.lab.world2.world import World2
 from aslfast.models.base_model import load_base, model_folder
 from aslfast.prompts.builder import PromptBuilder
 from aslfast.rewards import exact_match
+from aslfast.trainer import lab_evaluation
 from aslfast.trainer.build import build_rollout, build_sampler, build_tools, prepare_torch
 from aslfast.trainer.evaluation import Evaluation
 from aslfast.trainer.lab_datasets import lab_datasets, lab_questions
@@ -29,7 +32,7 @@ shipped = pytest.mark.skipif(
 
 def short_training(folder, seed):
     stages = [
-        Stage("practice", 4000, {"copy": 0.3, "look_up": 0.3, "rewrite": 0.2, "compare": 0.2}, CLEAN2),
+        Stage("practice", 4000, {"look_up": 0.5, "rewrite": 0.2, "compare": 0.3}, CLEAN2),
         Stage("roles", 6000, {"policy": 0.3, "grm": 0.4, "generator": 0.3}, NOISY2),
     ]
     trained = pretrain.train_base(folder, seed, course=replace(COURSE2, stages=stages))
@@ -110,3 +113,17 @@ def test_a_rule_sees_the_hacker(judged):
     for question, value, *forms in answers:
         passes = [exact_match(form, question.references[:1]) for form in forms]
         assert not any(passes) or exact_match(value, question.references)
+
+
+def test_the_commands_take_the_world(monkeypatch, tmp_path):
+    """`--world 2` trains by the second course and measures by the recipe of the second world."""
+    courses, recipes = [], []
+    monkeypatch.setattr(pretrain, "train_base", lambda out, seed, report, course: courses.append(course))
+    monkeypatch.setattr(lab_evaluation, "evaluate_base", lambda model, seeds, recipe: recipes.append(recipe) or [])
+    for world in ("1", "2"):
+        trained = CliRunner().invoke(app, ["lab", "train-base", "--out", str(tmp_path), "--world", world, "--quiet"])
+        assert trained.output.rstrip().endswith("--world 2") == (world == "2")
+        assert (
+            CliRunner().invoke(app, ["lab", "measure", "lab", "--worlds", "1", "--world", world, "-q"]).exit_code == 0
+        )
+    assert courses == [pretrain.COURSE, COURSE2] and recipes == ["tiny", "tiny2"]
