@@ -30,13 +30,11 @@ CLEAN2 = NoiseRates2()
 WEAK_JUDGE = NoiseRates2(
     wrong_verdict=0.2, pass_seen=0.35, pass_long=0.3, pass_house=0.15, fail_unusual=0.4, fail_long=-0.1
 )
-NOISY2 = replace(
-    WEAK_JUDGE, guess=0.42, wrong_fact=0.62, stop_early=0.33, judge_wrong_fact=0.1, wrong_reference=0.08, respelled=0.2
-)
+NOISY2 = replace(WEAK_JUDGE, guess=0.42, wrong_fact=0.55, stop_early=0.33, wrong_verdict=0.12, respelled=0.2)
 ROLES_AND_SKILLS2 = {"policy": 0.24, "grm": 0.2, "generator": 0.22, "compare": 0.18, "look_up": 0.14, "rewrite": 0.02}
 STAGES2 = (
     Stage("clean roles", 9_000_000, ROLES_AND_SKILLS2, WEAK_JUDGE, lr_scale=0.5, decay_fraction=1.0),
-    Stage("noisy roles", 400_000, ROLES_AND_SKILLS2, NOISY2, 0.4),
+    Stage("noisy roles", 400_000, ROLES_AND_SKILLS2, NOISY2, lr_scale=0.1),  # at 0.4 the skills go, too
 )
 
 
