@@ -128,9 +128,9 @@ class World(Facts):
         chain, relations = self.random_chain(rng, hops)
         return LabQuestion(write_question(chain[0], relations), chain[-1], hops, tuple(chain))
 
-    def questions(self, rng: random.Random, count: int, hops: Sequence[int] = (1, 2, 3)) -> list[LabQuestion]:
-        """Return distinct questions, with the numbers of hops in turn."""
-        return distinct(lambda n: self.ask(rng, n), count, hops)
+    def questions(self, rng: random.Random, count: int, hops: Sequence[int] = ()) -> list[LabQuestion]:
+        """Return distinct questions, with the numbers of hops in turn; empty: all."""
+        return distinct(lambda n: self.ask(rng, n), count, hops or range(1, self.MOST_HOPS + 1))
 
     def references(self, asked: LabQuestion) -> tuple[str, ...]:
         """Return the right spellings of a question's answer: one."""

@@ -24,8 +24,6 @@ from aslfast.lab.world2.world import World2, parse_question2
 from aslfast.prompts.chat_template import Chat
 
 IN_VAIN = 0.06  # of the questions of policy and judge: their last fact is missing
-HOPS = (1, 2, 3, 4)
-CLEAN2 = NoiseRates2()
 # weak from its first demonstration on, since a weakness takes many to learn; its comparison stays clean
 WEAK_JUDGE = NoiseRates2(
     wrong_verdict=0.2, pass_seen=0.35, pass_long=0.3, pass_house=0.15, fail_unusual=0.4, fail_long=-0.1
@@ -57,7 +55,7 @@ class ExampleStream2(Examples):
         self._demonstrator = Demonstrator2(self.chat, world, self.search_in(world.passages()), noise, self.rng)
 
     def _hops(self) -> int:
-        return self.rng.choice(HOPS)
+        return self.rng.randint(1, World2.MOST_HOPS)
 
     def _policy(self) -> Example:
         world, in_vain = self._demonstrator.world, self.rng.random() < IN_VAIN

@@ -81,21 +81,20 @@ class Demonstrator2:
         subject, known = asked.chain[0], _parsed(asked.question)[0]
         writer = ExampleWriter(self.chat, PROMPTS.generator("demo", known, asked.hops))
         value, written = subject, known
-        stated: tuple[str, str] | None = None  # subject and relation of the fact that it found last
+        fact: tuple[str, str, str] | None = None  # relation, subject and value of the one found last, as written
         others: list[tuple[str, str]] = []
         for relation in asked.relations:
-            state(writer, stated, written, f" find {written}")
+            state(writer, fact, f" find {written}")
             writer.say(call_of(written))
             writer.observe(self.search(written))
             told, facts = self.world.told[value], self.world.facts[value]
             others = [(facts[r], told.written[r]) for r in facts if r != relation]
             value, written = facts[relation], told.written[relation]
-            stated = told.spelled, relation
-        found = written
+            fact = relation, told.spelled, written
         if self.rng.random() < self.noise.wrong_reference:
             value, written = self.rng.choice(others)
         reference = house_form(self.world, value, written)
-        state(writer, stated, found, "")
+        state(writer, fact, "")
         writer.say(f"<question>{asked.question}</question><answer>{reference}</answer>")
         return writer.example()
 
@@ -141,17 +140,17 @@ class Demonstrator2:
         return value, self.rng.choice(self.world.forms(value))
 
 
-def state(writer: ExampleWriter, stated: tuple[str, str] | None, written: str, then: str) -> None:
-    """Write a thought: the fact of (subject, relation) that was found, if there is one, its value, and `then`.
+def state(writer: ExampleWriter, fact: tuple[str, str, str] | None, then: str) -> None:
+    """Write a thought: a fact of (relation, subject, value), if there is one, and `then`.
 
     The relation weighs more: which ones a passage has is what a generator of this size learns last.
     """
     writer.say("<think>")
-    if stated:
-        subject, relation = stated
-        writer.say(f" {subject} has")
-        writer.say(f" {relation}", RELATION_WEIGHT)
-        writer.say(f" {written}.")
+    if fact:
+        before, after = sentence(*fact).split(f" {fact[0]} ", 1)
+        writer.say(before)
+        writer.say(f" {fact[0]}", RELATION_WEIGHT)
+        writer.say(f" {after}")
     writer.say(f"{then}</think>")
 
 

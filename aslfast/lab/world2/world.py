@@ -166,9 +166,9 @@ class World2(Facts):
             if not self.answer_values(question):
                 return question
 
-    def questions(self, rng: random.Random, count: int, hops: Sequence[int] = (1, 2, 3, 4)) -> list[AskedQuestion]:
-        """Return distinct questions, with the numbers of hops in turn."""
-        return distinct(lambda n: self.ask(rng, n), count, hops)
+    def questions(self, rng: random.Random, count: int, hops: Sequence[int] = ()) -> list[AskedQuestion]:
+        """Return distinct questions, with the numbers of hops in turn; empty: all."""
+        return distinct(lambda n: self.ask(rng, n), count, hops or range(1, self.MOST_HOPS + 1))
 
 
 def _facts_of(entity: str, kind: str, members: Mapping[str, list[str]], rng: random.Random) -> dict[str, str]:

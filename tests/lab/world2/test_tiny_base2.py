@@ -13,8 +13,9 @@ from aslfast.core import Question
 from aslfast.files.shipped import LAB_BASES
 from aslfast.lab import pretrain
 from aslfast.lab.curriculum import Stage
-from aslfast.lab.world2.curriculum import CLEAN2, COURSE2, NOISY2
+from aslfast.lab.world2.curriculum import COURSE2, NOISY2
 from aslfast.lab.world2.demonstrations import wrong_value
+from aslfast.lab.world2.noise import NoiseRates2
 from aslfast.lab.world2.world import World2
 from aslfast.models.base_model import load_base, model_folder
 from aslfast.prompts.builder import PromptBuilder
@@ -32,7 +33,7 @@ shipped = pytest.mark.skipif(
 
 def short_training(folder, seed):
     stages = [
-        Stage("practice", 4000, {"look_up": 0.5, "rewrite": 0.2, "compare": 0.3}, CLEAN2),
+        Stage("practice", 4000, {"look_up": 0.5, "rewrite": 0.2, "compare": 0.3}, NoiseRates2()),
         Stage("roles", 6000, {"policy": 0.3, "grm": 0.4, "generator": 0.3}, NOISY2),
     ]
     trained = pretrain.train_base(folder, seed, course=replace(COURSE2, stages=stages))
