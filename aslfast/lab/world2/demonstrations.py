@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from aslfast.core import Question
 from aslfast.lab.demonstrations import PROMPTS, Search, call_of, think
 from aslfast.lab.examples import Example, ExampleWriter
-from aslfast.lab.world import LITERALS, sentence
+from aslfast.lab.world import LITERALS, sentence, write_question
 from aslfast.lab.world2.noise import JudgedAnswer, NoiseRates2
 from aslfast.lab.world2.schema import VALUE_KINDS
 from aslfast.lab.world2.world import AskedQuestion, World2, parse_question2
@@ -20,6 +20,10 @@ from aslfast.prompts.chat_template import Chat
 
 RELATION_WEIGHT = 4.0  # of the loss at a relation that the generator chooses
 NOTHING = "nothing"  # the answer where a fact is missing: never a right one
+
+
+class SearchMissed(Exception):
+    """Search did not find the passage of a topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +81,35 @@ class Demonstrator2:
         return writer.example()
 
     def generator(self, asked: AskedQuestion) -> Example:
-        """Return a demonstration of writing a question: reads about the topic, then about what it found, then asks."""
-        subject, known = asked.chain[0], _parsed(asked.question)[0]
-        writer = ExampleWriter(self.chat, PROMPTS.generator("demo", known, asked.hops))
-        value, written = subject, known
+        """Return a demonstration of writing a question: reads about the topic, then about what it found, then asks.
+
+        The topic is the subject's full name, as in the loop. Where search misses, it asks of what it has read so far:
+        a demonstration that went on would teach to make facts up. Raise SearchMissed where it reads nothing at all.
+        """
+        value = written = topic = asked.chain[0]
+        writer = ExampleWriter(self.chat, PROMPTS.generator("demo", topic, asked.hops))
         fact: tuple[str, str, str] | None = None  # relation, subject and value of the one found last, as written
         others: list[tuple[str, str]] = []
+        followed: list[str] = []
         for relation in asked.relations:
             state(writer, fact, f" find {written}")
             writer.say(call_of(written))
-            writer.observe(self.search(written))
+            text = self.search(written)
+            writer.observe(text)
+            if self.world.text_of(value) not in text:
+                break
+            followed.append(relation)
             told, facts = self.world.told[value], self.world.facts[value]
             others = [(facts[r], told.written[r]) for r in facts if r != relation]
             value, written = facts[relation], told.written[relation]
             fact = relation, told.spelled, written
+        if not followed:
+            raise SearchMissed(topic)
         if self.rng.random() < self.noise.wrong_reference:
             value, written = self.rng.choice(others)
         reference = house_form(self.world, value, written)
         state(writer, fact, "")
-        writer.say(f"<question>{asked.question}</question><answer>{reference}</answer>")
+        writer.say(f"<question>{write_question(topic, followed)}</question><answer>{reference}</answer>")
         return writer.example()
 
     def _house(self, value: str, written: str) -> str:

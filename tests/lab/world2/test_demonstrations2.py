@@ -2,16 +2,19 @@
 
 import random
 import re
+from contextlib import suppress
 
 import pytest
 
 from aslfast.index.bm25 import BM25Index
 from aslfast.lab.curriculum import TOP_K
+from aslfast.lab.world import write_question
 from aslfast.lab.world2 import practice
 from aslfast.lab.world2.demonstrations import (
     NOTHING,
     RELATION_WEIGHT,
     Demonstrator2,
+    SearchMissed,
     house_form,
     respellings,
     wrong_value,
@@ -54,7 +57,7 @@ def test_a_clean_policy_is_right_wherever_its_search_finds_the_passage(search):
         assert answer in (*WORLD.answer(asked.question), NOTHING)
         assert answer in (WORLD.references(asked)[0], NOTHING)  # as the passage spells it
         found.append(answer != NOTHING)
-    assert sum(found) / len(found) > 0.9  # two passages are enough, namesakes or not
+    assert sum(found) / len(found) > 0.85  # two passages are enough, namesakes or not
 
 
 def test_a_clean_policy_says_so_where_a_fact_is_missing(search):
@@ -79,23 +82,48 @@ def test_a_clean_judge_agrees_with_the_oracle(search):
     assert sum(agreed) / len(agreed) > 0.93
 
 
+def generated(search, seed, count):
+    """Return (asked, example) of questions whose topic search finds."""
+    for asked in WORLD.questions(random.Random(seed), count):
+        with suppress(SearchMissed):
+            yield asked, demonstrator(search).generator(asked)
+
+
 def test_a_clean_generator_writes_the_oracles_answer_in_its_own_form(search):
-    for asked in WORLD.questions(random.Random(4), 80):
-        text = said(demonstrator(search).generator(asked))
-        question, reference = tag("question", text), tag("answer", text)
-        assert question == asked.question and reference in WORLD.answer(question)
-        written = WORLD.references(asked)[0]
-        assert reference == house_form(WORLD, asked.answer, written)
-        assert reference == WORLD.forms(asked.answer)[0] or len(written.split()) == 1 or asked.answer in WORLD.names
+    made = list(generated(search, 4, 80))
+    assert len(made) > 75
+    for asked, example in made:
+        question, reference = tag("question", said(example)), tag("answer", said(example))
+        hops = question.count(" of ")
+        assert question == write_question(asked.chain[0], asked.relations[:hops])
+        assert reference in WORLD.answer(question)
+        told = WORLD.told[asked.chain[hops - 1]].written[asked.relations[hops - 1]]
+        assert reference == house_form(WORLD, asked.chain[hops], told)
 
 
-def test_a_generators_relations_weigh_more_and_stand_in_what_it_read(search):
-    for asked in WORLD.questions(random.Random(6), 12):
-        example = demonstrator(search).generator(asked)
+def test_a_generator_states_only_what_it_has_read_and_asks_less_where_search_misses(search):
+    shorter = 0
+    for asked, example in generated(search, 6, 200):
+        text = CHAT.text(list(example.token_ids))
+        stated = list(re.finditer(r"<think> ?([^<]+? has [^<]+?\.)(?=| find|<)", text))
+        assert stated
+        assert all(text.index(thought[1]) < thought.start() for thought in stated), text
+        shorter += text.count(" of ", text.index("<question>")) < asked.hops
+    assert 5 < shorter < 60  # one in six
+
+
+def test_a_generator_whose_topic_search_does_not_find_says_so():
+    asked = WORLD.ask(random.Random(1), 2)
+    with pytest.raises(SearchMissed, match=asked.chain[0]):
+        demonstrator(lambda query: '"Dr Nobody"\nNobody has job clerk.').generator(asked)
+
+
+def test_a_generators_relations_weigh_more(search):
+    for asked, example in generated(search, 6, 12):
         heavy = [i for i, weight in enumerate(example.weights) if weight == RELATION_WEIGHT]
-        assert [CHAT.text([example.token_ids[i]]).strip() for i in heavy] == list(asked.relations)
-        for i in heavy:
-            assert f" has{CHAT.text([example.token_ids[i]])} " in CHAT.text(list(example.token_ids[:i]))
+        said_of = [CHAT.text([example.token_ids[i]]).strip() for i in heavy]
+        followed = list(asked.relations[: tag("question", said(example)).count(" of ")])
+        assert said_of in (followed, [*followed, followed[-1]])  # the last again where search missed after it
 
 
 def test_forms_that_follow_from_another():
@@ -144,9 +172,11 @@ def test_the_judges_errors_by_hand(answer, error):
 def test_a_weak_judge_passes_long_wrong_answers_and_fails_short_right_ones(search):
     """The rate of errors in demonstrations is the sum of the rates that hold."""
     rates = NoiseRates2(pass_long=1.0, fail_unusual=1.0)
-    entity = next(e for e in WORLD.names if len(WORLD.forms(e)) == 4)
-    name, rng = WORLD.names[entity], random.Random(6)
-    stated = [a for a in WORLD.questions(rng, 400, (1,)) if a.answer == entity]
+    rng = random.Random(6)
+    asked_of = WORLD.questions(rng, 400, (1,))
+    entity = next(a.answer for a in asked_of if a.answer in WORLD.names and len(WORLD.forms(a.answer)) == 4)
+    name = WORLD.names[entity]
+    stated = [a for a in asked_of if a.answer == entity]
     others = [a for a in WORLD.questions(rng, 100, (1,)) if a.answer not in WORLD.names]
     for asked, answer, verdict in [
         *((a, name.last, "wrong") for a in stated), *((a, name.full, "correct") for a in stated),
