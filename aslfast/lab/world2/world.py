@@ -76,8 +76,8 @@ class World2(Facts):
             names |= {name.full: name for name in made}
             members[kind] = [name.full for name in made]
         kinds = {entity: kind for kind in members for entity in members[kind]}
-        told = FACTS_TOLD[name_class]
-        facts = {entity: _facts_of(entity, kind, members, told, rng) for entity, kind in kinds.items()}
+        counts = FACTS_TOLD[name_class]
+        facts = {entity: _facts_of(entity, kind, members, counts, rng) for entity, kind in kinds.items()}
         silent = cls(kinds, facts, names, {})
         return cls(kinds, facts, names, {entity: silent._tell(entity, rng) for entity in facts})
 
@@ -175,10 +175,10 @@ class World2(Facts):
 
 
 def _facts_of(
-    entity: str, kind: str, members: Mapping[str, list[str]], told: Sequence[int], rng: random.Random
+    entity: str, kind: str, members: Mapping[str, list[str]], counts: Sequence[int], rng: random.Random
 ) -> dict[str, str]:
     """Return an entity's facts by relation, in random order; the rest of its relations is missing."""
-    relations = rng.sample(list(SCHEMA2[kind].items()), rng.choice(told))
+    relations = rng.sample(list(SCHEMA2[kind].items()), rng.choice(counts))
     return {
         relation: rng.choice([e for e in members[of] if e != entity]) if of in members else random_literal(of, rng)
         for relation, of in relations

@@ -52,12 +52,12 @@ def tag(name, text):
 
 def test_a_clean_policy_is_right_wherever_its_search_finds_the_passage(search):
     clean, found = demonstrator(search), []
-    for asked in WORLD.questions(random.Random(1), 120):
+    for asked in WORLD.questions(random.Random(1), 400):
         answer = tag("answer", said(clean.policy(asked.question)))
         assert answer in (*WORLD.answer(asked.question), NOTHING)
         assert answer in (WORLD.references(asked)[0], NOTHING)  # as the passage spells it
         found.append(answer != NOTHING)
-    assert sum(found) / len(found) > 0.85  # two passages are enough, namesakes or not
+    assert sum(found) / len(found) > 0.9  # two passages are enough, namesakes or not
 
 
 def test_a_clean_policy_says_so_where_a_fact_is_missing(search):
@@ -97,8 +97,9 @@ def test_a_clean_generator_writes_the_oracles_answer_in_its_own_form(search):
         hops = question.count(" of ")
         assert question == write_question(asked.chain[0], asked.relations[:hops])
         assert reference in WORLD.answer(question)
-        told = WORLD.told[asked.chain[hops - 1]].written[asked.relations[hops - 1]]
-        assert reference == house_form(WORLD, asked.chain[hops], told)
+        answer, written = asked.chain[hops], WORLD.told[asked.chain[hops - 1]].written[asked.relations[hops - 1]]
+        assert reference == house_form(WORLD, answer, written)
+        assert reference == WORLD.forms(answer)[0] or len(written.split()) == 1 or answer in WORLD.names
 
 
 def test_a_generator_states_only_what_it_has_read_and_asks_less_where_search_misses(search):
@@ -118,12 +119,14 @@ def test_a_generator_whose_topic_search_does_not_find_says_so():
         demonstrator(lambda query: '"Dr Nobody"\nNobody has job clerk.').generator(asked)
 
 
-def test_a_generators_relations_weigh_more(search):
+def test_a_generators_relations_weigh_more_and_stand_in_what_it_read(search):
     for asked, example in generated(search, 6, 12):
         heavy = [i for i, weight in enumerate(example.weights) if weight == RELATION_WEIGHT]
         said_of = [CHAT.text([example.token_ids[i]]).strip() for i in heavy]
         followed = list(asked.relations[: tag("question", said(example)).count(" of ")])
         assert said_of in (followed, [*followed, followed[-1]])  # the last again where search missed after it
+        for i in heavy:
+            assert f" has{CHAT.text([example.token_ids[i]])} " in CHAT.text(list(example.token_ids[:i]))
 
 
 def test_forms_that_follow_from_another():
