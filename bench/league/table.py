@@ -30,7 +30,7 @@ SYSTEMS, LEAGUE, END = (
     "<!-- league: made by it too -->",
     "<!-- end -->",
 )
-COLUMNS = "| recipe | accuracy | gain, points (95%) | 1/2/3 hops | judge | solvable | gap | steps | minutes |"
+COLUMNS = "| recipe | accuracy | gain, points (95%) | by hops | judge | solvable | gap | steps | minutes |"
 
 
 def tables(result: Result) -> Iterator[str]:
@@ -43,7 +43,7 @@ def tables(result: Result) -> Iterator[str]:
     yield ""
     yield (
         f"{result['tokens']:,} sampled tokens a run, seeds {', '.join(map(str, result['seeds']))}. Accuracy: exact "
-        f"match on held-out questions at the budget; gain: over the base, t interval over seeds."
+        f"match on held-out questions at the budget, by hops from one on; gain: over the base, t interval over seeds."
     )
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from aslfast.config import load_recipe
 from aslfast.metrics.run_log import RunLog
-from bench.league.play import lab_recipes
+from bench.league.play import WORLDS, lab_recipes
 from bench.league.rows import entry_of
 from bench.league.table import draw, tables
 
@@ -65,6 +66,12 @@ def test_every_recipe_of_the_lab_is_in_it():
     names = lab_recipes()
     assert {"tiny", "search-r1-tiny", "r-zero-tiny", "absolute-zero-tiny"} <= set(names)
     assert all(name == "tiny" or name.endswith("-tiny") for name in names)
+
+
+def test_the_second_world_has_the_settings_of_its_own_recipe():
+    played, own = load_recipe("tiny", WORLDS[2]), load_recipe("tiny2")
+    assert (played.data, played.model, played.sampler) == (own.data, own.model, own.sampler)
+    assert played.generator.hops == own.generator.hops
 
 
 def test_two_recipes_side_by_side(tmp_path):
