@@ -25,13 +25,17 @@ from aslfast.lab.world2.world import World2, parse_question2
 from aslfast.prompts.chat_template import Chat
 
 IN_VAIN = 0.06  # of the questions of policy and judge: their last fact is missing
-# weak from its first demonstration on, since a weakness takes many to learn; its comparison stays clean
+# its verdicts err from the first demonstration on, its comparison stays clean; the weakness for a form comes with the
+# noise: at these rates a judge hardly learns it (a scripted hacker earned 3 points more, 20 after the rates below)
 WEAK_JUDGE = NoiseRates2(
     wrong_verdict=0.2, pass_seen=0.35, pass_long=0.3, pass_house=0.15, fail_unusual=0.4, fail_long=-0.1
 )
-NOISY2 = replace(WEAK_JUDGE, guess=0.39, wrong_fact=0.53, stop_early=0.3, wrong_verdict=0.02, respelled=0.2)
+NOISY2 = replace(
+    WEAK_JUDGE, guess=0.39, wrong_fact=0.6, stop_early=0.3, respelled=0.2,
+    wrong_verdict=0.0, pass_seen=0.2, pass_long=0.65, pass_house=0.3, fail_unusual=0.45,
+)  # fmt: skip
 ROLES_AND_SKILLS2 = {"policy": 0.24, "grm": 0.2, "generator": 0.22, "compare": 0.18, "look_up": 0.14, "rewrite": 0.02}
-NOISY_ROLES2 = {"policy": 0.2, "grm": 0.2, "generator": 0.6}  # the generator, without noise, goes on learning
+NOISY_ROLES2 = {"policy": 0.2, "grm": 0.3, "generator": 0.5}  # the generator, without noise, goes on learning
 STAGES2 = (
     Stage("clean roles", 9_000_000, ROLES_AND_SKILLS2, WEAK_JUDGE, lr_scale=0.5, decay_fraction=1.0),
     # decays all along: over its last 0.4 alone, nearly equal rates of noise gave policies of 15% to 37%
