@@ -84,14 +84,14 @@ def test_attention_is_that_over_the_whole_context(dtype, n_tail):
     ]
     random.Random(0).shuffle(runs)
     n_positions = max(len(ran.ids) for ran in runs)
-    kv = torch.randn(1, 2, len(runs), n_positions, n_heads, head_dim, dtype=torch.float64) * 2
+    kv = torch.randn(1, 2, len(runs), n_heads, n_positions, head_dim, dtype=torch.float64) * 2
     groups = groups_of(runs)
     for group in groups:
-        kv[:, :, list(group.rows), : group.n_shared] = kv[:, :, group.rows[0], None, : group.n_shared].clone()
+        kv[:, :, list(group.rows), :, : group.n_shared] = kv[:, :, group.rows[0], None, :, : group.n_shared].clone()
     query = torch.randn(len(runs), 2 * n_heads, 1, head_dim, dtype=torch.float64)
     reads = SharedReads(kv.to(dtype), runs, groups)
     mask = reads.prepare(kv.to(dtype))
-    new = torch.stack([kv[0, :, row, ran.n_kv] for row, ran in enumerate(runs)], 1)[:, :, :, None].to(dtype)
+    new = torch.stack([kv[0, :, row, :, ran.n_kv] for row, ran in enumerate(runs)], 1)[:, :, :, None].to(dtype)
     key, value = reads.update(new[0], new[1], 0)
     found = reads.attention(query.to(dtype), key, value, mask, 0.3)[:, 0]
     exact, plain = (whole(query, kv, runs, to) for to in (torch.float64, dtype))
@@ -102,7 +102,7 @@ def test_attention_is_that_over_the_whole_context(dtype, n_tail):
 def whole(query, kv, runs, dtype):
     rows = []
     for row, ran in enumerate(runs):
-        key, value = (side.transpose(0, 1).repeat_interleave(2, 0).to(dtype) for side in kv[0, :, row, : len(ran.ids)])
+        key, value = (side.repeat_interleave(2, 0).to(dtype) for side in kv[0, :, row, :, : len(ran.ids)])
         rows.append((query[row].to(dtype) @ key.transpose(1, 2) * 0.3).softmax(-1) @ value)
     return torch.stack(rows)[:, :, 0]
 
@@ -122,7 +122,7 @@ def test_weights_of_16_bit_are_attended_in_float32(model, tokenizer, steps):
     narrow = copy.deepcopy(model).bfloat16()
     sampler = LocalSampler(narrow, tokenizer)
     samples = run(gather(sampler, GROUPS))
-    assert max(steps) > 12 and sampler._slots.cache.kv_L2RSHD.dtype == torch.float32
+    assert max(steps) > 12 and sampler._slots.cache.kv_L2RHSD.dtype == torch.float32
     check_turns(narrow, copy.deepcopy(narrow).double(), list(zip(GROUPS, samples, strict=True)))
 
 

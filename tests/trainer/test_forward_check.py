@@ -90,7 +90,7 @@ def test_odd_attention_is_refused_in_one_line(kind, sampler, learner, tokenizer)
 def test_the_check_leaves_the_sampler_as_it_was(model, tokenizer):
     fresh = LocalSampler(model, tokenizer, max_running_requests=4, max_context=64)
     checked = open_local_sampler(model, tokenizer, SAMPLER, "compact")
-    assert checked._forward.cache.kv_L2RSHD.shape == fresh._forward.cache.kv_L2RSHD.shape
+    assert checked._forward.cache.kv_L2RHSD.shape == fresh._forward.cache.kv_L2RHSD.shape
 
 
 # --- logits that are not finite --------------------------------------------------------------------------------

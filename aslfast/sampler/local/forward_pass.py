@@ -72,8 +72,8 @@ class ForwardPass:
         with self.lora.serving([run.adapter for run in requests]):
             if reads := self._shared_reads(requests) if n_tokens == 1 and first_slot == 0 else None:
                 with reading(reads):
-                    return self._last_logits(input_BT, position_BT, reads.prepare(self.cache.kv_L2RSHD))
-            mask = causal_mask(position_BT, n_positions, self._n_groups, self.cache.kv_L2RSHD.dtype)
+                    return self._last_logits(input_BT, position_BT, reads.prepare(self.cache.kv_L2RHSD))
+            mask = causal_mask(position_BT, n_positions, self._n_groups, self.cache.kv_L2RHSD.dtype)
             return self._last_logits(input_BT, position_BT, mask)
 
     def _last_logits(self, input_BT: torch.Tensor, position_BT: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -94,7 +94,7 @@ class ForwardPass:
         if known is None or not known.keep(requests):
             groups = groups_of(requests) if self._share else []
             worth = groups and saves_enough(groups, requests)
-            known = SharedReads(self.cache.kv_L2RSHD, requests, groups) if worth else None
+            known = SharedReads(self.cache.kv_L2RHSD, requests, groups) if worth else None
         self.cache.shared = known
         return known
 

@@ -15,11 +15,11 @@ ATTENTION = "aslfast_grouped"
 
 
 class KVCache(Cache):
-    """Keys and values of all layers in one tensor kv_L2RSHD: [layers, 2, slots, positions, kv heads, head dim].
+    """Keys and values of all layers in one tensor kv_L2RHSD: [layers, 2, slots, kv heads, positions, head dim].
 
-    A forward pass covers consecutive slots, so that attention reads a view and nothing is gathered. Positions come
-    before heads: a token's keys are one contiguous stretch, and one `index_copy_` writes a batch. One slot more than
-    asked for is kept: padding is written there, and never read.
+    A forward pass covers consecutive slots, so that attention reads a view and nothing is gathered. Heads come before
+    positions: what a head reads is one contiguous stretch. One `index_copy_` writes a batch. One slot more than asked
+    for is kept: padding is written there, and never read.
     """
 
     def __init__(self, n_layers: int, n_kv_heads: int, head_dim: int, like: torch.Tensor) -> None:
@@ -35,48 +35,50 @@ class KVCache(Cache):
 
     def _allocate(self, n_slots: int, n_positions: int) -> None:
         n_layers, n_heads, head_dim = self._shape
-        self.kv_L2RSHD = self._like.new_zeros(n_layers, 2, n_slots + 1, n_positions, n_heads, head_dim)
+        self.kv_L2RHSD = self._like.new_zeros(n_layers, 2, n_slots + 1, n_heads, n_positions, head_dim)
         self.n_slots, self.n_positions = n_slots, n_positions
-        # The same memory token by token, where index_copy_ writes. Lists: indexing a tensor costs microseconds.
-        self._flat = [[side.view(-1, n_heads, head_dim) for side in layer] for layer in self.kv_L2RSHD]
+        # The same memory head by head of each token, where index_copy_ writes. Lists: indexing costs microseconds.
+        self._flat = [[side.view(-1, head_dim) for side in layer] for layer in self.kv_L2RHSD]
 
     def reserve(self, n_slots: int, n_positions: int, max_slots: int, max_positions: int) -> None:
         """Grow to at least this size, by doubling up to the limits; what is held is kept."""
         if n_slots <= self.n_slots and n_positions <= self.n_positions:
             return
-        old_slots, old_positions, old = self.n_slots, self.n_positions, self.kv_L2RSHD
+        old_slots, old_positions, old = self.n_slots, self.n_positions, self.kv_L2RHSD
         if n_slots > old_slots:
             n_slots = min(max(n_slots, 2 * old_slots, INITIAL_SLOTS), max_slots)
         if n_positions > old_positions:
             n_positions = min(max(n_positions, 2 * old_positions), max_positions)
         self._allocate(max(n_slots, old_slots), max(n_positions, old_positions))
-        self.kv_L2RSHD[:, :, :old_slots, :old_positions] = old[:, :, :old_slots]
+        self.kv_L2RHSD[:, :, :old_slots, :, :old_positions] = old[:, :, :old_slots]
 
     @torch.inference_mode()  # also called between steps, by an abort
     def swap(self, slot: int, other: int, n_positions: int) -> None:
         """Exchange the first n_positions of two slots."""
         if slot != other and n_positions:
-            kept = self.kv_L2RSHD[:, :, slot, :n_positions].clone()
-            self.kv_L2RSHD[:, :, slot, :n_positions] = self.kv_L2RSHD[:, :, other, :n_positions]
-            self.kv_L2RSHD[:, :, other, :n_positions] = kept
+            kept = self.kv_L2RHSD[:, :, slot, :, :n_positions].clone()
+            self.kv_L2RHSD[:, :, slot, :, :n_positions] = self.kv_L2RHSD[:, :, other, :, :n_positions]
+            self.kv_L2RHSD[:, :, other, :, :n_positions] = kept
 
     @torch.inference_mode()
     def copy(self, source: int, target: int, first: int, end: int) -> None:
         """Copy positions [first, end) of a slot to another."""
         if source != target:
-            self.kv_L2RSHD[:, :, target, first:end] = self.kv_L2RSHD[:, :, source, first:end]
+            self.kv_L2RHSD[:, :, target, :, first:end] = self.kv_L2RHSD[:, :, source, :, first:end]
 
     def set_write_positions(
         self, first_slot: int, position_BT: torch.Tensor, n_positions: int, padded_BT: torch.Tensor | None
     ) -> None:
         """Set what the next forward pass writes (position_BT of the slots from first_slot) and reads (n_positions)."""
-        n_batch = position_BT.shape[0]
-        slot_B1 = torch.arange(first_slot, first_slot + n_batch, device=position_BT.device)[:, None]
-        index_BT = slot_B1 * self.n_positions + position_BT
+        n_batch, n_heads = position_BT.shape[0], self._shape[1]
+        device = position_BT.device
+        row_BH = n_heads * torch.arange(first_slot, first_slot + n_batch, device=device)[:, None]
+        row_BH1 = (row_BH + torch.arange(n_heads, device=device))[..., None]
+        index_BHT = row_BH1 * self.n_positions + position_BT[:, None]
         if padded_BT is not None:
-            index_BT = index_BT.masked_fill(padded_BT, self.n_slots * self.n_positions)
-        self._index = index_BT.flatten()
-        window = self.kv_L2RSHD[:, :, first_slot : first_slot + n_batch, :n_positions].transpose(3, 4)
+            index_BHT = index_BHT.masked_fill(padded_BT[:, None], self.n_slots * n_heads * self.n_positions)
+        self._index = index_BHT.flatten()
+        window = self.kv_L2RHSD[:, :, first_slot : first_slot + n_batch, :, :n_positions]
         self._window = [(layer[0], layer[1]) for layer in window.unbind(0)]
 
     def update(
@@ -88,8 +90,8 @@ class KVCache(Cache):
         """
         key, value = self._flat[layer_idx]
         key_states, value_states = key_states.to(key.dtype), value_states.to(key.dtype)
-        key.index_copy_(0, self._index, key_states.transpose(1, 2).flatten(0, 1))
-        value.index_copy_(0, self._index, value_states.transpose(1, 2).flatten(0, 1))
+        key.index_copy_(0, self._index, key_states.flatten(0, 2))
+        value.index_copy_(0, self._index, value_states.flatten(0, 2))
         if reads := current_reads():
             return reads.update(key_states, value_states, layer_idx)
         return self._window[layer_idx]

@@ -6,8 +6,8 @@ merged by their normalisers (arXiv 2402.05099, section 3.2):
     o = (1 - w) o_tail + w o_P,   w = sigmoid(lse_P - lse_tail),   lse = log sum exp(scale q k)
 
 The queries of all sequences of a group are one matrix product against the prefix's keys, and one against its values,
-which are read from the slot of one of them. Tails are kept a second time, sequence beside sequence, heads before
-positions, so that one batched product reads them all; they take at most as much memory again as the slots.
+which are read from the slot of one of them. Tails are kept a second time, sequence beside sequence, so that one batched
+product reads them all; they take at most as much memory again as the slots.
 
 Results are those of `grouped_attention` to rounding: against float64 a log-prob is off by at most twice what a plain
 forward pass is (tests/sampler/test_shared_reads.py). As in any batch, last bits depend on the neighbours: here on which
@@ -76,17 +76,16 @@ class SharedReads:
     The batch may lose sequences from step to step (`keep`); a new one needs new SharedReads.
     """
 
-    def __init__(self, kv_L2RSHD: torch.Tensor, runs: Sequence[Row], groups: Sequence[SharedGroup]) -> None:
+    def __init__(self, kv_L2RHSD: torch.Tensor, runs: Sequence[Row], groups: Sequence[SharedGroup]) -> None:
         self.runs = list(runs)
         self._group_of = {run: number for number, group in enumerate(groups) for run in (runs[i] for i in group.rows)}
         self._n_shared = [group.n_shared for group in groups]
-        n_layers, _, _, _, n_heads, head_dim = kv_L2RSHD.shape
+        n_layers, _, _, n_heads, _, head_dim = kv_L2RHSD.shape
         n_tail = max(INITIAL_TAIL, max(run.n_kv - self._first(run) for run in runs) + 1)
-        self._tail_L2RHSD = kv_L2RSHD.new_zeros((n_layers, 2, len(runs), n_heads, n_tail, head_dim))
+        self._tail_L2RHSD = kv_L2RHSD.new_zeros((n_layers, 2, len(runs), n_heads, n_tail, head_dim))
         for row, run in enumerate(runs):
             first = self._first(run)
-            tail = kv_L2RSHD[:, :, row, first : run.n_kv].transpose(2, 3)
-            self._tail_L2RHSD[:, :, row, :, : run.n_kv - first] = tail
+            self._tail_L2RHSD[:, :, row, :, : run.n_kv - first] = kv_L2RHSD[:, :, row, :, first : run.n_kv]
         self._prepared: tuple[int, int] | None = None
 
     def _first(self, run: Row) -> int:
@@ -114,39 +113,39 @@ class SharedReads:
         self.runs, self._prepared = list(runs), None
         return True
 
-    def prepare(self, kv_L2RSHD: torch.Tensor) -> torch.Tensor:
+    def prepare(self, kv_L2RHSD: torch.Tensor) -> torch.Tensor:
         """Get ready for the next token of every sequence; return the mask of the tails [B, 1, 1, S]."""
         lengths = [run.n_kv - self._first(run) for run in self.runs]
         self._reserve(max(lengths) + 1)
-        if self._prepared != (kv_L2RSHD.data_ptr(), self._tail_L2RHSD.data_ptr()):
-            self._read_groups(kv_L2RSHD)
+        if self._prepared != (kv_L2RHSD.data_ptr(), self._tail_L2RHSD.data_ptr()):
+            self._read_groups(kv_L2RHSD)
         n_tail, n_rows = max(lengths) + 1, len(self.runs)
         window = self._tail_L2RHSD[:, :, :n_rows, :, :n_tail].flatten(2, 3)
         self._tails = [(layer[0], layer[1]) for layer in window.unbind(0)]  # [B*H, S, D]
-        length_B = torch.tensor(lengths, device=kv_L2RSHD.device)
+        length_B = torch.tensor(lengths, device=kv_L2RHSD.device)
         n_heads, n_held = self._tail_L2RHSD.shape[3:5]
-        row_H = torch.arange(n_rows * n_heads, device=kv_L2RSHD.device)
+        row_H = torch.arange(n_rows * n_heads, device=kv_L2RHSD.device)
         self._write = row_H * n_held + length_B.repeat_interleave(n_heads)
-        hidden_BS = torch.arange(n_tail, device=kv_L2RSHD.device) > length_B[:, None]
-        mask_BS = torch.zeros_like(hidden_BS, dtype=kv_L2RSHD.dtype).masked_fill_(hidden_BS, -torch.inf)
+        hidden_BS = torch.arange(n_tail, device=kv_L2RHSD.device) > length_B[:, None]
+        mask_BS = torch.zeros_like(hidden_BS, dtype=kv_L2RHSD.dtype).masked_fill_(hidden_BS, -torch.inf)
         return mask_BS[:, None, None]
 
-    def _read_groups(self, kv_L2RSHD: torch.Tensor) -> None:
+    def _read_groups(self, kv_L2RHSD: torch.Tensor) -> None:
         """Set which slots the prefixes are read from, and the order of the rows by group."""
         rows: list[list[int]] = [[] for _ in self._n_shared]
         for row, run in enumerate(self.runs):
             rows[self._group_of[run]].append(row)
         used = [(n, of_group) for n, of_group in zip(self._n_shared, rows, strict=True) if of_group]
         self._sizes = [len(of_group) for _, of_group in used]
-        order = torch.tensor([row for _, of_group in used for row in of_group], device=kv_L2RSHD.device)
+        order = torch.tensor([row for _, of_group in used for row in of_group], device=kv_L2RHSD.device)
         self._order, self._inverse = order, order.argsort()
-        prefixes = [kv_L2RSHD[:, :, of_group[0], :n].transpose(2, 3) for n, of_group in used]
+        prefixes = [kv_L2RHSD[:, :, of_group[0], :, :n] for n, of_group in used]
         self._prefixes = [
             [(prefix[layer, 0].transpose(1, 2), prefix[layer, 1]) for prefix in prefixes]
-            for layer in range(kv_L2RSHD.shape[0])
+            for layer in range(kv_L2RHSD.shape[0])
         ]  # by layer and group: keys [H, D, S], values [H, S, D]
         self._flat = [[side.view(-1, side.shape[-1]) for side in layer] for layer in self._tail_L2RHSD]
-        self._prepared = (kv_L2RSHD.data_ptr(), self._tail_L2RHSD.data_ptr())
+        self._prepared = (kv_L2RHSD.data_ptr(), self._tail_L2RHSD.data_ptr())
 
     def update(self, key: torch.Tensor, value: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Write the new keys and values [B, H, 1, D]; return all tails [B*H, S, D]."""

@@ -116,7 +116,7 @@ def test_keys_and_values_of_a_token(kind, dtype, tmp_path):
     local = with_settings(config, {"sampler.kind": "local"})
     rows = KVCache(shape.layers, shape.kv_heads, shape.head_dim, torch.zeros(1, dtype=DTYPES[dtype]))
     rows.reserve(7, 256, 7, 256)
-    assert rows.kv_L2RSHD.nbytes * memory_model.LOCAL_GROWTH == 8 * 256 * memory_model.kv_bytes(shape, local)
+    assert rows.kv_L2RHSD.nbytes * memory_model.LOCAL_GROWTH == 8 * 256 * memory_model.kv_bytes(shape, local)
 
 
 def test_optimizer_and_gradient_of_real_steps(tmp_path):
