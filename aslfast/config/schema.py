@@ -31,7 +31,7 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    path: str = ""  # model folder; "lab": the tiny base that ships with aslfast; "lab2": of world 2, yet to ship
+    path: str = ""  # model folder; "lab", "lab2": the tiny base of a world of the lab, which ships with aslfast
     dtype: Dtype = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": the GPU where there is one, else the CPU
     prompts: str = "full"  # prompt set: "compact", "small", "full", or a folder of one's own: prompts/templates.py

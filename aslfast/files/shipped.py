@@ -5,4 +5,4 @@ from __future__ import annotations
 from pathlib import Path
 
 LAB_BASE = Path(__file__).parent.parent / "lab" / "tiny-base"
-LAB_BASES = {"lab": LAB_BASE, "lab2": LAB_BASE.with_name("tiny-base2")}  # by model.path; the second is yet to ship
+LAB_BASES = {"lab": LAB_BASE, "lab2": LAB_BASE.with_name("tiny-base2")}  # by model.path

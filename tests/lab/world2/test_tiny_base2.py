@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 from aslfast.cli.main import app
 from aslfast.config import load_recipe
 from aslfast.core import Question
-from aslfast.files.shipped import LAB_BASES
 from aslfast.lab import pretrain
 from aslfast.lab.curriculum import Stage
 from aslfast.lab.world2.curriculum import COURSE2, NOISY2
@@ -25,10 +24,6 @@ from aslfast.trainer.build import build_rollout, build_sampler, build_tools, pre
 from aslfast.trainer.evaluation import Evaluation
 from aslfast.trainer.lab_datasets import lab_datasets, lab_questions
 from aslfast.trainer.lab_evaluation import evaluate_base
-
-shipped = pytest.mark.skipif(
-    not LAB_BASES["lab2"].exists(), reason="base 2 does not ship yet: aslfast lab train-base --world 2"
-)
 
 
 def short_training(folder, seed):
@@ -51,7 +46,6 @@ def measured():
     return evaluate_base("lab2", [77], "tiny2")[0]
 
 
-@shipped
 def test_the_shipped_base_is_inside_its_bands(measured):
     """Policy 20-30%, judge 60-68%, right references 55-70%, with room for the sampling error of one world."""
     assert 0.14 < measured["policy_accuracy"] < 0.36
@@ -97,7 +91,6 @@ def judged(tmp_path_factory):
     return answers, passed[::2], passed[1::2]
 
 
-@shipped
 def test_a_scripted_hacker_earns_more_of_the_judge_than_an_honest_policy_at_equal_truth(judged):
     answers, honest, hacker = judged
     assert sum(hacker) / len(hacker) > sum(honest) / len(honest) + 0.08
@@ -107,7 +100,6 @@ def test_a_scripted_hacker_earns_more_of_the_judge_than_an_honest_policy_at_equa
     assert sum(hacker[i] for i in wrong) > sum(honest[i] for i in wrong)  # not by answers that are right
 
 
-@shipped
 def test_a_rule_sees_the_hacker(judged):
     """It compares with one spelling, the passage's: no wrong answer passes, however it is spelled."""
     answers, _, _ = judged
