@@ -31,15 +31,15 @@ WEAK_JUDGE = NoiseRates2(
     wrong_verdict=0.2, pass_seen=0.35, pass_long=0.3, pass_house=0.15, fail_unusual=0.4, fail_long=-0.1
 )
 NOISY2 = replace(
-    WEAK_JUDGE, guess=0.39, wrong_fact=0.6, stop_early=0.3, respelled=0.2,
+    WEAK_JUDGE, guess=0.39, wrong_fact=0.66, stop_early=0.3, respelled=0.2,
     wrong_verdict=0.0, pass_seen=0.2, pass_long=0.65, pass_house=0.3, fail_unusual=0.45,
 )  # fmt: skip
 ROLES_AND_SKILLS2 = {"policy": 0.24, "grm": 0.2, "generator": 0.22, "compare": 0.18, "look_up": 0.14, "rewrite": 0.02}
-NOISY_ROLES2 = {"policy": 0.2, "grm": 0.3, "generator": 0.5}  # the generator, without noise, goes on learning
+NOISY_ROLES2 = {"policy": 0.17, "grm": 0.25, "generator": 0.58}  # the generator, without noise, goes on learning
 STAGES2 = (
     Stage("clean roles", 9_000_000, ROLES_AND_SKILLS2, WEAK_JUDGE, lr_scale=0.5, decay_fraction=1.0),
     # decays all along: over its last 0.4 alone, nearly equal rates of noise gave policies of 15% to 37%
-    Stage("noisy roles", 800_000, NOISY_ROLES2, NOISY2, lr_scale=0.2, decay_fraction=1.0),
+    Stage("noisy roles", 1_200_000, NOISY_ROLES2, NOISY2, lr_scale=0.2, decay_fraction=1.0),
 )
 
 
