@@ -71,10 +71,8 @@ class KVCache(Cache):
     ) -> None:
         """Set what the next forward pass writes (position_BT of the slots from first_slot) and reads (n_positions)."""
         n_batch, n_heads = position_BT.shape[0], self._shape[1]
-        device = position_BT.device
-        row_BH = n_heads * torch.arange(first_slot, first_slot + n_batch, device=device)[:, None]
-        row_BH1 = (row_BH + torch.arange(n_heads, device=device))[..., None]
-        index_BHT = row_BH1 * self.n_positions + position_BT[:, None]
+        row_H = torch.arange(first_slot * n_heads, (first_slot + n_batch) * n_heads, device=position_BT.device)
+        index_BHT = row_H.view(n_batch, n_heads, 1) * self.n_positions + position_BT[:, None]
         if padded_BT is not None:
             index_BHT = index_BHT.masked_fill(padded_BT[:, None], self.n_slots * n_heads * self.n_positions)
         self._index = index_BHT.flatten()
