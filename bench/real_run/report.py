@@ -42,7 +42,7 @@ def collect(settings: RealSettings, folder: RunFolder, stamps: Sequence[Mapping[
     return {
         **stamps[0],
         "made": list(stamps),
-        "settings": asdict(settings),
+        "settings": _named(settings),
         "split": {name: _count(folder.split(name)) for name in SPLITS},
         "ceilings": {split: ceiling_figures(_json(folder.retrieval(split))) for split in splits},
         "evaluations": {split: _evaluations(settings, folder, split) for split in splits},
@@ -62,6 +62,11 @@ def write_report(settings: RealSettings, folder: RunFolder, stamps: Sequence[Map
         adapters = adapters_of(folder, name, settings.cold_start)
         write_adapters(cold_config(settings, folder), adapters, folder.adapters(name))
     print("\n".join(tables(result)))
+
+
+def _named(settings: RealSettings) -> Figures:
+    """Return the settings with names in place of the folders of this machine."""
+    return asdict(settings) | {key: Path(getattr(settings, key)).name for key in ("data", "model", "cold_start")}
 
 
 def _evaluations(settings: RealSettings, folder: RunFolder, split: str) -> Figures:
