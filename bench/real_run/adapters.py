@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -33,15 +34,16 @@ def write_adapters(config: RunConfig, adapters: Mapping[str, Path], folder: Path
     with atomic_folder(folder) as partial:
         (partial / "config.toml").write_text(to_toml(played), encoding="utf-8")
         for role, adapter in adapters.items():
-            to_bfloat16(adapter, partial / "adapters" / role / f"v{_steps(adapter):04d}")
+            to_bfloat16(adapter, partial / "adapters" / role / f"v{_steps(adapter):04d}", model.path)
 
 
-def to_bfloat16(adapter: Path, out: Path) -> None:
-    """Write a PEFT adapter with its weights rounded to bfloat16 into a new folder. Raise OSError."""
+def to_bfloat16(adapter: Path, out: Path, model: str) -> None:
+    """Write a PEFT adapter of the base `model` with its weights rounded to bfloat16. Raise OSError."""
     out.mkdir(parents=True)
     weights = {name: weight.to(torch.bfloat16) for name, weight in load_file(adapter / lora.WEIGHTS).items()}
     save_file(weights, out / lora.WEIGHTS, metadata={"format": "pt"})
-    shutil.copy(adapter / lora.CONFIG, out / lora.CONFIG)
+    told = json.loads((adapter / lora.CONFIG).read_text(encoding="utf-8")) | {"base_model_name_or_path": model}
+    (out / lora.CONFIG).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def _steps(adapter: Path) -> int:

@@ -84,7 +84,8 @@ def test_every_stage_leaves_its_figures(whole, data):
     assert all(line["loss"] > 0 for role in curves["cold-start"].values() for line in role["metrics"])
     assert [line["evaluation"] for line in result["test_touched"]] == ["untouched", "cold-start", "rule", "asl"]
     assert all("=== model ===" in example["rule"]["conversation"] for example in result["examples"])
-    told = (whole / "real.json").read_text() + "".join(p.read_text() for p in whole.glob("adapters/*/config.toml"))
+    shipped = [*whole.glob("adapters/*/config.toml"), *whole.glob("adapters/**/adapter_config.json")]
+    told = "".join(file.read_text() for file in [whole / "real.json", *shipped])
     assert result["settings"]["data"] == data.name and str(data.parent) not in told  # no folder of this machine
 
 

@@ -137,6 +137,7 @@ def test_the_sdist_has_the_sources_and_no_builds(sdist: Path) -> None:
         "kernels/__init__.py",
     } <= names
     assert not [name for name in names if name.endswith((".so", ".pyc")) or name.startswith((".venv", "runs"))]
+    assert not [name for name in names if name.startswith("bench/results/") and name.endswith(".safetensors")]
 
 
 def test_the_wheel_has_every_module_and_data_file_and_nothing_else(sdist: Path, wheel: Path) -> None:
