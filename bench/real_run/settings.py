@@ -35,6 +35,11 @@ class Size:
     least_dev: int = 400  # questions of the split
     least_test: int = 1000
 
+    @property
+    def least(self) -> dict[str, int]:
+        """Return the least number of questions of test and dev; the rest is train."""
+        return {"test": self.least_test, "dev": self.least_dev}
+
     def demonstrations(self, role: str) -> int:
         """Return how many questions a role's demonstrations are made from."""
         return self.demonstrated[ROLES.index(role)]

@@ -1,8 +1,15 @@
-"""The questions of a corpus in train, dev and test by the title of their passage, so that no title crosses."""
+"""The questions of a corpus in train, dev and test by the title of their passage, so that no title crosses.
+
+    python -m bench.real_run.split ../shared/data runs/real
+
+writes the splits that a real run of that data has, to evaluate adapters of one without it.
+"""
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +22,7 @@ from aslfast.data.topics import read_topics
 from aslfast.errors import UserError
 from aslfast.files.atomic import atomic_file, write_text
 from aslfast.prompts.templates import one_line
+from bench.real_run.settings import SIZES
 
 SPLITS = ("train", "dev", "test")
 
@@ -68,3 +76,23 @@ def _titles(passages: Path, golds: Sequence[str]) -> dict[str, str]:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="folder with passages.parquet and questions.parquet")
+    parser.add_argument("out", type=Path, help="folder for train, dev and test.parquet and topics.txt")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        counts = write_splits(
+            args.data / "passages.parquet", args.data / "questions.parquet", SIZES["full"].least, args.out
+        )
+    except (OSError, UserError) as error:
+        sys.exit(f"split: {error}")
+    print(", ".join(f"{name} {counts[name]:,}" for name in SPLITS))
+
+
+if __name__ == "__main__":
+    main()

@@ -109,9 +109,8 @@ class RealRun:
     def _split(self) -> None:
         from bench.real_run.split import write_splits
 
-        size, data = self.settings.size, Path(self.settings.data)
-        least = {"test": size.least_test, "dev": size.least_dev}
-        write_splits(data / "passages.parquet", data / "questions.parquet", least, self.folder.path)
+        data = Path(self.settings.data)
+        write_splits(data / "passages.parquet", data / "questions.parquet", self.settings.size.least, self.folder.path)
 
     def _index(self) -> None:
         from aslfast.cli.index import build, effort

@@ -1,12 +1,14 @@
 """Train, dev and test by title: none crosses, the least numbers hold, any first rows are a sample."""
 
+from types import SimpleNamespace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from aslfast.data.topics import read_topics
 from aslfast.errors import UserError
-from bench.real_run.split import SPLITS, split_titles, write_splits
+from bench.real_run.split import SPLITS, main, split_titles, write_splits
 
 LEAST = {"test": 20, "dev": 10}
 
@@ -57,6 +59,19 @@ def test_titles_are_taken_in_the_order_of_their_hash():
     assert split_titles(["a", "a", "b", "c", "c", "c"], {"test": 2, "dev": 1}) == {
         "c": "test", "b": "dev", "a": "train",
     }  # fmt: skip
+
+
+def test_the_command_splits_as_a_run_does(data, capsys, monkeypatch):
+    monkeypatch.setattr("bench.real_run.split.SIZES", {"full": SimpleNamespace(least=LEAST)})
+    monkeypatch.setattr("sys.argv", ["split", str(data), str(data / "new" / "run")])
+    main()
+    write_splits(data / "passages.parquet", data / "questions.parquet", LEAST, data)
+    assert "train " in capsys.readouterr().out
+    for name in SPLITS:
+        assert (data / "new" / "run" / f"{name}.parquet").read_bytes() == (data / f"{name}.parquet").read_bytes()
+    monkeypatch.setattr("sys.argv", ["split", str(data / "none"), str(data / "new")])
+    with pytest.raises(SystemExit, match=r"split: .*passages\.parquet|split: .*questions\.parquet"):
+        main()
 
 
 def test_what_cannot_be_split_is_refused(data):
