@@ -82,7 +82,8 @@ def test_the_headline_and_the_alarm(browser, file):
         assert "entropy of the policy" in page.locator(".alarms").inner_text()
         assert page.locator(".chart canvas").count() == 7
         page.locator(".chart summary").first.click()
-        assert "50.0%" in page.locator(".chart table").last.inner_text() or page.locator(".chart details table").count()
+        until(page, "document.querySelector('.chart details table') !== null")  # `toggle` comes after the click
+        assert "50.0%" in page.locator(".chart details table").first.inner_text()
 
 
 def test_hostile_text_is_text(browser, file):
