@@ -23,14 +23,14 @@ def run(*arguments):
 def test_without_barriers_and_from_the_cache():
     """Ratios of neighbours in time, in one run; what else the machine does may spoil one run, not three in a row."""
     options = ("--sampler", "sglang", "--size", "small", "--repeats", "3", "--variants", "barriers", "--allow-dirty")
-    measured = []
-    while len(measured) < 3 and not (measured and measured[-1] >= 1.3):
+    ratios = []
+    while len(ratios) < 3 and max(ratios, default=0) < 1.3:
         result = json.loads(run(*options))
         ours = result["metrics"]["ours"]
         assert ours["reused_of_reusable"]["median"] >= 0.95
         assert ours["slots_idle"]["median"] < result["metrics"]["barriers"]["slots_idle"]["median"]
-        measured.append(result["ours_against"]["barriers"]["median"])
-    assert measured[-1] >= 1.3, measured
+        ratios.append(result["ours_against"]["barriers"]["median"])
+    assert max(ratios) >= 1.3, ratios
 
 
 def test_every_variant_does_the_same_work():
