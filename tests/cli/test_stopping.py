@@ -16,7 +16,14 @@ PATIENCE_S = 120
 
 def aslfast(*arguments):
     command = [sys.executable, "-m", "aslfast", "train", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, preexec_fn=answer_interrupts
+    )
+
+
+def answer_interrupts():
+    """Undo what a shell does to the jobs that it starts in the background, such as this suite: they ignore SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def until(process, happened):
